@@ -1,0 +1,1 @@
+"""Data-free extraction of a smaller student.onnx from any teacher.onnx."""

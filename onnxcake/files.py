@@ -1,0 +1,178 @@
+"""The only module that opens files for writing.
+
+A file is either complete under its final name or not there at all: write a temporary in the same folder,
+flush, fsync, rename, fsync the folder. A name may carry the digest of its content, so that a flipped bit or
+a cut file is always found and no index can go stale.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .errors import OutputError, TryAgain
+
+TEMPORARY = ".tmp"
+DIGEST_CHARACTERS = 16
+_BLOCK = 1 << 20
+
+_REMEDY = {
+    errno.ENOSPC: "The disk is full. Free some space and run the same command again; finished work is kept.",
+    errno.EDQUOT: "The disk quota is used up. Free some space and run the same command again; finished work is kept.",
+    errno.EACCES: "No permission to write there. Choose another folder with --out.",
+    errno.EPERM: "No permission to write there. Choose another folder with --out.",
+    errno.EROFS: "The file system is read-only. Choose another folder with --out.",
+    errno.ENOTDIR: "A part of that path is a file, not a folder. Choose another folder with --out.",
+    errno.EEXIST: "A file of that name is in the way. Choose another folder with --out.",
+    errno.EFBIG: "The file would pass the size limit. Raise the limit and run the same command again.",
+}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into an `OutputError` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error})"
+        remedy = _REMEDY.get(error.errno or 0, "Mend the cause and run the same command again; finished work is kept.")
+        raise OutputError(what, where=path, remedy=remedy) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes ``folder`` and its parents, and proves that it can be written to.
+
+    Raises:
+        OutputError: if it cannot be made or written to.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".trial-{os.getpid()}{TEMPORARY}"
+        try:
+            trial.write_bytes(b"onnxcake")
+        finally:
+            trial.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Puts ``content`` under ``path``, whole or not at all, safe against a kill and against power loss.
+
+    Raises:
+        OutputError: if it cannot be written; what was under ``path`` before is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of ``value`` as indented JSON, keys in the order given."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_with_digest(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
+    """`write_atomic` under ``stem-<first 16 hex digits of sha256>suffix``; returns that path."""
+    path = folder / f"{stem}-{sha256(content)[:DIGEST_CHARACTERS]}{suffix}"
+    write_atomic(path, content)
+    return path
+
+
+def digest_holds(path: Path) -> bool:
+    """Whether ``path`` is a regular file (no link) whose name carries the digest of what it holds."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        return path.stem.rpartition("-")[2] == sha256_file(path)[:DIGEST_CHARACTERS]
+    except OSError:
+        return False
+
+
+def move(path: Path, folder: Path) -> Path:
+    """Moves a file into ``folder`` (made if need be), beside what may have its name there already."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        target, number = folder / path.name, 0
+        while target.exists() or target.is_symlink():
+            number += 1
+            target = folder / f"{path.name}.{number}"
+        path.rename(target)
+    return target
+
+
+def remove(path: Path) -> None:
+    """Removes a file that may be gone already."""
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes the temporaries that a killed run left in ``folder``; the caller holds the folder's lock."""
+    for leftover in folder.glob(f".*{TEMPORARY}"):
+        remove(leftover)
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Holds ``folder`` against a second onnxcake run; the system frees it whatever way this process ends.
+
+    Raises:
+        TryAgain: if another run holds it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        with writing(folder):
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        remedy = "Wait for it to end, or choose another folder with --out."
+        raise TryAgain("another onnxcake run is writing here", where=folder, remedy=remedy) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(content: bytes) -> str:
+    """The digest of ``content``, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The digest of a file's content, in hex, read block by block."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """One byte string for each JSON value, whatever the order of its keys: what keys are made from."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder; its rename is durable enough
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,131 @@
+"""A student module → ``student.onnx`` under the teacher's own names, free of host paths."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from ..errors import OnnxcakeError
+
+OPSETS = (13, 17)  # the range that both exporters and every runtime of the last years read
+PRODUCER = "onnxcake"
+
+
+class ExportFailed(OnnxcakeError):
+    """Neither of torch's exporters could write the student: a bug."""
+
+
+def export(
+    module: nn.Module, shape: tuple[int, ...], *, input_name: str, output_name: str, opset: int
+) -> bytes:
+    """The bytes of an ONNX model equal to ``module`` in eval mode, its batch dynamic.
+
+    Args:
+        module: maps [batch, *shape] float32 to [batch, classes].
+        shape: one input's shape, without the batch.
+        input_name: the teacher's input name, so that the student drops into its place.
+        output_name: the teacher's output name.
+        opset: the teacher's opset, kept where it lies within `OPSETS`.
+
+    Raises:
+        ExportFailed: if both exporters fail.
+    """
+    module = module.eval().to("cpu")
+    example = torch.zeros(2, *shape)
+    opset = min(max(opset, OPSETS[0]), OPSETS[1])
+    errors = []
+    for exporter in (_traced, _captured):
+        try:
+            with _quiet():
+                proto = exporter(module, example, input_name, output_name, opset)
+            proto = _clean(proto)
+            onnx.checker.check_model(proto, full_check=True)
+            return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+        except Exception as error:  # noqa: BLE001 - the next exporter may do better; all reasons are told
+            errors.append(f"{exporter.__name__.strip('_')}: {error}")
+    raise ExportFailed("the student cannot be exported: " + "; ".join(errors))
+
+
+def _traced(module: nn.Module, example: torch.Tensor, source: str, output: str, opset: int) -> onnx.ModelProto:
+    """Torch's TorchScript exporter: fast, and plain graphs."""
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        (example,),
+        buffer,
+        input_names=[source],
+        output_names=[output],
+        dynamic_axes={source: {0: "batch"}, output: {0: "batch"}},
+        opset_version=opset,
+        dynamo=False,
+    )
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _captured(
+    module: nn.Module, example: torch.Tensor, source: str, output: str, opset: int
+) -> onnx.ModelProto:
+    """Torch's current exporter."""
+    program = torch.onnx.export(
+        module,
+        (example,),
+        input_names=[source],
+        output_names=[output],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=max(opset, 18),  # the oldest it writes
+        dynamo=True,
+    )
+    return program.model_proto  # type: ignore[union-attr]
+
+
+def _clean(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Without doc strings, metadata and producer details: they hold stack traces with this host's paths."""
+    proto.doc_string = ""
+    proto.producer_name, proto.producer_version = PRODUCER, ""
+    del proto.metadata_props[:]
+    _clean_graph(proto.graph)
+    for function in proto.functions:
+        function.doc_string = ""
+        _clean_items(function.node)
+    return proto
+
+
+def _clean_graph(graph: onnx.GraphProto) -> None:
+    graph.name, graph.doc_string = "student", ""
+    with contextlib.suppress(AttributeError):  # older onnx has none
+        del graph.metadata_props[:]
+    del graph.value_info[:]
+    _clean_items([*graph.node, *graph.input, *graph.output, *graph.initializer])
+
+
+def _clean_items(items: Any) -> None:
+    for item in items:
+        item.doc_string = ""
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+        for attribute in getattr(item, "attribute", ()):
+            attribute.doc_string = ""
+            if attribute.HasField("g"):
+                _clean_graph(attribute.g)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters print and warn about their own workings; errors still come through as exceptions."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            log.setLevel(level)

@@ -1,0 +1,190 @@
+"""The teacher: a frozen differentiable graph with its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..graph.build import build
+from ..graph.load import load
+from ..graph.normalise import SafeGraph, normalise
+from ..ort import Runtime, RuntimeRefused
+from ..rng import Key
+from . import probe
+from .signature import OutputKind, Signature
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A classifier from an ONNX file, checked against onnxruntime.
+
+    Attributes:
+        signature: what goes in and what comes out.
+        digest: sha256 of the file.
+        size_bytes: of the file.
+        parameters: numbers in the weights that the output depends on.
+        operators: how often each operator occurs on the way to the logits.
+        opset: the file's.
+        model: the renamed model, as bytes: what onnxruntime is given.
+        parity: the largest relative difference between the graph and onnxruntime that was seen.
+        name: the file's name.
+        device: where `logits` computes.
+    """
+
+    signature: Signature
+    digest: str
+    size_bytes: int
+    parameters: int
+    operators: dict[str, int]
+    opset: int
+    model: bytes = field(repr=False)
+    parity: float
+    name: str
+    device: torch.device
+    graph: nn.Module = field(repr=False)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        range: tuple[float, float] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        device: str = "cpu",
+        runtime: Runtime | None = None,
+    ) -> Teacher:
+        """Reads, converts and checks a teacher.
+
+        Args:
+            path: the ``.onnx`` file.
+            range: lowest and highest raw value.
+            mean, std: the normalisation done outside the file, one value or one for each channel.
+            device: where the graph computes, "cpu" or "cuda".
+            runtime: a running onnxruntime to use; one is started and ended otherwise.
+
+        Raises:
+            TeacherError: if it cannot be used; the subclass says why.
+            UsageError: if range, mean and std do not fit.
+        """
+        file = load(Path(path))
+        safe = normalise(file)
+        logits = build(safe, file.name)
+        model = safe.model.SerializeToString()
+        with nullcontext(runtime) if runtime else Runtime() as own:
+            try:
+                session = own.load(model)
+            except RuntimeRefused as error:
+                raise probe.TeacherError(
+                    f"onnxruntime cannot load it: {error.what.splitlines()[0][:300]}", where=file.name
+                ) from error
+            trial = Signature(safe.input_name, safe.input_shape, safe.output_name, "logits", 0)
+            trial = _with_values(trial, range, mean, std)
+            draws = [
+                trial.to_input(probe.random_inputs(safe.input_shape, Key(0).at("parity", n), n)) for n in probe.BATCHES
+            ]
+            inputs = [draw.numpy() for draw in draws]
+            expected = probe.answers(session, inputs, file.name)
+        kind, logits = _as_logits(safe, logits, probe.output_kind(expected[-1]))
+        full = nn.Sequential(logits, way_back(kind))
+        parity = probe.check_conversion(full, inputs, expected, file.name)
+        signature = Signature(
+            **{**vars(trial), "output_kind": kind, "classes": expected[0].shape[1]},
+        )
+        probe.check_gradient(
+            logits, signature.to_input(probe.random_inputs(safe.input_shape, Key(0).at("gradient"))), file.name
+        )
+        return cls(
+            signature=signature,
+            digest=file.digest,
+            size_bytes=file.size_bytes,
+            parameters=safe.parameters,
+            operators=_operators(safe),
+            opset=safe.opset,
+            model=model,
+            parity=parity,
+            name=file.name,
+            device=_device(device),
+            graph=logits.to(_device(device)),
+        )
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """[batch, …] in input units → logits [batch, classes]; differentiable."""
+        logits: Tensor = self.graph(inputs)
+        return logits
+
+    def logits_of_standard(self, x: Tensor) -> Tensor:
+        """`logits` of a sample in standard units."""
+        return self.logits(self.signature.to_input(x))
+
+
+class LogProbabilities(nn.Module):
+    """Probabilities → their logarithms: logits that give the same probabilities back."""
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+def way_back(kind: OutputKind) -> nn.Module:
+    """Logits → the file's own kind of output."""
+    if kind == "probabilities":
+        return nn.Softmax(dim=1)
+    if kind == "log_probabilities":
+        return nn.LogSoftmax(dim=1)
+    return nn.Identity()
+
+
+def _as_logits(safe: SafeGraph, module: nn.Module, seen: OutputKind) -> tuple[OutputKind, nn.Module]:
+    """The output's kind, and a module that gives logits: what the graph shows, else what the values show."""
+    if safe.tail == "probabilities":
+        return "probabilities", module
+    if safe.tail == "log_probabilities":
+        return "log_probabilities", module
+    if seen == "probabilities":  # made by something else than a Softmax at the end
+        return "probabilities", nn.Sequential(module, LogProbabilities())
+    return seen, module
+
+
+def _with_values(
+    signature: Signature,
+    range: tuple[float, float] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Signature:
+    channels = signature.input_shape[0]
+    if range is not None and not range[0] < range[1]:
+        raise UsageError(f"range {range[0]:g},{range[1]:g} is empty", remedy="Give --range LO,HI with LO below HI.")
+    if (mean is None) != (std is None):
+        raise UsageError("mean and std belong together", remedy="Give both --mean and --std, or neither.")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) not in (1, channels):
+            raise UsageError(
+                f"{len(values)} values of {name} for an input of shape {list(signature.input_shape)}",
+                remedy=f"Give one value, or one for each of the {channels} channels.",
+            )
+    if std is not None and min(std) <= 0:
+        raise UsageError("std must be above zero", remedy="Give the deviation of the raw values with --std.")
+    fields = {**vars(signature), "range": range and (float(range[0]), float(range[1]))}
+    fields["mean"], fields["std"] = (None if v is None else tuple(float(i) for i in v) for v in (mean, std))
+    return Signature(**fields)
+
+
+def _operators(safe: SafeGraph) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for node in safe.logits_model.graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not known", remedy="Choose --device cpu or --device cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is at hand", remedy="Choose --device cpu.")
+    return torch.device(name)
