@@ -1,1 +1,40 @@
-"""Data-free extraction of a smaller student.onnx from any teacher.onnx."""
+"""Data-free extraction of a smaller student.onnx from any teacher.onnx.
+
+The names here are what the ``onnxcake`` command itself uses. They are imported when first touched, so that
+``import onnxcake`` does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["OnnxcakeError", "Recipe", "Report", "Store", "StoreDataset", "Teacher", "extract", "verify"]
+
+if TYPE_CHECKING:
+    from .errors import OnnxcakeError
+    from .extraction import extract
+    from .recipe import Recipe
+    from .report import Report
+    from .store import Store, StoreDataset
+    from .teacher import Teacher
+    from .verification import verify
+
+_HOME = {
+    "OnnxcakeError": "errors",
+    "Recipe": "recipe",
+    "Report": "report",
+    "Store": "store",
+    "StoreDataset": "store",
+    "Teacher": "teacher",
+    "extract": "extraction",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'onnxcake' has no attribute {name!r}")
+    return getattr(import_module(f"onnxcake.{_HOME[name]}"), name)

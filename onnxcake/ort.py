@@ -32,14 +32,9 @@ class RuntimeRefused(OnnxcakeError):
 
 
 class Runtime:
-    """A child process with onnxruntime in it; use as a context manager.
+    """A child process with onnxruntime in it; use as a context manager."""
 
-    Args:
-        threads: onnxruntime's intra-op threads; 0 leaves the choice to it.
-    """
-
-    def __init__(self, threads: int = 0) -> None:
-        self.threads = threads
+    def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Runtime:
@@ -48,13 +43,16 @@ class Runtime:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def load(self, model: bytes) -> Session:
+    def load(self, model: bytes, threads: int = 0) -> Session:
         """A session for a self-contained model.
+
+        Args:
+            threads: onnxruntime's intra-op threads; 0 leaves the choice to it.
 
         Raises:
             RuntimeRefused: if onnxruntime cannot load it.
         """
-        header, _ = self._ask({"do": "load", "threads": self.threads}, np.frombuffer(model, np.uint8))
+        header, _ = self._ask({"do": "load", "threads": threads}, np.frombuffer(model, np.uint8))
         return Session(self, header["id"], header["inputs"], header["outputs"])
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """The teacher: what goes in, what comes out, is it alive, answer and gradient."""
 
 from .signature import OutputKind, Signature
-from .teacher import Teacher, way_back
+from .teacher import Facts, Teacher, way_back
 
-__all__ = ["OutputKind", "Signature", "Teacher", "way_back"]
+__all__ = ["Facts", "OutputKind", "Signature", "Teacher", "way_back"]

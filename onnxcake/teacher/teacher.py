@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,33 +22,69 @@ from .signature import OutputKind, Signature
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """A classifier from an ONNX file, checked against onnxruntime.
+class Facts:
+    """What is known of a teacher once it was looked at; plain data, kept beside a run.
 
     Attributes:
-        signature: what goes in and what comes out.
+        name: the file's name.
         digest: sha256 of the file.
         size_bytes: of the file.
         parameters: numbers in the weights that the output depends on.
         operators: how often each operator occurs on the way to the logits.
         opset: the file's.
-        model: the renamed model, as bytes: what onnxruntime is given.
         parity: the largest relative difference between the graph and onnxruntime that was seen.
-        name: the file's name.
-        device: where `logits` computes.
+        signature: what goes in and what comes out.
     """
 
-    signature: Signature
+    name: str
     digest: str
     size_bytes: int
     parameters: int
     operators: dict[str, int]
     opset: int
-    model: bytes = field(repr=False)
     parity: float
-    name: str
-    device: torch.device
+    signature: Signature
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Facts:
+        """The facts that `as_dict` told.
+
+        Raises:
+            TypeError, KeyError: if they are not complete.
+        """
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in value["signature"].items()}
+        return cls(**{**value, "signature": Signature(**plain)})
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A classifier from an ONNX file, checked against onnxruntime.
+
+    Attributes:
+        facts: what is known of it.
+        model: the renamed model, as bytes: what onnxruntime is given.
+        graph: the frozen torch module, input units → logits.
+        device: where the graph computes.
+    """
+
+    facts: Facts
+    model: bytes = field(repr=False)
     graph: nn.Module = field(repr=False)
+    device: torch.device
+
+    @property
+    def signature(self) -> Signature:
+        """What goes in and what comes out."""
+        return self.facts.signature
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.facts.name
 
     @classmethod
     def load(
@@ -100,19 +137,17 @@ class Teacher:
         probe.check_gradient(
             logits, signature.to_input(probe.random_inputs(safe.input_shape, Key(0).at("gradient"))), file.name
         )
-        return cls(
-            signature=signature,
+        facts = Facts(
+            name=file.name,
             digest=file.digest,
             size_bytes=file.size_bytes,
             parameters=safe.parameters,
             operators=_operators(safe),
             opset=safe.opset,
-            model=model,
             parity=parity,
-            name=file.name,
-            device=_device(device),
-            graph=logits.to(_device(device)),
+            signature=signature,
         )
+        return cls(facts, model, logits.to(_device(device)), _device(device))
 
     def logits(self, inputs: Tensor) -> Tensor:
         """[batch, …] in input units → logits [batch, classes]; differentiable."""

@@ -1,0 +1,5 @@
+"""``python -m onnxcake``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,224 @@
+"""The command: arguments → one call → exit code. No logic lives here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from . import __version__, interrupt
+from .errors import Interrupted, OnnxcakeError, OutputError, UsageError
+from .progress import Progress
+
+app = typer.Typer(
+    name="onnxcake",
+    help="A smaller student.onnx from any teacher.onnx, without data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 a bug, 2 usage, 3 recipe, 4 teacher, 5 under the recipe's floor, 6 store, "
+    "7 output, 75 try again, 130/143 interrupted (run again to go on).",
+)
+recipes_app = typer.Typer(no_args_is_help=True, help="The recipes that come with onnxcake.")
+app.add_typer(recipes_app, name="recipes")
+
+RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe's name or YAML file.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="Goes before the recipe, as student.epochs=5.")
+]
+ProbeOption = Annotated[
+    Path | None, typer.Option("--probe", help="Real inputs to compare on: .npz, .npy, .safetensors or a folder.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="All randomness depends on it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")]
+
+
+@app.command()
+def extract(
+    teacher: Annotated[Path, typer.Argument(help="The classifier, an .onnx file.")],
+    recipe: RecipeOption = None,
+    out: OutOption = None,
+    overrides: Overrides = None,
+    range_: Annotated[
+        str | None, typer.Option("--range", metavar="LO,HI", help="Lowest and highest raw input value.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Normalisation outside the file: mean, one value or one for each channel.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation outside the file: deviation.")] = None,
+    probe: ProbeOption = None,
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
+) -> None:
+    """Make a student of a teacher. The same command again goes on where it stopped."""
+    limits = None if range_ is None else _numbers("--range", range_)
+    if limits is not None and len(limits) != 2:
+        raise UsageError(f"--range {range_!r} is not two numbers", remedy="Write --range 0,1.")
+
+    from dataclasses import asdict
+
+    from .extraction import look_ahead, run
+    from .job import Request
+
+    request = Request(
+        teacher=teacher,
+        recipe=recipe,
+        out=out,
+        overrides=overrides or (),
+        range=None if limits is None else (limits[0], limits[1]),
+        mean=None if mean is None else _numbers("--mean", mean),
+        std=None if std is None else _numbers("--std", std),
+        probe=probe,
+        device=device,
+        seed=seed,
+    )
+    if dry_run:
+        ahead = look_ahead(request, Progress())
+        if as_json:
+            _print_json(asdict(ahead))
+        return
+    report = run(request, Progress())
+    _tell(report, as_json)
+    report.check_floor()
+
+
+@app.command()
+def verify(
+    teacher: Annotated[Path, typer.Argument(help="An .onnx file.")],
+    student: Annotated[Path, typer.Argument(help="Another .onnx file.")],
+    probe: ProbeOption = None,
+    store: Annotated[Path | None, typer.Option(help="Compare on the held-out batches of this run.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two classifiers in onnxruntime."""
+    from .verification import verify as run_verify
+
+    _tell(run_verify(teacher, student, probe=probe, store=store), as_json)
+
+
+@app.command()
+def train(
+    store: Annotated[Path, typer.Option(help="The folder of a run that has made a set.")],
+    recipe: RecipeOption = None,
+    out: OutOption = None,
+    overrides: Overrides = None,
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train another student on a set that exists."""
+    from .extraction import train as run_train
+
+    report = run_train(store, recipe, out, overrides or (), seed, device, Progress())
+    _tell(report, as_json)
+    report.check_floor()
+
+
+@recipes_app.command("list")
+def list_recipes() -> None:
+    """List the recipes by name and title."""
+    from .recipe import Recipe, names
+
+    for name in names():
+        typer.echo(f"{name:14} {Recipe.load(name).title}")
+
+
+@recipes_app.command("show")
+def show_recipe(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
+    """Print a recipe, comments included."""
+    from .recipe import text_of
+
+    typer.echo(text_of(name), nl=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"onnxcake {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """The ``onnxcake`` command."""
+    sys.exit(_exit_code(lambda: app(standalone_mode=False)))
+
+
+def _exit_code(command: Callable[[], Any]) -> int:
+    """Runs the command; tells what went wrong on stderr, and on stdout too if ``--json`` asks for an object."""
+    import click
+
+    try:
+        with interrupt.handled():
+            outcome = command()
+            return outcome if isinstance(outcome, int) else 0
+    except Interrupted as stop:
+        print("onnxcake: interrupted; run the same command again to go on", file=sys.stderr)
+        return stop.exit_code
+    except OnnxcakeError as error:
+        print(f"onnxcake: {error}", file=sys.stderr)
+        if "--json" in sys.argv:
+            _print_json(error.as_dict())
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except click.Abort:
+        return 130
+    except BrokenPipeError:  # the reader of stdout has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        refused = OutputError(f"{error.strerror or error}", where=error.filename or "")
+        print(f"onnxcake: {refused}", file=sys.stderr)
+        return refused.exit_code
+    except MemoryError:
+        print("onnxcake: out of memory\n  Lower -o synthesis.chunk, or free some memory.", file=sys.stderr)
+        return 75
+    except Exception:  # noqa: BLE001 - the last resort: a bug, told in full
+        import traceback
+
+        traceback.print_exc()
+        print("onnxcake: this is a bug; please report it with the lines above", file=sys.stderr)
+        return 1
+
+
+def _tell(report: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(report.data)
+    else:
+        report.show()
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"{option} {text!r} is not a list of numbers", remedy=f"Write {option} 0.5 or {option} 0.5,0.5,0.5."
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

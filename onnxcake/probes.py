@@ -1,0 +1,105 @@
+"""Probe files: real inputs, given by the user, on which teacher and student are compared.
+
+They hold exactly what the teacher's file takes, already normalised if it wants that; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from .errors import ProbeError, shown
+from .files import sha256
+from .ort import Array
+
+_SUFFIXES = (".npz", ".npy", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Inputs [n, …] float32 and, if the file has them, labels [n] int64; the source's name and digest."""
+
+    inputs: Array
+    labels: Array | None
+    name: str
+    digest: str
+
+
+def load(path: Path, shape: tuple[int, ...], classes: int | None = None) -> Probe:
+    """Reads a probe file, or all probe files of a folder.
+
+    In each, the one floating-point array of shape [n, *shape] is taken for the inputs, and the one integer
+    array of shape [n] for the labels, whatever their names.
+
+    Args:
+        path: a ``.npz``, ``.npy`` or ``.safetensors`` file, or a folder of such; ``.npy`` files of a folder
+            belong together (inputs in one, labels in another).
+        shape: of one input.
+        classes: labels must be below it.
+
+    Raises:
+        ProbeError: if it cannot be read or does not fit.
+    """
+    parts = [_take(arrays, source, shape) for source, arrays in _read(path)]
+    inputs = np.concatenate([part[0] for part in parts])
+    labels = [part[1] for part in parts if part[1] is not None]
+    if labels and len(labels) < len(parts):
+        raise ProbeError("some of the files have labels and some have not", where=path)
+    merged = np.concatenate(labels) if labels else None
+    if merged is not None and classes is not None and (merged.min() < 0 or merged.max() >= classes):
+        raise ProbeError(
+            f"its labels go from {merged.min()} to {merged.max()}, but the teacher has {classes} classes",
+            where=path,
+            remedy=f"Give labels from 0 to {classes - 1}.",
+        )
+    if not np.isfinite(inputs).all():
+        raise ProbeError("its inputs hold values that are not finite", where=path)
+    digest = sha256(inputs.tobytes() + (b"" if merged is None else merged.tobytes()))
+    return Probe(inputs, merged, path.name, digest)
+
+
+def _read(path: Path) -> list[tuple[Path, dict[str, Array]]]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+        if not files:
+            raise ProbeError(f"no {', '.join(_SUFFIXES)} file in this folder", where=path)
+        loose = [file for file in files if file.suffix == ".npy"]
+        together = [(path, {file.stem: _arrays(file)["array"] for file in loose})] if loose else []
+        return together + [(file, _arrays(file)) for file in files if file not in loose]
+    return [(path, _arrays(path))]
+
+
+def _arrays(file: Path) -> dict[str, Array]:
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        loaded: Any = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"array": loaded}
+        with loaded:
+            return dict(loaded)
+    except (OSError, ValueError, EOFError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or "not a well-formed .npz, .npy or .safetensors file"
+        raise ProbeError(
+            f"cannot be read ({reason})", where=file, remedy="Give inputs saved by numpy.savez or safetensors."
+        ) from error
+
+
+def _take(arrays: dict[str, Array], source: Path, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
+    inputs = [a for a in arrays.values() if a.dtype.kind == "f" and a.ndim > 1 and a.shape[1:] == shape]
+    if len(inputs) != 1 or not len(inputs[0]):
+        found = ", ".join(f"{shown(name)} {a.dtype}{list(a.shape)}" for name, a in arrays.items()) or "nothing"
+        raise ProbeError(
+            f"no single floating-point array of shape [n, {', '.join(map(str, shape))}] in it; it has {found}",
+            where=source,
+            remedy="Save the inputs as the teacher's file takes them: float32, normalised if it wants that.",
+        )
+    labels = [a for a in arrays.values() if a.dtype.kind in "iu" and a.shape == inputs[0].shape[:1]]
+    if len(labels) > 1:
+        raise ProbeError("several arrays could be the labels", where=source, remedy="Keep only one.")
+    return inputs[0].astype(np.float32), labels[0].astype(np.int64) if labels else None

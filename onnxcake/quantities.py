@@ -1,0 +1,14 @@
+"""The kinds of numbers that recipes hold; parts use them as field types, and the recipe checks them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le, Lt
+
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Count = Annotated[int, Ge(1), Le(1_000_000_000)]
+CountOrNone = Annotated[int, Ge(0), Le(1_000_000_000)]
+Share = Annotated[float, Gt(0), Le(1)]
+Momentum = Annotated[float, Ge(0), Lt(1)]

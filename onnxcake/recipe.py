@@ -1,0 +1,225 @@
+"""YAML → a validated recipe. A recipe is data: it names parts that exist, nothing else.
+
+Every mistake is reported at once, each with file:line:column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from . import schema, yaml_tree
+from .errors import RecipeError, did_you_mean
+from .files import canonical, sha256
+from .quantities import Count, CountOrNone, NonNegative, Positive, Share
+from .schema import Choice, Section
+from .student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS, Distillation
+from .synthesis import LABELS, LOSSES, SCHEDULES, SOURCES, UPDATES, Weighted
+from .synthesis.schedules import Schedule
+from .yaml_tree import Mistake, Tree
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto:
+    """The largest student of the teacher's family with at most ``keep`` of its parameters."""
+
+    keep: Share = 0.5
+
+
+class Losses(Section):
+    """Loss terms by name: ``name: weight``, or ``name: {weight: …, keys}``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_alone(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: {"weight": v} if isinstance(v, int | float) else v for k, v in value.items()}
+
+    def build(self) -> tuple[Weighted, ...]:
+        """The terms that were named, by name."""
+        terms = []
+        for name in sorted(self.model_fields_set):
+            term = getattr(self, name)
+            keys = {key: getattr(term, key) for key in type(term).model_fields if key != "weight"}
+            terms.append(Weighted(name, term.weight, LOSSES[name](**keys)))
+        return tuple(terms)
+
+
+if TYPE_CHECKING:
+    SourceChoice = LabelsChoice = UpdateChoice = StudentChoice = OptimiserChoice = RateChoice = Choice
+    LossTerms, DistillationKeys = Losses, Any
+else:
+    SourceChoice, LabelsChoice = schema.choice(SOURCES), schema.choice(LABELS)
+    UpdateChoice = schema.choice(UPDATES, inner={Schedule: schema.choice(SCHEDULES)})
+    StudentChoice = schema.choice({"auto": Auto, **ARCHITECTURES})
+    OptimiserChoice, RateChoice = schema.choice(OPTIMISERS), schema.choice(LEARNING_RATES)
+    DistillationKeys = schema.part(Distillation)
+    _weighted = {key: schema.part(loss, weight=(NonNegative, ...)) for key, loss in LOSSES.items()}
+    LossTerms = create_model("Losses", __base__=Losses, **schema.optional(_weighted))
+
+
+class InputSection(Section):
+    """What values the teacher's file takes; the command's --range, --mean and --std go before it."""
+
+    range: tuple[float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+
+
+class SynthesisSection(Section):
+    """How the set is made; `onnxcake.synthesis.Synthesis` explains the numbers.
+
+    ``groups: auto`` is 10 or, if there are fewer, the number of classes, and fits the batch to whole rows;
+    ``held_out: auto`` is a twentieth of the batches.
+    """
+
+    source: SourceChoice
+    labels: LabelsChoice
+    losses: LossTerms
+    update: UpdateChoice
+    groups: Count | Literal["auto"] = "auto"
+    batch: Count
+    batches: Count
+    held_out: CountOrNone | Literal["auto"] = "auto"
+    steps: Count
+    reference_batch: Count | None = None
+    chunk: Count | None = None
+
+    @model_validator(mode="after")
+    def _whole_rows(self) -> SynthesisSection:
+        if isinstance(self.groups, int):
+            if self.batch % self.groups:
+                raise ValueError(f"batch {self.batch} is no multiple of groups {self.groups}")
+            if self.chunk is not None and self.chunk % self.groups:
+                raise ValueError(f"chunk {self.chunk} is no multiple of groups {self.groups}")
+        if not self.losses.model_fields_set:
+            raise ValueError("losses names no loss term")
+        return self
+
+
+class StudentSection(Section):
+    """What learns from the set, and how; `onnxcake.student.Regime` explains the numbers."""
+
+    architecture: StudentChoice
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch: Count = 256
+    loss: DistillationKeys = Field(default_factory=lambda: DistillationKeys())
+    optimiser: OptimiserChoice
+    learning_rate: RateChoice
+    checkpoint_every: Count = 500
+
+    @model_validator(mode="after")
+    def _one_length(self) -> StudentSection:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        return self
+
+
+class RequireSection(Section):
+    """The floor a pipeline needs; a student under it ends with exit code 5.
+
+    Agreement is that on the probe if there is one, else on the held-out batches.
+    """
+
+    agreement: Share | None = None
+    max_bytes: Count | None = None
+    max_latency_ms: Positive | None = None
+
+
+class Recipe(Section):
+    """A method and a student, as one file of data. Make one with `load`."""
+
+    recipe: Literal[1]
+    title: str = ""
+    input: InputSection = InputSection()
+    synthesis: SynthesisSection
+    student: StudentSection
+    require: RequireSection = RequireSection()
+
+    @classmethod
+    def load(cls, source: str | Path | dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe of a name (see `names`), of a file, or of a plain dict.
+
+        Args:
+            overrides: ``key=value`` pairs that go before the source, as ``-o`` on the command line.
+
+        Raises:
+            RecipeError: with every mistake, each with its place.
+        """
+        tree, mistakes = _tree(source)
+        for assignment in overrides:
+            mistake = yaml_tree.override(tree, assignment) if tree.data is not None else None
+            mistakes += [mistake] if mistake else []
+        recipe = None
+        if tree.data is not None:
+            recipe, more = schema.check(cls, tree)
+            mistakes += more
+        if mistakes or recipe is None:
+            raise _refused(tree.source, mistakes)
+        return recipe  # type: ignore[no-any-return]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the recipe says, whatever its file looks like."""
+        return sha256(canonical(self.as_dict()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe with all defaults filled in, as plain data that `load` takes."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def names() -> list[str]:
+    """The recipes that come with onnxcake."""
+    return sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml"))
+
+
+def text_of(name: str) -> str:
+    """The YAML of a recipe that comes with onnxcake, comments included."""
+    return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _folder() -> Any:
+    """``onnxcake/_recipes`` in a wheel; the checkout's top-level ``recipes`` in an editable install."""
+    packaged = resources.files("onnxcake") / "_recipes"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
+
+
+def _tree(source: str | Path | dict[str, Any]) -> tuple[Tree, list[Mistake]]:
+    if isinstance(source, dict):
+        return yaml_tree.tree_from(source, "recipe"), []
+    if isinstance(source, str) and source in names():
+        return yaml_tree.parse(text_of(source), f"{source}.yaml")
+    path = Path(source)
+    if not path.exists() and os.sep not in str(source) and path.suffix not in (".yaml", ".yml"):
+        known = names()
+        hint = did_you_mean(str(source), known) or f"; there are {', '.join(known)}"
+        raise RecipeError(f"no recipe is called {str(source)!r}{hint}", remedy="Give a name or a YAML file.")
+    try:
+        with path.open("rb") as file:
+            content = file.read(yaml_tree.LIMIT_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RecipeError(
+            f"cannot be read ({reason})", where=path, remedy="Give a recipe's name or a YAML file."
+        ) from error
+    return yaml_tree.parse(content, path.name)
+
+
+def _refused(source: str, mistakes: list[Mistake]) -> RecipeError:
+    if len(mistakes) == 1:
+        return RecipeError(mistakes[0].what, where=mistakes[0].where, remedy=_REMEDY)
+    lines = "".join(f"\n  {mistake.where}: {mistake.what}" for mistake in mistakes)
+    return RecipeError(f"{len(mistakes)} mistakes{lines}", where=source, remedy=_REMEDY)
+
+
+_REMEDY = "Mend the recipe; `onnxcake recipes show cake` prints one that works."

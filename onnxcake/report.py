@@ -1,0 +1,116 @@
+"""The numbers of a run: ``report.json``, and the table that shows them."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__, ort
+from .errors import BelowFloor
+from .progress import duration, size
+from .recipe import RequireSection
+
+FORMAT = 1
+FILE = "report.json"
+# What may differ between an unbroken run and one that was stopped and went on.
+MEASURED = ("spent", "latency_ms")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run came to. ``data`` is what ``report.json`` holds."""
+
+    data: dict[str, Any]
+
+    @property
+    def agreement(self) -> float:
+        """Top-1 agreement of teacher and student: on the probe if there was one, else on held-out batches."""
+        return float(self.comparison["agreement"]["value"])
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """The comparison that counts: the probe's if there was one, else that of the held-out batches."""
+        compared: dict[str, Any] = self.data["agreement"]
+        chosen: dict[str, Any] = compared.get("probe") or next(iter(compared.values()))
+        return chosen
+
+    def check_floor(self) -> None:
+        """Holds the report against the floor that its recipe requires.
+
+        Raises:
+            BelowFloor: with everything that is missed.
+        """
+        require, missed = RequireSection(**self.data["recipe"].get("require", {})), []
+        if require.agreement is not None and self.agreement < require.agreement:
+            missed.append(f"agreement {self.agreement:.4f} is under {require.agreement:g}")
+        if require.max_bytes is not None and self.data["student"]["bytes"] > require.max_bytes:
+            missed.append(f"{self.data['student']['bytes']:,} bytes are over {require.max_bytes:,}")
+        latency = self.data["latency_ms"]["student"]
+        if require.max_latency_ms is not None and latency > require.max_latency_ms:
+            missed.append(f"latency {latency:.3f} ms is over {require.max_latency_ms:g} ms")
+        if missed:
+            raise BelowFloor(
+                "the student is done but misses the recipe's floor: " + "; ".join(missed),
+                where=self.data["student"]["file"],
+                remedy="Make a larger set or choose a larger student, in another --out; or lower `require`.",
+            )
+
+    def show(self, console: Console | None = None) -> None:
+        """Prints the report as a table."""
+        (console or Console()).print(self.table())
+
+    def table(self) -> Table:
+        """The report for a reader."""
+        teacher, student, latency = self.data["teacher"], self.data["student"], self.data["latency_ms"]
+        table = Table(title=f"{teacher['file']} → {student['file']}", title_justify="left")
+        table.add_column("")
+        table.add_column("teacher", justify="right")
+        table.add_column("student", justify="right")
+        if "parameters" in student:
+            table.add_row("parameters", f"{teacher['parameters']:,}", f"{student['parameters']:,}")
+        table.add_row("file size", size(teacher["bytes"]), size(student["bytes"]))
+        table.add_row(
+            f"latency at batch 1, {latency['threads']} thread", *(f"{latency[k]:.3f} ms" for k in ("teacher", "student"))
+        )
+        for source, compared in self.data["agreement"].items():
+            table.add_section()
+            _rows_of(table, source.replace("_", "-"), compared)
+        if "spent" in self.data:
+            table.add_section()
+            seconds = self.data["spent"]["seconds"]
+            told = ", ".join(f"{stage} {duration(s)}" for stage, s in seconds.items())
+            table.add_row("spent", f"{self.data['spent']['teacher_passes']:,} passes", told)
+        return table
+
+
+def _rows_of(table: Table, source: str, compared: dict[str, Any]) -> None:
+    n = f"{source}, {compared['samples']:,} inputs"
+    table.add_row(f"agreement on {n}", "", _percent(compared["agreement"]))
+    if "teacher_accuracy" in compared:
+        table.add_row(
+            f"accuracy on {n}", _percent(compared["teacher_accuracy"]), _percent(compared["student_accuracy"])
+        )
+    kl = compared["kl"]
+    table.add_row(f"KL on {n}", "", f"{kl['value']:.4f} [{kl['low']:.4f}, {kl['high']:.4f}] nats")
+
+
+def _percent(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.2%} [{figure['low']:.2%}, {figure['high']:.2%}]"
+
+
+def versions() -> dict[str, str]:
+    """What computed the figures."""
+    return {
+        "onnxcake": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnx": metadata.version("onnx"),
+        "onnx2torch": metadata.version("onnx2torch"),
+        "onnxruntime": ort.version(),
+    }

@@ -1,0 +1,181 @@
+"""From a trained student to files: student.onnx, the report that onnxruntime gives it, a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from . import files, pictures
+from . import run as runs
+from .errors import OnnxcakeError
+from .graph.export import export
+from .ort import Array, Runtime, Session
+from .plan import Plan
+from .probes import Probe
+from .report import FORMAT, Report, versions
+from .run import Run
+from .spent import Spent
+from .store import Store, StoreDataset
+from .student import Student, count
+from .teacher import Signature, way_back
+from .agreement import Comparison, compare
+
+PARITY = 1e-3  # student.onnx against torch, relative to the largest answer
+_PARITY_SAMPLES = 1000
+_LATENCY_THREADS = 1
+
+
+class StudentMismatch(OnnxcakeError):
+    """student.onnx and the trained network disagree: a bug."""
+
+
+def finish(
+    out: Path,
+    run: Run,
+    plan: Plan,
+    student: Student,
+    store: Store,
+    *,
+    architecture: str,
+    key: str,
+    teacher: bytes | None,
+    probe: Probe | None,
+    spent: Spent,
+    runtime: Runtime,
+) -> Report:
+    """Exports the student, checks the file, compares it with the teacher, writes everything into ``out``.
+
+    Args:
+        key: a digest over all that the report depends on; kept in it.
+        teacher: the teacher's model for onnxruntime; without it the answers in the store stand for it.
+
+    Raises:
+        OutputError: if a file cannot be written.
+        StudentMismatch: if onnxruntime and torch disagree on the student.
+    """
+    signature = run.teacher.signature
+    data = StoreDataset(store, held_out=store.layout.held_out > 0)
+    content = export(
+        torch.nn.Sequential(student, way_back(signature.output_kind)),
+        signature.input_shape,
+        input_name=signature.input_name,
+        output_name=signature.output_name,
+        opset=run.teacher.opset,
+    )
+    session = runtime.load(content)
+    parity = _parity(student, session, data, signature)
+    files.write_atomic(out / runs.STUDENT, content)
+    asked = None if teacher is None else runtime.load(teacher)
+    agreement = {"held_out" if store.layout.held_out else "training_set": _on_store(asked, session, data, signature)}
+    if probe is not None and asked is not None:
+        agreement["probe"] = _compare(asked, session, probe.inputs, probe.labels, signature)
+    report = Report(
+        {
+            "format": FORMAT,
+            "key": key,
+            "teacher": {
+                "file": run.teacher.name,
+                "sha256": run.teacher.digest,
+                "bytes": run.teacher.size_bytes,
+                "parameters": run.teacher.parameters,
+                "torch_vs_onnxruntime": run.teacher.parity,
+                **asdict(signature),
+                "assumptions": list(signature.assumptions),
+            },
+            "student": {
+                "file": runs.STUDENT,
+                "sha256": files.sha256(content),
+                "bytes": len(content),
+                "architecture": architecture,
+                "parameters": count(student),
+                "torch_vs_onnxruntime": parity,
+            },
+            "agreement": {source: compared.as_dict() for source, compared in agreement.items()},
+            "probe": None if probe is None else {"name": probe.name, "sha256": probe.digest},
+            "set": {
+                "store_key": store.layout.key,
+                "samples": store.layout.batches * store.layout.batch,
+                "held_out_samples": store.layout.held_out * store.layout.batch,
+                "discarded_starts": store.attempts,
+            },
+            "latency_ms": _latency(runtime, teacher, content, data),
+            "recipe": run.recipe.as_dict(),
+            "seed": run.seed,
+            "plan": plan.as_dict(),
+            "versions": versions(),
+            "spent": spent.as_dict(),
+        }
+    )
+    files.write_atomic(out / runs.PICTURE, _picture(asked, session, StoreDataset(store), signature))
+    files.write_json(out / runs.REPORT, report.data)
+    files.write_atomic(out / runs.TABLE, _as_text(report))
+    return report
+
+
+def finished(out: Path, key: str) -> Report | None:
+    """The report of an earlier start, if it is that of ``key`` and its student is still as it was."""
+    try:
+        data = json.loads((out / runs.REPORT).read_text(encoding="utf-8"))
+        same = data["key"] == key and files.sha256_file(out / runs.STUDENT) == data["student"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Report(data) if same else None
+
+
+def _parity(student: Student, session: Session, data: StoreDataset, signature: Signature) -> float:
+    """The largest difference between student.onnx and torch, relative to the largest answer."""
+    inputs = data.__getitems__(torch.arange(min(len(data), _PARITY_SAMPLES)))[0]
+    with torch.no_grad():
+        wanted = way_back(signature.output_kind)(student.cpu().eval()(inputs)).numpy()
+    got = session.run_in_batches(inputs.numpy())
+    difference = float(np.abs(got - wanted).max()) / max(1.0, float(np.abs(wanted).max()))
+    if not difference <= PARITY:
+        raise StudentMismatch(f"student.onnx differs from the trained network by {difference:.1e}")
+    return difference
+
+
+def _on_store(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> Comparison:
+    inputs, logits, _ = data.__getitems__(torch.arange(len(data)))
+    if asked is not None:
+        return _compare(asked, session, inputs.numpy(), None, signature)
+    answers = session.run_in_batches(inputs.numpy())
+    return compare(logits.numpy(), answers, None, ("logits", signature.output_kind))
+
+
+def _compare(
+    asked: Session, session: Session, inputs: Array, labels: Array | None, signature: Signature
+) -> Comparison:
+    answers = (asked.run_in_batches(inputs), session.run_in_batches(inputs))
+    return compare(*answers, labels, (signature.output_kind, signature.output_kind))
+
+
+def _latency(runtime: Runtime, teacher: bytes | None, student: bytes, data: StoreDataset) -> dict[str, Any]:
+    one = data.__getitems__([0])[0].numpy()
+    models = {"teacher": teacher, "student": student}
+    times = {
+        name: round(runtime.load(model, _LATENCY_THREADS).latency_ms(one), 4) for name, model in models.items() if model
+    }
+    return {"threads": _LATENCY_THREADS, **times}
+
+
+def _picture(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> bytes:
+    sides = {"teacher": asked, "student": session}
+    regions = {
+        name: lambda points, side=side: side.run_in_batches(points, len(points)).argmax(1)
+        for name, side in sides.items()
+        if side is not None
+    }
+    return pictures.samples_png(signature, data, regions)
+
+
+def _as_text(report: Report) -> bytes:
+    buffer = io.StringIO()
+    report.show(Console(file=buffer, width=110))
+    return buffer.getvalue().encode()

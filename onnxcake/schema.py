@@ -1,0 +1,141 @@
+"""Models that check a recipe, made from the parts themselves: a part's fields are its keys.
+
+A part is a frozen dataclass, or a function whose keyword-only arguments are its keys. `choice` makes the
+model of "exactly one part out of a registry"; pydantic's errors then carry the whole path into the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Optional, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import ErrorDetails
+
+from .errors import did_you_mean, shown
+from .yaml_tree import Mistake, Path, Tree
+
+Registry = Mapping[str, Callable[..., Any]]
+
+
+class Section(BaseModel):
+    """A mapping of a recipe: unknown keys refused, no value bent into another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Choice(Section):
+    """Exactly one part: ``name: {keys}``, or ``name`` alone for its defaults."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {value: {}}
+        if isinstance(value, dict):
+            return {name: {} if keys is None else keys for name, keys in value.items()}
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Choice:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("name exactly one of " + ", ".join(keys_of(type(self))))
+        return self
+
+    @property
+    def name(self) -> str:
+        """The part's name in recipes."""
+        (attribute,) = self.model_fields_set
+        return type(self).model_fields[attribute].alias or attribute
+
+    def build(self, registry: Registry, **more: Any) -> Any:
+        """The part; choices among its keys are built too, from ``more[key]``, a registry each."""
+        return registry[self.name](**self.keys(**more))
+
+    def keys(self, **registries: Registry) -> dict[str, Any]:
+        """The part's keys as Python values."""
+        (attribute,) = self.model_fields_set
+        part = getattr(self, attribute)
+        values = {name: getattr(part, name) for name in type(part).model_fields}
+        return {n: v.build(registries[n]) if isinstance(v, Choice) else v for n, v in values.items()}
+
+
+def part(made: Callable[..., Any], *, inner: Mapping[Any, type[BaseModel]] = {}, **more: Any) -> type[BaseModel]:
+    """The model of a part's keys.
+
+    Args:
+        made: the dataclass or function.
+        inner: models for fields whose type is itself a kind of part.
+        more: further fields, as for `pydantic.create_model`.
+    """
+    hints = get_type_hints(made, include_extras=True)
+    if dataclasses.is_dataclass(made):
+        defaults = {f.name: ... if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(made)}
+    else:
+        arguments = inspect.signature(made).parameters.values()
+        defaults = {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
+    fields = {name: (inner.get(hints[name], hints[name]), default) for name, default in defaults.items()}
+    return create_model(getattr(made, "__name__", "Part"), __base__=Section, **more, **fields)
+
+
+def choice(registry: Registry, *, inner: Mapping[Any, type[BaseModel]] = {}) -> Any:
+    """The model of one part out of ``registry``."""
+    fields = {key: part(made, inner=inner) for key, made in registry.items()}
+    return create_model("Choice", __base__=Choice, **optional(fields))
+
+
+def optional(models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    """Fields that may be left out, under the names of recipes (which may have hyphens)."""
+    return {
+        key.replace("-", "_"): (Optional[model], Field(default=None, alias=key))  # noqa: UP045 - made at run time
+        for key, model in models.items()
+    }
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """The keys that a model knows."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def check(model: type[BaseModel], tree: Tree) -> tuple[Any, list[Mistake]]:
+    """The model's instance for a recipe's data, or everything that is wrong with it."""
+    try:
+        # Through JSON: in its strict mode a list may stand for a tuple, and nothing else is bent.
+        return model.model_validate_json(json.dumps(tree.data)), []
+    except ValidationError as error:
+        return None, [Mistake(tree.where(_path(e)), _words(e, model)) for e in error.errors()]
+
+
+def _path(error: ErrorDetails) -> Path:
+    return tuple(error["loc"])
+
+
+def _words(error: ErrorDetails, model: type[BaseModel]) -> str:
+    path = _path(error)
+    name = ".".join(str(step) for step in path)
+    kind, value = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        known = keys_of(_model_at(model, path[:-1]))
+        hint = did_you_mean(str(path[-1]), known) or f" (known: {', '.join(known)})"
+        return f"unknown key {shown(path[-1])}{hint}"
+    if kind == "missing":
+        return f"{name} is missing"
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    told = "" if kind == "value_error" else f", not {shown(json.dumps(value, default=str))}"
+    return f"{name or 'the recipe'}: {reason}{told}"
+
+
+def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
+    for step in path:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        if step not in fields:
+            break
+        annotation = fields[str(step)].annotation
+        models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not models:
+            break
+        model = models[0]
+    return model

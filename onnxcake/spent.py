@@ -1,0 +1,59 @@
+"""What a run has cost so far, over all its starts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .files import write_json
+
+FILE = "spent.json"
+_FLUSH_S = 10.0
+
+
+class Spent:
+    """Seconds for each stage, and teacher passes; kept in ``spent.json`` so that a later start adds to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self.seconds: dict[str, float] = {}
+        self.teacher_passes = 0
+        self._stage, self._since, self._flushed = "", 0.0, 0.0
+        try:
+            value = json.loads(self._path.read_text(encoding="utf-8"))
+            self.seconds = {str(stage): float(s) for stage, s in value["seconds"].items()}
+            self.teacher_passes = int(value["teacher_passes"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # a cost that cannot be read is no reason to stop
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the block's seconds to a stage, whatever way the block ends."""
+        self._stage, self._since = name, time.monotonic()
+        self._flushed = self._since
+        try:
+            yield
+        finally:
+            self._write()
+
+    def tick(self, teacher_passes: int = 0) -> None:
+        """Counts passes; writes the file now and then, so that a kill loses little."""
+        self.teacher_passes += teacher_passes
+        if time.monotonic() - self._flushed > _FLUSH_S:
+            self._write()
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data."""
+        return {
+            "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
+            "teacher_passes": self.teacher_passes,
+        }
+
+    def _write(self) -> None:
+        now = time.monotonic()
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+        self._since = self._flushed = now
+        write_json(self._path, self.as_dict())

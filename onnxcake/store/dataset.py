@@ -1,0 +1,84 @@
+"""Reading a store: a map-style dataset over (shard, row)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import StoreError
+from ..rng import Key
+from .store import Store
+
+RESIDENT_BYTES = 1 << 30  # a set up to this size is held as one tensor; larger ones are read where they lie
+
+Rows = tuple[Tensor, Tensor, Tensor]
+
+
+class StoreDataset(Dataset[Rows]):
+    """Samples of a store: (input, the teacher's logits, asked-for label).
+
+    Args:
+        store: a complete store.
+        held_out: the held-out batches instead of those to learn from.
+        resident_bytes: up to this size the inputs are held in one tensor.
+
+    Raises:
+        StoreError: if batches are missing.
+    """
+
+    def __init__(self, store: Store, *, held_out: bool = False, resident_bytes: int = RESIDENT_BYTES) -> None:
+        layout = store.layout
+        if not store.complete:
+            raise StoreError(
+                f"{store.finished} of {layout.batches + layout.held_out} batches are there",
+                where=store.folder,
+                remedy="Run `onnxcake extract` again with the same options to finish the set.",
+            )
+        first = layout.batches if held_out else 0
+        last = layout.batches + (layout.held_out if held_out else 0)
+        self.first, self.samples = first * layout.batch, (last - first) * layout.batch
+        self._per_shard = layout.batches_per_shard * layout.batch
+        self._shards = [store.shard(number) for number in range(layout.shards)]
+        self.logits = torch.cat([s.logits for s in self._shards])[self.first : self.first + self.samples]
+        self.labels = torch.cat([s.labels for s in self._shards])[self.first : self.first + self.samples]
+        sample_bytes = 4 * max(1, torch.Size(layout.shape).numel())
+        self._inputs: Tensor | None = None
+        if self.samples * sample_bytes <= resident_bytes:
+            self._inputs = self._gather(torch.arange(self.samples))
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, row: int) -> Rows:
+        inputs, logits, labels = self.__getitems__(torch.tensor([row]))
+        return inputs[0], logits[0], labels[0]
+
+    def __getitems__(self, rows: Tensor | list[int]) -> Rows:
+        """Several samples at once, stacked: ([n, …], [n, classes], [n])."""
+        rows = torch.as_tensor(rows)
+        inputs = self._gather(rows) if self._inputs is None else self._inputs[rows]
+        return inputs, self.logits[rows], self.labels[rows]
+
+    def epoch(self, batch: int, key: Key, number: int, first: int = 0) -> Iterator[Rows]:
+        """Batches of epoch ``number`` in an order that depends on the key and the number alone.
+
+        Args:
+            batch: samples in each; the last one of an epoch may be smaller.
+            first: batches to leave out at the start, to go on within an epoch.
+        """
+        order = torch.randperm(len(self), generator=key.at("epoch", number).generator())
+        for rows in order.split(batch)[first:]:
+            yield self.__getitems__(rows)
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """Inputs out of the mapped shards, shard by shard."""
+        rows = rows + self.first
+        number, row = rows // self._per_shard, rows % self._per_shard
+        gathered = torch.empty(len(rows), *self._shards[0].inputs.shape[1:])
+        for shard in number.unique().tolist():
+            chosen = number == shard
+            gathered[chosen] = self._shards[shard].inputs[row[chosen]]
+        return gathered

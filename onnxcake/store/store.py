@@ -1,0 +1,201 @@
+"""What exists of a set and what is missing. The files in the folder are the only truth; there is no index."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoreError
+from ..files import make_folder, move, sweep, write_json
+from . import shard as shards
+from .shard import Batch, Shard
+
+FILE = "store.json"
+QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a store holds; written once, as ``store.json``.
+
+    Attributes:
+        key: a digest over all that the samples depend on.
+        made_from: the same in readable parts, to say what differs.
+        batches: to learn from.
+        held_out: not to learn from; they come after the others.
+        batches_per_shard: batches in one file.
+        batch: samples in one batch.
+        shape: of one sample.
+        classes: numbers in one answer.
+    """
+
+    key: str
+    made_from: dict[str, str]
+    batches: int
+    held_out: int
+    batches_per_shard: int
+    batch: int
+    shape: tuple[int, ...]
+    classes: int
+
+    @property
+    def shards(self) -> int:
+        """How many files the finished store has."""
+        return math.ceil((self.batches + self.held_out) / self.batches_per_shard)
+
+    def batches_in(self, number: int) -> range:
+        """The batches of shard ``number``."""
+        first = number * self.batches_per_shard
+        return range(first, min(first + self.batches_per_shard, self.batches + self.held_out))
+
+
+class Store:
+    """A folder of shards. One process writes; any number may read.
+
+    Args:
+        folder: where the shards lie.
+        layout: what it holds.
+        say: told, in words, about shards that were put away.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, say: Callable[[str], None] = lambda text: None) -> None:
+        self.folder, self.layout = folder, layout
+        self._say = say
+        self._shards: dict[int, Shard] = {}
+        self._waiting: dict[int, Batch] = {}
+        self._look()
+
+    @classmethod
+    def create(cls, folder: Path, layout: Layout, say: Callable[[str], None] = lambda text: None) -> Store:
+        """The store in ``folder`` if it has this very key, a new one if there is none.
+
+        Raises:
+            StoreError: if the folder holds the set of another teacher, recipe or plan.
+            OutputError: if nothing can be written there.
+        """
+        make_folder(folder)
+        sweep(folder)
+        if (folder / FILE).exists():
+            found = _layout(folder)
+            if found.key != layout.key:
+                raise _foreign(folder, found.made_from, layout.made_from)
+        elif any(shards.number_of(path) is not None for path in folder.iterdir()):
+            raise _unreadable(folder, "there are shards without a store.json")
+        else:
+            value = {"format": shards.FORMAT, **vars(layout), "shape": list(layout.shape)}
+            write_json(folder / FILE, value)
+        return cls(folder, layout, say)
+
+    @classmethod
+    def open(cls, folder: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
+        """An existing store.
+
+        Raises:
+            StoreError: if there is none, or its ``store.json`` cannot be read.
+        """
+        folder = Path(folder)
+        if not (folder / FILE).is_file():
+            raise StoreError(
+                "no store here (store.json is missing)",
+                where=folder,
+                remedy="Give the folder that `onnxcake extract` wrote, or its `store` folder.",
+            )
+        return cls(folder, _layout(folder), say)
+
+    def missing(self) -> Iterator[int]:
+        """The batches still to be made, in order, whole shards at a time."""
+        for number in range(self.layout.shards):
+            if number not in self._shards:
+                yield from self.layout.batches_in(number)
+
+    @property
+    def finished(self) -> int:
+        """Batches that are there."""
+        return sum(len(self.layout.batches_in(number)) for number in self._shards)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return len(self._shards) == self.layout.shards
+
+    @property
+    def attempts(self) -> int:
+        """Starts thrown away over the whole set because a loss was not finite."""
+        return sum(sum(shard.attempts) for shard in self._shards.values())
+
+    def append(self, batch: Batch) -> None:
+        """Takes a batch in; a shard is committed as soon as its batches are there.
+
+        Raises:
+            OutputError: if it cannot be written; finished shards are kept.
+        """
+        self._waiting[batch.index] = batch
+        number = batch.index // self.layout.batches_per_shard
+        wanted = self.layout.batches_in(number)
+        if all(index in self._waiting for index in wanted):
+            path = shards.write(
+                self.folder, number, [self._waiting.pop(index) for index in wanted], self.layout.key
+            )
+            self._take(number, path)
+
+    def shard(self, number: int) -> Shard:
+        """A shard's tensors, mapped into memory."""
+        return self._shards[number]
+
+    def digests(self) -> list[str]:
+        """The names of all shards, in order: they carry the digests of what the set holds."""
+        return sorted(path.name for path in self.folder.iterdir() if shards.number_of(path) is not None)
+
+    def _look(self) -> None:
+        """Checks every shard in the folder; puts away what is damaged or foreign, and says so."""
+        for path in sorted(self.folder.iterdir()):
+            number = shards.number_of(path)
+            if number is None:
+                continue
+            if number in self._shards:
+                raise _unreadable(self.folder, f"two different files for shard {number}")
+            if not self._take(number, path):
+                kept = move(path, self.folder / QUARANTINE)
+                self._say(
+                    f"{path.name} is damaged or not of this set; it was moved to {kept} and is made again"
+                )
+
+    def _take(self, number: int, path: Path) -> bool:
+        if number >= self.layout.shards:
+            return False
+        samples = len(self.layout.batches_in(number)) * self.layout.batch
+        found = shards.read(path, self.layout.key, (samples, *self.layout.shape))
+        if found is not None:
+            self._shards[number] = found
+        return found is not None
+
+
+def _layout(folder: Path) -> Layout:
+    try:
+        value: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if value.pop("format") != shards.FORMAT:
+            raise _unreadable(folder, "it was written by another version of onnxcake")
+        counts = ("batches", "held_out", "batches_per_shard", "batch", "classes")
+        if not all(isinstance(value[name], int) for name in counts) or value["batches_per_shard"] < 1:
+            raise ValueError
+        return Layout(**{**value, "shape": tuple(int(size) for size in value["shape"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder, "its store.json cannot be read") from error
+
+
+def _foreign(folder: Path, found: dict[str, str], wanted: dict[str, str]) -> StoreError:
+    names = sorted({*found, *wanted})
+    differ = [f"{n} was {found.get(n)}, is now {wanted.get(n)}" for n in names if found.get(n) != wanted.get(n)]
+    return StoreError(
+        "holds a set that was made otherwise: " + ("; ".join(differ) or "its key differs"),
+        where=folder,
+        remedy="Choose another --out, or repeat the first run's options to go on with it.",
+    )
+
+
+def _unreadable(folder: Path, what: str) -> StoreError:
+    return StoreError(what, where=folder, remedy="Choose another --out; the files are left as they are.")

@@ -1,0 +1,22 @@
+"""The student: architectures by name, and how one learns from a store."""
+
+from .architectures import ARCHITECTURES
+from .auto import choose
+from .loss import Distillation
+from .optimise import LEARNING_RATES, OPTIMISERS
+from .student import Student, count, make, parameters
+from .training import Regime, Training
+
+__all__ = [
+    "ARCHITECTURES",
+    "LEARNING_RATES",
+    "OPTIMISERS",
+    "Distillation",
+    "Regime",
+    "Student",
+    "Training",
+    "choose",
+    "count",
+    "make",
+    "parameters",
+]

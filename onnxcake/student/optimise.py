@@ -1,0 +1,121 @@
+"""How a student's weights are stepped: optimisers, and schedules of learning rate and momentum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ..quantities import Momentum, NonNegative, Positive, Share
+
+
+class Optimiser(Protocol):
+    """A frozen dataclass whose fields are its recipe keys."""
+
+    lr: float
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer: ...
+
+
+@dataclass(frozen=True)
+class SgdOptimiser:
+    """Stochastic gradient descent; the defaults are those of CAKE's students."""
+
+    lr: Positive = 0.5
+    momentum: Momentum = 0.9
+    weight_decay: NonNegative = 5e-4
+    nesterov: bool = False
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            parameters,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )
+
+
+@dataclass(frozen=True)
+class AdamWOptimiser:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
+
+    lr: Positive = 1e-3
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.999
+    weight_decay: NonNegative = 1e-2
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
+        )
+
+
+class LearningRate(Protocol):
+    """A frozen dataclass whose fields are its recipe keys."""
+
+    def at(self, step: int, steps: int) -> tuple[float, float | None]:
+        """The factor on the learning rate at ``step`` of ``steps``, and the momentum (None: as it is)."""
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up for ``warm_up`` of the steps, then down, both along a cosine; momentum the other way round.
+
+    Smith and Topin, 2019, with torch's conventions: from lr/div to lr, then to lr/div/final_div.
+    """
+
+    warm_up: Share = 0.3
+    div: Positive = 25.0
+    final_div: Positive = 1e4
+    momentum_high: Momentum = 0.95
+    momentum_low: Momentum = 0.85
+
+    def at(self, step: int, steps: int) -> tuple[float, float | None]:
+        peak = self.warm_up * steps - 1
+        if step <= peak:
+            share = step / max(peak, 1e-9)
+            return _cosine(1 / self.div, 1, share), _cosine(self.momentum_high, self.momentum_low, share)
+        share = min((step - peak) / max(steps - 1 - peak, 1e-9), 1.0)
+        low = 1 / self.div / self.final_div
+        return _cosine(1, low, share), _cosine(self.momentum_low, self.momentum_high, share)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Down to ``final`` times the learning rate along half a cosine (Loshchilov and Hutter, ICLR 2017)."""
+
+    final: NonNegative = 0.0
+
+    def at(self, step: int, steps: int) -> tuple[float, float | None]:
+        return _cosine(1, self.final, step / max(steps, 1)), None
+
+
+@dataclass(frozen=True)
+class ConstantRate:
+    """The same learning rate throughout."""
+
+    def at(self, step: int, steps: int) -> tuple[float, float | None]:
+        return 1.0, None
+
+
+def set_rate(optimiser: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
+    """Puts learning rate and (where it has one) momentum into an optimiser."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+        if momentum is not None and "momentum" in group:
+            group["momentum"] = momentum
+        elif momentum is not None and "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+OPTIMISERS: Mapping[str, type] = {"sgd": SgdOptimiser, "adamw": AdamWOptimiser}
+LEARNING_RATES: Mapping[str, type] = {"one_cycle": OneCycle, "cosine": Cosine, "constant": ConstantRate}

@@ -1,0 +1,51 @@
+"""The student: a network in standard units that stands where the teacher stood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..rng import Key
+from ..teacher import Signature
+from .architectures import ARCHITECTURES
+
+
+class Student(nn.Module):
+    """Takes what the teacher takes, gives logits.
+
+    Args:
+        signature: the teacher's.
+        net: standard units [batch, …] → logits [batch, classes].
+    """
+
+    def __init__(self, signature: Signature, net: nn.Module) -> None:
+        super().__init__()
+        self.signature, self.net = signature, net
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.net(self.signature.to_standard(inputs))
+        return logits
+
+
+def make(name: str, hyper: dict[str, Any], signature: Signature, key: Key) -> Student:
+    """A fresh student of a named architecture, its weights drawn from ``key``.
+
+    Raises:
+        RecipeError: if the architecture does not fit the inputs.
+    """
+    with key.at("student", "weights").as_default():
+        return Student(signature, ARCHITECTURES[name](signature, **hyper))
+
+
+def parameters(make_net: Callable[[], nn.Module]) -> int:
+    """How many weights a network would have, without making them."""
+    with torch.device("meta"):
+        return count(make_net())
+
+
+def count(module: nn.Module) -> int:
+    """Numbers in a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,175 @@
+"""The one place that steps a student: it learns from a store, step by step, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .. import interrupt
+from ..errors import Diverged
+from ..files import digest_holds, make_folder, remove, sweep, write_with_digest
+from ..rng import Key
+from ..store import StoreDataset
+from .loss import Distillation
+from .optimise import LearningRate, Optimiser, set_rate
+
+_NAME = re.compile(r"^step-(\d{9})-[0-9a-f]{16}\.safetensors$")
+_KEEP = 2  # checkpoints: the newest, and one more should that be damaged
+_LOOK_EVERY = 50  # steps between two looks at whether the loss is finite
+
+
+@dataclass(frozen=True)
+class Regime:
+    """How a student learns.
+
+    Attributes:
+        steps: in all.
+        batch: samples for each.
+        loss, optimiser, learning_rate: the parts that a recipe named.
+        checkpoint_every: steps between two checkpoints.
+    """
+
+    steps: int
+    batch: int
+    loss: Distillation
+    optimiser: Optimiser
+    learning_rate: LearningRate
+    checkpoint_every: int
+
+
+class Training:
+    """A student, its optimiser and the step they have reached.
+
+    Args:
+        student: fresh; its weights are replaced if ``folder`` has a checkpoint of this training.
+        data: what it learns from.
+        key: the order of the samples depends on it.
+        folder: for the checkpoints.
+        run_key: a digest over all that the student depends on; checkpoints of another are left alone.
+        device: where it learns.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        data: StoreDataset,
+        regime: Regime,
+        *,
+        key: Key,
+        folder: Path,
+        run_key: str,
+        device: torch.device,
+    ) -> None:
+        self.student, self.data, self.regime, self.key = student.to(device), data, regime, key
+        self.folder, self.run_key, self.device = folder, run_key, device
+        self.optimiser = regime.optimiser.build(student.parameters())
+        self.step, self.loss = 0, math.nan
+        make_folder(folder)
+        sweep(folder)
+        self._resume()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.regime.steps
+
+    def learn(self, tick: Callable[[float], None] = lambda loss: None) -> nn.Module:
+        """Takes the steps that are left, writing checkpoints; returns the student in eval mode.
+
+        Args:
+            tick: told the loss as last seen, once a step.
+
+        Raises:
+            Diverged: at a loss that is not finite; the last checkpoint before it is kept.
+            Interrupted: after a checkpoint, if a signal came.
+        """
+        self.student.train()
+        per_epoch = math.ceil(len(self.data) / self.regime.batch)
+        with interrupt.deferred():
+            while not self.finished and not interrupt.requested():
+                epoch, first = divmod(self.step, per_epoch)
+                for rows in self.data.epoch(self.regime.batch, self.key, epoch, first):
+                    loss = self._take_step(*(tensor.to(self.device) for tensor in rows))
+                    self.step += 1
+                    due = self.step % self.regime.checkpoint_every == 0
+                    if self.step % _LOOK_EVERY == 0 or due or self.finished or interrupt.requested():
+                        self._look(loss)
+                    tick(self.loss)
+                    if due or self.finished or interrupt.requested():
+                        self._save()
+                    if self.finished or interrupt.requested():
+                        break
+        return self.student.eval()
+
+    def _take_step(self, inputs: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        factor, momentum = self.regime.learning_rate.at(self.step, self.regime.steps)
+        set_rate(self.optimiser, self.regime.optimiser.lr * factor, momentum)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self.regime.loss(self.student(inputs), logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return loss.detach()
+
+    def _look(self, loss: Tensor) -> None:
+        self.loss = float(loss)
+        if not math.isfinite(self.loss):
+            raise Diverged(
+                f"the student's loss is not finite at step {self.step}",
+                where=self.folder,
+                remedy="Lower the learning rate, for example -o student.optimiser.sgd.lr=0.05. "
+                "The synthetic set is kept.",
+            )
+
+    def _save(self) -> None:
+        tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
+        for number, state in self.optimiser.state_dict()["state"].items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimiser.{number}.{name}"] = value
+        content = save(
+            {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
+            {"run_key": self.run_key, "step": str(self.step)},
+        )
+        write_with_digest(self.folder, f"step-{self.step:09d}", ".safetensors", content)
+        for old in self._checkpoints()[_KEEP:]:
+            remove(old)
+
+    def _checkpoints(self) -> list[Path]:
+        """All checkpoints, newest first."""
+        return sorted((path for path in self.folder.iterdir() if _NAME.match(path.name)), reverse=True)
+
+    def _resume(self) -> None:
+        for path in self._checkpoints():
+            if digest_holds(path) and self._load(path):
+                return
+            remove(path)  # damaged, or of another training in the same folder
+
+    def _load(self, path: Path) -> bool:
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("run_key") != self.run_key:
+                    return False
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            step = int(metadata["step"])
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return False
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimiser":
+                number, _, entry = rest.partition(".")
+                state.setdefault(int(number), {})[entry] = value
+        weights = {name.partition(".")[2]: v for name, v in tensors.items() if name.startswith("student.")}
+        self.student.load_state_dict(weights)
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        self.step = step
+        return True

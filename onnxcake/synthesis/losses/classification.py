@@ -1,0 +1,28 @@
+"""Cross-entropy toward the classes asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...teacher import Signature
+from ..step import Scope, Step
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Σ over a row of CE(T(x), y), mean over rows, in nats.
+
+    L = 1/b Σ_b Σ_g CE(T(x_bg), y_bg): the sum over a row as in CAKE's code (Braun et al., AISTATS 2024).
+    """
+
+    scope: ClassVar[Scope] = "sample"
+
+    def __call__(self, step: Step) -> Tensor:
+        return F.cross_entropy(step.logits, step.labels) * step.groups
+
+    def unfit(self, signature: Signature) -> str | None:
+        return None

@@ -1,0 +1,59 @@
+"""The samples themselves are optimised, from noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ...quantities import Positive
+from ...rng import Key
+from ...teacher import Signature
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Free values, one for each number of an input, started from the prior p(x).
+
+    Attributes:
+        prior: the noise to start from, in standard units: ``normal`` N(mean, std²), as in CAKE, or
+            ``uniform`` of the same mean and deviation.
+        mean: of the prior.
+        std: of the prior.
+        clip: keep the values in the teacher's valid range after each step (CAKE does not).
+    """
+
+    independent: ClassVar[bool] = True
+
+    prior: Literal["normal", "uniform"] = "normal"
+    mean: float = 0.0
+    std: Positive = 1.0
+    clip: bool = False
+
+    def draft(self, samples: int, signature: Signature, key: Key, device: torch.device) -> PixelDraft:
+        shape, generator = (samples, *signature.input_shape), key.generator()
+        # Drawn on the CPU whatever the device, so that a key means the same start everywhere.
+        if self.prior == "normal":
+            start = torch.randn(shape, generator=generator)
+        else:
+            start = (torch.rand(shape, generator=generator) * 2 - 1) * 3**0.5
+        bounds = signature.bounds() if self.clip else None
+        limits = None if bounds is None else (bounds[0].to(device), bounds[1].to(device))
+        return PixelDraft((start * self.std + self.mean).to(device), limits)
+
+
+class PixelDraft:
+    """One leaf: the samples."""
+
+    def __init__(self, start: Tensor, bounds: tuple[Tensor, Tensor] | None) -> None:
+        self.leaves = [start]
+        self._bounds = bounds
+
+    def render(self) -> Tensor:
+        return self.leaves[0]
+
+    def project(self) -> None:
+        if self._bounds is not None:
+            torch.clamp(self.leaves[0], *self._bounds, out=self.leaves[0])
