@@ -31,10 +31,12 @@ app.add_typer(recipes_app, name="recipes")
 RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe's name or YAML file.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="Goes before the recipe, as student.epochs=5.")
+    list[str] | None,
+    typer.Option("-o", metavar="KEY=VALUE", help="Goes before the recipe, as student.epochs=5."),
 ]
 ProbeOption = Annotated[
-    Path | None, typer.Option("--probe", help="Real inputs to compare on: .npz, .npy, .safetensors or a folder.")
+    Path | None,
+    typer.Option("--probe", help="Real inputs to compare on: .npz, .npy, .safetensors or a folder."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="All randomness depends on it.")]
@@ -51,7 +53,8 @@ def extract(
         str | None, typer.Option("--range", metavar="LO,HI", help="Lowest and highest raw input value.")
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Normalisation outside the file: mean, one value or one for each channel.")
+        str | None,
+        typer.Option(help="Normalisation outside the file: mean, one value or one for each channel."),
     ] = None,
     std: Annotated[str | None, typer.Option(help="Normalisation outside the file: deviation.")] = None,
     probe: ProbeOption = None,
@@ -158,6 +161,9 @@ def _options(
 
 def main() -> NoReturn:
     """The ``onnxcake`` command."""
+    # OpenMP threads that wait by spinning take the cores from whoever else computes on this machine, and a
+    # second such process makes both many times slower. Read when torch is loaded, so set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(_exit_code(lambda: app(standalone_mode=False)))
 
 
@@ -216,7 +222,8 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(
-            f"{option} {text!r} is not a list of numbers", remedy=f"Write {option} 0.5 or {option} 0.5,0.5,0.5."
+            f"{option} {text!r} is not a list of numbers",
+            remedy=f"Write {option} 0.5 or {option} 0.5,0.5,0.5.",
         ) from error
 
 

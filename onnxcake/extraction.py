@@ -188,9 +188,7 @@ def make_set(job: Job, store: Store, spent: Spent, progress: Progress) -> None:
         synthesize(job.teacher, job.synthesis, store, Key(job.run.seed), tick)
 
 
-def teach(
-    pupil: Pupil, store: Store, out: Path, device: torch.device, spent: Spent, progress: Progress
-) -> Student:
+def teach(pupil: Pupil, store: Store, out: Path, device: torch.device, spent: Spent, progress: Progress) -> Student:
     """Trains the student on the set, from its last checkpoint on."""
     key = Key(pupil.seed)
     student = make(pupil.architecture, pupil.hyper, pupil.signature, key)
@@ -214,5 +212,3 @@ def teach(
 
         training.learn(tick)
     return student
-
-

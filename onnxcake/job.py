@@ -13,7 +13,6 @@ import torch
 
 from . import files, probes
 from . import plan as plans
-from .errors import RecipeError
 from .ort import Runtime
 from .plan import Plan
 from .probes import Probe
@@ -100,9 +99,7 @@ class Pupil:
     def key(self, layout: Layout) -> str:
         """A digest over all that the trained student depends on."""
         return files.sha256(
-            files.canonical(
-                [layout.key, self.seed, self.architecture, self.hyper, self.regime.steps, self.section]
-            )
+            files.canonical([layout.key, self.seed, self.architecture, self.hyper, self.regime.steps, self.section])
         )
 
 

@@ -199,6 +199,7 @@ def _answer(
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = header["threads"]
         options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are torch's too
         session = onnxruntime.InferenceSession(array.tobytes(), options, providers=["CPUExecutionProvider"])
         sessions.append(session)
         described = [[[v.name, v.shape, v.type] for v in vs] for vs in (session.get_inputs(), session.get_outputs())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ _COLUMNS, _ROWS = 12, 6
 _GRID = 200  # points along a side of a decision map
 
 
-def samples_png(signature: Signature, data: StoreDataset, regions: dict[str, Classify] | None = None) -> bytes:
+def samples_png(signature: Signature, data: StoreDataset, regions: Mapping[str, Classify] | None = None) -> bytes:
     """A PNG of samples spread evenly over a set, first to last.
 
     Args:
@@ -69,7 +69,7 @@ def _frames(count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _maps(data: StoreDataset, regions: dict[str, Classify]) -> Figure:
+def _maps(data: StoreDataset, regions: Mapping[str, Classify]) -> Figure:
     """What each classifier says over the plane, with the samples on it, coloured by the class asked for."""
     inputs, _, labels = data.__getitems__(torch.arange(len(data)))
     points, asked = inputs.numpy(), labels.numpy()
@@ -82,8 +82,13 @@ def _maps(data: StoreDataset, regions: dict[str, Classify]) -> Figure:
     for number, (title, classify) in enumerate(regions.items()):
         axis = figure.add_subplot(1, len(regions), number + 1)
         axis.imshow(
-            classify(plane).reshape(_GRID, _GRID), extent=extent, origin="lower", cmap="coolwarm", alpha=0.4, aspect="auto"
+            classify(plane).reshape(_GRID, _GRID),
+            extent=extent,
+            origin="lower",
+            cmap="coolwarm",
+            alpha=0.4,
+            aspect="auto",
         )
-        axis.scatter(*points.T, c=asked, cmap="coolwarm", s=3, linewidths=0)
+        axis.scatter(points[:, 0], points[:, 1], c=asked, cmap="coolwarm", s=3, linewidths=0)
         axis.set(title=title, xlim=extent[:2], ylim=extent[2:])
     return figure

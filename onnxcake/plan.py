@@ -18,7 +18,7 @@ from .errors import RecipeError, StoreError
 from .files import canonical, sha256
 from .recipe import Recipe
 from .store import Layout
-from .synthesis import LABELS, SOURCES, SCHEDULES, UPDATES, Synthesis
+from .synthesis import LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis
 from .teacher import Teacher
 
 FILE = "plan.json"
@@ -170,5 +170,3 @@ def _flat(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         return {name: json.dumps(value)}
     return {key: text for k, v in value.items() for key, text in _flat(f"{name}.{k}", v).items()}
-
-

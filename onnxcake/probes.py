@@ -86,7 +86,9 @@ def _arrays(file: Path) -> dict[str, Array]:
     except (OSError, ValueError, EOFError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or "not a well-formed .npz, .npy or .safetensors file"
         raise ProbeError(
-            f"cannot be read ({reason})", where=file, remedy="Give inputs saved by numpy.savez or safetensors."
+            f"cannot be read ({reason})",
+            where=file,
+            remedy="Give inputs saved by numpy.savez or safetensors.",
         ) from error
 
 

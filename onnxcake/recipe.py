@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, create_model, model_validator
 
@@ -55,8 +55,14 @@ class Losses(Section):
 
 
 if TYPE_CHECKING:
-    SourceChoice = LabelsChoice = UpdateChoice = StudentChoice = OptimiserChoice = RateChoice = Choice
-    LossTerms, DistillationKeys = Losses, Any
+    SourceChoice: TypeAlias = Choice
+    LabelsChoice: TypeAlias = Choice
+    UpdateChoice: TypeAlias = Choice
+    StudentChoice: TypeAlias = Choice
+    OptimiserChoice: TypeAlias = Choice
+    RateChoice: TypeAlias = Choice
+    LossTerms: TypeAlias = Losses
+    DistillationKeys: TypeAlias = Any
 else:
     SourceChoice, LabelsChoice = schema.choice(SOURCES), schema.choice(LABELS)
     UpdateChoice = schema.choice(UPDATES, inner={Schedule: schema.choice(SCHEDULES)})
@@ -185,7 +191,8 @@ def names() -> list[str]:
 
 def text_of(name: str) -> str:
     """The YAML of a recipe that comes with onnxcake, comments included."""
-    return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    text: str = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    return text
 
 
 def _folder() -> Any:

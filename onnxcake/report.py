@@ -76,7 +76,8 @@ class Report:
             table.add_row("parameters", f"{teacher['parameters']:,}", f"{student['parameters']:,}")
         table.add_row("file size", size(teacher["bytes"]), size(student["bytes"]))
         table.add_row(
-            f"latency at batch 1, {latency['threads']} thread", *(f"{latency[k]:.3f} ms" for k in ("teacher", "student"))
+            f"latency at batch 1, {latency['threads']} thread",
+            *(f"{latency[k]:.3f} ms" for k in ("teacher", "student")),
         )
         for source, compared in self.data["agreement"].items():
             table.add_section()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from . import files, pictures
 from . import run as runs
+from .agreement import Comparison, compare
 from .errors import OnnxcakeError
 from .graph.export import export
 from .ort import Array, Runtime, Session
@@ -25,7 +27,6 @@ from .spent import Spent
 from .store import Store, StoreDataset
 from .student import Student, count
 from .teacher import Signature, way_back
-from .agreement import Comparison, compare
 
 PARITY = 1e-3  # student.onnx against torch, relative to the largest answer
 _PARITY_SAMPLES = 1000
@@ -149,9 +150,7 @@ def _on_store(asked: Session | None, session: Session, data: StoreDataset, signa
     return compare(logits.numpy(), answers, None, ("logits", signature.output_kind))
 
 
-def _compare(
-    asked: Session, session: Session, inputs: Array, labels: Array | None, signature: Signature
-) -> Comparison:
+def _compare(asked: Session, session: Session, inputs: Array, labels: Array | None, signature: Signature) -> Comparison:
     answers = (asked.run_in_batches(inputs), session.run_in_batches(inputs))
     return compare(*answers, labels, (signature.output_kind, signature.output_kind))
 
@@ -167,12 +166,12 @@ def _latency(runtime: Runtime, teacher: bytes | None, student: bytes, data: Stor
 
 def _picture(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> bytes:
     sides = {"teacher": asked, "student": session}
-    regions = {
-        name: lambda points, side=side: side.run_in_batches(points, len(points)).argmax(1)
-        for name, side in sides.items()
-        if side is not None
-    }
+    regions = {name: _classes_of(side) for name, side in sides.items() if side is not None}
     return pictures.samples_png(signature, data, regions)
+
+
+def _classes_of(side: Session) -> Callable[[Array], Array]:
+    return lambda points: np.asarray(side.run_in_batches(points).argmax(1))
 
 
 def _as_text(report: Report) -> bytes:

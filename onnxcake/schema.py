@@ -78,7 +78,9 @@ def part(made: Callable[..., Any], *, inner: Mapping[Any, type[BaseModel]] = {},
         arguments = inspect.signature(made).parameters.values()
         defaults = {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
     fields = {name: (inner.get(hints[name], hints[name]), default) for name, default in defaults.items()}
-    return create_model(getattr(made, "__name__", "Part"), __base__=Section, **more, **fields)
+    name = getattr(made, "__name__", "Part")
+    model: type[BaseModel] = create_model(name, __base__=Section, **more, **fields)  # type: ignore[call-overload]
+    return model
 
 
 def choice(registry: Registry, *, inner: Mapping[Any, type[BaseModel]] = {}) -> Any:

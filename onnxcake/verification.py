@@ -22,7 +22,11 @@ _LATENCY_THREADS = 1
 
 
 def verify(
-    teacher: str | Path, student: str | Path, *, probe: str | Path | None = None, store: str | Path | None = None
+    teacher: str | Path,
+    student: str | Path,
+    *,
+    probe: str | Path | None = None,
+    store: str | Path | None = None,
 ) -> Report:
     """Runs both files in onnxruntime on the same inputs and says how often they agree.
 
@@ -41,8 +45,7 @@ def verify(
     shape = graphs[0].input_shape
     if graphs[1].input_shape != shape:
         raise UsageError(
-            f"{files[1].name} takes inputs of shape {list(graphs[1].input_shape)}, "
-            f"{files[0].name} of {list(shape)}",
+            f"{files[1].name} takes inputs of shape {list(graphs[1].input_shape)}, {files[0].name} of {list(shape)}",
             remedy="Give two classifiers of the same inputs.",
         )
     with Runtime() as runtime:

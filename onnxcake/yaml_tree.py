@@ -147,9 +147,7 @@ class _Reader:
             self.places[path] = place
         self._nodes += 1
         if self._nodes > LIMIT_NODES:
-            raise _UnreadableError(
-                place, f"more than {LIMIT_NODES:,} keys and values; a recipe is far smaller"
-            )
+            raise _UnreadableError(place, f"more than {LIMIT_NODES:,} keys and values; a recipe is far smaller")
         name = "alias" if isinstance(event, yaml.AliasEvent) else "anchor"
         for kind, given in ((name, event.anchor), ("tag", getattr(event, "tag", None))):
             if given is not None:

@@ -341,9 +341,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @settings(deadline=None, max_examples=150)
-@given(
-    st.dictionaries(keys, trees, max_size=6) | st.lists(trees, max_size=6), st.sampled_from([None, 0, 2, 7])
-)
+@given(st.dictionaries(keys, trees, max_size=6) | st.lists(trees, max_size=6), st.sampled_from([None, 0, 2, 7]))
 def test_json_is_yaml(data: Any, indent: int | None) -> None:
     text = json.dumps(data, indent=indent)
     tree, mistakes = parse(text.encode(), "r.json")
@@ -388,10 +386,8 @@ def test_anything_like_yaml_is_read_or_refused(text: str) -> None:
 
 
 BOMBS = {
-    "billion laughs": "a0: &a0 [ha]\n"
-    + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 10)),
-    "merged laughs": "a0: &a0 {k: ha}\n"
-    + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}]}}\n" for n in range(1, 10)),
+    "billion laughs": "a0: &a0 [ha]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 10)),
+    "merged laughs": "a0: &a0 {k: ha}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}]}}\n" for n in range(1, 10)),
     "a loop": "&a [*a]",
     "brackets": "[" * 65_000,
     "braces": "{" * 65_000,

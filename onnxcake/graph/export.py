@@ -23,9 +23,7 @@ class ExportFailed(OnnxcakeError):
     """Neither of torch's exporters could write the student: a bug."""
 
 
-def export(
-    module: nn.Module, shape: tuple[int, ...], *, input_name: str, output_name: str, opset: int
-) -> bytes:
+def export(module: nn.Module, shape: tuple[int, ...], *, input_name: str, output_name: str, opset: int) -> bytes:
     """The bytes of an ONNX model equal to ``module`` in eval mode, its batch dynamic.
 
     Args:
@@ -60,7 +58,7 @@ def _traced(module: nn.Module, example: torch.Tensor, source: str, output: str, 
     torch.onnx.export(
         module,
         (example,),
-        buffer,
+        buffer,  # type: ignore[arg-type] # the stub forgets that this exporter writes to files too
         input_names=[source],
         output_names=[output],
         dynamic_axes={source: {0: "batch"}, output: {0: "batch"}},
@@ -70,9 +68,7 @@ def _traced(module: nn.Module, example: torch.Tensor, source: str, output: str, 
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _captured(
-    module: nn.Module, example: torch.Tensor, source: str, output: str, opset: int
-) -> onnx.ModelProto:
+def _captured(module: nn.Module, example: torch.Tensor, source: str, output: str, opset: int) -> onnx.ModelProto:
     """Torch's current exporter."""
     program = torch.onnx.export(
         module,

@@ -65,7 +65,7 @@ def load(path: Path) -> TeacherFile:
         )
     try:
         onnx.checker.check_model(proto)
-    except Exception as error:  # noqa: BLE001 - the checker raises many kinds, all about the file
+    except Exception as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise BadTeacherFile(
             f"ONNX's checker refuses it: {reason}",

@@ -137,9 +137,7 @@ class Store:
         number = batch.index // self.layout.batches_per_shard
         wanted = self.layout.batches_in(number)
         if all(index in self._waiting for index in wanted):
-            path = shards.write(
-                self.folder, number, [self._waiting.pop(index) for index in wanted], self.layout.key
-            )
+            path = shards.write(self.folder, number, [self._waiting.pop(index) for index in wanted], self.layout.key)
             self._take(number, path)
 
     def shard(self, number: int) -> Shard:
@@ -160,9 +158,7 @@ class Store:
                 raise _unreadable(self.folder, f"two different files for shard {number}")
             if not self._take(number, path):
                 kept = move(path, self.folder / QUARANTINE)
-                self._say(
-                    f"{path.name} is damaged or not of this set; it was moved to {kept} and is made again"
-                )
+                self._say(f"{path.name} is damaged or not of this set; it was moved to {kept} and is made again")
 
     def _take(self, number: int, path: Path) -> bool:
         if number >= self.layout.shards:

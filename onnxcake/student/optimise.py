@@ -50,9 +50,7 @@ class AdamWOptimiser:
     weight_decay: NonNegative = 1e-2
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
-        )
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay)
 
 
 class LearningRate(Protocol):

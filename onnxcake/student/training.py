@@ -114,7 +114,7 @@ class Training:
         set_rate(self.optimiser, self.regime.optimiser.lr * factor, momentum)
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.regime.loss(self.student(inputs), logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimiser.step()
         return loss.detach()
 

@@ -47,9 +47,7 @@ class Independent:
     prior: tuple[NonNegative, ...] | None = None
 
     def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator) -> Tensor:
-        return torch.multinomial(
-            _weights(self.prior, classes), rows * groups, replacement=True, generator=generator
-        )
+        return torch.multinomial(_weights(self.prior, classes), rows * groups, replacement=True, generator=generator)
 
 
 def _weights(prior: tuple[float, ...] | None, classes: int) -> Tensor:

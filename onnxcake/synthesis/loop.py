@@ -108,9 +108,9 @@ def make_batch(
     """Batch ``index``, a pure function of the arguments before ``tick``."""
     key = key.at("batch", index, attempt)
     device, rows = teacher.device, synthesis.batch // synthesis.groups
-    labels = synthesis.labels(
-        rows, synthesis.groups, teacher.signature.classes, key.at("labels").generator()
-    ).to(device)
+    labels = synthesis.labels(rows, synthesis.groups, teacher.signature.classes, key.at("labels").generator()).to(
+        device
+    )
     draft = synthesis.source.draft(synthesis.batch, teacher.signature, key.at("start"), device)
     noise = key.at("noise").generator(device)
     step_size = synthesis.update.step_size(synthesis.position(index))
@@ -157,9 +157,7 @@ def _chunks(synthesis: Synthesis) -> Iterator[slice]:
         yield slice(start, min(start + synthesis.chunk, synthesis.batch))
 
 
-def _finished(
-    teacher: Teacher, synthesis: Synthesis, draft: Draft, labels: Tensor, index: int, attempt: int
-) -> Batch:
+def _finished(teacher: Teacher, synthesis: Synthesis, draft: Draft, labels: Tensor, index: int, attempt: int) -> Batch:
     """The last iterate with what the teacher says to it."""
     with torch.no_grad():
         inputs = teacher.signature.to_input(draft.render())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import TeacherError, UsageError
 from ..graph.build import build
 from ..graph.load import load
 from ..graph.normalise import SafeGraph, normalise
@@ -56,7 +56,7 @@ class Facts:
         Raises:
             TypeError, KeyError: if they are not complete.
         """
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in value["signature"].items()}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value["signature"].items()}
         return cls(**{**value, "signature": Signature(**plain)})
 
 
@@ -118,7 +118,7 @@ class Teacher:
             try:
                 session = own.load(model)
             except RuntimeRefused as error:
-                raise probe.TeacherError(
+                raise TeacherError(
                     f"onnxruntime cannot load it: {error.what.splitlines()[0][:300]}", where=file.name
                 ) from error
             trial = Signature(safe.input_name, safe.input_shape, safe.output_name, "logits", 0)
@@ -135,7 +135,9 @@ class Teacher:
             **{**vars(trial), "output_kind": kind, "classes": expected[0].shape[1]},
         )
         probe.check_gradient(
-            logits, signature.to_input(probe.random_inputs(safe.input_shape, Key(0).at("gradient"))), file.name
+            logits,
+            signature.to_input(probe.random_inputs(safe.input_shape, Key(0).at("gradient"))),
+            file.name,
         )
         facts = Facts(
             name=file.name,

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from onnxcake.teacher.signature import Signature
-
+from ...teacher.signature import Signature
 from . import fit
 
 _LARGEST_SIDE = 40  # three stages see most of this; a longer side is halved before them
@@ -40,9 +39,7 @@ def cnn_small(signature: Signature, *, width: int = 16, depth: int = 3) -> nn.Mo
     for strides in _strides(shape[1:], depth):
         if layers and 2 in strides:
             outputs = min(2 * outputs, _MOST_GROWTH * width)
-        layers += (
-            _convolution2d(inputs, outputs, strides) if flat else _convolution1d(inputs, outputs, strides)
-        )
+        layers += _convolution2d(inputs, outputs, strides) if flat else _convolution1d(inputs, outputs, strides)
         inputs = outputs
     pool = nn.AdaptiveAvgPool2d(1) if flat else nn.AdaptiveAvgPool1d(1)
     return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(outputs, signature.classes))

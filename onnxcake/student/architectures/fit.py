@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnxcake.errors import RecipeError
-from onnxcake.teacher.signature import Signature
+from ...errors import RecipeError
+from ...teacher.signature import Signature
 
 LEAST_IMAGE_SIDE = 4  # what `cnn-small` and `vit-small` take
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from onnxcake.teacher.signature import Signature
-
+from ...teacher.signature import Signature
 from . import fit
 
 

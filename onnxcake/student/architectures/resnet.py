@@ -11,9 +11,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onnxcake.errors import RecipeError
-from onnxcake.teacher.signature import Signature
-
+from ...errors import RecipeError
+from ...teacher.signature import Signature
 from . import fit
 
 _LEAST_SIDE = 8

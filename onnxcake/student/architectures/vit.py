@@ -12,16 +12,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from onnxcake.errors import RecipeError
-from onnxcake.teacher.signature import Signature
-
+from ...errors import RecipeError
+from ...teacher.signature import Signature
 from . import fit
 
 _SMALL_SIDE = 64  # of an image that 8×8 patches cover well enough
-_LEAST_PATCH = 2  # single pixels say too little: four times the tokens learn 8×8 digits less well
-_POSITION_STD = (
-    0.5  # as strong as an embedded patch; with the usual 0.02 short trainings never tell places apart
-)
+_LEAST_PATCH = 2  # a single pixel says little, and four times as many tokens cost more
+_POSITION_STD = 0.5  # as strong as an embedded patch; with the usual 0.02 short trainings never tell places apart
 
 
 def vit_small(
@@ -104,9 +101,7 @@ class Block(nn.Module):
     def __init__(self, tokens: int, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.attend = nn.Sequential(nn.LayerNorm(dim), Attention(tokens, dim, heads))
-        self.think = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)
-        )
+        self.think = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """One block: [batch, tokens, dim] → the same."""

@@ -27,7 +27,8 @@ class Contrastive:
         logits = step.logits.unflatten(0, (step.rows, step.groups))
         spread = logits - logits.mean(dim=1, keepdim=True)
         rows, groups, classes = logits.shape
-        return spread.square().sum() * (groups / (rows * classes))
+        loss: Tensor = spread.square().sum() * (groups / (rows * classes))
+        return loss
 
     def unfit(self, signature: Signature) -> str | None:
         return None
