@@ -75,10 +75,8 @@ class Report:
         if "parameters" in student:
             table.add_row("parameters", f"{teacher['parameters']:,}", f"{student['parameters']:,}")
         table.add_row("file size", size(teacher["bytes"]), size(student["bytes"]))
-        table.add_row(
-            f"latency at batch 1, {latency['threads']} thread",
-            *(f"{latency[k]:.3f} ms" for k in ("teacher", "student")),
-        )
+        times = (f"{latency[side]:.3f} ms" if side in latency else "" for side in ("teacher", "student"))
+        table.add_row(f"latency at batch 1, {latency['threads']} thread", *times)
         for source, compared in self.data["agreement"].items():
             table.add_section()
             _rows_of(table, source.replace("_", "-"), compared)
