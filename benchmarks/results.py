@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -12,15 +13,14 @@ FILE = HERE / "RESULTS.md"
 def append(title: str, figures: dict[str, object]) -> None:
     """Adds a row to the table called ``title``, which is made if it is not there."""
     row = {**figures, "commit": commit()}
-    lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else ["# Results", ""]
+    lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else ["# Results"]
     heading = f"## {title}"
     if heading not in lines:
-        lines += [heading, "", _line(row), _line(dict.fromkeys(row, "---")).replace(" ", ""), ""]
-        lines[-3] = "| " + " | ".join(row) + " |"
+        lines += ["", heading, "", _line(row.keys()), _line("---" for _ in row)]
     at = lines.index(heading) + 2
     while at < len(lines) and lines[at].startswith("|"):
         at += 1
-    lines.insert(at, _line(row))
+    lines.insert(at, _line(row.values()))
     FILE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
 
@@ -33,5 +33,5 @@ def commit() -> str:
     return said.stdout.strip() or "?"
 
 
-def _line(row: dict[str, object]) -> str:
-    return "| " + " | ".join(str(value) for value in row.values()) + " |"
+def _line(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"

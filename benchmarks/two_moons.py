@@ -8,8 +8,9 @@ compared on fresh moons. Writes docs/two-moons.png and appends to RESULTS.md. A 
 
 from __future__ import annotations
 
-import io
 import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from sklearn.datasets import make_moons
 from torch import nn
 
 import onnxcake
+from onnxcake import files
 from onnxcake.graph.export import export
-from onnxcake.ort import Runtime
-from onnxcake.pictures import regions_png
+from onnxcake.ort import Array, Runtime
+from onnxcake.pictures import Panel, regions_png
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+EXTENT = (-3.5, 3.5, -3.5, 3.5)
 NAIVE = ["synthesis.losses.contrastive=null", "title=cross-entropy alone"]
 
 
@@ -48,12 +51,16 @@ def teacher(folder: Path) -> Path:
 
 def main() -> None:
     DOCS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        file, panels = teacher(folder), {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        file, panels = teacher(folder), []
+        runtime = stack.enter_context(Runtime())
+        says = classifier(runtime, file)
         for method, overrides in (("naive", NAIVE), ("CAKE", [])):
             out = folder / method
-            report = onnxcake.extract(file, recipe="cake-vector", out=out, probe=folder / "fresh.npz", overrides=overrides)
+            report = onnxcake.extract(
+                file, recipe="cake-vector", out=out, probe=folder / "fresh.npz", overrides=overrides
+            )
             probe, spent = report.data["agreement"]["probe"], report.data["spent"]
             append(
                 "Two moons, 2×20 MLP → MLP of half its size",
@@ -65,8 +72,20 @@ def main() -> None:
                     "seconds": f"{sum(spent['seconds'].values()):.0f}",
                 },
             )
-            panels[method] = onnxcake.StoreDataset(onnxcake.Store.open(out / "store")), out / "student.onnx"
-        print(panels)
+            data = onnxcake.StoreDataset(onnxcake.Store.open(out / "store"))
+            points, _, labels = data.__getitems__(list(range(0, len(data), 10)))
+            for title, classify in (
+                (f"{method}: teacher", says),
+                ("its student", classifier(runtime, out / "student.onnx")),
+            ):
+                panels.append(Panel(title, classify, points.numpy(), labels.numpy()))
+        files.write_atomic(DOCS / "two-moons.png", regions_png(panels, EXTENT))
+
+
+def classifier(runtime: Runtime, path: Path) -> Callable[[Array], Array]:
+    """[n, 2] → classes [n], by onnxruntime."""
+    session = runtime.load(path.read_bytes())
+    return lambda points: session.run(points).argmax(1)
 
 
 if __name__ == "__main__":

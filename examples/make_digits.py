@@ -20,18 +20,15 @@ EPOCHS, BATCH = 60, 64
 
 
 def network() -> nn.Module:
-    """1×8×8 pixels in 0…1 → logits of ten digits; 28,234 parameters."""
+    """1×8×8 pixels in 0…1 → logits of ten digits; 38,282 parameters."""
     return nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1),
+        nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(32, 32, 3, padding=1),
+        nn.Conv2d(16, 32, 3, padding=1),
         nn.ReLU(),
-        nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(128, 64),
+        nn.Linear(512, 64),
         nn.ReLU(),
         nn.Linear(64, 10),
     )

@@ -45,7 +45,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on std
 
 @app.command()
 def extract(
-    teacher: Annotated[Path, typer.Argument(help="The classifier, an .onnx file.")],
+    teacher: Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")],
     recipe: RecipeOption = None,
     out: OutOption = None,
     overrides: Overrides = None,
@@ -97,8 +97,8 @@ def extract(
 
 @app.command()
 def verify(
-    teacher: Annotated[Path, typer.Argument(help="An .onnx file.")],
-    student: Annotated[Path, typer.Argument(help="Another .onnx file.")],
+    teacher: Annotated[Path, typer.Argument(metavar="TEACHER", help="An .onnx file.")],
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Another .onnx file.")],
     probe: ProbeOption = None,
     store: Annotated[Path | None, typer.Option(help="Compare on the held-out batches of this run.")] = None,
     as_json: JsonOption = False,
@@ -137,7 +137,7 @@ def list_recipes() -> None:
 
 
 @recipes_app.command("show")
-def show_recipe(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
+def show_recipe(name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe's name.")]) -> None:
     """Print a recipe, comments included."""
     from .recipe import text_of
 
@@ -164,17 +164,16 @@ def main() -> NoReturn:
     # OpenMP threads that wait by spinning take the cores from whoever else computes on this machine, and a
     # second such process makes both many times slower. Read when torch is loaded, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(_exit_code(lambda: app(standalone_mode=False)))
+    sys.exit(_exit_code(app))
 
 
 def _exit_code(command: Callable[[], Any]) -> int:
     """Runs the command; tells what went wrong on stderr, and on stdout too if ``--json`` asks for an object."""
-    import click
-
     try:
         with interrupt.handled():
-            outcome = command()
-            return outcome if isinstance(outcome, int) else 0
+            command()
+    except SystemExit as end:  # typer's own: help, version, and usage with its message on stderr
+        return end.code if isinstance(end.code, int) else 0
     except Interrupted as stop:
         print("onnxcake: interrupted; run the same command again to go on", file=sys.stderr)
         return stop.exit_code
@@ -183,11 +182,6 @@ def _exit_code(command: Callable[[], Any]) -> int:
         if "--json" in sys.argv:
             _print_json(error.as_dict())
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except click.Abort:
-        return 130
     except BrokenPipeError:  # the reader of stdout has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -204,6 +198,7 @@ def _exit_code(command: Callable[[], Any]) -> int:
         traceback.print_exc()
         print("onnxcake: this is a bug; please report it with the lines above", file=sys.stderr)
         return 1
+    return 0
 
 
 def _tell(report: Any, as_json: bool) -> None:

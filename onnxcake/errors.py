@@ -32,6 +32,12 @@ def shown(name: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…'"
 
 
+def first_line(error: Exception, limit: int = 300) -> str:
+    """The first line of a library's message, escaped and cut: it may quote an untrusted file."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:limit].encode("unicode_escape").decode("ascii")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` when a known word is close, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)

@@ -137,12 +137,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
         TryAgain: if another run holds it.
     """
     lock = FileLock(folder / ".lock")
-    try:
-        with writing(folder):
+    with writing(folder):
+        try:
             lock.acquire(timeout=0)
-    except Timeout as error:
-        remedy = "Wait for it to end, or choose another folder with --out."
-        raise TryAgain("another onnxcake run is writing here", where=folder, remedy=remedy) from error
+        except Timeout as error:
+            remedy = "Wait for it to end, or choose another folder with --out."
+            raise TryAgain("another onnxcake run is writing here", where=folder, remedy=remedy) from error
     try:
         yield
     finally:

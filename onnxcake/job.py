@@ -60,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pupil:
-    """A student to be: which network, and how it learns."""
+    """A student to be: which network, of how many parameters, and how it learns."""
 
     signature: Signature
     architecture: str
@@ -68,6 +68,7 @@ class Pupil:
     regime: Regime
     seed: int
     section: dict[str, Any]
+    parameters: int
 
     @classmethod
     def of(cls, recipe: Recipe, teacher: Facts, samples: int, seed: int) -> Pupil:
@@ -89,12 +90,8 @@ class Pupil:
             learning_rate=section.learning_rate.build(LEARNING_RATES),
             checkpoint_every=section.checkpoint_every,
         )
-        return cls(teacher.signature, name, hyper, regime, seed, recipe.as_dict()["student"])
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in the network's weights."""
-        return parameters(lambda: ARCHITECTURES[self.architecture](self.signature, **self.hyper))
+        size = parameters(lambda: ARCHITECTURES[name](teacher.signature, **hyper))
+        return cls(teacher.signature, name, hyper, regime, seed, recipe.as_dict()["student"], size)
 
     def key(self, layout: Layout) -> str:
         """A digest over all that the trained student depends on."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,19 +22,58 @@ _COLUMNS, _ROWS = 12, 6
 _GRID = 200  # points along a side of a decision map
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One decision map: a title, a classifier [n, 2] → classes [n], and points [n, 2] with their labels [n]."""
+
+    title: str
+    classify: Classify
+    points: Array
+    labels: Array
+
+
 def samples_png(signature: Signature, data: StoreDataset, regions: Mapping[str, Classify] | None = None) -> bytes:
     """A PNG of samples spread evenly over a set, first to last.
 
     Args:
-        regions: for 2-D inputs: a title and a function [n, 2] → classes [n] for each map to draw.
+        regions: for 2-D inputs: a title and a classifier for each decision map to draw.
     """
     if signature.input_shape == (2,) and regions:
-        figure = _maps(data, regions)
-    else:
-        rows = torch.linspace(0, len(data) - 1, min(len(data), _COLUMNS * _ROWS)).long().unique()
-        inputs, _, labels = data.__getitems__(rows)
-        raw = signature.to_raw(inputs).numpy()
-        figure = _images(raw, labels.numpy()) if signature.is_image else _lines(raw, labels.numpy())
+        inputs, _, labels = data.__getitems__(torch.arange(len(data)))
+        return regions_png([Panel(title, say, inputs.numpy(), labels.numpy()) for title, say in regions.items()])
+    rows = torch.linspace(0, len(data) - 1, min(len(data), _COLUMNS * _ROWS)).long().unique()
+    inputs, _, labels = data.__getitems__(rows)
+    raw = signature.to_raw(inputs).numpy()
+    return _png(_images(raw, labels.numpy()) if signature.is_image else _lines(raw, labels.numpy()))
+
+
+def regions_png(panels: Sequence[Panel], extent: tuple[float, float, float, float] | None = None) -> bytes:
+    """A PNG of what classifiers say over the plane, with points on it, coloured by their labels.
+
+    Args:
+        extent: left, right, bottom and top; by the points if None.
+    """
+    extent = extent or _extent(np.concatenate([panel.points for panel in panels]))
+    xs, ys = np.linspace(*extent[:2], _GRID), np.linspace(*extent[2:], _GRID)
+    plane = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2).astype(np.float32)
+    figure = Figure(figsize=(3.2 * len(panels), 3.2), dpi=120, layout="constrained")
+    for number, panel in enumerate(panels):
+        axis = figure.add_subplot(1, len(panels), number + 1)
+        says = panel.classify(plane).reshape(_GRID, _GRID)
+        axis.imshow(says, extent=extent, origin="lower", cmap="coolwarm", alpha=0.4, aspect="auto")
+        axis.scatter(panel.points[:, 0], panel.points[:, 1], c=panel.labels, cmap="coolwarm", s=3, linewidths=0)
+        axis.set(title=panel.title, xlim=extent[:2], ylim=extent[2:])
+    return _png(figure)
+
+
+def _extent(points: Array) -> tuple[float, float, float, float]:
+    """Around all but the outermost points."""
+    (x0, y0), (x1, y1) = np.percentile(points, 0.5, axis=0), np.percentile(points, 99.5, axis=0)
+    margin = 0.1 * max(x1 - x0, y1 - y0, 1e-6)
+    return x0 - margin, x1 + margin, y0 - margin, y1 + margin
+
+
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
@@ -67,28 +107,3 @@ def _frames(count: int, height: float) -> tuple[Figure, list[Axes]]:
         axis.set_xticks([])
         axis.set_yticks([])
     return figure, axes
-
-
-def _maps(data: StoreDataset, regions: Mapping[str, Classify]) -> Figure:
-    """What each classifier says over the plane, with the samples on it, coloured by the class asked for."""
-    inputs, _, labels = data.__getitems__(torch.arange(len(data)))
-    points, asked = inputs.numpy(), labels.numpy()
-    (x0, y0), (x1, y1) = np.percentile(points, 0.5, axis=0), np.percentile(points, 99.5, axis=0)
-    margin = 0.1 * max(x1 - x0, y1 - y0, 1e-6)
-    extent = (x0 - margin, x1 + margin, y0 - margin, y1 + margin)
-    xs, ys = np.linspace(*extent[:2], _GRID), np.linspace(*extent[2:], _GRID)
-    plane = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2).astype(np.float32)
-    figure = Figure(figsize=(4 * len(regions), 4), dpi=120, layout="constrained")
-    for number, (title, classify) in enumerate(regions.items()):
-        axis = figure.add_subplot(1, len(regions), number + 1)
-        axis.imshow(
-            classify(plane).reshape(_GRID, _GRID),
-            extent=extent,
-            origin="lower",
-            cmap="coolwarm",
-            alpha=0.4,
-            aspect="auto",
-        )
-        axis.scatter(points[:, 0], points[:, 1], c=asked, cmap="coolwarm", s=3, linewidths=0)
-        axis.set(title=title, xlim=extent[:2], ylim=extent[2:])
-    return figure

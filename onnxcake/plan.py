@@ -24,7 +24,8 @@ from .teacher import Teacher
 FILE = "plan.json"
 GROUPS = 10  # CAKE's rows, where the teacher has as many classes
 HELD_OUT = 20  # one batch held out for so many to learn from
-SHARD_BYTES = 1 << 20  # small batches share a file up to this size
+SHARD_BYTES = 1 << 20  # small batches share a file up to this size,
+SHARDS = 20  # but a set has so many files at least, if it has the batches
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 8 << 30}  # activations of one chunk: a core's cache, a card's memory
 
 
@@ -102,7 +103,7 @@ def fit(recipe: Recipe, teacher: Teacher) -> Synthesis:
         held_out=held_out,
         steps=section.steps,
         reference_batch=section.reference_batch or batch,
-        chunk=min(section.chunk or batch, batch),
+        chunk=max(groups, min(section.chunk or batch, batch) // groups * groups),
     )
 
 
@@ -115,11 +116,12 @@ def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
         parts = -(-synthesis.batch // chunk)  # equal parts: no small remainder
         chunk = -(-synthesis.batch // (parts * synthesis.groups)) * synthesis.groups
     batch_bytes = synthesis.batch * teacher.signature.size * 4
+    most = (synthesis.batches + synthesis.held_out) // SHARDS  # a kill loses the shard in the making
     return Plan(
         device=teacher.device.type,
         threads=torch.get_num_threads(),
         chunk=chunk,
-        batches_per_shard=max(1, SHARD_BYTES // batch_bytes),
+        batches_per_shard=max(1, min(SHARD_BYTES // batch_bytes, most)),
         torch=torch.__version__,
     )
 
@@ -167,6 +169,6 @@ def _prior_fits(prior: tuple[float, ...], classes: int, groups: int) -> bool:
 
 
 def _flat(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value:  # a part without keys counts by its name
         return {name: json.dumps(value)}
     return {key: text for k, v in value.items() for key, text in _flat(f"{name}.{k}", v).items()}

@@ -12,12 +12,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from . import schema, yaml_tree
 from .errors import RecipeError, did_you_mean
 from .files import canonical, sha256
-from .quantities import Count, CountOrNone, NonNegative, Positive, Share
+from .quantities import Count, CountOrNone, NonNegative, Number, Positive, Share
 from .schema import Choice, Section
 from .student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS, Distillation
 from .synthesis import LABELS, LOSSES, SCHEDULES, SOURCES, UPDATES, Weighted
@@ -42,7 +42,7 @@ class Losses(Section):
     def _weights_alone(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {k: {"weight": v} if isinstance(v, int | float) else v for k, v in value.items()}
+        return {k: v if isinstance(v, dict) else {"weight": v} for k, v in value.items()}
 
     def build(self) -> tuple[Weighted, ...]:
         """The terms that were named, by name."""
@@ -76,15 +76,15 @@ else:
 class InputSection(Section):
     """What values the teacher's file takes; the command's --range, --mean and --std go before it."""
 
-    range: tuple[float, float] | None = None
-    mean: tuple[float, ...] | None = None
+    range: tuple[Number, Number] | None = None
+    mean: tuple[Number, ...] | None = None
     std: tuple[Positive, ...] | None = None
 
 
 class SynthesisSection(Section):
     """How the set is made; `onnxcake.synthesis.Synthesis` explains the numbers.
 
-    ``groups: auto`` is 10 or, if there are fewer, the number of classes, and fits the batch to whole rows;
+    ``groups: auto`` is 10 or, if there are fewer, the number of classes, and fits batch and chunk to whole rows;
     ``held_out: auto`` is a twentieth of the batches.
     """
 
@@ -125,9 +125,11 @@ class StudentSection(Section):
     checkpoint_every: Count = 500
 
     @model_validator(mode="after")
-    def _one_length(self) -> StudentSection:
+    def _can_learn(self) -> StudentSection:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
+        if not (self.loss.hard or self.loss.soft):
+            raise ValueError("loss weighs neither hard nor soft labels")
         return self
 
 
@@ -145,12 +147,19 @@ class RequireSection(Section):
 class Recipe(Section):
     """A method and a student, as one file of data. Make one with `load`."""
 
-    recipe: Literal[1]
+    recipe: int
     title: str = ""
     input: InputSection = InputSection()
     synthesis: SynthesisSection
     student: StudentSection
     require: RequireSection = RequireSection()
+
+    @field_validator("recipe")
+    @classmethod
+    def _version(cls, value: int) -> int:
+        if value != VERSION:
+            raise ValueError(f"version {value} is not known; this onnxcake reads version {VERSION}")
+        return value
 
     @classmethod
     def load(cls, source: str | Path | dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -169,7 +178,8 @@ class Recipe(Section):
         recipe = None
         if tree.data is not None:
             recipe, more = schema.check(cls, tree)
-            mistakes += more
+            named = {mistake.where for mistake in mistakes}
+            mistakes += [mistake for mistake in more if mistake.where not in named]
         if mistakes or recipe is None:
             raise _refused(tree.source, mistakes)
         return recipe  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,6 +28,11 @@ class Report:
     """What a run came to. ``data`` is what ``report.json`` holds."""
 
     data: dict[str, Any]
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Report:
+        """A report as it reads back from its file: lists for tuples."""
+        return cls(json.loads(json.dumps(data, allow_nan=False)))
 
     @property
     def agreement(self) -> float:

@@ -77,7 +77,7 @@ def finish(
     agreement = {"held_out" if store.layout.held_out else "training_set": _on_store(asked, session, data, signature)}
     if probe is not None and asked is not None:
         agreement["probe"] = _compare(asked, session, probe.inputs, probe.labels, signature)
-    report = Report(
+    report = Report.of(
         {
             "format": FORMAT,
             "key": key,

@@ -26,6 +26,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_as_tuples(cls, value: Any) -> Any:
+        if isinstance(value, dict):  # what a validator has looked at is strict Python, no longer JSON
+            return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+        return value
+
 
 class Choice(Section):
     """Exactly one part: ``name: {keys}``, or ``name`` alone for its defaults."""
@@ -105,39 +112,44 @@ def keys_of(model: type[BaseModel]) -> list[str]:
 def check(model: type[BaseModel], tree: Tree) -> tuple[Any, list[Mistake]]:
     """The model's instance for a recipe's data, or everything that is wrong with it."""
     try:
-        # Through JSON: in its strict mode a list may stand for a tuple, and nothing else is bent.
-        return model.model_validate_json(json.dumps(tree.data)), []
+        # Through JSON: pydantic then speaks of objects and arrays, not of Python's types.
+        return model.model_validate_json(json.dumps(tree.data, default=str)), []
     except ValidationError as error:
-        return None, [Mistake(tree.where(_path(e)), _words(e, model)) for e in error.errors()]
+        return None, _mistakes(error.errors(), model, tree)
 
 
-def _path(error: ErrorDetails) -> Path:
-    return tuple(error["loc"])
+def _mistakes(errors: list[ErrorDetails], model: type[BaseModel], tree: Tree) -> list[Mistake]:
+    """One for each place, though pydantic reports every type that a value might have had."""
+    by_path: dict[Path, list[ErrorDetails]] = {}
+    for error in errors:
+        by_path.setdefault(_holder(model, error["loc"])[1], []).append(error)
+    return [Mistake(tree.where(path), _words(path, errors, model)) for path, errors in by_path.items()]
 
 
-def _words(error: ErrorDetails, model: type[BaseModel]) -> str:
-    path = _path(error)
+def _words(path: Path, errors: list[ErrorDetails], model: type[BaseModel]) -> str:
     name = ".".join(str(step) for step in path)
-    kind, value = error["type"], error.get("input")
+    kind, value = errors[0]["type"], errors[0].get("input")
     if kind == "extra_forbidden":
-        known = keys_of(_model_at(model, path[:-1]))
+        known = keys_of(_holder(model, path)[0])
         hint = did_you_mean(str(path[-1]), known) or f" (known: {', '.join(known)})"
         return f"unknown key {shown(path[-1])}{hint}"
     if kind == "missing":
         return f"{name} is missing"
-    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    told = "" if kind == "value_error" else f", not {shown(json.dumps(value, default=str))}"
+    reason = " or ".join(error["msg"].removeprefix("Value error, ").removeprefix("Input ") for error in errors)
+    told = "" if kind in ("value_error", "too_long") else f", not {shown(json.dumps(value, default=str))}"
     return f"{name or 'the recipe'}: {reason}{told}"
 
 
-def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
-    for step in path:
+def _holder(model: type[BaseModel], path: Path) -> tuple[type[BaseModel], Path]:
+    """The innermost model on the way, and the way without the name of a type, which pydantic may add."""
+    for depth, step in enumerate(path):
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         if step not in fields:
             break
         annotation = fields[str(step)].annotation
         models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
         if not models:
-            break
+            items = (item for item in path[depth + 1 :] if isinstance(item, int))
+            return model, (*path[: depth + 1], *items)
         model = models[0]
-    return model
+    return model, path

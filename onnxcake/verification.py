@@ -7,7 +7,7 @@ from typing import Any
 
 from . import probes
 from .agreement import Comparison, compare
-from .errors import TeacherError, UsageError
+from .errors import TeacherError, UsageError, first_line
 from .graph.load import TeacherFile, load
 from .graph.normalise import SafeGraph, normalise
 from .ort import Array, Runtime, RuntimeRefused, Session
@@ -59,7 +59,7 @@ def verify(
         {"file": file.name, "sha256": file.digest, "bytes": file.size_bytes, "parameters": graph.parameters}
         for file, graph in zip(files, graphs, strict=True)
     ]
-    return Report(
+    return Report.of(
         {
             "teacher": told[0],
             "student": told[1],
@@ -80,8 +80,11 @@ class _Side:
             self._session = runtime.load(model)
             self._alone: Session = runtime.load(model, _LATENCY_THREADS)
         except RuntimeRefused as error:
-            reason = error.what.splitlines()[0][:200]
-            raise TeacherError(f"onnxruntime cannot load it: {reason}", where=file.name) from error
+            raise TeacherError(
+                f"onnxruntime cannot load it: {first_line(error)}",
+                where=file.name,
+                remedy="Give a classifier that onnxruntime runs.",
+            ) from error
 
     def answers(self, inputs: Array) -> tuple[Array, OutputKind]:
         """What it says to ``inputs``, and what kind of numbers that is."""

@@ -323,7 +323,7 @@ def tree_from(data: Any, source: str) -> Tree:
             remedy = "Write it flatter; it must not hold itself either."
             raise RecipeError(f"nested deeper than {LIMIT_DEPTH} levels", where=source, remedy=remedy)
         if isinstance(value, Mapping):
-            return {key: copied(item, depth + 1) for key, item in value.items()}
+            return {str(key): copied(item, depth + 1) for key, item in value.items()}
         return [copied(item, depth + 1) for item in value]
 
     return Tree(copied(data, 0), source)

@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import nn
 
-from ..errors import UnsupportedTeacher, shown
+from ..errors import UnsupportedTeacher, first_line, shown
 from .normalise import SafeGraph
 
 _EXAMPLES = 3  # nodes named for each operator that is missing
@@ -43,7 +43,7 @@ def build(graph: SafeGraph, name: str) -> nn.Module:
         module = onnx2torch.convert(graph.logits_model)
     except Exception as error:
         raise UnsupportedTeacher(
-            f"its graph cannot be converted: {_first_line(error)} (operators: {_operators(graph)})",
+            f"its graph cannot be converted: {first_line(error)} (operators: {_operators(graph)})",
             where=name,
             remedy="Export it with torch.onnx.export(..., dynamo=False, opset_version=17).",
         ) from error
@@ -61,7 +61,7 @@ def _unsupported(missing: dict[str, list[str]], name: str) -> UnsupportedTeacher
     for kind, nodes in sorted(missing.items()):
         named = ", ".join(shown(node) for node in nodes[:_EXAMPLES])
         more = f" and {len(nodes) - _EXAMPLES} more" if len(nodes) > _EXAMPLES else ""
-        lines.append(f"{kind} at {named}{more}")
+        lines.append(f"{shown(kind)} at {named}{more}")
     return UnsupportedTeacher(
         "no conversion for " + "; ".join(lines),
         where=name,
@@ -73,10 +73,6 @@ def _unsupported(missing: dict[str, list[str]], name: str) -> UnsupportedTeacher
 def _operators(graph: SafeGraph) -> str:
     counts = Counter(node.op_type for node in graph.logits_model.graph.node)
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-
-
-def _first_line(error: Exception) -> str:
-    return shown((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def _onnx2torch() -> tuple[Any, Any]:

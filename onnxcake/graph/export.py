@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -43,8 +44,8 @@ def export(module: nn.Module, shape: tuple[int, ...], *, input_name: str, output
     for exporter in (_traced, _captured):
         try:
             with _quiet():
-                proto = exporter(module, example, input_name, output_name, opset)
-            proto = _clean(proto)
+                proto = exporter(module, example, opset)
+            proto = _named(_clean(proto), input_name, output_name)
             onnx.checker.check_model(proto, full_check=True)
             return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
         except Exception as error:  # noqa: BLE001 - the next exporter may do better; all reasons are told
@@ -52,29 +53,27 @@ def export(module: nn.Module, shape: tuple[int, ...], *, input_name: str, output
     raise ExportFailed("the student cannot be exported: " + "; ".join(errors))
 
 
-def _traced(module: nn.Module, example: torch.Tensor, source: str, output: str, opset: int) -> onnx.ModelProto:
+def _traced(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
     """Torch's TorchScript exporter: fast, and plain graphs."""
     buffer = io.BytesIO()
     torch.onnx.export(
         module,
         (example,),
         buffer,  # type: ignore[arg-type] # the stub forgets that this exporter writes to files too
-        input_names=[source],
-        output_names=[output],
-        dynamic_axes={source: {0: "batch"}, output: {0: "batch"}},
+        input_names=["input"],
+        output_names=["output"],
+        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
         opset_version=opset,
         dynamo=False,
     )
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _captured(module: nn.Module, example: torch.Tensor, source: str, output: str, opset: int) -> onnx.ModelProto:
+def _captured(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
     """Torch's current exporter."""
     program = torch.onnx.export(
         module,
         (example,),
-        input_names=[source],
-        output_names=[output],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         opset_version=max(opset, 18),  # the oldest it writes
         dynamo=True,
@@ -111,6 +110,21 @@ def _clean_items(items: Any) -> None:
             attribute.doc_string = ""
             if attribute.HasField("g"):
                 _clean_graph(attribute.g)
+
+
+def _named(proto: onnx.ModelProto, source: str, output: str) -> onnx.ModelProto:
+    """With its input and output called so; the exporters refuse or change some names (numbers, names in use)."""
+    graph = proto.graph
+    new = {graph.input[0].name: source, graph.output[0].name: output}
+    inner = {weight.name for weight in graph.initializer} | {name for node in graph.node for name in node.output}
+    for name in sorted((inner - new.keys()) & {source, output}):
+        new[name] = next(free for free in (f"{name}_{n}" for n in itertools.count()) if free not in inner)
+    for item in (*graph.input, *graph.output, *graph.initializer):
+        item.name = new.get(item.name, item.name)
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    return proto
 
 
 @contextlib.contextmanager

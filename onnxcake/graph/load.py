@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from ..errors import BadTeacherFile, UnsupportedTeacher, shown
+from ..errors import BadTeacherFile, UnsupportedTeacher, first_line, shown
 from ..files import sha256
 
 LIMIT_BYTES = 2**31 - 1  # protobuf's own; larger models keep their weights in external files
@@ -63,15 +63,25 @@ def load(path: Path) -> TeacherFile:
             where=name,
             remedy="Save the model as one file: onnx.save(onnx.load('teacher.onnx'), 'one-file.onnx').",
         )
+    for item in (*proto.opset_import, *proto.graph.node):
+        if item.domain == "ai.onnx":  # the default domain spelled out, which the checker does not know
+            item.domain = ""
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:300]
         raise BadTeacherFile(
-            f"ONNX's checker refuses it: {reason}",
+            f"ONNX's checker refuses it: {first_line(error)}",
             where=name,
             remedy="Export the model again, or ask its vendor for a valid file.",
         ) from error
+    newest = onnx.defs.onnx_opset_version()
+    opset = max((o.version for o in proto.opset_import if not o.domain), default=0)
+    if opset > newest:
+        raise UnsupportedTeacher(
+            f"its opset {opset} is newer than the newest that is known here, {newest}",
+            where=name,
+            remedy="Export it with torch.onnx.export(..., dynamo=False, opset_version=17), or upgrade the onnx package.",
+        )
     return TeacherFile(proto, sha256(content), len(content), name)
 
 
@@ -100,9 +110,8 @@ def _read(path: Path) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise BadTeacherFile("not a regular file", where=path, remedy="Give the path of a .onnx file.")
             if status.st_size > LIMIT_BYTES:
-                raise BadTeacherFile(
-                    f"{status.st_size:,} bytes is more than one ONNX file can hold (2 GiB)", where=path
-                )
+                what = f"{status.st_size:,} bytes is more than one ONNX file can hold (2 GiB)"
+                raise BadTeacherFile(what, where=path, remedy="Give a smaller teacher.")
             return file.read()
     except IsADirectoryError as error:
         raise BadTeacherFile("a folder, not a file", where=path, remedy="Give the path of a .onnx file.") from error

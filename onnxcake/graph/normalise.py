@@ -44,13 +44,20 @@ def normalise(file: TeacherFile) -> SafeGraph:
     """Chooses input and output, cuts what the output does not need, renames everything.
 
     Raises:
-        UnsupportedTeacher: no single float input of known shape, or no single classifier output.
+        UnsupportedTeacher: no single float input of known shape, or no single classifier output made by a node.
     """
     graph = file.proto.graph
     source = _the_input(graph, file.name)
     shape = _fixed_shape(source, file.name)
     output = _the_output(file)
-    nodes = _needed(graph, output.name)
+    nodes = _reaching(list(graph.node), output.name)
+    if not nodes:
+        kind = "the input itself" if output.name == source.name else "a weight, the same for every input"
+        raise UnsupportedTeacher(
+            f"output {shown(output.name)} is {kind}",
+            where=file.name,
+            remedy="Export the model with its class scores (logits or probabilities) as output.",
+        )
     safe = _Renamed(file.proto, nodes, source.name)
     tail, logits = _tail(nodes, output.name)
     return SafeGraph(
@@ -72,7 +79,7 @@ class _Renamed:
 
     def __init__(self, proto: onnx.ModelProto, nodes: list[onnx.NodeProto], source: str) -> None:
         self.ir_version = proto.ir_version
-        self.opset_imports = [(_domain(o.domain), o.version) for o in proto.opset_import]
+        self.opset_imports = [(o.domain, o.version) for o in proto.opset_import]
         self.opset = dict(self.opset_imports).get("", 0)
         used = {name for node in nodes for name in node.input}
         self.values: dict[str, str] = {"": "", source: INPUT}
@@ -90,10 +97,12 @@ class _Renamed:
 
     def _node(self, number: int, node: onnx.NodeProto) -> onnx.NodeProto:
         copy = onnx.NodeProto()
-        copy.op_type, copy.domain, copy.name = node.op_type, _domain(node.domain), f"n{number}"
+        copy.op_type, copy.domain, copy.name = node.op_type, node.domain, f"n{number}"
         copy.attribute.extend(node.attribute)
         for attribute in copy.attribute:
             attribute.doc_string = ""
+            if attribute.HasField("t"):
+                attribute.t.name = attribute.t.doc_string = ""
         copy.input.extend(self.values.get(name, "") for name in node.input)
         for name in node.output:
             self.values.setdefault(name, f"v{len(self.values)}")
@@ -178,17 +187,13 @@ def _the_output(file: TeacherFile) -> onnx.ValueInfoProto:
     kind = chosen.type.tensor_type.elem_type
     if kind != TensorProto.FLOAT:
         maker = next((n for n in file.proto.graph.node if chosen.name in n.output), None)
-        by = f" from {maker.op_type}" if maker else ""
+        by = f" from {shown(maker.op_type)}" if maker else ""
         raise UnsupportedTeacher(
             f"output {shown(chosen.name)} ({_kind(kind)}) comes{by} and has no gradient",
             where=file.name,
             remedy="Export the model with its class scores (logits or probabilities) as output.",
         )
     return chosen
-
-
-def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    return _reaching(list(graph.node), output)
 
 
 def _reaching(nodes: list[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
@@ -235,10 +240,6 @@ def _tail(nodes: list[onnx.NodeProto], output: str) -> tuple[str | None, str]:
 def _over_classes(node: onnx.NodeProto) -> bool:
     """Whether a Softmax over [batch, classes] is over the classes; both default axes (1, −1) are."""
     return all(a.i in (1, -1) for a in node.attribute if a.name == "axis")
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
 
 
 def _kind(elem_type: int) -> str:

@@ -1,8 +1,8 @@
 """The shard format: a safetensors file with a fixed number of batches, named by its digest.
 
 ``000123-<first 16 hex digits of sha256>.safetensors`` holds ``inputs``, ``logits`` and ``labels`` of shard
-123's batches, one after the other, and string metadata: format, store key, first batch, and for each batch
-how many starts were thrown away before it (``attempts``).
+123's batches, one after the other, and facts: format, store key, first batch, and for each batch how many starts
+were thrown away before it (``attempts``).
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from ..files import digest_holds, write_with_digest
+from ..files import write_with_digest
+from ..tensorfile import SUFFIX, pack, unpack
 
 FORMAT = "1"
-SUFFIX = ".safetensors"
 _NAME = re.compile(r"^(\d{6,})-[0-9a-f]{16}\.safetensors$")
 
 
@@ -62,13 +60,13 @@ def write(folder: Path, number: int, batches: list[Batch], store_key: str) -> Pa
         name: torch.cat([getattr(batch, name) for batch in batches]).contiguous()
         for name in ("inputs", "logits", "labels")
     }
-    metadata = {
+    facts = {
         "format": FORMAT,
         "store_key": store_key,
-        "first": str(batches[0].index),
-        "attempts": ",".join(str(batch.attempts) for batch in batches),
+        "first": batches[0].index,
+        "attempts": [batch.attempts for batch in batches],
     }
-    return write_with_digest(folder, f"{number:06d}", SUFFIX, save(tensors, metadata))
+    return write_with_digest(folder, f"{number:06d}", SUFFIX, pack(tensors, facts))
 
 
 def number_of(path: Path) -> int | None:
@@ -77,25 +75,32 @@ def number_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def read(path: Path, store_key: str, shape: tuple[int, ...]) -> Shard | None:
+def read(path: Path, store_key: str, batches: range, shape: tuple[int, ...], classes: int) -> Shard | None:
     """The shard at ``path``, checked; None if anything about it is wrong.
 
     Args:
         store_key: the key it must carry.
+        batches: what it must hold.
         shape: what its inputs must be, [samples, …].
+        classes: numbers in each of its answers.
     """
-    if not digest_holds(path):
+    found = unpack(path)
+    if found is None:
         return None
+    tensors, facts = found
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            shard = Shard(
-                file.get_tensor("inputs"),
-                file.get_tensor("logits"),
-                file.get_tensor("labels"),
-                tuple(int(number) for number in metadata["attempts"].split(",")),
-            )
-    except (SafetensorError, OSError, KeyError, ValueError):
+        shard = Shard(tensors["inputs"], tensors["logits"], tensors["labels"], tuple(facts["attempts"]))
+    except (KeyError, TypeError):
         return None
-    fits = metadata.get("store_key") == store_key and tuple(shard.inputs.shape) == shape
-    return shard if fits and len(shard.logits) == len(shard.labels) == shape[0] else None
+    same = {"format": FORMAT, "store_key": store_key, "first": batches.start}.items() <= facts.items()
+    fits = (
+        _is(shard.inputs, torch.float32, *shape)
+        and _is(shard.logits, torch.float32, shape[0], classes)
+        and _is(shard.labels, torch.int64, shape[0])
+        and [type(number) for number in shard.attempts] == [int] * len(batches)
+    )
+    return shard if same and fits else None
+
+
+def _is(tensor: Tensor, dtype: torch.dtype, *shape: int) -> bool:
+    return tensor.dtype == dtype and tuple(tensor.shape) == shape

@@ -59,15 +59,18 @@ class Store:
     Args:
         folder: where the shards lie.
         layout: what it holds.
-        say: told, in words, about shards that were put away.
+        say: told, in words, about shards that are not taken.
+        mend: whether to put these away, so that they are made again; only the writer may.
     """
 
-    def __init__(self, folder: Path, layout: Layout, say: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, folder: Path, layout: Layout, say: Callable[[str], None] = lambda text: None, *, mend: bool = False
+    ) -> None:
         self.folder, self.layout = folder, layout
         self._say = say
         self._shards: dict[int, Shard] = {}
         self._waiting: dict[int, Batch] = {}
-        self._look()
+        self._look(mend)
 
     @classmethod
     def create(cls, folder: Path, layout: Layout, say: Callable[[str], None] = lambda text: None) -> Store:
@@ -88,11 +91,11 @@ class Store:
         else:
             value = {"format": shards.FORMAT, **vars(layout), "shape": list(layout.shape)}
             write_json(folder / FILE, value)
-        return cls(folder, layout, say)
+        return cls(folder, layout, say, mend=True)
 
     @classmethod
     def open(cls, folder: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
-        """An existing store.
+        """An existing store, to read from.
 
         Raises:
             StoreError: if there is none, or its ``store.json`` cannot be read.
@@ -138,7 +141,9 @@ class Store:
         wanted = self.layout.batches_in(number)
         if all(index in self._waiting for index in wanted):
             path = shards.write(self.folder, number, [self._waiting.pop(index) for index in wanted], self.layout.key)
-            self._take(number, path)
+            found = self._read(number, path)
+            assert found is not None, "what was just written is whole"
+            self._shards[number] = found
 
     def shard(self, number: int) -> Shard:
         """A shard's tensors, mapped into memory."""
@@ -148,26 +153,25 @@ class Store:
         """The names of all shards, in order: they carry the digests of what the set holds."""
         return sorted(path.name for path in self.folder.iterdir() if shards.number_of(path) is not None)
 
-    def _look(self) -> None:
-        """Checks every shard in the folder; puts away what is damaged or foreign, and says so."""
+    def _look(self, mend: bool) -> None:
+        """Checks every shard in the folder; passes over what is damaged or foreign, and says so."""
         for path in sorted(self.folder.iterdir()):
             number = shards.number_of(path)
             if number is None:
                 continue
-            if number in self._shards:
+            found = self._read(number, path)
+            if found is None:
+                kept = f"was moved to {move(path, self.folder / QUARANTINE)}" if mend else "is not used"
+                self._say(f"{path.name} is damaged or not of this set; it {kept}")
+            elif number in self._shards:
                 raise _unreadable(self.folder, f"two different files for shard {number}")
-            if not self._take(number, path):
-                kept = move(path, self.folder / QUARANTINE)
-                self._say(f"{path.name} is damaged or not of this set; it was moved to {kept} and is made again")
+            else:
+                self._shards[number] = found
 
-    def _take(self, number: int, path: Path) -> bool:
-        if number >= self.layout.shards:
-            return False
-        samples = len(self.layout.batches_in(number)) * self.layout.batch
-        found = shards.read(path, self.layout.key, (samples, *self.layout.shape))
-        if found is not None:
-            self._shards[number] = found
-        return found is not None
+    def _read(self, number: int, path: Path) -> Shard | None:
+        batches = self.layout.batches_in(number)
+        shape = (len(batches) * self.layout.batch, *self.layout.shape)
+        return shards.read(path, self.layout.key, batches, shape, self.layout.classes) if batches else None
 
 
 def _layout(folder: Path) -> Layout:
@@ -175,11 +179,14 @@ def _layout(folder: Path) -> Layout:
         value: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
         if value.pop("format") != shards.FORMAT:
             raise _unreadable(folder, "it was written by another version of onnxcake")
-        counts = ("batches", "held_out", "batches_per_shard", "batch", "classes")
-        if not all(isinstance(value[name], int) for name in counts) or value["batches_per_shard"] < 1:
+        layout = Layout(**{**value, "shape": tuple(value["shape"])})
+        counts = (layout.batches, layout.batches_per_shard, layout.batch, layout.classes, *layout.shape)
+        if not all(type(n) is int and n >= least for n, least in [(layout.held_out, 0), *((n, 1) for n in counts)]):
             raise ValueError
-        return Layout(**{**value, "shape": tuple(int(size) for size in value["shape"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(text, str) for text in (layout.key, *layout.made_from.values())):
+            raise ValueError
+        return layout
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable(folder, "its store.json cannot be read") from error
 
 

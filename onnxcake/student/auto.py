@@ -57,4 +57,5 @@ def _family(teacher: Facts) -> list[Choice]:
         return [(name, {"width": w}) for name in ("resnet18",) for w in (64, 48, 32, 24, 16)] + [
             ("resnet20", {"width": w}) for w in (64, 48, 32, 24, 16, 12, 8)
         ]
-    return [("cnn-small", {"width": w}) for w in (128, 96, 64, 48, 40, 32, 24, 20, 16, 12, 10, 8, 6, 4)]
+    deep = [("cnn-small", {"width": w}) for w in (128, 96, 64, 48, 40, 32, 24, 20, 16, 12, 10, 8, 6, 4)]
+    return deep + [("cnn-small", {"width": w, "depth": depth}) for depth in (2, 1) for w in (6, 4, 2)]

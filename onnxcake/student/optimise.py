@@ -36,7 +36,7 @@ class SgdOptimiser:
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
-            nesterov=self.nesterov,
+            nesterov=self.nesterov and self.momentum > 0,  # without momentum both are plain descent
         )
 
 

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import interrupt
 from ..errors import Diverged
-from ..files import digest_holds, make_folder, remove, sweep, write_with_digest
+from ..files import make_folder, remove, sweep, write_with_digest
 from ..rng import Key
 from ..store import StoreDataset
+from ..tensorfile import SUFFIX, pack, unpack
 from .loss import Distillation
-from .optimise import LearningRate, Optimiser, set_rate
+from .optimise import OPTIMISERS, LearningRate, Optimiser, set_rate
 
 _NAME = re.compile(r"^step-(\d{9})-[0-9a-f]{16}\.safetensors$")
 _KEEP = 2  # checkpoints: the newest, and one more should that be damaged
@@ -53,7 +52,7 @@ class Training:
         data: what it learns from.
         key: the order of the samples depends on it.
         folder: for the checkpoints.
-        run_key: a digest over all that the student depends on; checkpoints of another are left alone.
+        run_key: a digest over all that the student depends on; checkpoints of another are removed.
         device: where it learns.
     """
 
@@ -120,13 +119,16 @@ class Training:
 
     def _look(self, loss: Tensor) -> None:
         self.loss = float(loss)
-        if not math.isfinite(self.loss):
-            raise Diverged(
-                f"the student's loss is not finite at step {self.step}",
-                where=self.folder,
-                remedy="Lower the learning rate, for example -o student.optimiser.sgd.lr=0.05. "
-                "The synthetic set is kept.",
-            )
+        if math.isfinite(self.loss) and all(weights.isfinite().all() for weights in self.student.parameters()):
+            return
+        optimiser = self.regime.optimiser
+        name = next(name for name, kind in OPTIMISERS.items() if isinstance(optimiser, kind))
+        raise Diverged(
+            f"the student's loss or weights are not finite at step {self.step}",
+            where=self.folder,
+            remedy=f"Lower the learning rate, for example -o student.optimiser.{name}.lr={optimiser.lr / 10:g}. "
+            "The synthetic set is kept.",
+        )
 
     def _save(self) -> None:
         tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
@@ -134,11 +136,11 @@ class Training:
             for name, value in state.items():
                 if isinstance(value, Tensor):
                     tensors[f"optimiser.{number}.{name}"] = value
-        content = save(
+        content = pack(
             {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
-            {"run_key": self.run_key, "step": str(self.step)},
+            {"run_key": self.run_key, "step": self.step},
         )
-        write_with_digest(self.folder, f"step-{self.step:09d}", ".safetensors", content)
+        write_with_digest(self.folder, f"step-{self.step:09d}", SUFFIX, content)
         for old in self._checkpoints()[_KEEP:]:
             remove(old)
 
@@ -148,28 +150,25 @@ class Training:
 
     def _resume(self) -> None:
         for path in self._checkpoints():
-            if digest_holds(path) and self._load(path):
+            if self._load(path):
                 return
             remove(path)  # damaged, or of another training in the same folder
 
     def _load(self, path: Path) -> bool:
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("run_key") != self.run_key:
-                    return False
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            step = int(metadata["step"])
-        except (SafetensorError, OSError, KeyError, ValueError):
+        found = unpack(path)
+        if found is None or found[1].get("run_key") != self.run_key:
             return False
+        tensors, facts = found
         state: dict[int, dict[str, Tensor]] = {}
+        weights: dict[str, Tensor] = {}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "optimiser":
                 number, _, entry = rest.partition(".")
-                state.setdefault(int(number), {})[entry] = value
-        weights = {name.partition(".")[2]: v for name, v in tensors.items() if name.startswith("student.")}
+                state.setdefault(int(number), {})[entry] = value.clone()
+            else:
+                weights[rest] = value
         self.student.load_state_dict(weights)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
-        self.step = step
+        self.step = int(facts["step"])
         return True

@@ -17,9 +17,10 @@ from ..rng import Key
 from ..store import Batch, Store
 from ..teacher import Teacher
 from .labels import Labels
+from .schedules import SCHEDULES
 from .sources import Draft, Source
 from .step import Step, Weighted
-from .update import Update
+from .update import UPDATES, Update
 
 ATTEMPTS = 3  # a batch that diverges is started afresh, each time with another key
 _LOOK_EVERY = 50  # steps between two looks at whether the losses are finite
@@ -80,21 +81,29 @@ def synthesize(
 
 
 def _with_fresh_starts(teacher: Teacher, synthesis: Synthesis, index: int, key: Key, tick: Tick) -> Batch:
-    failures = []
+    failures: list[_NotFinite] = []
     for attempt in range(ATTEMPTS):
         try:
             return make_batch(teacher, synthesis, index, key, attempt, tick)
         except _NotFinite as failure:
             failures.append(failure)
     step = ", ".join(str(failure.step) for failure in failures)
+    term = failures[-1].term
     raise Diverged(
-        f"the loss term {failures[-1].term!r} is not finite at step {step} of batch {index} "
-        f"({ATTEMPTS} starts from different noise)",
+        f"{f'the loss term {term.name!r} is' if term else 'the samples are'} not finite at step {step} "
+        f"of batch {index} ({ATTEMPTS} starts from different noise)",
         where=teacher.name,
-        remedy="Lower the step size or that term's weight, for example "
-        "-o synthesis.update.sgd.step_size.decay.start=1e-2. Finished batches are kept; another recipe needs "
-        "another --out.",
+        remedy=f"Lower the step size or that term's weight, for example -o {_smaller_steps(synthesis.update)}. "
+        "Finished batches are kept; another recipe needs another --out.",
     )
+
+
+def _smaller_steps(update: Update) -> str:
+    """An override that makes the recipe's steps ten times smaller."""
+    name = next(name for name, kind in UPDATES.items() if isinstance(update, kind))
+    schedule = next(name for name, kind in SCHEDULES.items() if isinstance(update.step_size, kind))
+    key, value = next(iter(vars(update.step_size).items()))
+    return f"synthesis.update.{name}.step_size.{schedule}.{key}={value / 10:g}"
 
 
 def make_batch(
@@ -163,12 +172,14 @@ def _finished(teacher: Teacher, synthesis: Synthesis, draft: Draft, labels: Tens
         inputs = teacher.signature.to_input(draft.render())
         logits = torch.cat([teacher.logits(inputs[rows]) for rows in _chunks(synthesis)])
     if not (inputs.isfinite().all() and logits.isfinite().all()):
-        raise _NotFinite("the samples", synthesis.steps)
+        raise _NotFinite(None, synthesis.steps)
     return Batch(index, inputs.cpu(), logits.float().cpu(), labels.cpu(), attempt)
 
 
 class _NotFinite(Exception):
-    def __init__(self, term: str, step: int) -> None:
+    """Of a loss term, or (None) of the finished samples."""
+
+    def __init__(self, term: Weighted | None, step: int) -> None:
         self.term, self.step = term, step
 
 
@@ -181,4 +192,4 @@ def _check(trace: Tensor, losses: tuple[Weighted, ...]) -> None:
         return
     step = int((~finite.all(dim=1)).nonzero()[0])
     term = int((~finite[step]).nonzero()[0])
-    raise _NotFinite(losses[term].name, step)
+    raise _NotFinite(losses[term], step)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConversionMismatch, DeadTeacher, TeacherError, UnsupportedTeacher
+from ..errors import ConversionMismatch, DeadTeacher, TeacherError, UnsupportedTeacher, first_line
 from ..ort import Array, RuntimeRefused, Session
 from ..rng import Key
 from .signature import OutputKind
@@ -22,6 +22,7 @@ def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:
     Raises:
         TeacherError: if the runtime refuses.
         UnsupportedTeacher: if the answer is not [batch, classes ≥ 2].
+        DeadTeacher: if it holds NaN or +∞; −∞ is the logarithm of a probability of zero.
     """
     results = []
     for x in inputs:
@@ -29,7 +30,7 @@ def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:
             result = session.run(x)
         except RuntimeRefused as error:
             raise TeacherError(
-                f"onnxruntime cannot run it on a batch of {len(x)}: {error.what.splitlines()[0][:200]}",
+                f"onnxruntime cannot run it on a batch of {len(x)}: {first_line(error)}",
                 where=name,
                 remedy="Export it with a dynamic batch: dynamic_axes={'input': {0: 'batch'}}.",
             ) from error
@@ -46,6 +47,8 @@ def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:
                 where=name,
                 remedy="Export it with two outputs, for example [0, logit].",
             )
+        if not (result < np.inf).all():
+            raise DeadTeacher("its answers to random inputs are not finite", where=name, remedy=_RANGE)
         results.append(result)
     return results
 
@@ -76,7 +79,7 @@ def check_conversion(module: nn.Module, inputs: list[Array], expected: list[Arra
                 got = module(torch.from_numpy(x)).numpy()
         except Exception as error:
             raise ConversionMismatch(
-                f"the converted graph fails on a batch of {len(x)}: {str(error).splitlines()[0][:200]}",
+                f"the converted graph fails on a batch of {len(x)}: {first_line(error)}",
                 where=name,
                 remedy="Export it with a dynamic batch: dynamic_axes={'input': {0: 'batch'}}.",
             ) from error

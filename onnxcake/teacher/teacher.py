@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import TeacherError, UsageError
+from ..errors import TeacherError, UsageError, first_line
 from ..graph.build import build
 from ..graph.load import load
 from ..graph.normalise import SafeGraph, normalise
@@ -119,7 +120,9 @@ class Teacher:
                 session = own.load(model)
             except RuntimeRefused as error:
                 raise TeacherError(
-                    f"onnxruntime cannot load it: {error.what.splitlines()[0][:300]}", where=file.name
+                    f"onnxruntime cannot load it: {first_line(error)}",
+                    where=file.name,
+                    remedy="Export it with torch.onnx.export(..., dynamo=False, opset_version=17).",
                 ) from error
             trial = Signature(safe.input_name, safe.input_shape, safe.output_name, "logits", 0)
             trial = _with_values(trial, range, mean, std)
@@ -195,8 +198,10 @@ def _with_values(
     std: Sequence[float] | None,
 ) -> Signature:
     channels = signature.input_shape[0]
-    if range is not None and not range[0] < range[1]:
-        raise UsageError(f"range {range[0]:g},{range[1]:g} is empty", remedy="Give --range LO,HI with LO below HI.")
+    if range is not None and not (range[0] < range[1] and all(map(math.isfinite, range))):
+        raise UsageError(
+            f"range {range[0]:g},{range[1]:g} is empty or has no end", remedy="Give --range LO,HI with LO below HI."
+        )
     if (mean is None) != (std is None):
         raise UsageError("mean and std belong together", remedy="Give both --mean and --std, or neither.")
     for name, values in (("mean", mean), ("std", std)):
@@ -205,6 +210,8 @@ def _with_values(
                 f"{len(values)} values of {name} for an input of shape {list(signature.input_shape)}",
                 remedy=f"Give one value, or one for each of the {channels} channels.",
             )
+        if values is not None and not all(map(math.isfinite, values)):
+            raise UsageError(f"{name} must be finite", remedy=f"Give the {name} of the raw values with --{name}.")
     if std is not None and min(std) <= 0:
         raise UsageError("std must be above zero", remedy="Give the deviation of the raw values with --std.")
     fields = {**vars(signature), "range": range and (float(range[0]), float(range[1]))}

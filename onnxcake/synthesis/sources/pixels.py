@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...quantities import Positive
+from ...quantities import Number, Positive
 from ...rng import Key
 from ...teacher import Signature
 
@@ -28,7 +28,7 @@ class Pixels:
     independent: ClassVar[bool] = True
 
     prior: Literal["normal", "uniform"] = "normal"
-    mean: float = 0.0
+    mean: Number = 0.0
     std: Positive = 1.0
     clip: bool = False
 

@@ -1,0 +1,40 @@
+"""Tensors with facts about them as one safetensors file whose bytes depend on nothing else.
+
+safetensors writes string metadata in no fixed order, so all facts go into one entry, as canonical JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .files import canonical, digest_holds
+
+SUFFIX = ".safetensors"
+_ENTRY = "onnxcake"
+
+
+def pack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
+    """The bytes of a file that holds ``tensors`` and ``facts`` (JSON values)."""
+    content: bytes = save(tensors, {_ENTRY: canonical(facts).decode()})
+    return content
+
+
+def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors (mapped into memory, read when touched) and facts of a file whose name carries its digest.
+
+    None if the file is damaged, is no such file, or holds something else than its name says.
+    """
+    if not digest_holds(path):
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[_ENTRY])
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(facts)  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return None

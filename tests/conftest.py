@@ -1,0 +1,90 @@
+"""What several tests need: one onnxruntime process, and tiny ONNX models out of torch or by hand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from torch import nn
+
+from onnxcake.ort import Runtime
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Iterator[Runtime]:
+    """One onnxruntime process for all tests; a test that ends it starts its own."""
+    with Runtime() as own:
+        yield own
+
+
+def _export(module: nn.Module, shape: tuple[int, ...], path: Path, *, opset: int = 17, dynamic: bool = True) -> Path:
+    axes = {"x": {0: "batch"}, "y": {0: "batch"}} if dynamic else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            (torch.zeros(1, *shape),),
+            str(path),
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes=axes,
+            opset_version=opset,
+            dynamo=False,
+        )
+    return path
+
+
+@pytest.fixture(scope="session")
+def export() -> Any:
+    """``export(module, shape, path, opset=17, dynamic=True)``: a file by torch's legacy exporter; returns its path."""
+    return _export
+
+
+def _handmade(
+    nodes: Sequence[onnx.NodeProto],
+    weights: Mapping[str, Any] | None = None,
+    *,
+    inputs: Sequence[onnx.ValueInfoProto] | None = None,
+    outputs: Sequence[onnx.ValueInfoProto] | None = None,
+    opset: int = 17,
+    domains: Mapping[str, int] | None = None,
+) -> onnx.ModelProto:
+    def value(name: str, *shape: str | int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph(
+        list(nodes),
+        "handmade",
+        list(inputs or [value("x", "batch", 4)]),
+        list(outputs or [value("y", "batch", 3)]),
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()],
+    )
+    opsets = {"": opset, **(domains or {})}
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+@pytest.fixture(scope="session")
+def handmade() -> Any:
+    """``handmade(nodes, weights, …)``: a model of those nodes; by default ``x`` [batch, 4] → ``y`` [batch, 3]."""
+    return _handmade
+
+
+def weights_of(*shape: int, seed: int = 0) -> Any:
+    """Standard normal float32 numbers."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def normal() -> Any:
+    """``normal(*shape, seed=0)``: standard normal float32 numbers, always the same."""
+    return weights_of

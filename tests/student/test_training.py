@@ -1,0 +1,405 @@
+"""A student's training: the same bits whatever way and however often it was interrupted."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from onnxcake import interrupt
+from onnxcake.errors import Diverged, Interrupted
+from onnxcake.files import write_with_digest
+from onnxcake.recipe import Recipe
+from onnxcake.rng import Key
+from onnxcake.store import Batch, Layout, Store, StoreDataset
+from onnxcake.student import Distillation, Regime, Training, make
+from onnxcake.student.optimise import AdamWOptimiser, ConstantRate, Cosine, OneCycle, SgdOptimiser
+from onnxcake.teacher import Signature
+
+SHAPE, CLASSES, BATCH, BATCHES = (1, 6, 6), 3, 16, 5  # 80 samples
+SIGNATURE = Signature("x", SHAPE, "y", "logits", CLASSES, range=(0.0, 1.0))
+KEY = Key(3)
+REGIME = Regime(
+    steps=24,
+    batch=24,  # 4 steps in an epoch, the last one of 8 samples
+    loss=Distillation(hard=0.5, temperature=2.0),
+    optimiser=SgdOptimiser(lr=0.05),
+    learning_rate=OneCycle(),
+    checkpoint_every=5,
+)
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """A student of some architecture and how it learns."""
+
+    architecture: str
+    hyper: dict[str, Any]
+    regime: Regime
+
+
+PUPILS = {
+    "momentum and batch norm": Pupil("cnn-small", {"width": 4, "depth": 2}, REGIME),
+    "adamw and batch norm": Pupil(
+        "cnn-small", {"width": 4, "depth": 1}, replace(REGIME, optimiser=AdamWOptimiser(lr=0.01))
+    ),
+    "plain sgd": Pupil(
+        "mlp",
+        {"hidden": (8,)},
+        replace(REGIME, optimiser=SgdOptimiser(lr=0.1, momentum=0.0), learning_rate=Cosine()),
+    ),
+    "nesterov": Pupil(
+        "mlp",
+        {"hidden": (8,)},
+        replace(REGIME, optimiser=SgdOptimiser(lr=0.1, nesterov=True), learning_rate=ConstantRate()),
+    ),
+}
+CNN = PUPILS["momentum and batch norm"]
+
+every_pupil = pytest.mark.parametrize("pupil", PUPILS.values(), ids=PUPILS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> StoreDataset:
+    """A set in a store, with answers that can be learnt."""
+    layout = Layout("k", {}, BATCHES, 0, 2, BATCH, SHAPE, CLASSES)
+    store = Store.create(tmp_path_factory.mktemp("set"), layout)
+    teacher = torch.randn(36, CLASSES, generator=Key(0).at("teacher").generator())
+    for index in range(BATCHES):
+        inputs = torch.rand(BATCH, *SHAPE, generator=Key(0).at(index).generator())
+        logits = (inputs.flatten(1) - 0.5) @ teacher
+        store.append(Batch(index, inputs, logits, logits.argmin(1)))
+    return StoreDataset(store)
+
+
+@pytest.fixture(autouse=True)
+def no_signal_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "_received", None)
+
+
+def training(
+    pupil: Pupil, data: StoreDataset, folder: Path, *, run_key: str = "run", noise: int = 0, **changes: Any
+) -> Training:
+    """As if by a new process: a fresh student, and another state of the global generator."""
+    student = make(pupil.architecture, pupil.hyper, SIGNATURE, KEY)
+    torch.manual_seed(noise)
+    return Training(
+        student,
+        data,
+        replace(pupil.regime, **changes),
+        key=KEY.at("order"),
+        folder=folder,
+        run_key=run_key,
+        device=torch.device("cpu"),
+    )
+
+
+def state(trained: Training) -> dict[str, Tensor]:
+    tensors = dict(trained.student.state_dict())
+    for number, entries in trained.optimiser.state_dict()["state"].items():
+        tensors |= {f"{number}.{name}": value for name, value in entries.items() if isinstance(value, Tensor)}
+    return tensors
+
+
+def assert_same(one: Training, other: Training) -> None:
+    assert one.step == other.step
+    states = state(one), state(other)
+    assert states[0].keys() == states[1].keys()
+    assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [int(path.name[5:14]) for path in checkpoints(folder)]
+
+
+def names(folder: Path) -> list[str]:
+    """With a digest in each."""
+    return [path.name for path in checkpoints(folder)]
+
+
+class Crash(Exception):
+    """Ends a training where it stands, with nothing more written."""
+
+
+def stopping(trained: Training, step: int, how: Callable[[], None]) -> Callable[[float], None]:
+    def tick(loss: float) -> None:
+        if trained.step == step:
+            how()
+
+    return tick
+
+
+def crash() -> None:
+    raise Crash
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+# --- going on ----------------------------------------------------------------------------------------------
+
+
+@every_pupil
+@pytest.mark.parametrize("step", [1, 7, 20])
+def test_crashed_at_any_step_it_ends_the_same(step: int, pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
+    unbroken = training(pupil, data, tmp_path / "unbroken")
+    unbroken.learn()
+    broken = training(pupil, data, tmp_path / "broken", noise=1)
+    with pytest.raises(Crash):
+        broken.learn(stopping(broken, step, crash))
+    again = training(pupil, data, tmp_path / "broken", noise=2)
+    # The crash comes before the checkpoint of its own step.
+    assert again.step == (step - 1) // 5 * 5
+    again.learn()
+    assert_same(again, unbroken)
+    assert again.loss == unbroken.loss
+    assert names(tmp_path / "broken") == names(tmp_path / "unbroken"), "their files are the same to the bit"
+
+
+@every_pupil
+@pytest.mark.parametrize("step", [4, 7, 23])
+def test_a_signal_stops_it_after_a_checkpoint(step: int, pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
+    unbroken = training(pupil, data, tmp_path / "unbroken")
+    unbroken.learn()
+    broken = training(pupil, data, tmp_path / "broken")
+    with pytest.raises(Interrupted) as caught, interrupt.handled():
+        broken.learn(stopping(broken, step, terminate))
+    assert caught.value.exit_code == 143
+    assert broken.step == step and steps_of(tmp_path / "broken")[0] == step
+    interrupt._received = None
+    again = training(pupil, data, tmp_path / "broken", noise=1)
+    assert_same(again, broken)
+    again.learn()
+    assert_same(again, unbroken)
+
+
+@every_pupil
+def test_stopped_after_every_single_step(pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
+    unbroken = training(pupil, data, tmp_path / "unbroken")
+    unbroken.learn()
+    for step in range(1, REGIME.steps):
+        broken = training(pupil, data, tmp_path / "broken", noise=step)
+        with pytest.raises(Interrupted), interrupt.handled():
+            broken.learn(stopping(broken, step, terminate))
+        interrupt._received = None
+    last = training(pupil, data, tmp_path / "broken")
+    last.learn()
+    assert_same(last, unbroken)
+
+
+def test_two_trainings_are_the_same_and_other_keys_are_not(data: StoreDataset, tmp_path: Path) -> None:
+    one, two, other = (training(CNN, data, tmp_path / name, noise=n) for n, name in enumerate("abc"))
+    other.key = Key(4)
+    for each in (one, two, other):
+        each.learn()
+    assert_same(one, two)
+    assert not torch.equal(torch.nn.utils.parameters_to_vector(one.student.parameters()), weights(other))
+
+
+def weights(trained: Training) -> Tensor:
+    return torch.nn.utils.parameters_to_vector(trained.student.parameters()).detach()
+
+
+def test_a_finished_training_is_not_trained_further(data: StoreDataset, tmp_path: Path) -> None:
+    done = training(CNN, data, tmp_path)
+    done.learn()
+    before = names(tmp_path)
+    again, ticks = training(CNN, data, tmp_path), list[float]()
+    assert again.finished
+    assert not again.learn(ticks.append).training and ticks == []
+    assert_same(again, done)
+    assert names(tmp_path) == before
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def linked(path: Path) -> None:
+    other = path.parent.parent / "elsewhere"
+    path.rename(other)
+    path.symlink_to(other)
+
+
+def not_safetensors(path: Path) -> None:
+    path.unlink()
+    write_with_digest(path.parent, path.name[:14], ".safetensors", b"whole, but something else")
+
+
+def without_facts(path: Path) -> None:
+    path.unlink()
+    write_with_digest(path.parent, path.name[:14], ".safetensors", save({"student.x": torch.zeros(1)}))
+
+
+DAMAGES = [truncated, flipped, emptied, gone, linked, not_safetensors, without_facts]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("both", "step"), [(False, 10), (True, 0)], ids=["the newest", "both"])
+def test_a_damaged_checkpoint_falls_back(
+    both: bool, step: int, damage: Callable[[Path], None], data: StoreDataset, tmp_path: Path
+) -> None:
+    unbroken = training(CNN, data, tmp_path / "unbroken")
+    unbroken.learn()
+    folder = tmp_path / "broken"
+    broken = training(CNN, data, folder)
+    with pytest.raises(Crash):
+        broken.learn(stopping(broken, 17, crash))
+    assert steps_of(folder) == [15, 10]
+    for path in checkpoints(folder)[: 2 if both else 1]:
+        damage(path)
+    again = training(CNN, data, folder)
+    assert again.step == step
+    assert steps_of(folder) == ([] if both else [10]), "what is damaged is removed"
+    again.learn()
+    assert_same(again, unbroken)
+    assert steps_of(folder) == [24, 20]
+
+
+def test_another_trainings_checkpoints_are_not_used(data: StoreDataset, tmp_path: Path) -> None:
+    training(CNN, data, tmp_path, run_key="another").learn()
+    fresh, unbroken = training(CNN, data, tmp_path), training(CNN, data, tmp_path / "unbroken")
+    assert fresh.step == 0
+    assert_same(fresh, unbroken)
+    assert torch.equal(weights(fresh), weights(unbroken))
+
+
+@pytest.mark.parametrize(("every", "kept"), [(5, [24, 20]), (1, [24, 23]), (24, [24]), (100, [24]), (12, [24, 12])])
+def test_two_checkpoints_are_kept(every: int, kept: list[int], data: StoreDataset, tmp_path: Path) -> None:
+    leftover = tmp_path / ".step-000000003-0000000000000000.safetensors.99.tmp"
+    leftover.write_bytes(b"half")
+    most = []
+    trained = training(CNN, data, tmp_path, checkpoint_every=every)
+    trained.learn(lambda loss: most.append(len(checkpoints(tmp_path))))
+    assert steps_of(tmp_path) == kept and max(most) <= 2
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
+
+
+def test_how_often_checkpoints_are_written_changes_nothing(data: StoreDataset, tmp_path: Path) -> None:
+    trained = [training(CNN, data, tmp_path / str(every), checkpoint_every=every) for every in (1, 7, 100)]
+    for each in trained:
+        each.learn()
+    for each in trained[1:]:
+        assert_same(each, trained[0])
+
+
+# --- what it learns ----------------------------------------------------------------------------------------
+
+
+@every_pupil
+def test_it_learns(pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
+    trained = training(pupil, data, tmp_path, steps=200, checkpoint_every=200)
+    everything = data.__getitems__(torch.arange(len(data)))
+
+    def loss(student: nn.Module) -> float:
+        with torch.no_grad():
+            return Distillation()(student(everything[0]), everything[1], everything[2]).item()
+
+    before = loss(trained.student.eval())
+    student, ticks = trained.student, list[float]()
+    assert trained.learn(ticks.append) is student and not student.training
+    assert loss(student) < 0.7 * before
+    assert len(ticks) == 200 and math.isnan(ticks[48]) and not math.isnan(ticks[49])
+
+
+def test_inputs_reach_the_network_in_standard_units(data: StoreDataset, tmp_path: Path) -> None:
+    """The set's values are in 0…1; batch norm's first mean is that of −2…2."""
+    seen: list[Tensor] = []
+    trained = training(CNN, data, tmp_path)
+    first: nn.Module = trained.student.net[0]  # type: ignore[index, assignment]
+    first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    trained.learn()
+    values = torch.cat(seen)
+    assert values.min() < -1.9 and values.max() > 1.9 and values.abs().max() <= 2
+
+
+def test_an_epoch_sees_every_sample_once(data: StoreDataset, tmp_path: Path) -> None:
+    trained = training(CNN, data, tmp_path, steps=8)
+    seen: list[Tensor] = []
+    trained.student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    trained.learn()
+    assert [len(rows) for rows in seen] == [24, 24, 24, 8] * 2
+    epochs = torch.cat(seen[:4]).flatten(1), torch.cat(seen[4:]).flatten(1)
+    everything = data.__getitems__(torch.arange(len(data)))[0].flatten(1)
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == sorted(everything.tolist())
+    assert not torch.equal(*epochs), "each epoch has its own order"
+
+
+# --- losses that are not finite ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leap:
+    """A learning rate that no weights survive, from one step on."""
+
+    step: int
+    before: float = 0.1
+
+    def at(self, step: int, steps: int) -> tuple[float, float | None]:
+        return (1e39 if step >= self.step else self.before), None
+
+
+@pytest.mark.parametrize("pupil", [CNN, PUPILS["adamw and batch norm"], PUPILS["plain sgd"]])
+def test_it_diverges_with_the_last_good_checkpoint_kept(pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
+    lr = pupil.regime.optimiser.lr
+    broken = training(pupil, data, tmp_path, learning_rate=Leap(12))
+    with pytest.raises(Diverged) as caught:
+        broken.learn()
+    assert caught.value.what == "the student's loss or weights are not finite at step 15"
+    assert caught.value.exit_code == 3 and caught.value.where == str(tmp_path)
+    assert steps_of(tmp_path) == [10, 5]
+    option = caught.value.remedy.partition("-o ")[2].partition(". ")[0]
+    name = "adamw" if "adamw" in option else "sgd"
+    assert option == f"student.optimiser.{name}.lr={lr / 10:g}"
+    recipe = Recipe.load("cake-vector" if name == "adamw" else "cake", [option])
+    assert recipe.student.optimiser.keys()["lr"] == pytest.approx(lr / 10)
+    assert all(value.isfinite().all() for value in state(training(pupil, data, tmp_path)).values())
+
+
+def test_weights_that_the_last_step_broke_are_no_student(data: StoreDataset, tmp_path: Path) -> None:
+    """The loss is that before the step, and may be finite."""
+    steep = Distillation(soft=1e6)
+    broken = training(PUPILS["plain sgd"], data, tmp_path, steps=7, loss=steep, learning_rate=Leap(6, 1e-6))
+    with pytest.raises(Diverged, match="at step 7"):
+        broken.learn()
+    assert steps_of(tmp_path) == [5] and math.isfinite(broken.loss)
+
+
+def test_a_diverging_training_is_stopped_soon(data: StoreDataset, tmp_path: Path) -> None:
+    broken, ticks = training(CNN, data, tmp_path, steps=10_000, learning_rate=Leap(0), checkpoint_every=10_000), []
+    with pytest.raises(Diverged, match="at step 50"):
+        broken.learn(ticks.append)
+    assert len(ticks) < 50 and steps_of(tmp_path) == []

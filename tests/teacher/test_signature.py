@@ -1,0 +1,166 @@
+"""Units: what the file takes, standard units, raw values; and what --range, --mean and --std may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from onnxcake.errors import UsageError
+from onnxcake.ort import Runtime
+from onnxcake.teacher import Signature, Teacher
+
+Pair = tuple[float, float]
+
+
+def signature(shape: tuple[int, ...] = (3, 4, 4), **values: Any) -> Signature:
+    return Signature("x", shape, "y", "logits", 10, **values)
+
+
+def samples(shape: tuple[int, ...] = (3, 4, 4)) -> Tensor:
+    return torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_without_a_range_the_units_are_one() -> None:
+    plain, x = signature(), samples()
+    assert plain.to_input(x) is x and plain.to_standard(x) is x and plain.to_raw(x) is x
+    assert plain.bounds() is None and (plain.centre, plain.scale) == (0.0, 1.0)
+    assert len(plain.assumptions) == 1 and "--range" in plain.assumptions[0]
+
+
+def test_a_range_alone_is_centred_and_scaled_to_a_quarter_of_its_width() -> None:
+    pixels, x = signature(range=(0.0, 255.0)), samples()
+    assert (pixels.centre, pixels.scale) == (127.5, 63.75)
+    assert torch.equal(pixels.to_input(x), x * 63.75 + 127.5)
+    torch.testing.assert_close(pixels.to_standard(pixels.to_input(x)), x)
+    low, high = pixels.bounds() or (None, None)
+    assert low is not None and high is not None
+    assert (low.item(), high.item()) == (-2.0, 2.0)
+    assert "0…255" in pixels.assumptions[0] and "127.5" in pixels.assumptions[0]
+    assert pixels.to_raw(x) is x
+
+
+def test_a_normalisation_makes_the_files_units_standard() -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+    images, x = signature(range=(0.0, 1.0), mean=mean, std=std), samples()
+    assert images.to_input(x) is x and images.assumptions == ()
+    low, high = images.bounds() or (None, None)
+    assert low is not None and high is not None
+    assert low.shape == high.shape == (3, 1, 1)
+    for channel in range(3):
+        assert low[channel].item() == pytest.approx((0 - mean[channel]) / std[channel])
+        assert high[channel].item() == pytest.approx((1 - mean[channel]) / std[channel])
+    torch.testing.assert_close(images.to_raw(low.expand(3, 4, 4)), torch.zeros(3, 4, 4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(images.to_raw(high.expand(3, 4, 4)), torch.ones(3, 4, 4), atol=1e-6, rtol=0)
+
+
+def test_a_normalisation_without_a_range_is_unbounded() -> None:
+    images = signature(mean=(0.5,), std=(0.25,))
+    assert images.bounds() is None and images.assumptions == ()
+    assert torch.equal(images.to_raw(torch.ones(2, 3, 4, 4)), torch.full((2, 3, 4, 4), 0.75))
+
+
+def test_one_value_serves_every_channel() -> None:
+    low, high = signature(range=(0.0, 1.0), mean=(0.5,), std=(0.5,)).bounds() or (None, None)
+    assert low is not None and high is not None
+    assert (low.broadcast_to(3, 4, 4) == -1).all() and (high.broadcast_to(3, 4, 4) == 1).all()
+
+
+def test_vectors_have_a_mean_for_each_feature() -> None:
+    features = signature((2,), range=(0.0, 10.0), mean=(5.0, 0.0), std=(1.0, 10.0))
+    low, high = features.bounds() or (None, None)
+    assert low is not None and high is not None
+    assert low.tolist() == [-5.0, 0.0] and high.tolist() == [5.0, 1.0]
+    assert features.to_raw(torch.tensor([[0.0, 1.0]])).tolist() == [[5.0, 10.0]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    low=st.floats(-1000, 1000, width=32),
+    width=st.floats(0.015625, 1000, width=32),
+    standard=st.floats(-2, 2, width=32),
+)
+def test_to_standard_undoes_to_input_and_bounds_are_the_range(low: float, width: float, standard: float) -> None:
+    ranged = signature(range=(low, low + width))
+    x = torch.tensor(standard, dtype=torch.float64)
+    inside = ranged.to_input(x)
+    assert low - 1e-9 <= inside.item() <= low + width + 1e-9
+    assert ranged.to_standard(inside).item() == pytest.approx(standard, abs=1e-8)
+    bounds = ranged.bounds()
+    assert bounds is not None
+    ends = torch.stack([ranged.to_input(end.double()) for end in bounds])
+    wanted = torch.tensor([low, low + width], dtype=torch.float64)
+    torch.testing.assert_close(ends, wanted, atol=1e-3, rtol=1e-6)
+
+
+def test_to_input_is_differentiable() -> None:
+    x = samples().requires_grad_(True)
+    signature(range=(0.0, 1.0)).to_input(x).sum().backward()
+    assert x.grad is not None and (x.grad == 0.25).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "size"),
+    [
+        ((1, 8, 8), True, 64),
+        ((3, 5, 7), True, 105),
+        ((3, 1, 7), False, 21),
+        ((3, 7, 1), False, 21),
+        ((12,), False, 12),
+        ((4, 6), False, 24),
+        ((1, 2, 3, 4), False, 24),
+    ],
+)
+def test_what_is_an_image(shape: tuple[int, ...], image: bool, size: int) -> None:
+    assert signature(shape).is_image is image and signature(shape).size == size
+
+
+@pytest.fixture(scope="module")
+def vector_teacher(tmp_path_factory: pytest.TempPathFactory, export: Any) -> Path:
+    path: Path = export(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), (3, 2, 2), tmp_path_factory.mktemp("t") / "t.onnx"
+    )
+    return path
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"range": (1, 1)}, "range 1,1 is empty"),
+        ({"range": (2, -2)}, "range 2,-2 is empty"),
+        ({"range": (NAN, 1)}, "range"),
+        ({"range": (0, INF)}, "range"),
+        ({"range": (-INF, INF)}, "range"),
+        ({"mean": [0.5]}, "mean and std belong together"),
+        ({"std": [0.5]}, "mean and std belong together"),
+        ({"mean": [0, 0], "std": [1, 1]}, "2 values of mean"),
+        ({"mean": [0], "std": [1, 1, 1, 1]}, "4 values of std"),
+        ({"mean": [], "std": []}, "0 values of mean"),
+        ({"mean": [0], "std": [0]}, "std must be"),
+        ({"mean": [0] * 3, "std": [1, 1, -1]}, "std must be"),
+        ({"mean": [0], "std": [NAN]}, "std must be"),
+        ({"mean": [0], "std": [INF]}, "std must be"),
+        ({"mean": [NAN], "std": [1]}, "mean must be"),
+        ({"mean": [INF], "std": [1]}, "mean must be"),
+    ],
+)
+def test_values_that_cannot_be_meant(
+    values: dict[str, Any], words: str, vector_teacher: Path, runtime: Runtime
+) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        Teacher.load(vector_teacher, runtime=runtime, **values)
+    assert caught.value.exit_code == 2 and caught.value.remedy
+
+
+def test_whole_numbers_become_floats(vector_teacher: Path, runtime: Runtime) -> None:
+    told = Teacher.load(vector_teacher, runtime=runtime, range=(0, 255), mean=[1, 2, 3], std=[1]).signature
+    assert told.range == (0.0, 255.0) and told.mean == (1.0, 2.0, 3.0) and told.std == (1.0,)
+    assert all(isinstance(value, float) for value in (*told.range, *told.mean, *told.std))

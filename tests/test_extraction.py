@@ -1,0 +1,116 @@
+"""The straight line from Python, on teachers of other kinds than the demo's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import onnxcake
+from onnxcake.errors import RecipeError
+from onnxcake.graph.export import export
+from onnxcake.job import Request
+from onnxcake.ort import Runtime
+
+SMALL = ["synthesis.batches=4", "synthesis.batch=60", "synthesis.steps=5", "synthesis.held_out=1", "student.epochs=3"]
+
+
+def _teacher(folder: Path, net: nn.Module, shape: tuple[int, ...]) -> Path:
+    path = folder / "teacher.onnx"
+    path.write_bytes(export(net, shape, input_name="values", output_name="scores", opset=13))
+    return path
+
+
+def _net(*layers: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*layers)
+
+
+TEACHERS = {
+    "2-D points": (lambda: _net(nn.Linear(2, 20), nn.ReLU(), nn.Linear(20, 2)), (2,), []),
+    "tabular, probabilities": (
+        lambda: _net(nn.Linear(9, 32), nn.Tanh(), nn.Linear(32, 3), nn.Softmax(1)), (9,), [],
+    ),
+    "signal, log-probabilities": (
+        lambda: _net(nn.Conv1d(2, 16, 5), nn.ReLU(), nn.Flatten(), nn.Linear(448, 4), nn.LogSoftmax(1)), (2, 32), [],
+    ),
+    "colour image, LAKE": (
+        lambda: _net(nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 49, 10)), (3, 16, 16),
+        ["synthesis.update.sgd=null", "synthesis.update.langevin.step_size.constant.value=1e-3"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make, shape, overrides", TEACHERS.values(), ids=TEACHERS.keys())
+def test_teachers_of_other_kinds(make: object, shape: tuple[int, ...], overrides: list[str], tmp_path: Path) -> None:
+    file = _teacher(tmp_path, make(), shape)
+    report = onnxcake.extract(file, out=tmp_path / "run", overrides=[*SMALL, *overrides], seed=3)
+    assert report.data == json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report.data["student"]["parameters"] <= report.data["teacher"]["parameters"] / 2
+    assert report.data["seed"] == 3
+    image = Image.open(tmp_path / "run" / "samples.png")
+    assert len(np.unique(np.asarray(image.convert("L")))) > 20  # something is drawn
+    x = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
+    with Runtime() as runtime:
+        teacher, student = (runtime.load(path.read_bytes()) for path in (file, tmp_path / "run" / "student.onnx"))
+        assert student.inputs[0][0] == teacher.inputs[0][0]
+        assert student.outputs[0][0] == teacher.outputs[0][0]
+        theirs, ours = teacher.run(x), student.run(x)
+    assert theirs.shape == ours.shape
+    if report.data["teacher"]["output_kind"] == "probabilities":
+        assert np.allclose(ours.sum(1), 1, atol=1e-5)
+    if report.data["teacher"]["output_kind"] == "log_probabilities":
+        assert np.allclose(np.exp(ours).sum(1), 1, atol=1e-5)
+    store = onnxcake.StoreDataset(onnxcake.Store.open(tmp_path / "run" / "store"))
+    inputs, logits, labels = store[0]
+    assert inputs.shape == shape
+    assert logits.shape == (report.data["teacher"]["classes"],)
+    assert 0 <= labels < report.data["teacher"]["classes"]
+
+
+def test_two_moons_a_student_learns_the_boundary(tmp_path: Path) -> None:
+    from sklearn.datasets import make_moons
+
+    x, y = (torch.from_numpy(a) for a in make_moons(1000, noise=0.1, random_state=0))
+    x = (x.float() - x.float().mean(0)) / x.float().std(0)
+    net = _net(nn.Linear(2, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 2))
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(300):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimiser.step()
+    np.savez(tmp_path / "moons.npz", x=x.numpy(), y=y.numpy())
+    report = onnxcake.extract(
+        _teacher(tmp_path, net, (2,)),
+        out=tmp_path / "run",
+        probe=tmp_path / "moons.npz",
+        overrides=["synthesis.batches=10", "synthesis.steps=50"],
+    )
+    assert report.agreement > 0.97
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path: Path) -> None:
+    file = _teacher(tmp_path, _net(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 4)), (5,))
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        onnxcake.extract(file, out=tmp_path / name, overrides=SMALL, seed=seed)
+    files = {name: (tmp_path / name / "student.onnx").read_bytes() for name in "abc"}
+    shards = {name: {p.name for p in (tmp_path / name / "store").glob("*.safetensors")} for name in "abc"}
+    assert files["a"] == files["b"] != files["c"]
+    assert shards["a"] == shards["b"]
+    assert not shards["a"] & shards["c"]
+
+
+def test_an_architecture_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
+    file = _teacher(tmp_path, _net(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 4)), (5,))
+    with pytest.raises(RecipeError, match="mlp"):
+        onnxcake.extract(file, out=tmp_path / "run", overrides=[*SMALL, "student.architecture=resnet18"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_default_folder_is_the_teachers_name() -> None:
+    assert Request(teacher=Path("models/vendor-v2.onnx")).folder == Path("vendor-v2")
