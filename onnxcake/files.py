@@ -67,7 +67,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Puts ``content`` under ``path``, whole or not at all, safe against a kill and against power loss.
 
     Raises:
-        OutputError: if it cannot be written; what was under ``path`` before is still there.
+        OutputError: if it cannot be written; under ``path`` is what was there before, or all of ``content``.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with writing(path):
@@ -85,7 +85,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of ``value`` as indented JSON, keys in the order given."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, text.encode(errors="backslashreplace"))  # a file's name may hold lone surrogates
 
 
 def write_with_digest(folder: Path, stem: str, suffix: str, content: bytes) -> Path:

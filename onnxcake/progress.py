@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
-    from rich.progress import TaskID
 
 _REFRESH_S = 0.2  # a bar, at most so often
 _LINE_S = 5.0  # a plain line, at most so often
@@ -38,59 +37,55 @@ class Progress:
             total: units in the whole stage.
             done: of which an earlier start has finished.
         """
-        if self._quiet or not sys.stderr.isatty():
-            stage = Stage(name, total, done, unit, None if self._quiet else self.say)
+        if self._quiet:
+            yield Stage(name, total, done, unit, _REFRESH_S, lambda stage, note: None)
+        elif sys.stderr.isatty():
+            with _bars() as bars:
+                task = bars.add_task(name, total=total, completed=done, note="")
+                yield Stage(
+                    name, total, done, unit, _REFRESH_S, lambda s, note: bars.update(task, completed=s.done, note=note)
+                )
+        else:
+            stage = Stage(name, total, done, unit, _LINE_S, lambda stage, note: self.say(stage.line(note)))
             yield stage
-            stage.end()
-            return
-        with _bars() as bars:
-            yield _Bar(name, total, done, unit, bars, bars.add_task(name, total=total, completed=done, note=""))
+            if stage.done > done:
+                self.say(f"{name}: {stage.done:,} {unit} done in {duration(stage.passed_s)}")
 
 
 class Stage:
-    """A stage shown as plain lines."""
+    """How far a stage of the work is.
 
-    def __init__(self, name: str, total: int, done: int, unit: str, say: object) -> None:
+    Args:
+        every_s: seconds between two calls of ``show``, at least.
+        show: told the stage and a note.
+    """
+
+    def __init__(
+        self, name: str, total: int, done: int, unit: str, every_s: float, show: Callable[[Stage, str], None]
+    ) -> None:
         self.name, self.total, self.done, self.unit = name, total, done, unit
-        self._say, self._first = say, done
+        self._first, self._every_s, self._tell = done, every_s, show
         self._start = self._shown = time.monotonic()
+
+    @property
+    def passed_s(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self._start
 
     def advance(self, units: int, note: str = "") -> None:
         """Work that was done; cheap enough for an inner loop."""
         self.done += units
         now = time.monotonic()
-        if now - self._shown >= self._every:
+        if now - self._shown >= self._every_s:
             self._shown = now
-            self._show(note)
+            self._tell(self, note)
 
-    _every = _LINE_S
-
-    def _show(self, note: str) -> None:
-        if callable(self._say):
-            passed = time.monotonic() - self._start
-            rate = (self.done - self._first) / max(passed, 1e-9)
-            left = (self.total - self.done) / rate if rate else 0.0
-            text = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}, {duration(left)} left"
-            self._say(f"{text}, {note}" if note else text)
-
-    def end(self) -> None:
-        """The last line of a stage that was finished."""
-        if callable(self._say) and self.done > self._first:
-            passed = time.monotonic() - self._start
-            self._say(f"{self.name}: {self.done:,} {self.unit} done in {duration(passed)}")
-
-
-class _Bar(Stage):
-    """A stage shown as a bar."""
-
-    _every = _REFRESH_S
-
-    def __init__(self, name: str, total: int, done: int, unit: str, bars: Bars, task: TaskID) -> None:
-        super().__init__(name, total, done, unit, None)
-        self._bars, self._task = bars, task
-
-    def _show(self, note: str) -> None:
-        self._bars.update(self._task, completed=self.done, note=note)
+    def line(self, note: str = "") -> str:
+        """How far it is, as a plain line."""
+        rate = (self.done - self._first) / max(self.passed_s, 1e-9)
+        left = duration((self.total - self.done) / rate) if rate else "?"
+        text = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}, {left} left"
+        return f"{text}, {note}" if note else text
 
 
 def _bars() -> Bars:

@@ -74,39 +74,35 @@ class Report:
     def table(self) -> Table:
         """The report for a reader."""
         teacher, student, latency = self.data["teacher"], self.data["student"], self.data["latency_ms"]
-        table = Table(title=f"{teacher['file']} → {student['file']}", title_justify="left")
-        table.add_column("")
+        table = Table(title=f"{teacher['file']} → {student['file']}", title_justify="left", caption_justify="left")
+        table.add_column("", no_wrap=True)
         table.add_column("teacher", justify="right")
         table.add_column("student", justify="right")
         if "parameters" in student:
             table.add_row("parameters", f"{teacher['parameters']:,}", f"{student['parameters']:,}")
         table.add_row("file size", size(teacher["bytes"]), size(student["bytes"]))
         times = (f"{latency[side]:.3f} ms" if side in latency else "" for side in ("teacher", "student"))
-        table.add_row(f"latency at batch 1, {latency['threads']} thread", *times)
+        table.add_row(f"latency, batch 1, {latency['threads']} thread", *times)
         for source, compared in self.data["agreement"].items():
             table.add_section()
-            _rows_of(table, source.replace("_", "-"), compared)
+            _add_rows(table, f"{source.replace('_', '-')} ({compared['samples']:,})", compared)
         if "spent" in self.data:
-            table.add_section()
-            seconds = self.data["spent"]["seconds"]
-            told = ", ".join(f"{stage} {duration(s)}" for stage, s in seconds.items())
-            table.add_row("spent", f"{self.data['spent']['teacher_passes']:,} passes", told)
+            seconds = ", ".join(f"{stage} {duration(s)}" for stage, s in self.data["spent"]["seconds"].items())
+            table.caption = f"cost: {self.data['spent']['teacher_passes']:,} teacher passes; {seconds}"
         return table
 
 
-def _rows_of(table: Table, source: str, compared: dict[str, Any]) -> None:
-    n = f"{source}, {compared['samples']:,} inputs"
-    table.add_row(f"agreement on {n}", "", _percent(compared["agreement"]))
+def _add_rows(table: Table, source: str, compared: dict[str, Any]) -> None:
+    table.add_row(f"{source}: agreement", "", _percent(compared["agreement"]))
     if "teacher_accuracy" in compared:
-        table.add_row(
-            f"accuracy on {n}", _percent(compared["teacher_accuracy"]), _percent(compared["student_accuracy"])
-        )
+        accuracies = (_percent(compared[f"{side}_accuracy"]) for side in ("teacher", "student"))
+        table.add_row(f"{source}: accuracy", *accuracies)
     kl = compared["kl"]
-    table.add_row(f"KL on {n}", "", f"{kl['value']:.4f} [{kl['low']:.4f}, {kl['high']:.4f}] nats")
+    table.add_row(f"{source}: KL in nats", "", f"{kl['value']:.4f} [{kl['low']:.4f}, {kl['high']:.4f}]")
 
 
 def _percent(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.2%} [{figure['low']:.2%}, {figure['high']:.2%}]"
+    return f"{figure['value']:.2%} [{figure['low']:.1%}, {figure['high']:.1%}]"
 
 
 def versions() -> dict[str, str]:

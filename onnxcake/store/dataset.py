@@ -58,7 +58,7 @@ class StoreDataset(Dataset[Rows]):
 
     def __getitems__(self, rows: Tensor | list[int]) -> Rows:
         """Several samples at once, stacked: ([n, …], [n, classes], [n])."""
-        rows = torch.as_tensor(rows)
+        rows = torch.as_tensor(rows, dtype=torch.long)
         inputs = self._gather(rows) if self._inputs is None else self._inputs[rows]
         return inputs, self.logits[rows], self.labels[rows]
 

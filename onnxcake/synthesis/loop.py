@@ -146,19 +146,15 @@ def _gradients(
     for rows in _chunks(synthesis):
         part = x[rows].detach().requires_grad_(True)
         step = Step(part, labels[rows], teacher.logits_of_standard(part), synthesis.groups)
-        terms = torch.stack([term.loss(step) for term in synthesis.losses])
-        share = len(part) / synthesis.batch  # the terms are means
-        trace.add_(terms.detach(), alpha=share)
-        total = terms @ _weights(synthesis, part) * (len(part) / synthesis.reference_batch)
+        values = [term.loss(step) for term in synthesis.losses]
+        trace.add_(torch.stack(values).detach(), alpha=len(part) / synthesis.batch)  # the terms are means
+        weighted = [value * term.weight for term, value in zip(synthesis.losses, values, strict=True)]
+        total = torch.stack(weighted).sum() * (len(part) / synthesis.reference_batch)
         parts.append(torch.autograd.grad(total, part)[0])
     gradient = parts[0] if len(parts) == 1 else torch.cat(parts)
     if x is draft.leaves[0]:
         return (gradient,)
     return torch.autograd.grad(x, draft.leaves, gradient)
-
-
-def _weights(synthesis: Synthesis, like: Tensor) -> Tensor:
-    return torch.tensor([term.weight for term in synthesis.losses], device=like.device)
 
 
 def _chunks(synthesis: Synthesis) -> Iterator[slice]:

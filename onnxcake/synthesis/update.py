@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..quantities import Positive
 from .schedules import Schedule
 from .step import Parts
 
@@ -27,12 +28,21 @@ class Sgd:
     """x ← x − η ∇L: plain gradient descent, without momentum.
 
     In CAKE the step size η is the noise level: one value for a batch, decaying over the set.
+
+    Attributes:
+        max_move: the most that a value may move in one step, in standard units. The contrastive term is
+            quadratic in the logits, so that plain steps of one size diverge on a teacher whose logits are steep;
+            bounded ones do not. None, as in CAKE, is no bound.
     """
 
     step_size: Schedule
+    max_move: Positive | None = None
 
     def __call__(self, leaf: Tensor, gradient: Tensor, step_size: float, noise: torch.Generator) -> None:
-        leaf.add_(gradient, alpha=-step_size)
+        if self.max_move is None:
+            leaf.add_(gradient, alpha=-step_size)
+        else:
+            leaf.sub_((gradient * step_size).clamp_(-self.max_move, self.max_move))
 
 
 @dataclass(frozen=True)

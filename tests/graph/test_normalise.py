@@ -198,7 +198,11 @@ TAILS: dict[str, tuple[list[onnx.NodeProto], str | None, list[str]]] = {
         None,
         ["MatMul", "Softmax", "Mul"],
     ),
-    "two Softmaxes": ([H, N("Softmax", ["h"], ["s"]), N("Softmax", ["s"], ["y"])], "probabilities", ["MatMul", "Softmax"]),
+    "two Softmaxes": (
+        [H, N("Softmax", ["h"], ["s"]), N("Softmax", ["s"], ["y"])],
+        "probabilities",
+        ["MatMul", "Softmax"],
+    ),
     "Softmax of the input": ([N("Softmax", ["x"], ["y"])], "probabilities", ["Identity"]),
 }
 

@@ -376,7 +376,8 @@ BAD = {
         UnsupportedTeacher, ("'x'", "the input itself"), SCORES, outputs=[value("x", "batch", 4)]
     ),
     "a weight as output": bad(
-        UnsupportedTeacher, ("'W'", "the same for every input"), SCORES, outputs=[value("W", 4, 3)]),
+        UnsupportedTeacher, ("'W'", "the same for every input"), SCORES, outputs=[value("W", 4, 3)]
+    ),
     "an unused weight as output": bad(
         UnsupportedTeacher,
         ("'V'", "the same for every input"),
