@@ -70,9 +70,9 @@ def share(hits: Array) -> Figure:
 
 
 def mean(values: Array) -> Figure:
-    """The mean, with the normal 95 % interval."""
+    """The mean, with the normal 95 % interval; of a single value, that value alone."""
     centre = float(values.mean())
-    spread = CONFIDENCE * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    spread = CONFIDENCE * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return Figure(centre, centre - spread, centre + spread)
 
 
@@ -81,5 +81,7 @@ def _log_probabilities(answer: Array, kind: OutputKind) -> Array:
     rows = answer.astype(np.float64)
     if kind == "probabilities":
         return np.asarray(np.log(np.maximum(rows, _TINY)))
+    if kind == "log_probabilities":
+        return np.maximum(rows, math.log(_TINY))
     rows = rows - rows.max(1, keepdims=True)
     return np.asarray(rows - np.log(np.exp(rows).sum(1, keepdims=True)))

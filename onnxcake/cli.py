@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from . import __version__, interrupt
-from .errors import Interrupted, OnnxcakeError, OutputError, UsageError
+from .errors import Interrupted, OnnxcakeError, UsageError
 from .progress import Progress
 
 app = typer.Typer(
@@ -185,20 +185,25 @@ def _exit_code(command: Callable[[], Any]) -> int:
     except BrokenPipeError:  # the reader of stdout has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        refused = OutputError(f"{error.strerror or error}", where=error.filename or "")
-        print(f"onnxcake: {refused}", file=sys.stderr)
-        return refused.exit_code
-    except MemoryError:
-        print("onnxcake: out of memory\n  Lower -o synthesis.chunk, or free some memory.", file=sys.stderr)
-        return 75
-    except Exception:  # noqa: BLE001 - the last resort: a bug, told in full
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug, told in full
+        if _out_of_memory(error):
+            print("onnxcake: out of memory\n  Lower -o synthesis.chunk, or free some memory.", file=sys.stderr)
+            return 75
         import traceback
 
         traceback.print_exc()
         print("onnxcake: this is a bug; please report it with the lines above", file=sys.stderr)
         return 1
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's own, and torch's, which is a RuntimeError on the CPU and a class of torch's on a GPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
 
 
 def _tell(report: Any, as_json: bool) -> None:

@@ -6,6 +6,7 @@ are a JSON header and raw array bytes, so nothing is unpickled. One child serves
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -60,7 +61,8 @@ class Runtime:
         if self._child is not None:
             child, self._child = self._child, None
             if child.stdin:
-                child.stdin.close()  # end of input: the child returns
+                with contextlib.suppress(OSError):  # what a dead child was not sent
+                    child.stdin.close()  # end of input: the child returns
             try:
                 child.wait(timeout=5)
             except subprocess.TimeoutExpired:
@@ -91,7 +93,7 @@ class Session:
     """A loaded model. ``inputs`` and ``outputs`` are lists of (name, shape, type) as the file states them."""
 
     def __init__(self, runtime: Runtime, number: int, inputs: list[Any], outputs: list[Any]) -> None:
-        self._runtime, self._number = runtime, number
+        self._runtime, self._child, self._number = runtime, runtime._child, number
         self.inputs, self.outputs = inputs, outputs
 
     def run(self, x: Array) -> Array:
@@ -100,7 +102,7 @@ class Session:
         Raises:
             RuntimeRefused: if the run fails, or the process dies.
         """
-        _, result = self._runtime._ask({"do": "run", "id": self._number}, x)
+        _, result = self._ask({"do": "run"}, x)
         assert result is not None
         return result
 
@@ -110,8 +112,13 @@ class Session:
 
     def latency_ms(self, x: Array, runs: int = 50) -> float:
         """Median milliseconds of one run on ``x``, taken inside the child."""
-        answer, _ = self._runtime._ask({"do": "time", "id": self._number, "runs": runs}, x)
+        answer, _ = self._ask({"do": "time", "runs": runs}, x)
         return float(answer["median_ms"])
+
+    def _ask(self, header: dict[str, Any], x: Array) -> tuple[dict[str, Any], Array | None]:
+        if self._runtime._child is not self._child:  # a fresh child counts its models from zero again
+            raise RuntimeRefused("onnxruntime's process has ended since the model was loaded")
+        return self._runtime._ask({**header, "id": self._number}, x)
 
 
 def version() -> str:
@@ -187,7 +194,7 @@ def _serve() -> None:
         try:
             answer, result = _answer(onnxruntime, sessions, header, array)
         except Exception as error:  # noqa: BLE001 - told to the parent, which says what it was about
-            answer, result = {"error": str(error).strip()[:2000]}, None
+            answer, result = {"error": str(error).strip()[:2000] or type(error).__name__}, None
         _send(sink, answer, result)
 
 
@@ -207,7 +214,10 @@ def _answer(
     session = sessions[header["id"]]
     feed = {session.get_inputs()[0].name: array}
     if header["do"] == "run":
-        return {}, session.run([session.get_outputs()[0].name], feed)[0]
+        result = np.asarray(session.run([session.get_outputs()[0].name], feed)[0])
+        if result.dtype.hasobject:
+            raise TypeError("its output is no array of numbers")
+        return {}, result
     times = []
     for _ in range(_WARM_UP + header["runs"]):
         start = time.perf_counter()

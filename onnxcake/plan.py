@@ -152,9 +152,10 @@ def layout(recipe: Recipe, teacher: Teacher, synthesis: Synthesis, plan: Plan, s
 def _activation_bytes(teacher: Teacher, samples: int) -> int:
     """Bytes that autograd keeps for each sample between forward and backward; a count, not a measurement."""
     kept: dict[int, int] = {}
+    weights = {tensor.data_ptr() for tensor in (*teacher.graph.parameters(), *teacher.graph.buffers())}
 
     def keep(tensor: Tensor) -> Tensor:
-        if tensor.shape[:1] == (samples,):  # weights are kept once for all samples
+        if tensor.shape[:1] == (samples,) and tensor.data_ptr() not in weights:
             kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 

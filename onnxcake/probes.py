@@ -5,12 +5,12 @@ They hold exactly what the teacher's file takes, already normalised if it wants 
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .errors import ProbeError, shown
@@ -18,6 +18,7 @@ from .files import sha256
 from .ort import Array
 
 _SUFFIXES = (".npz", ".npy", ".safetensors")
+_REMEDY = "Give inputs saved by numpy.savez or safetensors."
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def load(path: Path, shape: tuple[int, ...], classes: int | None = None) -> Prob
     inputs = np.concatenate([part[0] for part in parts])
     labels = [part[1] for part in parts if part[1] is not None]
     if labels and len(labels) < len(parts):
-        raise ProbeError("some of the files have labels and some have not", where=path)
+        raise ProbeError(
+            "some of the files have labels and some have not", where=path, remedy="Give all of them labels, or none."
+        )
     merged = np.concatenate(labels) if labels else None
     if merged is not None and classes is not None and (merged.min() < 0 or merged.max() >= classes):
         raise ProbeError(
@@ -58,23 +61,31 @@ def load(path: Path, shape: tuple[int, ...], classes: int | None = None) -> Prob
             remedy=f"Give labels from 0 to {classes - 1}.",
         )
     if not np.isfinite(inputs).all():
-        raise ProbeError("its inputs hold values that are not finite", where=path)
+        raise ProbeError(
+            "its inputs hold values that are not finite in float32",
+            where=path,
+            remedy="Leave out the samples with NaN or infinite values.",
+        )
     digest = sha256(inputs.tobytes() + (b"" if merged is None else merged.tobytes()))
     return Probe(inputs, merged, path.name, digest)
 
 
 def _read(path: Path) -> list[tuple[Path, dict[str, Array]]]:
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-        if not files:
-            raise ProbeError(f"no {', '.join(_SUFFIXES)} file in this folder", where=path)
-        loose = [file for file in files if file.suffix == ".npy"]
-        together = [(path, {file.stem: _arrays(file)["array"] for file in loose})] if loose else []
-        return together + [(file, _arrays(file)) for file in files if file not in loose]
-    return [(path, _arrays(path))]
+    try:
+        folder = stat.S_ISDIR(path.stat().st_mode)
+        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if folder else [path]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not files:
+        raise ProbeError(f"no {', '.join(_SUFFIXES)} file in this folder", where=path, remedy=_REMEDY)
+    loose = [file for file in files if folder and file.suffix == ".npy"]
+    together = [(path, {file.stem: _arrays(file)["array"] for file in loose})] if loose else []
+    return together + [(file, _arrays(file)) for file in files if file not in loose]
 
 
 def _arrays(file: Path) -> dict[str, Array]:
+    if not file.is_file():
+        raise ProbeError("not a regular file", where=file, remedy=_REMEDY)
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
@@ -83,13 +94,13 @@ def _arrays(file: Path) -> dict[str, Array]:
             return {"array": loaded}
         with loaded:
             return dict(loaded)
-    except (OSError, ValueError, EOFError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or "not a well-formed .npz, .npy or .safetensors file"
-        raise ProbeError(
-            f"cannot be read ({reason})",
-            where=file,
-            remedy="Give inputs saved by numpy.savez or safetensors.",
-        ) from error
+    except Exception as error:  # damage makes zipfile, zlib, numpy and its tokenizer raise errors of their own
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ProbeError:
+    reason = getattr(error, "strerror", None) or "not a well-formed .npz, .npy or .safetensors file"
+    return ProbeError(f"cannot be read ({reason})", where=path, remedy=_REMEDY)
 
 
 def _take(arrays: dict[str, Array], source: Path, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
@@ -104,4 +115,6 @@ def _take(arrays: dict[str, Array], source: Path, shape: tuple[int, ...]) -> tup
     labels = [a for a in arrays.values() if a.dtype.kind in "iu" and a.shape == inputs[0].shape[:1]]
     if len(labels) > 1:
         raise ProbeError("several arrays could be the labels", where=source, remedy="Keep only one.")
-    return inputs[0].astype(np.float32), labels[0].astype(np.int64) if labels else None
+    with np.errstate(over="ignore"):
+        single = inputs[0].astype(np.float32)
+    return single, labels[0].astype(np.int64) if labels else None

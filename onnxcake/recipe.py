@@ -17,6 +17,7 @@ from pydantic import Field, create_model, field_validator, model_validator
 from . import schema, yaml_tree
 from .errors import RecipeError, did_you_mean
 from .files import canonical, sha256
+from .overrides import override
 from .quantities import Count, CountOrNone, NonNegative, Number, Positive, Share
 from .schema import Choice, Section
 from .student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS, Distillation
@@ -173,7 +174,7 @@ class Recipe(Section):
         """
         tree, mistakes = _tree(source)
         for assignment in overrides:
-            mistake = yaml_tree.override(tree, assignment) if tree.data is not None else None
+            mistake = override(tree, assignment) if tree.data is not None else None
             mistakes += [mistake] if mistake else []
         recipe = None
         if tree.data is not None:

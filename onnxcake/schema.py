@@ -136,8 +136,9 @@ def _words(path: Path, errors: list[ErrorDetails], model: type[BaseModel]) -> st
     if kind == "missing":
         return f"{name} is missing"
     reason = " or ".join(error["msg"].removeprefix("Value error, ").removeprefix("Input ") for error in errors)
-    told = "" if kind in ("value_error", "too_long") else f", not {shown(json.dumps(value, default=str))}"
-    return f"{name or 'the recipe'}: {reason}{told}"
+    if kind not in ("value_error", "too_long"):
+        reason += f", not {shown(json.dumps(value, default=str, ensure_ascii=False))}"
+    return f"{name or 'the recipe'}: {reason}"
 
 
 def _holder(model: type[BaseModel], path: Path) -> tuple[type[BaseModel], Path]:

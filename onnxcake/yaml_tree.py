@@ -21,14 +21,14 @@ from typing import Any
 
 import yaml
 
-from .errors import SHOWN_CHARACTERS, RecipeError, did_you_mean, shown
+from .errors import SHOWN_CHARACTERS, RecipeError, shown
 
 LIMIT_BYTES, LIMIT_NODES, LIMIT_DEPTH, LIMIT_DIGITS = 64 * 1024, 10_000, 20, 20
 
 Path = tuple[str | int, ...]
 Place = tuple[int, int]
 
-_WORDS = dict.fromkeys(("null", "Null", "NULL", "~", "")) | {
+WORDS = dict.fromkeys(("null", "Null", "NULL", "~", "")) | {
     word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")
 }
 _INTEGER = re.compile(r"[-+]?[0-9]+")
@@ -200,7 +200,7 @@ class _Reader:
         key = self._value(None, depth, place)
         if key == "<<" and event.style is None:
             self._refuse(place, "the merge key '<<' is not allowed; write the keys out")
-        elif isinstance(key, str) and (odd := _odd_character(key)):
+        elif isinstance(key, str) and (odd := odd_character(key)):
             self._refuse(place, odd)
         elif isinstance(key, str):
             return key
@@ -230,8 +230,8 @@ def _decoded(text: bytes | str) -> str:
 
 def _unquoted(text: str) -> Any:
     """What an unquoted scalar means; raises ValueError for a number that is not finite or too long."""
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in WORDS:
+        return WORDS[text]
     if _INTEGER.fullmatch(text):
         if len(text.lstrip("+-")) > LIMIT_DIGITS:
             raise ValueError(f"{shown(text)} has more than {LIMIT_DIGITS} digits")
@@ -261,7 +261,7 @@ def _in_plain_words(error: Exception, here: Any) -> tuple[Place, str]:
     return _place(mark), f"this is not YAML: {said}"
 
 
-def _odd_character(key: str) -> str:
+def odd_character(key: str) -> str:
     odd = re.search(r"[^\0-\x7f]", key)
     return f"the key {shown(key)} holds {_named(odd[0])}; keys are plain ASCII" if odd else ""
 
@@ -287,28 +287,6 @@ def _below(path: Path | None, step: str | int | None) -> Path | None:
     return None if path is None or step is None else (*path, step)
 
 
-def override(tree: Tree, assignment: str) -> Mistake | None:
-    """Sets ``a.b.c=value``, making mappings on the way; ``null`` removes the key. A mistake changes nothing.
-
-    The part of the key that stands for an item of a list is its number, from 0.
-    """
-    key, _, text = (part.strip() for part in assignment.partition("="))
-    plain = key.isascii() and key.isprintable() and len(key) <= SHOWN_CHARACTERS
-    option = f"-o {key if plain else shown(key)}"
-    try:
-        if not text or "" in (parts := key.split(".")) or len(parts) > LIMIT_DEPTH:
-            raise ValueError("write key=value, like student.epochs=20; null removes the key")
-        if odd := _odd_character(key):
-            raise ValueError(odd)
-        value = parse_value(text)
-        if value is None and text not in _WORDS:
-            raise ValueError("no value after '='; text that begins with '#' needs quotes")
-        _assign(tree, parts, value, option)
-    except ValueError as error:
-        return Mistake(option, str(error))
-    return None
-
-
 def tree_from(data: Any, source: str) -> Tree:
     """A recipe given as Python data, copied, so that no override reaches the caller's own.
 
@@ -327,42 +305,3 @@ def tree_from(data: Any, source: str) -> Tree:
         return [copied(item, depth + 1) for item in value]
 
     return Tree(copied(data, 0), source)
-
-
-def _assign(tree: Tree, parts: list[str], value: Any, option: str) -> None:
-    """Walks to the last part and sets or removes it; raises ValueError before anything is changed."""
-    holder, path = tree.data, Path()
-    for part in parts[:-1]:
-        step, child = _look(holder, part, path)
-        path = (*path, step)
-        if child is None:
-            child = {}
-            if value is not None:
-                holder[step] = child
-                tree.options[path] = option
-        holder = child
-    step, _ = _look(holder, parts[-1], path)
-    path = (*path, step)
-    if value is not None:
-        holder[step] = value
-    elif isinstance(holder, list):
-        raise ValueError("an item of a list cannot be removed; give the whole list anew")
-    elif step in holder:
-        del holder[step]
-    else:
-        raise ValueError(f"there is nothing to remove{did_you_mean(parts[-1], map(str, holder))}")
-    tree.places = {known: place for known, place in tree.places.items() if known[: len(path)] != path}
-    tree.options = {known: given for known, given in tree.options.items() if known[: len(path)] != path}
-    tree.options[path] = option
-
-
-def _look(holder: Any, part: str, path: Path) -> tuple[str | int, Any]:
-    """The key or index that ``part`` stands for in ``holder``, at ``path``, and what is there (or None)."""
-    if isinstance(holder, dict):
-        return part, holder.get(part)
-    name = shown(".".join(map(str, path))) if path else "the recipe"
-    if not isinstance(holder, list):
-        raise ValueError(f"{name} is {shown(holder)}, not a mapping, so it has no {shown(part)}")
-    if part not in map(str, range(len(holder))):
-        raise ValueError(f"{name} has {len(holder)} items, numbered from 0, and no {shown(part)} among them")
-    return int(part), holder[int(part)]

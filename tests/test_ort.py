@@ -77,7 +77,7 @@ def test_every_bit_of_a_float_counts(handmade: Any, runtime: Runtime) -> None:
     assert runtime.load(identity(handmade)).run(odd).tobytes() == odd.tobytes()
 
 
-@pytest.mark.parametrize("view", [X[:, ::2], X.T, X[::-1], np.broadcast_to(X[:1], (3, 4)), X.astype(">f4")])
+@pytest.mark.parametrize("view", [X[:, ::2], X.T, X[::-1], np.broadcast_to(X[:1], (3, 4))])
 def test_views_are_sent_as_what_they_show(view: Any, handmade: Any, runtime: Runtime) -> None:
     assert np.array_equal(runtime.load(identity(handmade)).run(view), view)
 
@@ -177,8 +177,10 @@ def test_an_input_that_does_not_fit_is_refused(x: Any, handmade: Any, runtime: R
 def test_texts_are_refused(handmade: Any, own: Runtime) -> None:
     """They have no bytes of their own that could be sent."""
     texts = handmade(
-        [N("Constant", [], ["t"], value=helper.make_tensor("t", TensorProto.STRING, [2], [b"a", b"b"])),
-         N("Identity", ["t"], ["y"])],
+        [
+            N("Constant", [], ["t"], value=helper.make_tensor("t", TensorProto.STRING, [2], [b"a", b"b"])),
+            N("Identity", ["t"], ["y"]),
+        ],
         outputs=[value("y", TensorProto.STRING, 2)],
     )
     session = own.load(texts.SerializeToString())
@@ -226,7 +228,7 @@ def test_a_session_of_a_dead_child_is_not_another_model(handmade: Any, own: Runt
     child_of(own).wait()
     with pytest.raises(RuntimeRefused):
         old.run(X)
-    own.load(scaled(handmade, 100))
+    assert np.array_equal(own.load(scaled(handmade, 100)).run(X), X * 100)
     for ask in (old.run, old.latency_ms):
         with pytest.raises(RuntimeRefused):
             ask(X)

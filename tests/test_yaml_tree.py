@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxcake.errors import RecipeError
-from onnxcake.yaml_tree import Mistake, Tree, override, parse, parse_value, tree_from
+from onnxcake.overrides import override
+from onnxcake.yaml_tree import Mistake, Tree, parse, parse_value, tree_from
 
 QUICKLY_S = 5  # what takes a reader without limits minutes takes far below a second
 

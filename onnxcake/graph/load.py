@@ -80,7 +80,7 @@ def load(path: Path) -> TeacherFile:
         raise UnsupportedTeacher(
             f"its opset {opset} is newer than the newest that is known here, {newest}",
             where=name,
-            remedy="Export it with torch.onnx.export(..., dynamo=False, opset_version=17), or upgrade the onnx package.",
+            remedy="Export it with torch.onnx.export(..., dynamo=False, opset_version=17), or upgrade onnx.",
         )
     return TeacherFile(proto, sha256(content), len(content), name)
 

@@ -412,7 +412,7 @@ def test_another_key_from_the_same_parts_is_refused(tmp_path: Path) -> None:
 
 def test_no_store(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "gone"):
-        with pytest.raises(StoreError, match="store.json is missing") as caught:
+        with pytest.raises(StoreError, match=r"store\.json is missing") as caught:
             Store.open(folder)
         assert caught.value.remedy
     assert not list(tmp_path.iterdir())

@@ -56,7 +56,7 @@ def test_the_bound_tells_distributions_apart() -> None:
 def test_labels_of_a_row_all_differ(groups: int, prior: tuple[float, ...] | None) -> None:
     labels = RowPermutation(prior)(400, groups, 5, generator("differ", groups))
     assert labels.dtype == torch.int64 and labels.shape == (400 * groups,)
-    assert 0 <= labels.min() and labels.max() < 5
+    assert labels.min() >= 0 and labels.max() < 5
     assert all(len(set(row)) == groups for row in labels.view(-1, groups).tolist())
 
 
@@ -161,6 +161,18 @@ def test_sgd_is_plain_descent_and_draws_nothing() -> None:
     assert torch.equal(noise.get_state(), before)
 
 
+def test_sgd_may_bound_the_move_of_each_value() -> None:
+    """By clipping η ∇L, not the gradient: the step size still counts where it is small."""
+    gradient = torch.tensor([0.1, -0.1, 8.0, -8.0, math.inf, -1e38])
+    leaf = torch.zeros(6)
+    Sgd(Constant(1.0), max_move=0.5)(leaf, gradient.clone(), 2.0, generator("noise"))
+    torch.testing.assert_close(leaf, torch.tensor([-0.2, 0.2, -0.5, 0.5, -0.5, 0.5]))
+    free, bounded = torch.zeros(4), torch.zeros(4)
+    Sgd(Constant(1.0))(free, gradient[:4], 0.01, generator("noise"))
+    Sgd(Constant(1.0), max_move=0.5)(bounded, gradient[:4], 0.01, generator("noise"))
+    assert torch.equal(free, bounded), "where nothing passes the bound, the bits are the same"
+
+
 def test_langevin_adds_noise_of_variance_two_step_sizes() -> None:
     """x ← x − η ∇L + √(2η) n, the same n for the same generator."""
     leaf, gradient = torch.linspace(-1, 1, 5), torch.linspace(2, 3, 5)
@@ -182,8 +194,8 @@ def test_langevin_noise_differs_from_step_to_step() -> None:
 # --- pixels ------------------------------------------------------------------------------------------------
 
 
-def draft(source: Pixels, signature: Signature, samples: int = 4000, key: Key = Key(0)) -> PixelDraft:
-    return source.draft(samples, signature, key, CPU)
+def draft(source: Pixels, signature: Signature, samples: int = 4000, number: int = 0) -> PixelDraft:
+    return source.draft(samples, signature, Key(0).at(number), CPU)
 
 
 def inputs(shape: tuple[int, ...] = (2, 3, 3), **values: Any) -> Signature:
@@ -212,7 +224,7 @@ def test_a_start_depends_on_its_key_alone() -> None:
     for n, noise in ((0, 1), (0, 2), (1, 2)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(noise)
-            starts.append(draft(Pixels(), inputs(), 5, Key(0).at(n)).render())
+            starts.append(draft(Pixels(), inputs(), 5, n).render())
     assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
     assert Pixels.independent
 
