@@ -19,6 +19,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from onnxcake import extract
 from onnxcake.errors import (
     BadTeacherFile,
     ConversionMismatch,
@@ -650,6 +651,19 @@ def test_long_names_are_cut(tmp_path: Path, handmade: Any, runtime: Runtime) -> 
     (tmp_path / "t.onnx").write_bytes(handmade(nodes).SerializeToString())
     error = refused(tmp_path / "t.onnx", runtime, UnsupportedTeacher)
     assert "a" * 90 in error.what and "b" * 90 in error.what
+
+
+# --- a whole run -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["no such operator", "an unsupported operator", "NaN weights", "opset 999"])
+def test_a_run_with_a_bad_teacher_leaves_no_output(name: str, tmp_path: Path, handmade: Any) -> None:
+    row = BAD[name]
+    path = tmp_path / "t.onnx"
+    path.write_bytes(handmade(row.nodes, row.weights, **row.rest).SerializeToString())
+    with pytest.raises(row.kind):
+        extract(path, out=tmp_path / "out")
+    assert [left.name for left in tmp_path.iterdir()] == ["t.onnx"]
 
 
 # --- onnxruntime and torch disagree ------------------------------------------------------------------------
