@@ -1,6 +1,6 @@
 """Synthesis against a bare loop of forward + input gradient on the same graph, batch and threads.
 
-    python benchmarks/throughput.py [--pairs 30] [--steps 20]
+    python benchmarks/throughput.py [--pairs 30] [--steps 20] [--chunk 500]
 
 LeNet-5 (random weights) at 32×32, batch 500, recipe cake-mnist. Each pair times both, one after the other, the
 order alternating; the figure is the ratio of their speeds in samples × steps / s. Quartiles are appended to
@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=30)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--chunk", type=int, help="samples at once through the teacher; the plan's if not given")
     options = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +54,7 @@ def main() -> None:
     recipe = Recipe.load("cake-mnist")
     synthesis = fit(recipe, teacher)
     plan = decide(recipe, teacher, synthesis)
-    synthesis = replace(synthesis, chunk=plan.chunk, steps=options.steps)
+    synthesis = replace(synthesis, chunk=options.chunk or plan.chunk, steps=options.steps)
 
     def ours(number: int) -> float:
         start = time.perf_counter()
@@ -79,7 +80,7 @@ def main() -> None:
         {
             "teacher": "LeNet-5, 32×32, batch 500",
             "threads": plan.threads,
-            "chunk": plan.chunk,
+            "chunk": synthesis.chunk,
             "pairs": options.pairs,
             "first quartile": f"{low:.3f}",
             "median": f"{middle:.3f}",

@@ -73,7 +73,7 @@ def main() -> None:
                 },
             )
             data = onnxcake.StoreDataset(onnxcake.Store.open(out / "store"))
-            points, _, labels = data.__getitems__(list(range(0, len(data), 10)))
+            points, _, labels = data.take(list(range(0, len(data), 10)))
             for title, classify in (
                 (f"{method}: teacher", says),
                 ("its student", classifier(runtime, out / "student.onnx")),

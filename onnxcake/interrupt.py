@@ -40,6 +40,7 @@ def handled() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        _received = None
 
 
 @contextmanager

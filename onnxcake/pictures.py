@@ -39,10 +39,10 @@ def samples_png(signature: Signature, data: StoreDataset, regions: Mapping[str, 
         regions: for 2-D inputs: a title and a classifier for each decision map to draw.
     """
     if signature.input_shape == (2,) and regions:
-        inputs, _, labels = data.__getitems__(torch.arange(len(data)))
+        inputs, _, labels = data.take(torch.arange(len(data)))
         return regions_png([Panel(title, say, inputs.numpy(), labels.numpy()) for title, say in regions.items()])
     rows = torch.linspace(0, len(data) - 1, min(len(data), _COLUMNS * _ROWS)).long().unique()
-    inputs, _, labels = data.__getitems__(rows)
+    inputs, _, labels = data.take(rows)
     raw = signature.to_raw(inputs).numpy()
     return _png(_images(raw, labels.numpy()) if signature.is_image else _lines(raw, labels.numpy()))
 

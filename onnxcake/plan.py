@@ -78,8 +78,10 @@ def fit(recipe: Recipe, teacher: Teacher) -> Synthesis:
     groups = min(GROUPS, signature.classes) if section.groups == "auto" else section.groups
     batch = section.batch - section.batch % groups if section.groups == "auto" else section.batch
     held_out = -(-section.batches // HELD_OUT) if section.held_out == "auto" else section.held_out
-    labels, losses = section.labels.build(LABELS), section.losses.build()
-    mistakes = [
+    source, labels, losses = section.source.build(SOURCES), section.labels.build(LABELS), section.losses.build()
+    unfit = source.unfit(signature)
+    mistakes = [f"source {section.source.name} does not fit {teacher.name}: {unfit}"] if unfit else []
+    mistakes += [
         f"{term.name} does not fit {teacher.name}: {why}; leave it out with -o synthesis.losses.{term.name}=null"
         for term in losses
         if (why := term.loss.unfit(signature))
@@ -93,7 +95,7 @@ def fit(recipe: Recipe, teacher: Teacher) -> Synthesis:
     if mistakes:
         raise RecipeError("\n  ".join(mistakes), where=recipe.title, remedy="Mend the recipe, or choose another.")
     return Synthesis(
-        source=section.source.build(SOURCES),
+        source=source,
         labels=labels,
         losses=losses,
         update=section.update.build(UPDATES, step_size=SCHEDULES),

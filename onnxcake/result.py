@@ -132,7 +132,7 @@ def finished(out: Path, key: str) -> Report | None:
 
 def _parity(student: Student, session: Session, data: StoreDataset, signature: Signature) -> float:
     """The largest difference between student.onnx and torch, relative to the largest answer."""
-    inputs = data.__getitems__(torch.arange(min(len(data), _PARITY_SAMPLES)))[0]
+    inputs = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0]
     with torch.no_grad():
         wanted = way_back(signature.output_kind)(student.cpu().eval()(inputs)).numpy()
     got = session.run_in_batches(inputs.numpy())
@@ -143,7 +143,7 @@ def _parity(student: Student, session: Session, data: StoreDataset, signature: S
 
 
 def _on_store(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> Comparison:
-    inputs, logits, _ = data.__getitems__(torch.arange(len(data)))
+    inputs, logits, _ = data.take(torch.arange(len(data)))
     if asked is not None:
         return _compare(asked, session, inputs.numpy(), None, signature)
     answers = session.run_in_batches(inputs.numpy())
@@ -156,7 +156,7 @@ def _compare(asked: Session, session: Session, inputs: Array, labels: Array | No
 
 
 def _latency(runtime: Runtime, teacher: bytes | None, student: bytes, data: StoreDataset) -> dict[str, Any]:
-    one = data.__getitems__([0])[0].numpy()
+    one = data.take([0])[0].numpy()
     models = {"teacher": teacher, "student": student}
     times = {
         name: round(runtime.load(model, _LATENCY_THREADS).latency_ms(one), 4) for name, model in models.items() if model

@@ -117,7 +117,7 @@ def _inputs(
         folder = Path(store)
         opened = Store.open(folder / "store" if (folder / "store").is_dir() else folder)
         data = StoreDataset(opened, held_out=opened.layout.held_out > 0)
-        chosen["held_out"] = (data.__getitems__(list(range(len(data))))[0].numpy(), None)
+        chosen["held_out"] = (data.take(list(range(len(data))))[0].numpy(), None)
     if probe is not None:
         asked = probes.load(Path(probe), shape)
         chosen["probe"] = (asked.inputs, asked.labels)

@@ -110,6 +110,7 @@ def test_a_prior_arrives(policy: str, prior: str, table: Teacher) -> None:
     assert labels(2, 3, 3, Key(0).generator()).shape == (6,)
 
 
+CLIP = "source pixels does not fit table.onnx: it clips to the valid range, which is not known; give --range LO,HI"
 TV = (
     "total_variation does not fit table.onnx: it compares neighbouring pixels, and inputs of shape [5] are no "
     "images; leave it out with -o synthesis.losses.total_variation=null"
@@ -120,6 +121,7 @@ TV = (
     ("overrides", "mistakes"),
     [
         (["synthesis.losses.total_variation=1e5"], [TV]),
+        (["synthesis.source={pixels: {clip: true}}"], [CLIP]),
         (["synthesis.groups=10"], ["groups is 10, but table.onnx has only 3 classes"]),
         (["synthesis.batch=2"], ["a batch of 2 holds no row of 3 samples"]),
         (
@@ -147,7 +149,7 @@ TV = (
             ],
         ),
     ],
-    ids=["tv", "groups", "batch", "short prior", "zero in prior", "long prior", "all at once"],
+    ids=["tv", "clip", "groups", "batch", "short prior", "zero in prior", "long prior", "all at once"],
 )
 def test_what_does_not_fit_is_refused(overrides: list[str], mistakes: list[str], table: Teacher) -> None:
     recipe = vector(*overrides)

@@ -93,7 +93,14 @@ class _Renamed:
                 self.weights.append(copy)
         self.parameters = sum(_size(weight) for weight in self.weights if weight.data_type in _FLOATS)
         self.node_names: dict[str, str] = {}
-        self.nodes = [self._node(number, node) for number, node in enumerate(nodes)]
+        self.nodes: list[onnx.NodeProto] = []
+        for number, node in enumerate(nodes):
+            if node.op_type == "Identity" and not node.domain:
+                # Only another name. Exporters write one for each weight that equals another, and some
+                # converters want to see the weight itself.
+                self.values[node.output[0]] = self.values[node.input[0]]
+            else:
+                self.nodes.append(self._node(number, node))
 
     def _node(self, number: int, node: onnx.NodeProto) -> onnx.NodeProto:
         copy = onnx.NodeProto()
@@ -117,7 +124,7 @@ class _Renamed:
         names = {name for node in nodes for name in node.input}
         alone = bool(nodes) and len(nodes[-1].output) == 1
         if not alone:  # the input itself, a weight, or one of a node's several outputs
-            nodes = [*nodes, onnx.helper.make_node("Identity", [end], [OUTPUT], name=f"n{len(self.nodes)}")]
+            nodes = [*nodes, onnx.helper.make_node("Identity", [end], [OUTPUT], name="end")]
         graph = onnx.helper.make_graph(
             nodes,
             "teacher",

@@ -53,10 +53,10 @@ class StoreDataset(Dataset[Rows]):
         return self.samples
 
     def __getitem__(self, row: int) -> Rows:
-        inputs, logits, labels = self.__getitems__(torch.tensor([row]))
+        inputs, logits, labels = self.take(torch.tensor([row]))
         return inputs[0], logits[0], labels[0]
 
-    def __getitems__(self, rows: Tensor | list[int]) -> Rows:
+    def take(self, rows: Tensor | list[int]) -> Rows:
         """Several samples at once, stacked: ([n, …], [n, classes], [n])."""
         rows = torch.as_tensor(rows, dtype=torch.long)
         inputs = self._gather(rows) if self._inputs is None else self._inputs[rows]
@@ -66,12 +66,16 @@ class StoreDataset(Dataset[Rows]):
         """Batches of epoch ``number`` in an order that depends on the key and the number alone.
 
         Args:
-            batch: samples in each; the last one of an epoch may be smaller.
+            batch: samples in each; the last may have fewer, but not a lone one (batch statistics need two): it
+                then takes one from the batch before.
             first: batches to leave out at the start, to go on within an epoch.
         """
         order = torch.randperm(len(self), generator=key.at("epoch", number).generator())
-        for rows in order.split(batch)[first:]:
-            yield self.__getitems__(rows)
+        parts = list(order.split(batch))
+        if len(parts) > 1 and len(parts[-1]) == 1 and batch > 1:
+            parts[-2:] = parts[-2][:-1], torch.cat([parts[-2][-1:], parts[-1]])
+        for rows in parts[first:]:
+            yield self.take(rows)
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Inputs out of the mapped shards, shard by shard."""

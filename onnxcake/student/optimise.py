@@ -105,7 +105,7 @@ def set_rate(optimiser: torch.optim.Optimizer, lr: float, momentum: float | None
     """Puts learning rate and (where it has one) momentum into an optimiser."""
     for group in optimiser.param_groups:
         group["lr"] = lr
-        if momentum is not None and "momentum" in group:
+        if momentum is not None and group.get("momentum"):
             group["momentum"] = momentum
         elif momentum is not None and "betas" in group:
             group["betas"] = (momentum, group["betas"][1])

@@ -321,7 +321,7 @@ def test_how_often_checkpoints_are_written_changes_nothing(data: StoreDataset, t
 @every_pupil
 def test_it_learns(pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
     trained = training(pupil, data, tmp_path, steps=200, checkpoint_every=200)
-    everything = data.__getitems__(torch.arange(len(data)))
+    everything = data.take(torch.arange(len(data)))
 
     def loss(student: nn.Module) -> float:
         with torch.no_grad():
@@ -352,7 +352,7 @@ def test_an_epoch_sees_every_sample_once(data: StoreDataset, tmp_path: Path) -> 
     trained.learn()
     assert [len(rows) for rows in seen] == [24, 24, 24, 8] * 2
     epochs = torch.cat(seen[:4]).flatten(1), torch.cat(seen[4:]).flatten(1)
-    everything = data.__getitems__(torch.arange(len(data)))[0].flatten(1)
+    everything = data.take(torch.arange(len(data)))[0].flatten(1)
     for epoch in epochs:
         assert sorted(epoch.tolist()) == sorted(everything.tolist())
     assert not torch.equal(*epochs), "each epoch has its own order"

@@ -159,7 +159,7 @@ def test_a_batch_is_the_same_alone_and_in_any_order(per_shard: int, image: Teach
 
 
 def rows(data: StoreDataset, batch: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    return [data.__getitems__(part) for part in torch.arange(len(data)).split(batch)]
+    return [data.take(part) for part in torch.arange(len(data)).split(batch)]
 
 
 def test_only_what_is_missing_is_made(image: Teacher, tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_a_fresh_start_is_another_batch_and_counted(bad_starts: int, image: Teac
     well = replace(synthesis, losses=cake(30.0, 3.0))
     batch = make_batch(image, well, 0, KEY, bad_starts)
     assert batch.attempts == bad_starts
-    assert same(batch, Batch(0, *StoreDataset(store).__getitems__(torch.arange(24))))
+    assert same(batch, Batch(0, *StoreDataset(store).take(torch.arange(24))))
 
 
 def test_the_first_term_at_fault_is_named(image: Teacher, tmp_path: Path) -> None:

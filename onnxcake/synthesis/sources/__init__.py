@@ -36,6 +36,9 @@ class Source(Protocol):
     def draft(self, samples: int, signature: Signature, key: Key, device: torch.device) -> Draft:
         """A start for ``samples`` samples."""
 
+    def unfit(self, signature: Signature) -> str | None:
+        """Why this source cannot be used for such inputs, or None."""
+
 
 SOURCES: Parts = {"pixels": Pixels}
 

@@ -43,6 +43,11 @@ class Pixels:
         limits = None if bounds is None else (bounds[0].to(device), bounds[1].to(device))
         return PixelDraft((start * self.std + self.mean).to(device), limits)
 
+    def unfit(self, signature: Signature) -> str | None:
+        if self.clip and signature.range is None:
+            return "it clips to the valid range, which is not known; give --range LO,HI"
+        return None
+
 
 class PixelDraft:
     """One leaf: the samples."""
