@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ...teacher import Signature
 from ..step import Scope, Step
@@ -29,14 +31,40 @@ class TotalVariation:
     reduction: Literal["mean", "sum"] = "mean"
 
     def __call__(self, step: Step) -> Tensor:
-        x = step.x
-        vertical = x[..., 1:, :] - x[..., :-1, :]
-        horizontal = x[..., 1:] - x[..., :-1]
+        samples, channels, height, width = step.x.shape
         if self.reduction == "sum":
-            return (vertical.abs().sum() + horizontal.abs().sum()) / (x.shape[0] * x.shape[1])
-        return vertical.abs().mean() + horizontal.abs().mean()
+            down = across = samples * channels
+        else:
+            down = samples * channels * (height - 1) * width
+            across = samples * channels * height * (width - 1)
+        loss: Tensor = _AbsoluteDifferences.apply(step.x, 1 / down, 1 / across)
+        return loss
 
     def unfit(self, signature: Signature) -> str | None:
         if signature.is_image:
             return None
         return f"it compares neighbouring pixels, and inputs of shape {list(signature.input_shape)} are no images"
+
+
+class _AbsoluteDifferences(torch.autograd.Function):
+    """down · Σ |∂_h x| + across · Σ |∂_w x|, its gradient in half the passes over memory that autograd makes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, down: float, across: float) -> Tensor:
+        vertical, horizontal = x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+        ctx.save_for_backward(vertical, horizontal)
+        ctx.down, ctx.across, ctx.shape = down, across, x.shape
+        total: Tensor = torch.linalg.vector_norm(vertical, 1) * down + torch.linalg.vector_norm(horizontal, 1) * across
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None]:
+        vertical, horizontal = ctx.saved_tensors
+        up, left = vertical.sign().mul_(above * ctx.down), horizontal.sign().mul_(above * ctx.across)
+        gradient = above.new_zeros(ctx.shape)
+        gradient[..., 1:, :] += up
+        gradient[..., :-1, :] -= up
+        gradient[..., 1:] += left
+        gradient[..., :-1] -= left
+        return gradient, None, None
