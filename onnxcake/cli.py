@@ -186,8 +186,8 @@ def _exit_code(command: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, told in full
-        if _out_of_memory(error):
-            print("onnxcake: out of memory\n  Lower -o synthesis.chunk, or free some memory.", file=sys.stderr)
+        if (condition := _passing(error)) is not None:
+            print(f"onnxcake: {condition}; run the same command again to go on", file=sys.stderr)
             return 75
         import traceback
 
@@ -197,13 +197,13 @@ def _exit_code(command: Callable[[], Any]) -> int:
     return 0
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Python's own, and torch's, which is a RuntimeError on the CPU and a class of torch's on a GPU."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
-    )
+def _passing(error: Exception) -> str | None:
+    """What a passing condition is called: memory that ran out (each library has its own error), a GPU lost."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAll" in str(error):
+        return "out of memory; lower -o synthesis.chunk or free some"
+    if "CUDA error" in str(error):  # the process cannot be trusted afterwards
+        return "the GPU failed"
+    return None
 
 
 def _tell(report: Any, as_json: bool) -> None:

@@ -59,19 +59,11 @@ def finish(
 
     Raises:
         OutputError: if a file cannot be written.
-        StudentMismatch: if onnxruntime and torch disagree on the student.
+        ExportFailed: if no exporter writes a file on which onnxruntime and torch agree.
     """
     signature = run.teacher.signature
     data = StoreDataset(store, held_out=store.layout.held_out > 0)
-    content = export(
-        torch.nn.Sequential(student, way_back(signature.output_kind)),
-        signature.input_shape,
-        input_name=signature.input_name,
-        output_name=signature.output_name,
-        opset=run.teacher.opset,
-    )
-    session = runtime.load(content)
-    parity = _parity(student, session, data, signature)
+    content, session, parity = _export(student, run, data, runtime)
     files.write_atomic(out / runs.STUDENT, content)
     asked = None if teacher is None else runtime.load(teacher)
     agreement = {"held_out" if store.layout.held_out else "training_set": _on_store(asked, session, data, signature)}
@@ -130,16 +122,26 @@ def finished(out: Path, key: str) -> Report | None:
     return Report(data) if same else None
 
 
-def _parity(student: Student, session: Session, data: StoreDataset, signature: Signature) -> float:
-    """The largest difference between student.onnx and torch, relative to the largest answer."""
+def _export(student: Student, run: Run, data: StoreDataset, runtime: Runtime) -> tuple[bytes, Session, float]:
+    """student.onnx, its session, and its largest difference to torch, relative to the largest answer."""
+    signature = run.teacher.signature
     inputs = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0]
+    whole = torch.nn.Sequential(student, way_back(signature.output_kind)).cpu().eval()
     with torch.no_grad():
-        wanted = way_back(signature.output_kind)(student.cpu().eval()(inputs)).numpy()
-    got = session.run_in_batches(inputs.numpy())
-    difference = float(np.abs(got - wanted).max()) / max(1.0, float(np.abs(wanted).max()))
-    if not difference <= PARITY:
-        raise StudentMismatch(f"student.onnx differs from the trained network by {difference:.1e}")
-    return difference
+        wanted = whole(inputs).numpy()
+    passed: list[tuple[Session, float]] = []
+
+    def check(content: bytes) -> None:
+        session = runtime.load(content)
+        got = session.run_in_batches(inputs.numpy())
+        difference = float(np.abs(got - wanted).max()) / max(1.0, float(np.abs(wanted).max()))
+        if not difference <= PARITY:
+            raise StudentMismatch(f"onnxruntime differs from the trained network by {difference:.1e}")
+        passed.append((session, difference))
+
+    names = {"input_name": signature.input_name, "output_name": signature.output_name}
+    content = export(whole, signature.input_shape, **names, opset=run.teacher.opset, check=check)
+    return content, *passed[-1]
 
 
 def _on_store(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> Comparison:

@@ -7,7 +7,7 @@ import io
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
@@ -24,7 +24,15 @@ class ExportFailed(OnnxcakeError):
     """Neither of torch's exporters could write the student: a bug."""
 
 
-def export(module: nn.Module, shape: tuple[int, ...], *, input_name: str, output_name: str, opset: int) -> bytes:
+def export(
+    module: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    input_name: str,
+    output_name: str,
+    opset: int,
+    check: Callable[[bytes], None] = lambda content: None,
+) -> bytes:
     """The bytes of an ONNX model equal to ``module`` in eval mode, its batch dynamic.
 
     Args:
@@ -33,9 +41,10 @@ def export(module: nn.Module, shape: tuple[int, ...], *, input_name: str, output
         input_name: the teacher's input name, so that the student drops into its place.
         output_name: the teacher's output name.
         opset: the teacher's opset, kept where it lies within `OPSETS`.
+        check: raises if a file is not as it should be; the other exporter is tried then.
 
     Raises:
-        ExportFailed: if both exporters fail.
+        ExportFailed: if no exporter writes a file that passes.
     """
     module = module.eval().to("cpu")
     example = torch.zeros(2, *shape)
@@ -47,7 +56,9 @@ def export(module: nn.Module, shape: tuple[int, ...], *, input_name: str, output
                 proto = exporter(module, example, opset)
             proto = _named(_clean(proto), input_name, output_name)
             onnx.checker.check_model(proto, full_check=True)
-            return proto.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+            content: bytes = proto.SerializeToString(deterministic=True)
+            check(content)
+            return content
         except Exception as error:  # noqa: BLE001 - the next exporter may do better; all reasons are told
             errors.append(f"{exporter.__name__.strip('_')}: {error}")
     raise ExportFailed("the student cannot be exported: " + "; ".join(errors))

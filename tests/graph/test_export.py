@@ -139,3 +139,16 @@ def test_a_module_that_cannot_be_exported_is_a_bug_that_tells_all_reasons() -> N
     with pytest.raises(ExportFailed, match=r"traced: out of order.*captured: ") as caught:
         exported(Broken())
     assert caught.value.exit_code == 1
+
+
+def test_a_file_that_does_not_pass_the_check_is_exported_the_other_way() -> None:
+    seen: list[bytes] = []
+
+    def second_only(content: bytes) -> None:
+        seen.append(content)
+        if len(seen) == 1:
+            raise ValueError("onnxruntime disagrees")
+
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    content = export(net, (3,), input_name="x", output_name="y", opset=17, check=second_only)
+    assert len(seen) == 2 and content == seen[1] != seen[0]
