@@ -15,8 +15,13 @@ import pytest
 from onnxcake.report import MEASURED
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"
-JOB = ["synthesis.batches=12", "synthesis.batch=100", "synthesis.steps=40", "student.epochs=40",
-       "student.checkpoint_every=20"]  # fmt: skip
+JOB = [
+    "synthesis.batches=12",
+    "synthesis.batch=100",
+    "synthesis.steps=150",
+    "student.epochs=60",
+    "student.checkpoint_every=10",
+]
 
 
 def _start(out: Path) -> subprocess.Popen[bytes]:
@@ -35,23 +40,27 @@ def _result(out: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_sigkill_at_random_moments(tmp_path: Path, kills: int) -> None:
-    start = time.monotonic()
-    assert _start(tmp_path / "unbroken").wait() == 0
-    whole = time.monotonic() - start
-    moments = np.random.default_rng(kills).uniform(0.15, 0.9, kills) * whole
-    died_at = []
-    for moment in moments:
-        process = _start(tmp_path / "killed")
-        time.sleep(moment)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        out = tmp_path / "killed"
-        died_at.append((len(list(out.glob("store/*.safetensors"))), len(list(out.glob("student/*/*.safetensors")))))
-    assert _start(tmp_path / "killed").wait() == 0
-    unbroken, killed = _result(tmp_path / "unbroken"), _result(tmp_path / "killed")
-    assert len(unbroken["shards"]) > 0
+    """Each start is killed a random while after it has begun to work, so that the kills fall all over the run."""
+    begin = time.monotonic()
+    process = _start(tmp_path / "unbroken")
+    while not (tmp_path / "unbroken" / "store" / "store.json").exists():
+        time.sleep(0.02)
+    preparing = time.monotonic() - begin
+    assert process.wait() == 0
+    working = time.monotonic() - begin - preparing
+    out, died_at = tmp_path / "killed", []
+    for share in np.random.default_rng(kills).uniform(0, 1.6 / (kills + 1), kills):
+        process = _start(out)
+        time.sleep(preparing + share * working)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
+        steps = [path.name[:14] for path in sorted(out.glob("student/*/*.safetensors"))[-1:]]
+        died_at.append((len(list(out.glob("store/*.safetensors"))), *steps))
+    print("shards and the last checkpoint there at each kill:", died_at)
+    assert len(set(died_at)) > kills // 2, "the kills hit the same moment"
+    assert _start(out).wait() == 0
+    unbroken, killed = _result(tmp_path / "unbroken"), _result(out)
+    assert len(unbroken["shards"]) == 13
     assert killed["shards"] == unbroken["shards"]
     assert killed["student"] == unbroken["student"]
     assert killed["report"] == unbroken["report"]
-    print("shards and checkpoints there at each kill:", died_at)
