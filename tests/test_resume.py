@@ -19,9 +19,11 @@ JOB = [
     "synthesis.batches=12",
     "synthesis.batch=100",
     "synthesis.steps=150",
-    "student.epochs=60",
-    "student.checkpoint_every=10",
+    "student.epochs=200",
+    "student.checkpoint_every=25",
 ]
+
+LOST = 0.03  # of the work is done again after a kill: the shard in the making
 
 
 def _start(out: Path) -> subprocess.Popen[bytes]:
@@ -49,7 +51,8 @@ def test_sigkill_at_random_moments(tmp_path: Path, kills: int) -> None:
     assert process.wait() == 0
     working = time.monotonic() - begin - preparing
     out, died_at = tmp_path / "killed", []
-    for share in np.random.default_rng(kills).uniform(0, 1.6 / (kills + 1), kills):
+    shares = np.random.default_rng(kills).dirichlet(np.ones(kills + 1))[:-1] + LOST
+    for share in shares:
         process = _start(out)
         time.sleep(preparing + share * working)
         process.send_signal(signal.SIGKILL)
@@ -57,7 +60,7 @@ def test_sigkill_at_random_moments(tmp_path: Path, kills: int) -> None:
         steps = [path.name[:14] for path in sorted(out.glob("student/*/*.safetensors"))[-1:]]
         died_at.append((len(list(out.glob("store/*.safetensors"))), *steps))
     print("shards and the last checkpoint there at each kill:", died_at)
-    assert len(set(died_at)) > kills // 2, "the kills hit the same moment"
+    assert len(set(died_at)) >= 3, "the kills hit the same moment"
     assert _start(out).wait() == 0
     unbroken, killed = _result(tmp_path / "unbroken"), _result(out)
     assert len(unbroken["shards"]) == 13
