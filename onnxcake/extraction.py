@@ -13,7 +13,8 @@ from . import files, result
 from . import plan as plans
 from . import run as runs
 from .errors import StoreError
-from .job import Forecast, Job, Pupil, Request, Values, forecast, prepare
+from .forecast import Forecast, describe, forecast
+from .job import Job, Pupil, Request, Values, prepare
 from .ort import Runtime
 from .plan import Plan
 from .progress import Progress
@@ -91,7 +92,7 @@ def run(request: Request, progress: Progress) -> Report:
             store = Store.create(out / runs.STORE, job.layout, progress.say)
             job.run.write(out)
             files.write_json(out / plans.FILE, job.plan.as_dict())
-            progress.say(job.describe(forecast(job, store.finished)))
+            progress.say(describe(job, forecast(job, store.finished)))
             spent = Spent(out)
             make_set(job, store, spent, progress)
             student = teach(job.pupil, store, out, job.teacher.device, spent, progress)
@@ -115,7 +116,7 @@ def look_ahead(request: Request, progress: Progress) -> Forecast:
     with Runtime() as runtime:
         job = prepare(request, runtime)
         ahead = forecast(job)
-        progress.say(job.describe(ahead))
+        progress.say(describe(job, ahead))
         return ahead
 
 
