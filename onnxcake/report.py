@@ -18,7 +18,6 @@ from .progress import duration, size
 from .recipe import RequireSection
 
 FORMAT = 1
-FILE = "report.json"
 # What may differ between an unbroken run and one that was stopped and went on.
 MEASURED = ("spent", "latency_ms")
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from . import probes
 from .agreement import Comparison, compare
-from .errors import TeacherError, UsageError, first_line
+from .errors import UsageError
 from .graph.load import TeacherFile, load
 from .graph.normalise import SafeGraph, normalise
-from .ort import Array, Runtime, RuntimeRefused, Session
+from .ort import Array, Runtime
 from .report import Report, versions
 from .rng import Key
 from .store import Store, StoreDataset
 from .teacher import OutputKind
-from .teacher.probe import answers, output_kind, random_inputs
+from .teacher.probe import answers, open_session, output_kind, random_inputs
 
 _NOISE_SAMPLES = 1000
 _LATENCY_THREADS = 1
@@ -75,16 +75,9 @@ class _Side:
 
     def __init__(self, runtime: Runtime, file: TeacherFile, graph: SafeGraph) -> None:
         self._name, self._tail = file.name, graph.tail
-        model = graph.model.SerializeToString()
-        try:
-            self._session = runtime.load(model)
-            self._alone: Session = runtime.load(model, _LATENCY_THREADS)
-        except RuntimeRefused as error:
-            raise TeacherError(
-                f"onnxruntime cannot load it: {first_line(error)}",
-                where=file.name,
-                remedy="Give a classifier that onnxruntime runs.",
-            ) from error
+        model, remedy = graph.model.SerializeToString(), "Give a classifier that onnxruntime runs."
+        self._session = open_session(runtime, model, file.name, remedy)
+        self._alone = open_session(runtime, model, file.name, remedy, _LATENCY_THREADS)
 
     def answers(self, inputs: Array) -> tuple[Array, OutputKind]:
         """What it says to ``inputs``, and what kind of numbers that is."""

@@ -7,13 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConversionMismatch, DeadTeacher, TeacherError, UnsupportedTeacher, first_line
-from ..ort import Array, RuntimeRefused, Session
+from ..ort import Array, Runtime, RuntimeRefused, Session
 from ..rng import Key
 from .signature import OutputKind
 
 BATCHES = (2, 5)  # two batch sizes, so that a batch baked into the graph shows
 TOLERANCE = 1e-3  # largest difference, relative to the largest answer
 _POINTS = 16  # random inputs for the gradient
+
+
+def open_session(runtime: Runtime, model: bytes, name: str, remedy: str, threads: int = 0) -> Session:
+    """The model in onnxruntime.
+
+    Raises:
+        TeacherError: if the runtime refuses; it says ``name`` and ``remedy``.
+    """
+    try:
+        return runtime.load(model, threads)
+    except RuntimeRefused as error:
+        raise TeacherError(f"onnxruntime cannot load it: {first_line(error)}", where=name, remedy=remedy) from error
 
 
 def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import TeacherError, UsageError, first_line
+from ..errors import UsageError
 from ..graph.build import build
 from ..graph.load import load
 from ..graph.normalise import SafeGraph, normalise
-from ..ort import Runtime, RuntimeRefused
+from ..ort import Runtime
 from ..rng import Key
 from . import probe
 from .signature import OutputKind, Signature
@@ -116,14 +116,8 @@ class Teacher:
         logits = build(safe, file.name)
         model = safe.model.SerializeToString()
         with nullcontext(runtime) if runtime else Runtime() as own:
-            try:
-                session = own.load(model)
-            except RuntimeRefused as error:
-                raise TeacherError(
-                    f"onnxruntime cannot load it: {first_line(error)}",
-                    where=file.name,
-                    remedy="Export it with torch.onnx.export(..., dynamo=False, opset_version=17).",
-                ) from error
+            remedy = "Export it with torch.onnx.export(..., dynamo=False, opset_version=17)."
+            session = probe.open_session(own, model, file.name, remedy)
             trial = Signature(safe.input_name, safe.input_shape, safe.output_name, "logits", 0)
             trial = _with_values(trial, range, mean, std)
             draws = [
