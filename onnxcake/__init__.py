@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["OnnxcakeError", "Recipe", "Report", "Store", "StoreDataset", "Teacher", "extract", "verify"]
+__all__ = ["OnnxcakeError", "Recipe", "Report", "Store", "StoreDataset", "Teacher", "extract", "inspect", "verify"]
 
 if TYPE_CHECKING:
     from .errors import OnnxcakeError
     from .extraction import extract
+    from .inspection import inspect
     from .recipe import Recipe
     from .report import Report
     from .store import Store, StoreDataset
@@ -30,6 +31,7 @@ _HOME = {
     "StoreDataset": "store",
     "Teacher": "teacher",
     "extract": "extraction",
+    "inspect": "inspection",
     "verify": "verification",
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .ort import Array
+from .child import Array
 from .teacher import OutputKind
 
 CONFIDENCE = 1.96  # standard normal quantile of a two-sided 95 % interval
@@ -30,8 +30,9 @@ class Comparison:
 
     Attributes:
         samples: how many inputs.
-        agreement: share of inputs on which both name the same class (Wilson interval).
-        kl: KL(teacher ‖ student), mean over inputs, in nats.
+        agreement: share of inputs on which both name the same class; for multi-label classifiers, share of all
+            yes-or-no decisions on which both decide alike (Wilson interval).
+        kl: KL(teacher ‖ student), mean over inputs, in nats; for multi-label classifiers the sum over labels.
         teacher_accuracy, student_accuracy: share of right labels, where labels are known.
     """
 
@@ -47,17 +48,23 @@ class Comparison:
 
 
 def compare(teacher: Array, student: Array, labels: Array | None, kinds: tuple[OutputKind, OutputKind]) -> Comparison:
-    """Compares answers [n, classes] to the same inputs.
+    """Compares answers [n, …] to the same inputs.
 
     Args:
-        labels: right classes [n], if known.
+        labels: right classes [n], or labels set [n, labels], if known.
         kinds: what the teacher's and the student's answers hold.
     """
     logs = [_log_probabilities(answer, kind) for answer, kind in zip((teacher, student), kinds, strict=True)]
-    top = [answer.argmax(1) for answer in (teacher, student)]
-    divergence = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(1)
-    right = [None if labels is None else share(t == labels) for t in top]
+    top = [rows.argmax(1) for rows in logs]
+    divergence = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(1).reshape(len(teacher), -1).sum(1)
+    asked = None if labels is None else labels.reshape(-1)
+    right = [None if asked is None or len(asked) != len(t) else share(t == asked) for t in top]
     return Comparison(len(teacher), share(top[0] == top[1]), mean(divergence), right[0], right[1])
+
+
+def top_classes(answers: Array, kind: OutputKind) -> Array:
+    """The class [n] that each of a classifier's answers [n, …] names."""
+    return np.asarray(_log_probabilities(answers, kind).argmax(1))
 
 
 def share(hits: Array) -> Figure:
@@ -77,8 +84,13 @@ def mean(values: Array) -> Figure:
 
 
 def _log_probabilities(answer: Array, kind: OutputKind) -> Array:
-    """Rows of a classifier's answers → log-probabilities, float64."""
-    rows = answer.astype(np.float64)
+    """A classifier's answers → log-probabilities [n, classes], float64; [n · labels, 2] for a multi-label one."""
+    rows = answer.reshape(len(answer), -1).astype(np.float64)
+    if kind.startswith(("binary", "multilabel")):
+        each = rows.reshape(-1, 1)
+        if kind in ("binary_logit", "multilabel_logits"):
+            return np.asarray(-np.logaddexp(0, np.concatenate([each, -each], 1)))
+        return np.asarray(np.log(np.maximum(np.concatenate([1 - each, each], 1), _TINY)))
     if kind == "probabilities":
         return np.asarray(np.log(np.maximum(rows, _TINY)))
     if kind == "log_probabilities":

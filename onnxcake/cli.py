@@ -38,6 +38,24 @@ ProbeOption = Annotated[
     Path | None,
     typer.Option("--probe", help="Real inputs to compare on: .npz, .npy, .safetensors or a folder."),
 ]
+InputOption = Annotated[
+    str | None, typer.Option("--input", metavar="NAME", help="The value to optimise: an input, or one inside.")
+]
+OutputOption = Annotated[str | None, typer.Option("--output", metavar="NAME", help="The value with the class scores.")]
+ShapeOption = Annotated[
+    str | None, typer.Option("--shape", metavar="N,C,H,W", help="The input's sizes, where the file leaves them open.")
+]
+TaskOption = Annotated[str | None, typer.Option("--task", help="multiclass, binary or multilabel.")]
+RangeOption = Annotated[
+    str | None, typer.Option("--range", metavar="LO,HI", help="Lowest and highest raw input value.")
+]
+MeanOption = Annotated[
+    str | None, typer.Option("--mean", help="Normalisation outside the file: mean, one value or one for each channel.")
+]
+StdOption = Annotated[str | None, typer.Option("--std", help="Normalisation outside the file: deviation.")]
+HoldOption = Annotated[
+    list[str] | None, typer.Option("--hold", metavar="NAME=VALUE", help="Another input, held at a value.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="All randomness depends on it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")]
@@ -49,14 +67,14 @@ def extract(
     recipe: RecipeOption = None,
     out: OutOption = None,
     overrides: Overrides = None,
-    range_: Annotated[
-        str | None, typer.Option("--range", metavar="LO,HI", help="Lowest and highest raw input value.")
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Normalisation outside the file: mean, one value or one for each channel."),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Normalisation outside the file: deviation.")] = None,
+    input_: InputOption = None,
+    output: OutputOption = None,
+    shape: ShapeOption = None,
+    task: TaskOption = None,
+    range_: RangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    hold: HoldOption = None,
     probe: ProbeOption = None,
     device: DeviceOption = "cpu",
     seed: SeedOption = 0,
@@ -64,9 +82,7 @@ def extract(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
 ) -> None:
     """Make a student of a teacher. The same command again goes on where it stopped."""
-    limits = None if range_ is None else _numbers("--range", range_)
-    if limits is not None and len(limits) != 2:
-        raise UsageError(f"--range {range_!r} is not two numbers", remedy="Write --range 0,1.")
+    options = _options_of(input_, output, shape, task, range_, mean, std, hold)
 
     from dataclasses import asdict
 
@@ -78,9 +94,7 @@ def extract(
         recipe=recipe,
         out=out,
         overrides=overrides or (),
-        range=None if limits is None else (limits[0], limits[1]),
-        mean=None if mean is None else _numbers("--mean", mean),
-        std=None if std is None else _numbers("--std", std),
+        options=options,
         probe=probe,
         device=device,
         seed=seed,
@@ -93,6 +107,34 @@ def extract(
     report = run(request, Progress())
     _tell(report, as_json)
     report.check_floor()
+
+
+@app.command()
+def inspect(
+    teacher: Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")],
+    input_: InputOption = None,
+    output: OutputOption = None,
+    shape: ShapeOption = None,
+    task: TaskOption = None,
+    range_: RangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    hold: HoldOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a teacher is, whether it can be used, and what is in the way."""
+    options = _options_of(input_, output, shape, task, range_, mean, std, hold)
+
+    from .inspection import inspect as run_inspect
+
+    found = run_inspect(teacher, options)
+    if as_json:
+        _print_json(found.data)
+    else:
+        found.show()
+    if found.error is not None:
+        print(f"onnxcake: {found.error}", file=sys.stderr)
+        raise typer.Exit(found.error.exit_code)
 
 
 @app.command()
@@ -217,13 +259,51 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _numbers(option: str, text: str) -> tuple[float, ...]:
+def _options_of(
+    input_: str | None,
+    output: str | None,
+    shape: str | None,
+    task: str | None,
+    range_: str | None,
+    mean: str | None,
+    std: str | None,
+    hold: list[str] | None,
+) -> Any:
+    """What the user says of the teacher's file."""
+    limits = None if range_ is None else _numbers("--range", range_)
+    if limits is not None and len(limits) != 2:
+        raise UsageError(f"--range {range_!r} is not two numbers", remedy="Write --range 0,1.")
+    sizes = None if shape is None else _numbers("--shape", shape, "1,3,224,224")
+    if sizes is not None and not all(size.is_integer() for size in sizes):
+        raise UsageError(f"--shape {shape!r} is not a list of whole numbers", remedy="Write --shape 1,3,224,224.")
+    held: dict[str, float] = {}
+    for pair in hold or ():
+        name, equals, value = pair.rpartition("=")
+        if not (name and equals):
+            raise UsageError(f"--hold {pair!r} is not NAME=VALUE", remedy="Write --hold mask=1.")
+        held[name] = _numbers(f"--hold {name}=", value)[0]
+
+    from .teacher import Options
+
+    return Options(
+        input=input_,
+        output=output,
+        shape=None if sizes is None else tuple(int(size) for size in sizes),
+        constants=held,
+        task=task,  # type: ignore[arg-type] # checked where all options are
+        range=None if limits is None else (limits[0], limits[1]),
+        mean=None if mean is None else _numbers("--mean", mean),
+        std=None if std is None else _numbers("--std", std),
+    )
+
+
+def _numbers(option: str, text: str, example: str = "0.5,0.5,0.5") -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(
             f"{option} {text!r} is not a list of numbers",
-            remedy=f"Write {option} 0.5 or {option} 0.5,0.5,0.5.",
+            remedy=f"Write {option} {example}.",
         ) from error
 
 

@@ -32,6 +32,11 @@ def shown(name: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…'"
 
 
+def printable(text: str) -> str:
+    """``text`` with all that a terminal might obey escaped: control and direction characters, half surrogates."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def first_line(error: Exception, limit: int = 300) -> str:
     """The first line of a library's message, escaped and cut: it may quote an untrusted file."""
     text = str(error).strip() or type(error).__name__
@@ -51,7 +56,7 @@ class OnnxcakeError(Exception):
 
     def __init__(self, what: str, *, where: object = "", remedy: str = "") -> None:
         self.what = what
-        self.where = str(where)
+        self.where = printable(str(where))
         self.remedy = remedy
         super().__init__(what)
 

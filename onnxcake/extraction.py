@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from . import plan as plans
 from . import run as runs
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast
-from .job import Job, Pupil, Request, Values, prepare
+from .job import Job, Pupil, Request, prepare
 from .ort import Runtime
 from .plan import Plan
 from .progress import Progress
@@ -26,6 +26,7 @@ from .spent import Spent
 from .store import Store, StoreDataset
 from .student import Student, Training, make
 from .synthesis import synthesize
+from .teacher import Options, Task
 
 
 def extract(
@@ -34,9 +35,14 @@ def extract(
     recipe: str | Path | dict[str, Any] | None = None,
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
+    input: str | None = None,
+    output: str | None = None,
+    shape: Sequence[int] | None = None,
+    constants: Mapping[str, float] | None = None,
+    task: Task | None = None,
     range: tuple[float, float] | None = None,
-    mean: Values | None = None,
-    std: Values | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     probe: str | Path | None = None,
     device: str = "cpu",
     seed: int = 0,
@@ -49,6 +55,11 @@ def extract(
         recipe: a recipe's name, file or data; chosen by the teacher's input if None.
         out: the run's folder; named after the teacher if None.
         overrides: ``key=value`` pairs that go before the recipe.
+        input: the value to optimise: an input of the model, or a value inside it, before which all is cut.
+        output: the value that holds the class scores: an output of the model, or a value inside it.
+        shape: the input's, batch included, where the file leaves sizes open.
+        constants: what other inputs are held at, by name.
+        task: what the scores decide: "multiclass", "binary" or "multilabel".
         range: lowest and highest raw value of an input.
         mean, std: the normalisation done outside the file, one value or one for each channel.
         probe: a file or folder of real inputs to compare on, with labels or without.
@@ -67,9 +78,16 @@ def extract(
         recipe=recipe,
         out=None if out is None else Path(out),
         overrides=overrides,
-        range=range,
-        mean=mean,
-        std=std,
+        options=Options(
+            input=input,
+            output=output,
+            shape=None if shape is None else tuple(shape),
+            constants=dict(constants or {}),
+            task=task,
+            range=range,
+            mean=None if mean is None else tuple(mean),
+            std=None if std is None else tuple(std),
+        ),
         probe=None if probe is None else Path(probe),
         device=device,
         seed=seed,
@@ -80,9 +98,9 @@ def extract(
 def run(request: Request, progress: Progress) -> Report:
     """`extract`, as the command asks for it."""
     out = request.folder
+    job = prepare(request)
+    runs.guard(out)
     with Runtime() as runtime:
-        job = prepare(request, runtime)
-        runs.guard(out)
         files.make_folder(out)
         with files.sole_writer(out):
             files.sweep(out)
@@ -104,7 +122,7 @@ def run(request: Request, progress: Progress) -> Report:
                 store,
                 architecture=job.pupil.architecture,
                 key=job.report_key,
-                teacher=job.teacher.model,
+                teacher=job.teacher,
                 probe=job.probe,
                 spent=spent,
                 runtime=runtime,
@@ -113,11 +131,10 @@ def run(request: Request, progress: Progress) -> Report:
 
 def look_ahead(request: Request, progress: Progress) -> Forecast:
     """What `run` would do; nothing is written."""
-    with Runtime() as runtime:
-        job = prepare(request, runtime)
-        ahead = forecast(job)
-        progress.say(describe(job, ahead))
-        return ahead
+    job = prepare(request)
+    ahead = forecast(job)
+    progress.say(describe(job, ahead))
+    return ahead
 
 
 def train(

@@ -10,7 +10,7 @@ import torch
 from .job import Job
 from .progress import duration, size
 from .rng import Key
-from .student import make
+from .student import decisions, make
 from .synthesis import Synthesis, make_batch
 from .teacher import Teacher
 
@@ -61,7 +61,7 @@ def describe(job: Job, ahead: Forecast) -> str:
         [
             f"teacher    {facts.name}: {shape} {signature.input_dtype} → {signature.classes} classes "
             f"({signature.output_kind.replace('_', '-')}), {facts.parameters:,} parameters",
-            *(f"assumed    {assumption}" for assumption in signature.assumptions),
+            *(f"input      {assumption}" for assumption in signature.assumptions),
             f"recipe     {job.run.recipe.title}",
             f"student    {pupil.architecture}{f' ({hyper})' if hyper else ''}, {sizes}, "
             f"{pupil.parameters / facts.parameters:.0%} of the teacher's",
@@ -94,7 +94,8 @@ def _student_step_s(job: Job) -> float:
     times = []
     for _ in range(2):
         start = time.perf_counter()
-        loss(student(rows), answers, answers.argmax(1)).backward()
+        given = (student(rows), answers, answers.argmax(1))
+        loss(*(decisions(*given) if job.pupil.regime.multilabel else given)).backward()
         optimiser.step()
         times.append(time.perf_counter() - start)
     return min(times)

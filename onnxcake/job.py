@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 
 from . import files, probes
 from . import plan as plans
-from .ort import Runtime
 from .plan import Plan
 from .probes import Probe
 from .recipe import Recipe
@@ -28,9 +27,7 @@ from .student import (
     parameters,
 )
 from .synthesis import Synthesis
-from .teacher import Facts, Signature, Teacher
-
-Values = Sequence[float]
+from .teacher import Facts, Options, Signature, Teacher
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,7 @@ class Request:
     recipe: str | Path | dict[str, Any] | None = None
     out: Path | None = None
     overrides: Sequence[str] = ()
-    range: tuple[float, float] | None = None
-    mean: Values | None = None
-    std: Values | None = None
+    options: Options = field(default_factory=Options)
     probe: Path | None = None
     device: str = "cpu"
     seed: int = 0
@@ -85,6 +80,7 @@ class Pupil:
             optimiser=section.optimiser.build(OPTIMISERS),
             learning_rate=section.learning_rate.build(LEARNING_RATES),
             checkpoint_every=section.checkpoint_every,
+            multilabel=teacher.signature.task == "multilabel",
         )
         size = parameters(lambda: ARCHITECTURES[name](teacher.signature, **hyper))
         return cls(teacher.signature, name, hyper, regime, seed, recipe.as_dict()["student"], size)
@@ -115,19 +111,19 @@ class Job:
         return files.sha256(files.canonical([self.pupil.key(self.layout), probe, self.run.recipe.digest]))
 
 
-def prepare(request: Request, runtime: Runtime) -> Job:
+def prepare(request: Request) -> Job:
     """Resolves what the user asked for.
 
     Raises:
         OnnxcakeError: as `onnxcake.extract`.
     """
     if request.recipe is None:
-        teacher = _teacher(request, None, runtime)
+        # What the overrides say of the input counts for the first look too; no recipe that comes along says any.
+        teacher = _teacher(request, Recipe.load("cake-vector", request.overrides))
         recipe = Recipe.load(default_recipe(teacher.signature), request.overrides)
-        teacher = _teacher(request, recipe, runtime) if recipe.input.model_fields_set else teacher
     else:
         recipe = Recipe.load(request.recipe, request.overrides)
-        teacher = _teacher(request, recipe, runtime)
+        teacher = _teacher(request, recipe)
     signature = teacher.signature
     asked = None if request.probe is None else probes.load(request.probe, signature.input_shape, signature.classes)
     synthesis = plans.fit(recipe, teacher)
@@ -149,17 +145,10 @@ def default_recipe(signature: Signature) -> str:
     return "cake-image" if signature.is_image else "cake-vector"
 
 
-def _teacher(request: Request, recipe: Recipe | None, runtime: Runtime) -> Teacher:
-    """The teacher, its values as the user says or else the recipe."""
-    said = recipe.input if recipe else None
-    return Teacher.load(
-        request.teacher,
-        range=request.range or (said.range if said else None),
-        mean=request.mean or (said.mean if said else None),
-        std=request.std or (said.std if said else None),
-        device=request.device,
-        runtime=runtime,
-    )
+def _teacher(request: Request, recipe: Recipe | None) -> Teacher:
+    """The teacher, as the user says or else the recipe."""
+    options = request.options if recipe is None else request.options.before(recipe.teacher_options)
+    return Teacher.open(request.teacher, options, request.device)
 
 
 def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:

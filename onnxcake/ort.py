@@ -1,28 +1,19 @@
 """onnxruntime, in a process of its own: it holds memory and threads, and native code can crash.
 
-This file is both ends. `Runtime` starts ``python -m onnxcake.ort`` and speaks to it through its pipes; frames
-are a JSON header and raw array bytes, so nothing is unpickled. One child serves many models.
+This file is both ends: `Runtime` asks, `_Server` answers in the child. One child serves many models.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import struct
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from .child import Array, Child, ChildDied, ChildRefused, Frame, serve
 from .errors import OnnxcakeError
 
-Array = npt.NDArray[Any]
-_LENGTHS = struct.Struct("<QQ")
 _WARM_UP = 5  # runs before a latency is taken
 
 
@@ -36,7 +27,7 @@ class Runtime:
     """A child process with onnxruntime in it; use as a context manager."""
 
     def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child = Child("onnxcake.ort")
 
     def __enter__(self) -> Runtime:
         return self
@@ -44,67 +35,69 @@ class Runtime:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def load(self, model: bytes, threads: int = 0) -> Session:
-        """A session for a self-contained model.
+    def load(self, model: bytes, threads: int = 0, weights: Mapping[str, Array] | None = None) -> Session:
+        """A session for a model.
 
         Args:
             threads: onnxruntime's intra-op threads; 0 leaves the choice to it.
+            weights: the data of initialisers that the model marks as kept elsewhere.
 
         Raises:
             RuntimeRefused: if onnxruntime cannot load it.
         """
+        self._ask({"do": "begin"}, None)
+        for name, weight in (weights or {}).items():
+            self._ask({"do": "weight", "name": name}, weight)
         header, _ = self._ask({"do": "load", "threads": threads}, np.frombuffer(model, np.uint8))
         return Session(self, header["id"], header["inputs"], header["outputs"])
 
+    def clear(self) -> None:
+        """Lets the child forget all models, and stay warm for the next."""
+        if self._child.process is not None:
+            self._ask({"do": "clear"}, None)
+
     def close(self) -> None:
         """Ends the child; the next call would start a fresh one."""
-        if self._child is not None:
-            child, self._child = self._child, None
-            if child.stdin:
-                with contextlib.suppress(OSError):  # what a dead child was not sent
-                    child.stdin.close()  # end of input: the child returns
-            try:
-                child.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            if child.stdout:
-                child.stdout.close()
+        self._child.close()
 
-    def _ask(self, header: dict[str, Any], array: Array | None = None) -> tuple[dict[str, Any], Array | None]:
-        child = self._child = self._child or _start()
-        assert child.stdin and child.stdout
+    def _ask(self, header: dict[str, Any], array: Array | None) -> Frame:
         try:
-            _send(child.stdin, header, array)
-            answer, result = _receive(child.stdout)
-        except (BrokenPipeError, EOFError) as error:
-            self.close()
-            raise RuntimeRefused(f"onnxruntime's process died (status {child.returncode})") from error
-        except BaseException:
-            child.kill()  # half a frame may be in the pipe: this child cannot be asked again
-            self.close()
-            raise
-        if "error" in answer:
-            raise RuntimeRefused(answer["error"])
-        return answer, result
+            return self._child.ask(header, array)
+        except ChildDied as error:
+            raise RuntimeRefused(f"onnxruntime: {error}") from error
+        except ChildRefused as error:
+            raise RuntimeRefused(str(error)) from error
 
 
 class Session:
     """A loaded model. ``inputs`` and ``outputs`` are lists of (name, shape, type) as the file states them."""
 
     def __init__(self, runtime: Runtime, number: int, inputs: list[Any], outputs: list[Any]) -> None:
-        self._runtime, self._child, self._number = runtime, runtime._child, number
+        self._runtime, self._process, self._number = runtime, runtime._child.process, number
         self.inputs, self.outputs = inputs, outputs
 
+    @property
+    def batch(self) -> int | None:
+        """The batch that the model fixes, or None."""
+        shape = self.inputs[0][1] if self.inputs else []
+        return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
+
     def run(self, x: Array) -> Array:
-        """The model's first output for ``x``, one batch.
+        """The model's first output for ``x``.
+
+        A model of a fixed batch is run as often as needed; the last batch is filled up with zeros.
+        Whole-number inputs are rounded to, and cut to the range of, the type that the model takes.
 
         Raises:
             RuntimeRefused: if the run fails, or the process dies.
         """
-        _, result = self._ask({"do": "run"}, x)
-        assert result is not None
-        return result
+        batch = self.batch
+        if batch is None or batch == len(x):
+            return self._run(x)
+        parts = [x[i : i + batch] for i in range(0, len(x), batch)]
+        short = batch - len(parts[-1])
+        parts[-1] = np.concatenate([parts[-1], np.zeros((short, *x.shape[1:]), x.dtype)])
+        return np.concatenate([self._run(part) for part in parts])[: len(x)]
 
     def run_in_batches(self, x: Array, batch: int = 1000) -> Array:
         """`run`, a part at a time; the results joined."""
@@ -115,8 +108,18 @@ class Session:
         answer, _ = self._ask({"do": "time", "runs": runs}, x)
         return float(answer["median_ms"])
 
-    def _ask(self, header: dict[str, Any], x: Array) -> tuple[dict[str, Any], Array | None]:
-        if self._runtime._child is not self._child:  # a fresh child counts its models from zero again
+    def close(self) -> None:
+        """Lets the child forget the model."""
+        if self._runtime._child.process is self._process and self._process is not None:
+            self._ask({"do": "forget"}, None)
+
+    def _run(self, x: Array) -> Array:
+        _, result = self._ask({"do": "run"}, x)
+        assert result is not None
+        return result
+
+    def _ask(self, header: dict[str, Any], x: Array | None) -> Frame:
+        if self._runtime._child.process is not self._process:  # a fresh child counts its models from zero again
             raise RuntimeRefused("onnxruntime's process has ended since the model was loaded")
         return self._runtime._ask({**header, "id": self._number}, x)
 
@@ -133,98 +136,85 @@ def version() -> str:
     return "unknown"
 
 
-def _start() -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
-    return subprocess.Popen(
-        # -P: a file called numpy.py in the user's folder must not become ours
-        [sys.executable, "-P", "-m", "onnxcake.ort"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,  # a Ctrl-C at the terminal is the parent's to handle
-    )
+class _Server:
+    """The child's side."""
 
+    def __init__(self) -> None:
+        import onnxruntime
 
-def _send(pipe: BinaryIO | Any, header: dict[str, Any], array: Array | None = None) -> None:
-    body = b""
-    if array is not None:
-        array = np.ascontiguousarray(array)
-        header = {**header, "dtype": array.dtype.str, "shape": array.shape}
-        body = array.tobytes()
-    head = json.dumps(header).encode()
-    pipe.write(_LENGTHS.pack(len(head), len(body)) + head)
-    pipe.write(body)
-    pipe.flush()
+        onnxruntime.set_default_logger_severity(4)
+        self.onnxruntime = onnxruntime
+        self.sessions: dict[int, tuple[Any, Any]] = {}
+        self.weights: dict[str, Any] = {}
+        self.count = 0
 
+    def answer(self, header: dict[str, Any], array: Array | None) -> Frame:
+        do = header["do"]
+        if do == "begin":
+            self.weights = {}
+            return {}, None
+        if do == "clear":
+            self.sessions, self.weights = {}, {}
+            return {}, None
+        if do == "weight":
+            self.weights[header["name"]] = array
+            return {}, None
+        if do == "load":
+            assert array is not None
+            return self.load(array, header["threads"]), None
+        if do == "forget":
+            del self.sessions[header["id"]]
+            return {}, None
+        assert array is not None
+        session, _ = self.sessions[header["id"]]
+        feed = {session.get_inputs()[0].name: _as_type(array, session.get_inputs()[0].type)}
+        if do == "run":
+            result = np.asarray(session.run([session.get_outputs()[0].name], feed)[0])
+            if result.dtype.hasobject:
+                raise TypeError("its output is no array of numbers")
+            return {}, result
+        return {"median_ms": _median_ms(session, feed, header["runs"])}, None
 
-def _receive(pipe: BinaryIO | Any) -> tuple[dict[str, Any], Array | None]:
-    head_bytes, body_bytes = _LENGTHS.unpack(_exactly(pipe, _LENGTHS.size))
-    header = json.loads(_exactly(pipe, head_bytes))
-    if "dtype" not in header:
-        return header, None
-    body = np.frombuffer(_exactly(pipe, body_bytes), dtype=np.dtype(header["dtype"]))
-    return header, body.reshape(header["shape"])
-
-
-def _exactly(pipe: BinaryIO | Any, count: int) -> bytearray:
-    content = bytearray()
-    while len(content) < count:
-        part = pipe.read(count - len(content))
-        if not part:
-            raise EOFError
-        content += part
-    return content
-
-
-def _serve() -> None:
-    """The child: answers until its input ends."""
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(4)
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what native code prints must not get into the frames
-    sessions: list[Any] = []
-    while True:
-        try:
-            header, array = _receive(source)
-        except EOFError:
-            return
-        try:
-            answer, result = _answer(onnxruntime, sessions, header, array)
-        except Exception as error:  # noqa: BLE001 - told to the parent, which says what it was about
-            answer, result = {"error": str(error).strip()[:2000] or type(error).__name__}, None
-        _send(sink, answer, result)
-
-
-def _answer(
-    onnxruntime: Any, sessions: list[Any], header: dict[str, Any], array: Array | None
-) -> tuple[dict[str, Any], Array | None]:
-    assert array is not None
-    if header["do"] == "load":
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = header["threads"]
+    def load(self, model: Array, threads: int) -> dict[str, Any]:
+        options = self.onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are torch's too
-        session = onnxruntime.InferenceSession(array.tobytes(), options, providers=["CPUExecutionProvider"])
-        sessions.append(session)
+        values = [self.onnxruntime.OrtValue.ortvalue_from_numpy(w) for w in self.weights.values()]
+        if values:
+            options.add_external_initializers(list(self.weights), values)
+        session = self.onnxruntime.InferenceSession(model.tobytes(), options, providers=["CPUExecutionProvider"])
+        session._model_bytes = None  # kept for a fallback that is never wanted here
+        number, self.count = self.count, self.count + 1
+        self.sessions[number] = (session, (self.weights, values))  # the session reads the weights where they are
+        self.weights = {}
         described = [[[v.name, v.shape, v.type] for v in vs] for vs in (session.get_inputs(), session.get_outputs())]
-        return {"id": len(sessions) - 1, "inputs": described[0], "outputs": described[1]}, None
-    session = sessions[header["id"]]
-    feed = {session.get_inputs()[0].name: array}
-    if header["do"] == "run":
-        result = np.asarray(session.run([session.get_outputs()[0].name], feed)[0])
-        if result.dtype.hasobject:
-            raise TypeError("its output is no array of numbers")
-        return {}, result
+        return {"id": number, "inputs": described[0], "outputs": described[1]}
+
+
+_TYPES = {"double": "float64", "float": "float32"}
+
+
+def _as_type(x: Array, kind: str) -> Array:
+    """Floats as what the model takes: "tensor(uint8)" and the like; anything else is onnxruntime's to judge."""
+    if x.dtype.kind != "f" or not kind.startswith("tensor("):
+        return x
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    dtype = np.dtype(_TYPES.get(name, name))
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        x = np.rint(x).clip(limits.min, limits.max)
+    return x.astype(dtype, copy=False)
+
+
+def _median_ms(session: Any, feed: dict[str, Array], runs: int) -> float:
     times = []
-    for _ in range(_WARM_UP + header["runs"]):
+    for _ in range(_WARM_UP + runs):
         start = time.perf_counter()
         session.run(None, feed)
         times.append(time.perf_counter() - start)
-    return {"median_ms": float(np.median(times[_WARM_UP:])) * 1e3}, None
+    return float(np.median(times[_WARM_UP:])) * 1e3
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(_Server().answer)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .ort import Array
+from .child import Array
 from .store import StoreDataset
 from .teacher import Signature
 
@@ -38,7 +38,7 @@ def samples_png(signature: Signature, data: StoreDataset, regions: Mapping[str, 
     Args:
         regions: for 2-D inputs: a title and a classifier for each decision map to draw.
     """
-    if signature.input_shape == (2,) and regions:
+    if signature.input_shape == (2,) and regions and signature.task != "multilabel":
         inputs, _, labels = data.take(torch.arange(len(data)))
         return regions_png([Panel(title, say, inputs.numpy(), labels.numpy()) for title, say in regions.items()])
     rows = torch.linspace(0, len(data) - 1, min(len(data), _COLUMNS * _ROWS)).long().unique()

@@ -134,7 +134,7 @@ def layout(recipe: Recipe, teacher: Teacher, synthesis: Synthesis, plan: Plan, s
     made_from = {
         "teacher": f"{teacher.facts.digest[:16]} ({teacher.name})",
         "seed": str(seed),
-        **_flat("input", {"range": signature.range, "mean": signature.mean, "std": signature.std}),
+        **_flat("input", asdict(signature)),
         **_flat("synthesis", recipe.as_dict()["synthesis"]),
         **_flat("plan", plan.as_dict()),
     }

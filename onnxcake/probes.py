@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from .child import Array
 from .errors import ProbeError, shown
 from .files import sha256
-from .ort import Array
 
 _SUFFIXES = (".npz", ".npy", ".safetensors")
 _REMEDY = "Give inputs saved by numpy.savez or safetensors."
@@ -34,8 +34,8 @@ class Probe:
 def load(path: Path, shape: tuple[int, ...], classes: int | None = None) -> Probe:
     """Reads a probe file, or all probe files of a folder.
 
-    In each, the one floating-point array of shape [n, *shape] is taken for the inputs, and the one integer
-    array of shape [n] for the labels, whatever their names.
+    In each, the one floating-point (or uint8) array of shape [n, *shape] is taken for the inputs, and the one
+    other integer array of shape [n], or [n, labels] for a multi-label teacher, for the labels, whatever their names.
 
     Args:
         path: a ``.npz``, ``.npy`` or ``.safetensors`` file, or a folder of such; ``.npy`` files of a folder
@@ -54,7 +54,12 @@ def load(path: Path, shape: tuple[int, ...], classes: int | None = None) -> Prob
             "some of the files have labels and some have not", where=path, remedy="Give all of them labels, or none."
         )
     merged = np.concatenate(labels) if labels else None
-    if merged is not None and classes is not None and (merged.min() < 0 or merged.max() >= classes):
+    if (
+        merged is not None
+        and merged.ndim == 1
+        and classes is not None
+        and (merged.min() < 0 or merged.max() >= classes)
+    ):
         raise ProbeError(
             f"its labels go from {merged.min()} to {merged.max()}, but the teacher has {classes} classes",
             where=path,
@@ -103,8 +108,13 @@ def _unreadable(path: Path, error: Exception) -> ProbeError:
     return ProbeError(f"cannot be read ({reason})", where=path, remedy=_REMEDY)
 
 
+def _is_input(array: Array) -> bool:
+    """Floats, or bytes as pictures are: for a file that takes those."""
+    return array.ndim > 1 and (array.dtype.kind == "f" or array.dtype == np.uint8)
+
+
 def _take(arrays: dict[str, Array], source: Path, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
-    inputs = [a for a in arrays.values() if a.dtype.kind == "f" and a.ndim > 1 and a.shape[1:] == shape]
+    inputs = [a for a in arrays.values() if _is_input(a) and a.shape[1:] == shape]
     if len(inputs) != 1 or not len(inputs[0]):
         found = ", ".join(f"{shown(name)} {a.dtype}{list(a.shape)}" for name, a in arrays.items()) or "nothing"
         raise ProbeError(
@@ -112,7 +122,8 @@ def _take(arrays: dict[str, Array], source: Path, shape: tuple[int, ...]) -> tup
             where=source,
             remedy="Save the inputs as the teacher's file takes them: float32, normalised if it wants that.",
         )
-    labels = [a for a in arrays.values() if a.dtype.kind in "iu" and a.shape == inputs[0].shape[:1]]
+    rest = [a for a in arrays.values() if a is not inputs[0] and a.dtype.kind in "iu"]
+    labels = [a for a in rest if a.shape[:1] == inputs[0].shape[:1] and a.ndim <= 2]
     if len(labels) > 1:
         raise ProbeError("several arrays could be the labels", where=source, remedy="Keep only one.")
     with np.errstate(over="ignore"):

@@ -23,6 +23,7 @@ from .schema import Choice, Section
 from .student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS, Distillation
 from .synthesis import LABELS, LOSSES, SCHEDULES, SOURCES, UPDATES, Weighted
 from .synthesis.schedules import Schedule
+from .teacher import Options
 from .yaml_tree import Mistake, Tree
 
 VERSION = 1
@@ -75,8 +76,13 @@ else:
 
 
 class InputSection(Section):
-    """What values the teacher's file takes; the command's --range, --mean and --std go before it."""
+    """What the teacher's file does not say of itself; the command's --input, --range and so on go before it."""
 
+    name: str | None = None
+    output: str | None = None
+    shape: tuple[Count, ...] | None = None
+    constants: dict[str, Number] = Field(default_factory=dict)
+    task: Literal["multiclass", "binary", "multilabel"] | None = None
     range: tuple[Number, Number] | None = None
     mean: tuple[Number, ...] | None = None
     std: tuple[Positive, ...] | None = None
@@ -184,6 +190,21 @@ class Recipe(Section):
         if mistakes or recipe is None:
             raise _refused(tree.source, mistakes)
         return recipe  # type: ignore[no-any-return]
+
+    @property
+    def teacher_options(self) -> Options:
+        """What the recipe says of the teacher's file."""
+        said = self.input
+        return Options(
+            input=said.name,
+            output=said.output,
+            shape=said.shape,
+            constants=said.constants,
+            task=said.task,
+            range=said.range,
+            mean=said.mean,
+            std=said.std,
+        )
 
     @property
     def digest(self) -> str:

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from . import files, pictures
 from . import run as runs
-from .agreement import Comparison, compare
+from .agreement import Comparison, compare, top_classes
+from .child import Array
 from .errors import OnnxcakeError
 from .graph.export import export
-from .ort import Array, Runtime, Session
+from .ort import Runtime, Session
 from .plan import Plan
 from .probes import Probe
 from .report import FORMAT, Report, versions
@@ -26,7 +27,7 @@ from .run import Run
 from .spent import Spent
 from .store import Store, StoreDataset
 from .student import Student, count
-from .teacher import Signature, way_back
+from .teacher import OutputKind, Signature, Teacher, way_back
 
 PARITY = 1e-3  # student.onnx against torch, relative to the largest answer
 _PARITY_SAMPLES = 1000
@@ -46,7 +47,7 @@ def finish(
     *,
     architecture: str,
     key: str,
-    teacher: bytes | None,
+    teacher: Teacher | None,
     probe: Probe | None,
     spent: Spent,
     runtime: Runtime,
@@ -55,7 +56,7 @@ def finish(
 
     Args:
         key: a digest over all that the report depends on; kept in it.
-        teacher: the teacher's model for onnxruntime; without it the answers in the store stand for it.
+        teacher: to be run in onnxruntime; without it the answers in the store stand for it.
 
     Raises:
         OutputError: if a file cannot be written.
@@ -65,7 +66,7 @@ def finish(
     data = StoreDataset(store, held_out=store.layout.held_out > 0)
     content, session, parity = _export(student, run, data, runtime)
     files.write_atomic(out / runs.STUDENT, content)
-    asked = None if teacher is None else runtime.load(teacher)
+    asked = None if teacher is None else runtime.load(teacher.model, weights=teacher.weights)
     agreement = {"held_out" if store.layout.held_out else "training_set": _on_store(asked, session, data, signature)}
     if probe is not None and asked is not None:
         agreement["probe"] = _compare(asked, session, probe.inputs, probe.labels, signature)
@@ -126,7 +127,7 @@ def _export(student: Student, run: Run, data: StoreDataset, runtime: Runtime) ->
     """student.onnx, its session, and its largest difference to torch, relative to the largest answer."""
     signature = run.teacher.signature
     inputs = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0]
-    whole = torch.nn.Sequential(student, way_back(signature.output_kind)).cpu().eval()
+    whole = torch.nn.Sequential(student, way_back(signature)).cpu().eval()
     with torch.no_grad():
         wanted = whole(inputs).numpy()
     passed: list[tuple[Session, float]] = []
@@ -140,7 +141,9 @@ def _export(student: Student, run: Run, data: StoreDataset, runtime: Runtime) ->
         passed.append((session, difference))
 
     names = {"input_name": signature.input_name, "output_name": signature.output_name}
-    content = export(whole, signature.input_shape, **names, opset=run.teacher.opset, check=check)
+    content = export(
+        whole, signature.input_shape, **names, dtype=signature.input_dtype, opset=run.teacher.opset, check=check
+    )
     return content, *passed[-1]
 
 
@@ -149,7 +152,8 @@ def _on_store(asked: Session | None, session: Session, data: StoreDataset, signa
     if asked is not None:
         return _compare(asked, session, inputs.numpy(), None, signature)
     answers = session.run_in_batches(inputs.numpy())
-    return compare(logits.numpy(), answers, None, ("logits", signature.output_kind))
+    given: OutputKind = "multilabel_logits" if signature.task == "multilabel" else "logits"
+    return compare(logits.numpy(), answers, None, (given, signature.output_kind))
 
 
 def _compare(asked: Session, session: Session, inputs: Array, labels: Array | None, signature: Signature) -> Comparison:
@@ -157,23 +161,24 @@ def _compare(asked: Session, session: Session, inputs: Array, labels: Array | No
     return compare(*answers, labels, (signature.output_kind, signature.output_kind))
 
 
-def _latency(runtime: Runtime, teacher: bytes | None, student: bytes, data: StoreDataset) -> dict[str, Any]:
+def _latency(runtime: Runtime, teacher: Teacher | None, student: bytes, data: StoreDataset) -> dict[str, Any]:
     one = data.take([0])[0].numpy()
-    models = {"teacher": teacher, "student": student}
-    times = {
-        name: round(runtime.load(model, _LATENCY_THREADS).latency_ms(one), 4) for name, model in models.items() if model
-    }
+    sessions = {"student": runtime.load(student, _LATENCY_THREADS)}
+    if teacher is not None:
+        sessions = {"teacher": runtime.load(teacher.model, _LATENCY_THREADS, teacher.weights), **sessions}
+    times = {name: round(session.latency_ms(one), 4) for name, session in sessions.items()}
     return {"threads": _LATENCY_THREADS, **times}
 
 
 def _picture(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> bytes:
     sides = {"teacher": asked, "student": session}
-    regions = {name: _classes_of(side) for name, side in sides.items() if side is not None}
+    kind = signature.output_kind
+    regions = {name: _classes_of(side, kind) for name, side in sides.items() if side is not None}
     return pictures.samples_png(signature, data, regions)
 
 
-def _classes_of(side: Session) -> Callable[[Array], Array]:
-    return lambda points: np.asarray(side.run_in_batches(points).argmax(1))
+def _classes_of(side: Session, kind: OutputKind) -> Callable[[Array], Array]:
+    return lambda points: np.asarray(top_classes(side.run_in_batches(points), kind))
 
 
 def _as_text(report: Report) -> bytes:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import probes
 from .agreement import Comparison, compare
+from .child import Array
 from .errors import UsageError
-from .graph.load import TeacherFile, load
-from .graph.normalise import SafeGraph, normalise
-from .ort import Array, Runtime
+from .ort import Runtime
 from .report import Report, versions
 from .rng import Key
 from .store import Store, StoreDataset
-from .teacher import OutputKind
-from .teacher.probe import answers, open_session, output_kind, random_inputs
+from .teacher import Options, OutputKind, Signature, airlock
+from .teacher.examine import open_graph
+from .teacher.probe import open_session, random_inputs
 
 _NOISE_SAMPLES = 1000
 _LATENCY_THREADS = 1
@@ -40,29 +43,24 @@ def verify(
         TeacherError: if a file cannot be used; it is named.
         UsageError: if the two do not take the same inputs or do not know the same classes.
     """
-    files = [load(Path(path)) for path in (teacher, student)]
-    graphs = [normalise(file) for file in files]
-    shape = graphs[0].input_shape
-    if graphs[1].input_shape != shape:
-        raise UsageError(
-            f"{files[1].name} takes inputs of shape {list(graphs[1].input_shape)}, {files[0].name} of {list(shape)}",
-            remedy="Give two classifiers of the same inputs.",
-        )
     with Runtime() as runtime:
-        sides = [_Side(runtime, file, graph) for file, graph in zip(files, graphs, strict=True)]
+        sides = [_Side(runtime, Path(path)) for path in (teacher, student)]
+        shape = sides[0].signature.input_shape
+        if sides[1].signature.input_shape != shape:
+            raise UsageError(
+                f"{sides[1].name} takes inputs of shape {list(sides[1].signature.input_shape)}, "
+                f"{sides[0].name} of {list(shape)}",
+                remedy="Give two classifiers of the same inputs.",
+            )
         agreement: dict[str, Any] = {}
-        for source, (inputs, labels) in _inputs(shape, probe, store).items():
+        for source, (inputs, labels) in _inputs(sides[0].signature, probe, store).items():
             agreement[source] = _compared(sides, inputs, labels).as_dict()
-        one = random_inputs(shape, Key(0).at("latency"), 1).numpy()
+        one = np.zeros((1, *shape), np.float32)
         latency = {name: side.latency_ms(one) for name, side in zip(("teacher", "student"), sides, strict=True)}
-    told = [
-        {"file": file.name, "sha256": file.digest, "bytes": file.size_bytes, "parameters": graph.parameters}
-        for file, graph in zip(files, graphs, strict=True)
-    ]
     return Report.of(
         {
-            "teacher": told[0],
-            "student": told[1],
+            "teacher": sides[0].as_dict(),
+            "student": sides[1].as_dict(),
             "agreement": agreement,
             "latency_ms": {"threads": _LATENCY_THREADS, **latency},
             "versions": versions(),
@@ -73,36 +71,50 @@ def verify(
 class _Side:
     """One of the two, in onnxruntime."""
 
-    def __init__(self, runtime: Runtime, file: TeacherFile, graph: SafeGraph) -> None:
-        self._name, self._tail = file.name, graph.tail
-        model, remedy = graph.model.SerializeToString(), "Give a classifier that onnxruntime runs."
-        self._session = open_session(runtime, model, file.name, remedy)
-        self._alone = open_session(runtime, model, file.name, remedy, _LATENCY_THREADS)
+    def __init__(self, runtime: Runtime, path: Path) -> None:
+        self.name = path.name
+        exam = airlock.examine(path, Options())
+        # A classifier that runs can be compared, even if it could not be a teacher for want of a gradient.
+        if "signature" not in exam.found:
+            assert exam.error is not None
+            raise exam.error
+        self.found = exam.found
+        self.signature = Signature.from_dict(exam.found["signature"])
+        opened = open_graph(path, Options())
+        model = opened.safe.cut(opened.output).SerializeToString()
+        remedy = "Give a classifier that onnxruntime runs."
+        load = partial(open_session, runtime, model, path.name, remedy, weights=opened.safe.weights)
+        self._session, self._alone = load(), load(threads=_LATENCY_THREADS)
 
     def answers(self, inputs: Array) -> tuple[Array, OutputKind]:
         """What it says to ``inputs``, and what kind of numbers that is."""
-        answers(self._session, [inputs[:2]], self._name)  # a plain error if it cannot run at all
-        rows = self._session.run_in_batches(inputs)
-        kind: OutputKind = self._tail if self._tail is not None else output_kind(rows)  # type: ignore[assignment]
-        return rows, kind
+        return self._session.run_in_batches(inputs), self.signature.output_kind
 
     def latency_ms(self, one: Array) -> float:
         """Milliseconds for a batch of one."""
         return round(self._alone.latency_ms(one), 4)
 
+    def as_dict(self) -> dict[str, Any]:
+        """What the report says of it."""
+        file = self.found["file"]
+        parameters = self.found["cost"]["parameters"]
+        return {"file": self.name, "sha256": file["sha256"], "bytes": file["bytes"], "parameters": parameters}
+
 
 def _compared(sides: list[_Side], inputs: Array, labels: Array | None) -> Comparison:
     (teacher, of_teacher), (student, of_student) = (side.answers(inputs) for side in sides)
-    if teacher.shape != student.shape:
+    ends = [side.signature for side in sides]
+    if ends[0].classes != ends[1].classes or ends[0].task != ends[1].task:
         raise UsageError(
-            f"the teacher knows {teacher.shape[1]} classes, the student {student.shape[1]}",
+            f"the teacher knows {ends[0].classes} classes ({ends[0].task}), "
+            f"the student {ends[1].classes} ({ends[1].task})",
             remedy="Give two classifiers of the same classes.",
         )
     return compare(teacher, student, labels, (of_teacher, of_student))
 
 
 def _inputs(
-    shape: tuple[int, ...], probe: str | Path | None, store: str | Path | None
+    signature: Signature, probe: str | Path | None, store: str | Path | None
 ) -> dict[str, tuple[Array, Array | None]]:
     """What to compare on, by its name in the report."""
     chosen: dict[str, tuple[Array, Array | None]] = {}
@@ -112,8 +124,9 @@ def _inputs(
         data = StoreDataset(opened, held_out=opened.layout.held_out > 0)
         chosen["held_out"] = (data.take(list(range(len(data))))[0].numpy(), None)
     if probe is not None:
-        asked = probes.load(Path(probe), shape)
+        asked = probes.load(Path(probe), signature.input_shape)
         chosen["probe"] = (asked.inputs, asked.labels)
     if not chosen:
-        chosen["noise"] = (random_inputs(shape, Key(0).at("noise"), _NOISE_SAMPLES).numpy(), None)
+        noise = signature.to_input(random_inputs(signature.shape, Key(0).at("noise"), _NOISE_SAMPLES))
+        chosen["noise"] = (signature.whole(noise).numpy(), None)
     return chosen

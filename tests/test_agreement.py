@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import log_softmax, rel_entr, softmax
+from scipy.special import expit, log_softmax, rel_entr, softmax
 from scipy.stats import binomtest, norm
 
 from onnxcake.agreement import CONFIDENCE, Comparison, compare, mean, share
 from onnxcake.teacher import OutputKind
 
-KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
+KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "log_probabilities")
+BINARY: tuple[OutputKind, ...] = ("binary_logit", "binary_probability")
+MULTILABEL: tuple[OutputKind, ...] = ("multilabel_logits", "multilabel_probabilities")
 RANDOM = np.random.default_rng(0)
 TEACHER, STUDENT = (RANDOM.normal(scale=3, size=(200, 7)) for _ in range(2))
 
@@ -76,6 +78,37 @@ def test_figures_for_every_kind_of_output(teacher: OutputKind, student: OutputKi
     assert found.agreement.value == pytest.approx((TEACHER.argmax(1) == STUDENT.argmax(1)).mean())
     assert found.teacher_accuracy == share(TEACHER.argmax(1) == labels)
     assert found.student_accuracy == share(STUDENT.argmax(1) == labels)
+
+
+def test_every_kind_is_compared_somewhere_here() -> None:
+    assert {*KINDS, *BINARY, *MULTILABEL} == set(get_args(OutputKind))
+
+
+@pytest.mark.parametrize("shape", [(200, 1), (200,)])
+@pytest.mark.parametrize("student", BINARY)
+@pytest.mark.parametrize("teacher", BINARY)
+def test_one_number_for_yes_or_no(teacher: OutputKind, student: OutputKind, shape: tuple[int, ...]) -> None:
+    labels = RANDOM.integers(0, 2, 200)
+    z, w = TEACHER[:, 0], STUDENT[:, 0]
+    said = [(expit(v) if "prob" in k else v).reshape(shape) for k, v in ((teacher, z), (student, w))]
+    found = compare(*said, labels, (teacher, student))
+    p, q = expit(z), expit(w)
+    assert found.kl.value == pytest.approx((rel_entr(p, q) + rel_entr(1 - p, 1 - q)).mean(), rel=1e-5)
+    assert found.agreement == share((z > 0) == (w > 0))
+    assert found.teacher_accuracy == share((z > 0) == labels)
+
+
+@pytest.mark.parametrize("student", MULTILABEL)
+@pytest.mark.parametrize("teacher", MULTILABEL)
+def test_every_label_is_a_decision_of_its_own(teacher: OutputKind, student: OutputKind) -> None:
+    labels = RANDOM.integers(0, 2, TEACHER.shape)
+    said = [expit(v) if "prob" in k else v for k, v in ((teacher, TEACHER), (student, STUDENT))]
+    found = compare(*said, labels, (teacher, student))
+    p, q = expit(TEACHER), expit(STUDENT)
+    assert found.samples == 200
+    assert found.kl.value == pytest.approx((rel_entr(p, q) + rel_entr(1 - p, 1 - q)).sum(1).mean(), rel=1e-5)
+    assert found.agreement == share(((TEACHER > 0) == (STUDENT > 0)).reshape(-1))
+    assert found.student_accuracy == share(((STUDENT > 0) == labels).reshape(-1))
 
 
 @pytest.mark.parametrize("kind", KINDS)

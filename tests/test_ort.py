@@ -17,9 +17,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxcake import ort
+from onnxcake import child as child_module
 from onnxcake.errors import OnnxcakeError
-from onnxcake.ort import Runtime, RuntimeRefused
+from onnxcake.ort import Runtime, RuntimeRefused, version
 
 N = helper.make_node
 KINDS = ["float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"]
@@ -47,8 +47,8 @@ def scaled(handmade: Any, factor: float) -> bytes:
 
 
 def child_of(runtime: Runtime) -> subprocess.Popen[bytes]:
-    assert runtime._child is not None
-    return runtime._child
+    assert runtime._child.process is not None
+    return runtime._child.process
 
 
 @pytest.fixture
@@ -91,24 +91,24 @@ def test_what_comes_back_may_be_written_to(handmade: Any, runtime: Runtime) -> N
 @pytest.mark.parametrize("array", [None, np.zeros((0, 3)), np.float32(2.5), np.arange(5, dtype=np.int8)])
 def test_frames_survive_the_pipe(array: Any) -> None:
     pipe = io.BytesIO()
-    ort._send(pipe, {"do": "x", "text": "é\n\0"}, array)
+    child_module._send(pipe, {"do": "x", "text": "é\n\0"}, array)
     pipe.seek(0)
-    header, got = ort._receive(pipe)
+    header, got = child_module._receive(pipe)
     assert (header["do"], header["text"]) == ("x", "é\n\0")
     assert (got is None) == (array is None)
     if array is not None:
         assert got is not None and got.dtype == array.dtype and np.array_equal(got.ravel(), np.ravel(array))
     with pytest.raises(EOFError):
-        ort._receive(pipe)
+        child_module._receive(pipe)
 
 
 def test_a_cut_frame_is_the_end(handmade: Any) -> None:
     pipe = io.BytesIO()
-    ort._send(pipe, {"do": "x"}, X)
+    child_module._send(pipe, {"do": "x"}, X)
     content = pipe.getvalue()
     for length in range(len(content)):
         with pytest.raises(EOFError):
-            ort._receive(io.BytesIO(content[:length]))
+            child_module._receive(io.BytesIO(content[:length]))
 
 
 # --- sessions ----------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_an_unknown_operator_is_refused(handmade: Any, runtime: Runtime) -> None
         runtime.load(handmade([N("NoSuchOperator", ["x"], ["y"])]).SerializeToString())
 
 
-@pytest.mark.parametrize("x", [X[:, :3], X.astype(np.float64), X.astype(np.int64), X.reshape(2, 2, 2), X[0]])
+@pytest.mark.parametrize("x", [X[:, :3], X.astype(np.int64), X.reshape(2, 2, 2), X[0]])
 def test_an_input_that_does_not_fit_is_refused(x: Any, handmade: Any, runtime: Runtime) -> None:
     session = runtime.load(scaled(handmade, 2))
     with pytest.raises(RuntimeRefused):
@@ -205,7 +205,7 @@ def test_a_killed_child_is_told_and_the_next_load_works(rows: int, handmade: Any
     first = child_of(own)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    with pytest.raises(RuntimeRefused, match=r"process died \(status -9\)"):
+    with pytest.raises(RuntimeRefused, match=r"the process crashed \(SIGKILL\)"):
         session.run(np.zeros((rows, 4), np.float32))
     assert np.array_equal(own.load(scaled(handmade, 3)).run(X), X * 3)
     assert child_of(own) is not first
@@ -216,7 +216,7 @@ def test_a_child_killed_at_work(handmade: Any, own: Runtime) -> None:
     child = child_of(own)
     os.kill(child.pid, signal.SIGSTOP)  # it will be at the frame for as long as we like
     threading.Timer(0.2, lambda: os.kill(child.pid, signal.SIGKILL)).start()
-    with pytest.raises(RuntimeRefused, match="process died"):
+    with pytest.raises(RuntimeRefused, match="crashed"):
         session.run(X)
     assert np.array_equal(own.load(scaled(handmade, 2)).run(X), X * 2)
 
@@ -243,7 +243,7 @@ def test_an_interruption_ends_the_child(handmade: Any, own: Runtime, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ort, "_receive", interrupted)
+        patch.setattr(child_module, "_receive", interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.run(X)
     assert child.poll() is not None
@@ -260,7 +260,7 @@ def test_an_interruption_while_sending_is_that_interruption(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ort, "_send", half)
+        patch.setattr(child_module, "_send", half)
         with pytest.raises(KeyboardInterrupt):
             session.run(X)
     assert np.array_equal(own.load(scaled(handmade, 3)).run(X), X * 3)
@@ -282,7 +282,7 @@ from pathlib import Path
 from onnxcake.ort import Runtime
 runtime = Runtime()
 runtime.load(Path(sys.argv[1]).read_bytes())
-print(runtime._child.pid, flush=True)
+print(runtime._child.process.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "m.onnx"], capture_output=True, text=True)
@@ -334,4 +334,4 @@ def test_files_of_the_users_folder_are_not_taken_for_modules(
 
 
 def test_the_version_is_known() -> None:
-    assert ort.version()[0].isdigit()
+    assert version()[0].isdigit()

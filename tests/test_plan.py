@@ -34,7 +34,7 @@ INDEPENDENT = "synthesis.labels=independent"
 @pytest.fixture(scope="module")
 def digits(runtime: Runtime) -> Teacher:
     """Images, ten classes."""
-    return Teacher.load(DIGITS, range=(0, 1), runtime=runtime)
+    return Teacher.load(DIGITS, range=(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def table(export: Any, runtime: Runtime, tmp_path_factory: pytest.TempPathFactor
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 3))
-    return Teacher.load(export(net, (5,), tmp_path_factory.mktemp("plan") / "table.onnx"), runtime=runtime)
+    return Teacher.load(export(net, (5,), tmp_path_factory.mktemp("plan") / "table.onnx"))
 
 
 def vector(*overrides: str) -> Recipe:
@@ -323,7 +323,7 @@ def test_the_student_does_not_change_the_set(change: str, digits: Teacher) -> No
 
 
 def test_the_teachers_content_counts_and_not_its_name(digits: Teacher, runtime: Runtime, tmp_path: Path) -> None:
-    renamed = Teacher.load(shutil.copy(DIGITS, tmp_path / "other.onnx"), range=(0, 1), runtime=runtime)
+    renamed = Teacher.load(shutil.copy(DIGITS, tmp_path / "other.onnx"), range=(0, 1))
     assert renamed.name != digits.name and key(renamed) == key(digits)
 
 

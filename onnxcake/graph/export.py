@@ -31,6 +31,7 @@ def export(
     input_name: str,
     output_name: str,
     opset: int,
+    dtype: str = "float32",
     check: Callable[[bytes], None] = lambda content: None,
 ) -> bytes:
     """The bytes of an ONNX model equal to ``module`` in eval mode, its batch dynamic.
@@ -41,13 +42,16 @@ def export(
         input_name: the teacher's input name, so that the student drops into its place.
         output_name: the teacher's output name.
         opset: the teacher's opset, kept where it lies within `OPSETS`.
+        dtype: what the file takes, such as uint8; turned into float32 first.
         check: raises if a file is not as it should be; the other exporter is tried then.
 
     Raises:
         ExportFailed: if no exporter writes a file that passes.
     """
     module = module.eval().to("cpu")
-    example = torch.zeros(2, *shape)
+    if dtype != "float32":
+        module = nn.Sequential(_Float(), module)
+    example = torch.zeros(2, *shape, dtype=getattr(torch, dtype))
     opset = min(max(opset, OPSETS[0]), OPSETS[1])
     errors = []
     for exporter in (_traced, _captured):
@@ -62,6 +66,13 @@ def export(
         except Exception as error:  # noqa: BLE001 - the next exporter may do better; all reasons are told
             errors.append(f"{exporter.__name__.strip('_')}: {error}")
     raise ExportFailed("the student cannot be exported: " + "; ".join(errors))
+
+
+class _Float(nn.Module):
+    """Other types → float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float()
 
 
 def _traced(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""A teacher's file → a checked ModelProto and its digest."""
+"""A teacher's file → a checked ModelProto, its weights beside it, and its digest."""
 
 from __future__ import annotations
 
@@ -7,101 +7,216 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import TensorProto, numpy_helper
 
 from ..errors import BadTeacherFile, UnsupportedTeacher, first_line, shown
-from ..files import sha256
+from ..files import canonical, sha256
+from .external import read_external
 
 LIMIT_BYTES = 2**31 - 1  # protobuf's own; larger models keep their weights in external files
+LIMIT_WEIGHTS = 16 << 30
+LIMIT_NODES = 200_000
+_LARGE = 1024  # bytes from which an initialiser is kept beside the proto
 
-_FOREIGN = (  # how other files begin, for a message that helps
-    (b"version https://git-lfs", "a git-LFS pointer, not the model itself; fetch it with `git lfs pull`"),
-    (b"PK\x03\x04", "a zip archive (a torch checkpoint or a packed folder?)"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\x89HDF", "an HDF5 file (a Keras model?)"),
-    (b"\x80\x02", "a pickle"),
-    (b"\x80\x04", "a pickle"),
-    (b"\x80\x05", "a pickle"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"<", "an HTML or XML page (a download that failed?)"),
-    (b"{", "a JSON text"),
+_FOREIGN = (  # how other files begin, for a message that helps: what, from which byte, and what it is
+    (b"version https://git-lfs", 0, "a git-LFS pointer, not the model itself; fetch it with `git lfs pull`"),
+    (b"PK\x03\x04", 0, "a zip archive (a torch checkpoint or a packed folder?)"),
+    (b"\x1f\x8b", 0, "a gzip archive"),
+    (b"ustar", 257, "a tar archive"),
+    (b"\x89PNG", 0, "a PNG picture"),
+    (b"\xff\xd8\xff", 0, "a JPEG picture"),
+    (b"%PDF", 0, "a PDF document"),
+    (b"\x7fELF", 0, "a program"),
+    (b"\x89HDF", 0, "an HDF5 file (a Keras model?)"),
+    (b"\x93NUMPY", 0, "a numpy array"),
+    (b"GGUF", 0, "a GGUF file"),
+    (b"TFL3", 4, "a TensorFlow Lite model"),
+    (b"ORTM", 4, "a model in onnxruntime's own format"),
+    *((b"\x80" + bytes([version]), 0, "a pickle") for version in (2, 3, 4, 5)),
+    (b'{"', 8, "a safetensors file"),
+    (b"{", 0, "a JSON text"),
 )
+_GUESSED_FROM = 1 << 16  # bytes
+_NATIVE = {
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+    TensorProto.FLOAT16,
+    TensorProto.INT8,
+    TensorProto.UINT8,
+    TensorProto.INT32,
+    TensorProto.INT64,
+}
 
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """What was read: the model, the sha256 of its bytes, its size in bytes, and its name for messages."""
+    """What was read.
+
+    Attributes:
+        proto: the model; the data of its large weights taken out (see `weights`).
+        weights: those, by the name of the initialiser, which stays in the proto without its data.
+        digest: sha256 of the file, and of its external files if it has any.
+        size_bytes: all of them together.
+        name: the file's, for messages.
+    """
 
     proto: onnx.ModelProto
+    weights: dict[str, np.ndarray[Any, Any]]
     digest: str
     size_bytes: int
     name: str
 
 
 def load(path: Path) -> TeacherFile:
-    """Reads and checks a ``.onnx`` file.
+    """Reads and checks a ``.onnx`` file and the external files it keeps weights in.
 
     Raises:
-        BadTeacherFile: missing, unreadable, not a regular file, not ONNX, truncated, or not well-formed.
-        UnsupportedTeacher: weights in external files.
+        BadTeacherFile: missing, unreadable, not a regular file, not ONNX, truncated, not well-formed, or with
+            external data outside its folder.
+        UnsupportedTeacher: too new, or too large.
     """
-    content = _read(path)
-    name = path.name
+    content = read_regular(path)
+    name, size, digest = path.name, len(content), sha256(content)
+    proto = _parsed(content, name)
+    del content
+    for model_part in (*proto.opset_import, *nodes(proto)):
+        if model_part.domain == "ai.onnx":  # the default domain spelled out, which the checker does not know
+            model_part.domain = ""
+    if not any(not o.domain for o in proto.opset_import) and proto.ir_version < 3:
+        proto.opset_import.append(onnx.helper.make_opsetid("", 1))
+    _check_size(proto, name)
+    outside = read_external(tensors(proto), path, LIMIT_WEIGHTS)
+    if outside:
+        size += sum(part.bytes for part in outside.values())
+        digest = sha256(canonical([digest, {location: part.digest for location, part in sorted(outside.items())}]))
+    weights = _take_weights(proto, name)
+    _check(proto, weights, name)
+    return TeacherFile(proto, weights, digest, size, name)
+
+
+def _parsed(content: bytes, name: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
     except DecodeError as error:
         raise _not_onnx(name, content) from error
-    if not proto.graph.node or not proto.ir_version:
+    if not proto.ir_version or not proto.HasField("graph"):
         raise _not_onnx(name, content)
-    outside = next((t.name for t in tensors(proto.graph) if t.data_location == onnx.TensorProto.EXTERNAL), None)
-    if outside is not None:
+    if not proto.graph.node:
+        raise BadTeacherFile("the model holds no operators", where=name, remedy="Export the model again.")
+    return proto
+
+
+def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node: the graph's, its sub-graphs', the functions'."""
+    yield from _nodes(proto.graph.node)
+    for function in proto.functions:
+        yield from _nodes(function.node)
+
+
+def _nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)
+
+
+def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor: initialisers, node attributes, sparse ones, and the same in sub-graphs and functions."""
+    yield from _stored(proto.graph)
+    for node in nodes(proto):
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _stored(graph)
+
+
+def _stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+
+
+def _check_size(proto: onnx.ModelProto, name: str) -> None:
+    count = sum(1 for _ in nodes(proto))
+    if count > LIMIT_NODES:
         raise UnsupportedTeacher(
-            f"the weights of {shown(outside)} are kept in an external file, which is not read yet",
-            where=name,
-            remedy="Save the model as one file: onnx.save(onnx.load('teacher.onnx'), 'one-file.onnx').",
+            f"it holds {count:,} operators (allowed: {LIMIT_NODES:,})", where=name, remedy="Give a smaller teacher."
         )
-    for item in (*proto.opset_import, *proto.graph.node):
-        if item.domain == "ai.onnx":  # the default domain spelled out, which the checker does not know
-            item.domain = ""
+
+
+def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Moves the data of large initialisers out of the proto; refuses NaN in any of them."""
+    weights: dict[str, np.ndarray[Any, Any]] = {}
+    for tensor in proto.graph.initializer:
+        try:
+            array = numpy_helper.to_array(tensor) if tensor.data_type != TensorProto.STRING else None
+        except Exception as error:
+            raise BadTeacherFile(
+                f"the weight {shown(tensor.name)} does not hold what its shape says ({first_line(error)})",
+                where=name,
+                remedy="Export the model again, or copy the file again.",
+            ) from error
+        if array is None:
+            continue
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise BadTeacherFile(
+                f"the weight {shown(tensor.name)} holds NaN", where=name, remedy="Ask its vendor for a sound file."
+            )
+        if array.nbytes >= _LARGE and tensor.data_type in _NATIVE:
+            weights[tensor.name] = array
+            for part in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+                tensor.ClearField(part)
+    return weights
+
+
+def _check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
+    """ONNX's checker, on the model with its large weights as inputs: it would copy them several times."""
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(proto)
+    graph = skeleton.graph
+    small = [tensor for tensor in graph.initializer if tensor.name not in weights]
+    large = [tensor for tensor in graph.initializer if tensor.name in weights]
+    del graph.initializer[:]
+    graph.initializer.extend(small)
+    known = {value.name for value in graph.input}
+    for tensor in large:
+        if tensor.name not in known:
+            known.add(tensor.name)
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    opset = max((o.version for o in proto.opset_import if not o.domain), default=0)
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise UnsupportedTeacher(
+            f"its opset {opset} is newer than the newest that is known here, {newest}",
+            where=name,
+            remedy="Export it with an older opset_version, or upgrade onnx.",
+        )
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(skeleton)
     except Exception as error:
         raise BadTeacherFile(
             f"ONNX's checker refuses it: {first_line(error)}",
             where=name,
             remedy="Export the model again, or ask its vendor for a valid file.",
         ) from error
-    newest = onnx.defs.onnx_opset_version()
-    opset = max((o.version for o in proto.opset_import if not o.domain), default=0)
-    if opset > newest:
-        raise UnsupportedTeacher(
-            f"its opset {opset} is newer than the newest that is known here, {newest}",
-            where=name,
-            remedy="Export it with torch.onnx.export(..., dynamo=False, opset_version=17), or upgrade onnx.",
-        )
-    return TeacherFile(proto, sha256(content), len(content), name)
 
 
-def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a graph: initialisers, node attributes, and the same in all sub-graphs."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from tensors(attribute.g)
-            for inner in attribute.graphs:
-                yield from tensors(inner)
+def read_regular(path: Path) -> bytes:
+    """A regular file's bytes, opened once.
 
-
-def _read(path: Path) -> bytes:
+    Raises:
+        BadTeacherFile: if it is missing, unreadable, something else than a file, or too large.
+    """
     try:
         # Opened once, without waiting on a FIFO, and judged by its descriptor.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -111,21 +226,40 @@ def _read(path: Path) -> bytes:
                 raise BadTeacherFile("not a regular file", where=path, remedy="Give the path of a .onnx file.")
             if status.st_size > LIMIT_BYTES:
                 what = f"{status.st_size:,} bytes is more than one ONNX file can hold (2 GiB)"
-                raise BadTeacherFile(what, where=path, remedy="Give a smaller teacher.")
+                raise BadTeacherFile(what, where=path, remedy="Keep its weights in an external file.")
             return file.read()
     except IsADirectoryError as error:
         raise BadTeacherFile("a folder, not a file", where=path, remedy="Give the path of a .onnx file.") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
         remedy = "Give the path of a .onnx file that this user may read."
-        raise BadTeacherFile(f"cannot be read ({error.strerror})", where=path, remedy=remedy) from error
+        raise BadTeacherFile(f"cannot be read ({reason})", where=path, remedy=remedy) from error
 
 
 def _not_onnx(name: str, content: bytes) -> BadTeacherFile:
-    guess = next((what for magic, what in _FOREIGN if content.startswith(magic)), None)
+    guess = _foreign(content[:_GUESSED_FROM])
     if not content:
         what = "the file is empty"
     elif guess:
-        what = f"not an ONNX model; it looks like {guess}"
+        what = f"not an ONNX model; it looks like {guess} ({len(content):,} bytes)"
     else:
         what = f"not an ONNX model, or a truncated one ({len(content):,} bytes)"
     return BadTeacherFile(what, where=name, remedy="Export the model again, or copy the file again.")
+
+
+def _foreign(start: bytes) -> str:
+    """What else a file may be, judged by how it starts; "" if nothing is known."""
+    if start.lstrip().startswith(b"<"):
+        return "an HTML or XML page (a download that failed?)"
+    for magic, place, what in _FOREIGN:
+        if start.startswith(magic, place):
+            return what
+    # Protobuf has no magic bytes; these are the names that TensorFlow's files can hardly do without.
+    if start.startswith(b"\x08\x01\x12") and (b"\x05serve" in start or b"\x05Const" in start):
+        return "a TensorFlow SavedModel; convert it with tf2onnx"
+    if start.startswith(b"\n") and (b"\x12\x0bPlaceholder" in start or b"\x12\x05Const" in start):
+        return "a TensorFlow graph; convert it with tf2onnx"
+    text = start.decode("utf-8", "ignore")  # the last character may be cut
+    if len(text.encode()) > len(start) - 4 and all(c.isprintable() or c.isspace() for c in text):
+        return "a text"
+    return ""

@@ -1,261 +1,440 @@
-"""A checked ModelProto → the same model under safe names, one input, one output, and its logits.
+"""A checked ModelProto → the same model under safe names, its functions inlined, with one input.
 
-Names in a file reach torch.fx's generated Python source unescaped (a quote in a node name ends the string
-and the rest runs), so every node, value and initialiser is renamed before anything is built; a map back
-keeps messages readable.
+Names in a file are an attack (a quote in a node name once ended a string in generated Python source) and a
+trap for every printer, so every node, value and initialiser is renamed before anything is built or given to
+onnxruntime; a map back keeps messages readable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto
 
-from ..errors import UnsupportedTeacher, shown
-from .load import TeacherFile
+from ..errors import BadTeacherFile, UnsupportedTeacher, UsageError, did_you_mean, first_line, shown
+from .external import external_entry
+from .load import LIMIT_NODES, TeacherFile
+from .tensors import type_name
 
-INPUT, OUTPUT = "input", "output"
-_PASS_THROUGH = {"Identity", "Dropout"}
+INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose of a model.
+
+    Attributes:
+        input: the value to optimise: an input of the model, or a value inside it, before which all is cut.
+        output: the value that holds the class scores: an output of the model, or a value inside it.
+        shape: the input's, batch included, where the file leaves sizes open.
+        constants: what other inputs are held at, by name.
+    """
+
+    input: str | None = None
+    output: str | None = None
+    shape: tuple[int, ...] | None = None
+    constants: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SafeGraph:
-    """One input to one output under safe names, the batch free.
+    """A model of one input under safe names.
 
-    ``model`` ends in the teacher's own output; ``logits_model`` ends in the tensor before a trailing
-    (Log)Softmax, or is the same model. ``tail`` says which: "probabilities", "log_probabilities", or None
-    where the graph does not show it. ``node_names`` and ``value_names`` map safe names to the file's.
+    Attributes:
+        model: without the data of its large weights, which are in `weights` under the same names.
+        input_name, input_type: the input's name in the file, and its ONNX element type.
+        input_shape: of one input, without the batch.
+        batch: the batch that the file fixes, or None.
+        outputs: the file's names of its outputs, by safe name; ``chosen`` is the user's.
+        node_names, value_names: safe names → the file's.
+        metadata: the file's own metadata entries.
     """
 
     model: onnx.ModelProto
-    logits_model: onnx.ModelProto
-    tail: str | None
+    weights: dict[str, np.ndarray[Any, Any]] = field(repr=False)
     input_name: str
+    input_type: int
     input_shape: tuple[int, ...]
-    output_name: str
-    opset: int
-    parameters: int
+    batch: int | None
+    outputs: dict[str, str]
+    chosen: str | None
     node_names: dict[str, str] = field(repr=False)
     value_names: dict[str, str] = field(repr=False)
+    metadata: dict[str, str] = field(repr=False)
+
+    @property
+    def opsets(self) -> dict[str, int]:
+        """Opset versions by domain."""
+        return {o.domain: o.version for o in self.model.opset_import}
+
+    def name_of(self, value: str) -> str:
+        """A value's name in the file, ready for a message."""
+        return shown(self.value_names.get(value, value))
+
+    def cut(self, output: str) -> onnx.ModelProto:
+        """The part that makes one output: what onnxruntime is given, with `weights` beside it."""
+        kept = reaching(self.model.graph.node, output)
+        used = {name for node in kept for name in read_by(node)} | {output}
+        part = onnx.ModelProto()
+        part.ir_version = self.model.ir_version
+        part.opset_import.extend(self.model.opset_import)
+        graph = part.graph
+        graph.name = "teacher"
+        graph.input.extend(self.model.graph.input)
+        graph.node.extend(kept)
+        graph.initializer.extend(w for w in self.model.graph.initializer if w.name in used)
+        graph.sparse_initializer.extend(w for w in self.model.graph.sparse_initializer if w.values.name in used)
+        for weight in graph.initializer:
+            if weight.name in self.weights:
+                external_entry(weight)
+        # Without a type: onnxruntime infers it. Inner values have none in the file.
+        graph.output.add().name = output
+        return part
 
 
-def normalise(file: TeacherFile) -> SafeGraph:
-    """Chooses input and output, cuts what the output does not need, renames everything.
+def normalise(file: TeacherFile, choice: Choice = Choice()) -> SafeGraph:
+    """Inlines functions, chooses the input, cuts what lies before it, renames everything. Consumes ``file.proto``.
 
     Raises:
-        UnsupportedTeacher: no single float input of known shape, or no single classifier output made by a node.
+        UnsupportedTeacher: no single numeric input of known shape, or no output that a node makes.
+        BadTeacherFile: functions that call themselves.
+        UsageError: a name or shape in ``choice`` that the file does not have.
     """
-    graph = file.proto.graph
-    source = _the_input(graph, file.name)
-    shape = _fixed_shape(source, file.name)
-    output = _the_output(file)
-    nodes = _reaching(list(graph.node), output.name)
-    if not nodes:
-        kind = "the input itself" if output.name == source.name else "a weight, the same for every input"
-        raise UnsupportedTeacher(
-            f"output {shown(output.name)} is {kind}",
-            where=file.name,
-            remedy="Export the model with its class scores (logits or probabilities) as output.",
+    proto = _inlined(file)
+    graph = proto.graph
+    source = _Source.of(proto, choice, file.name)
+    for name in choice.constants:
+        _known(name, {v.name for v in graph.input}, "input", file.name)
+    nodes = list(graph.node)
+    wanted = [choice.output] if choice.output is not None else [value.name for value in graph.output]
+    if not wanted:
+        raise BadTeacherFile("it has no outputs", where=file.name, remedy=_SCORES)
+    if choice.output is not None:
+        made = {name for node in nodes for name in node.output} | {o.name for o in graph.output}
+        _known(choice.output, made, "value", file.name)
+    nodes = reaching(nodes, *wanted, stop=source.name)
+    held = _held(proto, nodes, source, choice, file.name)
+    return _Renamer(file, proto, source).rename([*held, *nodes], wanted, choice)
+
+
+_SCORES = "Export the model with its class scores (logits or probabilities) as output."
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The chosen input: name, element type, shape without the batch, and the batch if the file fixes it."""
+
+    name: str
+    type: int
+    shape: tuple[int, ...]
+    batch: int | None
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto, choice: Choice, file: str) -> _Source:
+        value = _the_input(proto, choice, file)
+        tensor = value.type.tensor_type
+        if not value.type.HasField("tensor_type") and value.type.WhichOneof("value"):
+            kind = value.type.WhichOneof("value")
+            raise UnsupportedTeacher(
+                f"input {shown(value.name)} is a {kind}, not a tensor",
+                where=file,
+                remedy="Export the model with a tensor as input.",
+            )
+        kind = tensor.elem_type or TensorProto.FLOAT
+        if kind in (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+            raise UnsupportedTeacher(
+                f"input {shown(value.name)} is {type_name(kind)}, which has no gradient",
+                where=file,
+                remedy="Choose a float tensor further inside with --input NAME.",
+            )
+        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        known = dims if tensor.HasField("shape") else None
+        batch, shape = _shape(value.name, known, choice.shape, [d.dim_param for d in tensor.shape.dim], file)
+        return cls(value.name, kind, shape, batch)
+
+
+def _shape(
+    name: str, dims: list[int | None] | None, asked: tuple[int, ...] | None, params: list[str], file: str
+) -> tuple[int | None, tuple[int, ...]]:
+    """The batch that the file fixes, or None, and one input's shape."""
+    remedy = "Say the sizes, batch included, with --shape, for example --shape 1,3,224,224."
+    if asked is not None:
+        fits = dims is None or (
+            len(asked) == len(dims) and all(d in (None, a) for a, d in zip(asked[1:], dims[1:], strict=True))
         )
-    safe = _Renamed(file.proto, nodes, source.name)
-    tail, logits = _tail(nodes, output.name)
-    return SafeGraph(
-        model=safe.model_to(output.name, shape),
-        logits_model=safe.model_to(logits, shape),
-        tail=tail,
-        input_name=source.name,
-        input_shape=shape,
-        output_name=output.name,
-        opset=safe.opset,
-        parameters=safe.parameters,
-        node_names=safe.node_names,
-        value_names={new: old for old, new in safe.values.items()},
-    )
+        if not fits or len(asked) < 2 or min(asked) < 1:
+            said = "×".join("?" if d is None else str(d) for d in dims or ())
+            raise UsageError(
+                f"--shape {','.join(map(str, asked))} does not fit input {shown(name)} ({said or 'at least 2 sizes'})",
+                where=file,
+                remedy=remedy,
+            )
+        return (dims[0] or None) if dims else None, tuple(asked[1:])
+    if dims is None:
+        raise UnsupportedTeacher(f"the shape of input {shown(name)} is not known", where=file, remedy=remedy)
+    if len(dims) < 2:
+        raise UnsupportedTeacher(
+            f"input {shown(name)} has {len(dims)} dimension(s), and a batch of inputs needs at least 2",
+            where=file,
+            remedy="Export the model with a batch dimension first.",
+        )
+    if any(d is None or d < 1 for d in dims[1:]) or (dims[0] is not None and dims[0] < 0):
+        seen = "×".join(p or ("?" if d is None else str(d)) for d, p in zip(dims, params, strict=True))
+        raise UnsupportedTeacher(
+            f"input {shown(name)} has the shape {shown(seen)}; all but the batch must be known",
+            where=file,
+            remedy=remedy,
+        )
+    return dims[0] or None, tuple(d for d in dims[1:] if d is not None)
 
 
-class _Renamed:
-    """The needed nodes and initialisers under the names n0…, v0…, w0…"""
+def _the_input(proto: onnx.ModelProto, choice: Choice, file: str) -> onnx.ValueInfoProto:
+    graph = proto.graph
+    weights = {weight.name for weight in graph.initializer}
+    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    inner = {name: onnx.ValueInfoProto(name=name) for node in graph.node for name in node.output if name}
+    inner.update({value.name: value for value in graph.value_info if value.name in inner})
+    if choice.input is not None:
+        _known(choice.input, {**inner, **inputs}, "value", file)
+        return inputs.get(choice.input) or inner[choice.input]
+    free = [value for name, value in inputs.items() if name not in choice.constants]
+    used = {name for node in reaching(graph.node, *(o.name for o in graph.output)) for name in read_by(node)}
+    free = [value for value in free if value.name in used] or free
+    if len(free) != 1:
+        names = ", ".join(shown(value.name) for value in free[:10]) or "none"
+        raise UnsupportedTeacher(
+            f"{len(free)} inputs ({names}) where one is to be chosen",
+            where=file,
+            remedy="Choose one with --input NAME, and hold the others constant: -o input.constants.NAME=0."
+            if free
+            else "Export the model with an input.",
+        )
+    return free[0]
 
-    def __init__(self, proto: onnx.ModelProto, nodes: list[onnx.NodeProto], source: str) -> None:
-        self.ir_version = proto.ir_version
-        self.opset_imports = [(o.domain, o.version) for o in proto.opset_import]
-        self.opset = dict(self.opset_imports).get("", 0)
-        used = {name for node in nodes for name in node.input}
-        self.values: dict[str, str] = {"": "", source: INPUT}
-        self.weights: list[onnx.TensorProto] = []
-        for weight in proto.graph.initializer:
-            if weight.name in used:
-                copy = onnx.TensorProto()
-                copy.CopyFrom(weight)
-                copy.name = self.values[weight.name] = f"w{len(self.weights)}"
-                copy.doc_string = ""
-                self.weights.append(copy)
-        self.parameters = sum(_size(weight) for weight in self.weights if weight.data_type in _FLOATS)
+
+def _known(name: str, names: Iterable[str], what: str, file: str) -> None:
+    if name not in names:
+        raise UsageError(
+            f"no {what} is called {shown(name)}{did_you_mean(name, names)}",
+            where=file,
+            remedy="`onnxcake inspect` lists inputs and outputs.",
+        )
+
+
+def _held(
+    proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], source: _Source, choice: Choice, file: str
+) -> list[onnx.NodeProto]:
+    """Nodes that make the other inputs, held at the values of ``choice.constants``."""
+    weights = {weight.name for weight in proto.graph.initializer}
+    used = {name for node in nodes for name in read_by(node)}
+    others = [v for v in proto.graph.input if v.name in used - weights - {source.name}]
+    missing = [value.name for value in others if value.name not in choice.constants]
+    if missing:
+        raise UnsupportedTeacher(
+            f"it also needs {', '.join(shown(n) for n in missing)}",
+            where=file,
+            remedy=f"Hold it constant: -o input.constants.{missing[0] if missing[0].isidentifier() else 'NAME'}=0.",
+        )
+    made: list[onnx.NodeProto] = []
+    for value in others:
+        made += _constant_nodes(value, choice.constants[value.name], source, file)
+    return made
+
+
+def _constant_nodes(value: onnx.ValueInfoProto, number: float, source: _Source, file: str) -> list[onnx.NodeProto]:
+    """One tensor full of ``number``; its first size follows the batch if the file leaves it open."""
+    tensor = value.type.tensor_type
+    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    if any(d is None for d in dims[1:]):
+        raise UnsupportedTeacher(
+            f"input {shown(value.name)} is to be held constant, but its sizes are open",
+            where=file,
+            remedy="Export the model with fixed sizes.",
+        )
+    kind = tensor.elem_type or TensorProto.FLOAT
+    follows = bool(dims) and dims[0] is None
+    shape = [1 if d is None else int(d) for d in dims]
+    array = np.full(shape, number, onnx.helper.tensor_dtype_to_np_dtype(kind))
+    make = onnx.helper.make_node
+    full = make("Constant", [], [value.name], value=onnx.numpy_helper.from_array(array))
+    if not follows:
+        return [full]
+    one, whole = f"{value.name}/one", f"{value.name}/sizes"
+    full.output[0] = one
+    ones = onnx.numpy_helper.from_array(np.array([0], np.int64))
+    rest = onnx.numpy_helper.from_array(np.array([1] * (len(dims) - 1), np.int64))
+    return [
+        full,
+        make("Shape", [source.name], [f"{whole}/shape"]),
+        make("Constant", [], [f"{whole}/first"], value=ones),
+        make("Gather", [f"{whole}/shape", f"{whole}/first"], [f"{whole}/batch"]),
+        make("Constant", [], [f"{whole}/rest"], value=rest),
+        make("Concat", [f"{whole}/batch", f"{whole}/rest"], [whole], axis=0),
+        make("Expand", [one, whole], [value.name]),
+    ]
+
+
+class _Renamer:
+    """Everything under the names n0…, v0…, w0…, in place."""
+
+    def __init__(self, file: TeacherFile, proto: onnx.ModelProto, source: _Source) -> None:
+        self.file, self.proto, self.source = file, proto, source
+        self.scopes: list[dict[str, str]] = [{"": "", source.name: INPUT}]
         self.node_names: dict[str, str] = {}
-        self.nodes: list[onnx.NodeProto] = []
-        for number, node in enumerate(nodes):
-            if node.op_type == "Identity" and not node.domain:
-                # Only another name. Exporters write one for each weight that equals another, and some
-                # converters want to see the weight itself.
-                self.values[node.output[0]] = self.values[node.input[0]]
-            else:
-                self.nodes.append(self._node(number, node))
+        self.value_names: dict[str, str] = {INPUT: source.name}
 
-    def _node(self, number: int, node: onnx.NodeProto) -> onnx.NodeProto:
-        copy = onnx.NodeProto()
-        copy.op_type, copy.domain, copy.name = node.op_type, node.domain, f"n{number}"
-        copy.attribute.extend(node.attribute)
-        for attribute in copy.attribute:
-            attribute.doc_string = ""
-            if attribute.HasField("t"):
-                attribute.t.name = attribute.t.doc_string = ""
-        copy.input.extend(self.values.get(name, "") for name in node.input)
-        for name in node.output:
-            self.values.setdefault(name, f"v{len(self.values)}")
-        copy.output.extend(self.values[name] for name in node.output)
-        self.node_names[copy.name] = node.name or f"{node.op_type} #{number}"
+    def rename(self, nodes: list[onnx.NodeProto], wanted: Sequence[str], choice: Choice) -> SafeGraph:
+        graph, weights = self.proto.graph, {}
+        used = {name for node in nodes for name in read_by(node)} | set(wanted)
+        kept = [w for w in graph.initializer if w.name in used and w.name != self.source.name]
+        sparse = [w for w in graph.sparse_initializer if w.values.name in used]
+        for number, weight in enumerate([*kept, *(w.values for w in sparse)]):
+            new = f"w{number}"
+            if weight.name in self.file.weights:
+                weights[new] = self.file.weights[weight.name]
+            self.scopes[0][weight.name], self.value_names[new] = new, weight.name
+            weight.name, weight.doc_string = new, ""
+        renamed = [self.node(node) for node in nodes]
+        outputs: dict[str, str] = {}
+        for name in wanted:
+            if name in self.scopes[0] and self.scopes[0][name] not in outputs:
+                outputs[self.scopes[0][name]] = name
+        model = onnx.ModelProto(ir_version=max(self.proto.ir_version, 4))
+        model.opset_import.extend(self.proto.opset_import)
+        model.graph.name = "teacher"
+        model.graph.node.extend(node for node in renamed if node is not None)
+        model.graph.initializer.extend(kept)
+        model.graph.sparse_initializer.extend(sparse)
+        batch = "batch" if self.source.batch is None else self.source.batch
+        described = onnx.helper.make_tensor_value_info(INPUT, self.source.type, [batch, *self.source.shape])
+        model.graph.input.append(described)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        return SafeGraph(
+            model=model,
+            weights=weights,
+            input_name=self.source.name,
+            input_type=self.source.type,
+            input_shape=self.source.shape,
+            batch=self.source.batch,
+            outputs=outputs,
+            chosen=None if choice.output is None else self.scopes[0][choice.output],
+            node_names=self.node_names,
+            value_names=self.value_names,
+            metadata={entry.key: entry.value for entry in self.proto.metadata_props[:1000]},
+        )
+
+    def node(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        if node.op_type == "ZipMap" and node.domain == "ai.onnx.ml":  # the same scores, as a list of dicts
+            self.scopes[-1][node.output[0]] = self.known(node.input[0])
+            return None
+        copy = onnx.NodeProto(op_type=node.op_type, domain=node.domain, name=f"n{len(self.node_names)}")
+        self.node_names[copy.name] = node.name or f"{node.op_type} #{len(self.node_names)}"
+        copy.input.extend(self.known(name) for name in node.input)
+        for attribute in node.attribute:
+            new = copy.attribute.add()
+            new.CopyFrom(attribute)
+            new.doc_string = ""
+            new.t.name = new.t.doc_string = ""
+            if attribute.type != onnx.AttributeProto.TENSOR:
+                new.ClearField("t")
+            if attribute.HasField("g"):
+                self.graph(new.g)
+            for inner in new.graphs:
+                self.graph(inner)
+        copy.output.extend(self.new(name) for name in node.output)
         return copy
 
-    def model_to(self, output: str, shape: tuple[int, ...]) -> onnx.ModelProto:
-        """The part of the model that makes ``output`` (a name of the file), with a free batch."""
-        end = self.values[output]
-        nodes, weights = _reaching(self.nodes, end), {w.name: w for w in self.weights}
-        names = {name for node in nodes for name in node.input}
-        alone = bool(nodes) and len(nodes[-1].output) == 1
-        if not alone:  # the input itself, a weight, or one of a node's several outputs
-            nodes = [*nodes, onnx.helper.make_node("Identity", [end], [OUTPUT], name="end")]
-        graph = onnx.helper.make_graph(
-            nodes,
-            "teacher",
-            [onnx.helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", *shape])],
-            [onnx.helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)],
-            [weights[name] for name in weights if name in names],
-        )
-        if alone:
-            for node in graph.node:
-                node.input[:] = [OUTPUT if name == end else name for name in node.input]
-                node.output[:] = [OUTPUT if name == end else name for name in node.output]
-        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opset_imports]
-        return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version)
+    def graph(self, graph: onnx.GraphProto) -> None:
+        """A sub-graph, which sees the names around it."""
+        self.scopes.append({})
+        graph.name, graph.doc_string = "inner", ""
+        for value in graph.input:
+            value.name, value.doc_string = self.new(value.name), ""
+        for weight in (*graph.initializer, *(w.values for w in graph.sparse_initializer)):
+            weight.name, weight.doc_string = self.new(weight.name), ""
+        renamed = [node for original in graph.node if (node := self.node(original)) is not None]
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(renamed)
+        for value in graph.output:
+            value.name, value.doc_string = self.known(value.name), ""
+        self.scopes.pop()
+
+    def new(self, name: str) -> str:
+        if not name:
+            return ""
+        known = self.scopes[-1].get(name)  # a value listed twice, as an initialiser that is an input too
+        if known is not None:
+            return known
+        safe = f"v{len(self.value_names)}"
+        self.scopes[-1][name], self.value_names[safe] = safe, name
+        return safe
+
+    def known(self, name: str) -> str:
+        for scope in reversed(self.scopes):
+            if name in scope:
+                return scope[name]
+        return self.new(name)  # an input that is held nowhere: the builder says so
 
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+def _inlined(file: TeacherFile) -> onnx.ModelProto:
+    """The model with its own functions in place of the calls."""
+    proto = file.proto
+    if not proto.functions:
+        return proto
+    functions = {(f.domain, f.name): f for f in proto.functions}
+    sizes: dict[tuple[str, str], int] = {}
 
+    def size(nodes: Iterable[onnx.NodeProto], path: tuple[tuple[str, str], ...]) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in path or len(path) > 50:
+                raise BadTeacherFile(
+                    f"its function {shown(key[1])} calls itself", where=file.name, remedy="Export the model again."
+                )
+            if key in functions and key not in sizes:
+                sizes[key] = size(functions[key].node, (*path, key))
+            total += sizes.get(key, 1)
+            for attribute in node.attribute:
+                for inner in (attribute.g, *attribute.graphs):
+                    total += size(inner.node, path)
+        return total
 
-def _the_input(graph: onnx.GraphProto, name: str) -> onnx.ValueInfoProto:
-    weights = {weight.name for weight in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1:
+    if (count := size(proto.graph.node, ())) > LIMIT_NODES:
         raise UnsupportedTeacher(
-            f"{len(inputs)} inputs ({', '.join(shown(i.name) for i in inputs)}) where one is needed",
-            where=name,
-            remedy="Export the classifier with one input; make the others constants.",
-        )
-    kind = inputs[0].type.tensor_type.elem_type
-    if kind != TensorProto.FLOAT:
-        raise UnsupportedTeacher(
-            f"input {shown(inputs[0].name)} is {_kind(kind)}, and only float32 inputs are supported",
-            where=name,
-            remedy="Export the model with a float32 input, its pre-processing left outside.",
-        )
-    return inputs[0]
-
-
-def _fixed_shape(value: onnx.ValueInfoProto, name: str) -> tuple[int, ...]:
-    """The input's shape without its batch dimension."""
-    tensor = value.type.tensor_type
-    dims = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
-    if not tensor.HasField("shape") or len(dims) < 2 or any(d < 1 for d in dims[1:]):
-        seen = [d.dim_value or d.dim_param or "?" for d in tensor.shape.dim]
-        raise UnsupportedTeacher(
-            f"input {shown(value.name)} has the shape {shown(seen)}; all but the batch must be fixed",
-            where=name,
-            remedy="Export the model with fixed sizes, only the batch dynamic.",
-        )
-    return tuple(dims[1:])
-
-
-def _the_output(file: TeacherFile) -> onnx.ValueInfoProto:
-    outputs = list(file.proto.graph.output)
-    if len(outputs) == 1:
-        chosen = outputs[0]
-    else:
-        floats = [o for o in outputs if o.type.tensor_type.elem_type == TensorProto.FLOAT]
-        matrices = [o for o in floats if len(o.type.tensor_type.shape.dim) == 2]
-        if len(matrices) != 1:
-            raise UnsupportedTeacher(
-                f"{len(outputs)} outputs ({', '.join(shown(o.name) for o in outputs)}), and it is not plain "
-                "which of them holds the class scores [batch, classes]",
-                where=file.name,
-                remedy="Export the model with the class scores as its only output.",
-            )
-        chosen = matrices[0]
-    kind = chosen.type.tensor_type.elem_type
-    if kind != TensorProto.FLOAT:
-        maker = next((n for n in file.proto.graph.node if chosen.name in n.output), None)
-        by = f" from {shown(maker.op_type)}" if maker else ""
-        raise UnsupportedTeacher(
-            f"output {shown(chosen.name)} ({_kind(kind)}) comes{by} and has no gradient",
+            f"its functions, written out, are {count:,} operators (allowed: {LIMIT_NODES:,})",
             where=file.name,
-            remedy="Export the model with its class scores (logits or probabilities) as output.",
+            remedy="Give a smaller teacher.",
         )
-    return chosen
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except Exception as error:
+        raise BadTeacherFile(
+            f"its functions cannot be written out: {first_line(error)}", where=file.name, remedy="Export it again."
+        ) from error
 
 
-def _reaching(nodes: list[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
-    """Those of the (sorted) nodes that ``output`` depends on, sub-graphs' outer values included."""
-    wanted, kept = {output}, []
+def reaching(nodes: Sequence[onnx.NodeProto], *outputs: str, stop: str | None = None) -> list[onnx.NodeProto]:
+    """Those of the (sorted) nodes that ``outputs`` depend on, outer values of sub-graphs included, after ``stop``."""
+    wanted, kept = set(outputs) - {stop}, []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
             kept.append(node)
-            wanted.update(_read_by(node))
+            wanted.update(read_by(node) - {stop})
     return kept[::-1]
 
 
-def _read_by(node: onnx.NodeProto) -> set[str]:
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """The names of all values that a node reads, its sub-graphs' included."""
     names = {name for name in node.input if name}
     for attribute in node.attribute:
-        for inner in attribute.g.node:
-            names |= _read_by(inner)
+        for inner in (attribute.g, *attribute.graphs):
+            names.update(value.name for value in inner.output)
+            for one in inner.node:
+                names |= read_by(one)
     return names
-
-
-def _tail(nodes: list[onnx.NodeProto], output: str) -> tuple[str | None, str]:
-    """What the end of the graph shows: the kind of output, and the tensor that holds the logits."""
-    makers = {name: node for node in nodes for name in node.output}
-
-    def back(name: str) -> tuple[onnx.NodeProto | None, str]:
-        while (node := makers.get(name)) is not None and node.op_type in _PASS_THROUGH:
-            name = node.input[0]
-        return node, name
-
-    node, _ = back(output)
-    if node is None:
-        return None, output
-    if node.op_type == "LogSoftmax" and _over_classes(node):
-        return "log_probabilities", node.input[0]
-    if node.op_type == "Softmax" and _over_classes(node):
-        return "probabilities", node.input[0]
-    if node.op_type == "Log":
-        inner, _ = back(node.input[0])
-        if inner is not None and inner.op_type == "Softmax" and _over_classes(inner):
-            return "log_probabilities", inner.input[0]
-    return None, output
-
-
-def _over_classes(node: onnx.NodeProto) -> bool:
-    """Whether a Softmax over [batch, classes] is over the classes; both default axes (1, −1) are."""
-    return all(a.i in (1, -1) for a in node.attribute if a.name == "axis")
-
-
-def _kind(elem_type: int) -> str:
-    known = elem_type in TensorProto.DataType.values()
-    return TensorProto.DataType.Name(elem_type).lower() if known else f"type {elem_type}"
-
-
-def _size(weight: onnx.TensorProto) -> int:
-    size = 1
-    for dim in weight.dims:
-        size *= dim
-    return size

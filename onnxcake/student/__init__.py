@@ -2,7 +2,7 @@
 
 from .architectures import ARCHITECTURES
 from .auto import choose
-from .loss import Distillation
+from .loss import Distillation, decisions
 from .optimise import LEARNING_RATES, OPTIMISERS
 from .student import Student, count, make, parameters
 from .training import Regime, Training
@@ -17,6 +17,7 @@ __all__ = [
     "Training",
     "choose",
     "count",
+    "decisions",
     "make",
     "parameters",
 ]

@@ -35,14 +35,14 @@ def choose(teacher: Facts, keep: float) -> Choice:
     chosen = best or least
     if chosen is None:
         raise RecipeError(
-            f"no student fits inputs of shape {list(teacher.signature.input_shape)}",
+            f"no student fits inputs of shape {list(teacher.signature.shape)}",
             remedy="Name one: -o student.architecture=mlp.",
         )
     return chosen[1]
 
 
 def _family(teacher: Facts) -> list[Choice]:
-    kinds, shape = teacher.operators, teacher.signature.input_shape
+    kinds, shape = teacher.operators, teacher.signature.shape
     attention = kinds.get("Softmax", 0) > 0 and kinds.get("MatMul", 0) > 0
     if teacher.signature.is_image and attention:
         return [

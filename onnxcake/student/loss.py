@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,3 +47,17 @@ class Distillation:
             )
             total = total + self.soft * tau**2 * soft
         return total
+
+
+def decisions(student: Tensor, teacher: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A multi-label classifier's logits and labels as those of one yes or no after the other.
+
+    Args:
+        student, teacher: logits [n, labels].
+        asked: the one label that each sample was asked to set [n].
+
+    Returns:
+        (student's, teacher's, asked): [n · labels, 2] twice, whose softmax is the sigmoid of a logit, and [n · labels].
+    """
+    pairs = [torch.stack([-each / 2, each / 2], -1).flatten(0, 1) for each in (student, teacher)]
+    return pairs[0], pairs[1], F.one_hot(asked, student.shape[1]).flatten()

@@ -17,7 +17,7 @@ from ..files import make_folder, remove, sweep, write_with_digest
 from ..rng import Key
 from ..store import StoreDataset
 from ..tensorfile import SUFFIX, pack, unpack
-from .loss import Distillation
+from .loss import Distillation, decisions
 from .optimise import OPTIMISERS, LearningRate, Optimiser, set_rate
 
 _NAME = re.compile(r"^step-(\d{9})-[0-9a-f]{16}\.safetensors$")
@@ -34,6 +34,7 @@ class Regime:
         batch: samples for each.
         loss, optimiser, learning_rate: the parts that a recipe named.
         checkpoint_every: steps between two checkpoints.
+        multilabel: whether each logit is a yes or no of its own.
     """
 
     steps: int
@@ -42,6 +43,7 @@ class Regime:
     optimiser: Optimiser
     learning_rate: LearningRate
     checkpoint_every: int
+    multilabel: bool = False
 
 
 class Training:
@@ -112,7 +114,8 @@ class Training:
         factor, momentum = self.regime.learning_rate.at(self.step, self.regime.steps)
         set_rate(self.optimiser, self.regime.optimiser.lr * factor, momentum)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self.regime.loss(self.student(inputs), logits, labels)
+        rows = (self.student(inputs), logits, labels)
+        loss = self.regime.loss(*(decisions(*rows) if self.regime.multilabel else rows))
         loss.backward()
         self.optimiser.step()
         return loss.detach()

@@ -142,10 +142,11 @@ def _gradients(
 ) -> tuple[Tensor, ...]:
     """∂L/∂leaf for each leaf; the terms' values are added into ``trace`` [terms]."""
     x = draft.render()
+    multilabel = teacher.signature.task == "multilabel"
     parts = []
     for rows in _chunks(synthesis):
         part = x[rows].detach().requires_grad_(True)
-        step = Step(part, labels[rows], teacher.logits_of_standard(part), synthesis.groups)
+        step = Step(part, labels[rows], teacher.logits_of_standard(part), synthesis.groups, multilabel)
         values = [term.loss(step) for term in synthesis.losses]
         trace.add_(torch.stack(values).detach(), alpha=len(part) / synthesis.batch)  # the terms are means
         weighted = [value * term.weight for term, value in zip(synthesis.losses, values, strict=True)]
@@ -165,7 +166,7 @@ def _chunks(synthesis: Synthesis) -> Iterator[slice]:
 def _finished(teacher: Teacher, synthesis: Synthesis, draft: Draft, labels: Tensor, index: int, attempt: int) -> Batch:
     """The last iterate with what the teacher says to it."""
     with torch.no_grad():
-        inputs = teacher.signature.to_input(draft.render())
+        inputs = teacher.signature.whole(teacher.signature.to_input(draft.render()))
         logits = torch.cat([teacher.logits(inputs[rows]) for rows in _chunks(synthesis)])
     if not (inputs.isfinite().all() and logits.isfinite().all()):
         raise _NotFinite(None, synthesis.steps)

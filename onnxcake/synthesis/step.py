@@ -22,12 +22,14 @@ class Step:
         labels: the classes asked for [rows · groups], int64.
         logits: the teacher's [rows · groups, classes].
         groups: samples in a row.
+        multilabel: whether each logit is a yes or no of its own; the class asked for is then the one label to set.
     """
 
     x: Tensor
     labels: Tensor
     logits: Tensor
     groups: int
+    multilabel: bool = False
 
     @property
     def rows(self) -> int:

@@ -1,23 +1,30 @@
 """What goes into a classifier and what comes out of it.
 
-Two kinds of units. *Input units* are what the file takes; the store, the probes and both ONNX files use
-them. *Standard units* have mean 0 and deviation 1, as the paper's formulas assume; everything inside
-`onnxcake.synthesis` uses them. `Signature.to_input` and `to_standard` go between.
+Two kinds of units. *Input units* are what the file takes, in the file's own layout; the store, the probes and
+both ONNX files use them. *Standard units* have mean 0 and deviation 1 and channels first, as the paper's
+formulas assume; everything inside `onnxcake.synthesis` and every student network uses them.
+`Signature.to_input` and `to_standard` go between.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-OutputKind = Literal["logits", "probabilities", "log_probabilities"]
-
-# Values spread over a range have, as a rule, about a quarter of its width as deviation (natural images: 0.23).
-_DEVIATION_OF_RANGE = 0.25
+OutputKind = Literal[
+    "logits",
+    "probabilities",
+    "log_probabilities",
+    "binary_logit",
+    "binary_probability",
+    "multilabel_logits",
+    "multilabel_probabilities",
+]
+Task = Literal["multiclass", "binary", "multilabel"]
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,19 @@ class Signature:
 
     Attributes:
         input_name: the input's name in the file.
-        input_shape: one input's shape, without the batch.
+        input_shape: one input's shape in the file, without the batch.
         output_name: the output's name in the file.
         output_kind: what the file's output holds.
-        classes: how many.
-        range: lowest and highest raw value, before the normalisation; None if unknown.
+        classes: how many; 2 for a binary classifier of one output, the number of labels for a multi-label one.
+        output_shape: one answer's shape in the file, without the batch; None for a plain row of scores.
+        input_dtype: the file's, such as float32 or uint8.
+        channels_last: whether inputs are [height, width, channels].
+        range: lowest and highest raw value, before a normalisation outside the file; None if unknown.
         mean, std: the normalisation done outside the file, (raw − mean) / std, for each channel or for all;
             None where raw values go straight in.
-        input_dtype: always float32 today.
+        location, deviation: mean and deviation of what the file takes, for each channel or for all: what
+            standard units are made of.
+        assumptions: what was read from the graph or taken for granted about the values, in words for the user.
     """
 
     input_name: str
@@ -41,78 +53,95 @@ class Signature:
     output_name: str
     output_kind: OutputKind
     classes: int
+    output_shape: tuple[int, ...] | None = None
+    input_dtype: str = "float32"
+    channels_last: bool = False
     range: tuple[float, float] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    input_dtype: str = "float32"
+    location: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
+    assumptions: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Signature:
+        """The signature that `dataclasses.asdict` told, lists for tuples allowed."""
+        names = {f.name for f in fields(cls)}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in names}
+        return cls(**plain)
+
+    @property
+    def task(self) -> Task:
+        """What is decided: one of several classes, one yes or no, or several."""
+        if self.output_kind.startswith("binary"):
+            return "binary"
+        return "multilabel" if self.output_kind.startswith("multilabel") else "multiclass"
+
+    @property
+    def scores(self) -> int:
+        """Numbers in one answer of the file."""
+        return 1 if self.task == "binary" else self.classes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One input's shape in standard units: channels first."""
+        return (self.input_shape[-1], *self.input_shape[:-1]) if self.channels_last else self.input_shape
 
     @property
     def is_image(self) -> bool:
-        """Whether inputs are [channels, height, width] with room for neighbours."""
-        return len(self.input_shape) == 3 and min(self.input_shape[1:]) > 1
+        """Whether inputs are images with room for neighbours."""
+        return len(self.shape) == 3 and min(self.shape[1:]) > 1
 
     @property
     def size(self) -> int:
         """Numbers in one input."""
         return math.prod(self.input_shape)
 
-    @property
-    def centre(self) -> float:
-        """The input value that is 0 in standard units."""
-        if self.range is None or self.mean is not None:
-            return 0.0
-        return (self.range[0] + self.range[1]) / 2
-
-    @property
-    def scale(self) -> float:
-        """Input units for each standard unit."""
-        if self.range is None or self.mean is not None:
-            return 1.0
-        return (self.range[1] - self.range[0]) * _DEVIATION_OF_RANGE
-
-    @property
-    def assumptions(self) -> tuple[str, ...]:
-        """What was taken for granted about the values, in words for the user."""
-        if self.mean is not None:
-            return ()
-        if self.range is None:
-            return (
-                "inputs are assumed to be normalised (mean 0, deviation 1) and unbounded; "
-                "if the file takes values such as 0…1 or 0…255, say so with --range LO,HI",
-            )
-        return (
-            f"inputs in {self.range[0]:g}…{self.range[1]:g} are assumed to have mean {self.centre:g} and "
-            f"deviation {self.scale:g}; if they are normalised outside the file, say so with --mean and --std",
-        )
-
     def to_input(self, standard: Tensor) -> Tensor:
         """Standard units → what the file takes. Differentiable; the same tensor where the two are one."""
-        if self.centre == 0.0 and self.scale == 1.0:
-            return standard
-        return standard * self.scale + self.centre
+        x = standard
+        if any(d != 1 for d in self.deviation):
+            x = x * self._by_channel(self.deviation, x)
+        if any(self.location):
+            x = x + self._by_channel(self.location, x)
+        return x.movedim(1, -1) if self.channels_last else x
 
     def to_standard(self, inputs: Tensor) -> Tensor:
         """What the file takes → standard units."""
-        if self.centre == 0.0 and self.scale == 1.0:
+        x = inputs.movedim(-1, 1) if self.channels_last else inputs
+        if any(self.location):
+            x = x - self._by_channel(self.location, x)
+        if any(d != 1 for d in self.deviation):
+            x = x / self._by_channel(self.deviation, x)
+        return x
+
+    def whole(self, inputs: Tensor) -> Tensor:
+        """Inputs as the file can take them: rounded and cut to its range, where it takes whole numbers."""
+        if "float" in self.input_dtype or self.range is None:
             return inputs
-        return (inputs - self.centre) / self.scale
+        return inputs.round().clamp(*self.range)
 
     def bounds(self) -> tuple[Tensor, Tensor] | None:
         """Lowest and highest value in standard units, each broadcastable to one input; None if unbounded."""
         if self.range is None:
             return None
-        low, high = (torch.tensor(value, dtype=torch.float32) for value in self.range)
-        if self.mean is not None and self.std is not None:
-            mean, std = (self._by_channel(values) for values in (self.mean, self.std))
-            return (low - mean) / std, (high - mean) / std
-        return self.to_standard(low), self.to_standard(high)
+        one = torch.zeros(1, *self.shape)
+        mean, std = self.mean or (0.0,), self.std or (1.0,)
+        location, deviation = self._by_channel(self.location, one), self._by_channel(self.deviation, one)
+        low, high = (
+            (((value - self._by_channel(mean, one)) / self._by_channel(std, one)) - location) / deviation
+            for value in self.range
+        )
+        return low.squeeze(0), high.squeeze(0)
 
     def to_raw(self, inputs: Tensor) -> Tensor:
-        """What the file takes → raw values, before the normalisation outside it: what a picture shows."""
+        """What the file takes → raw values with channels first, before the normalisation outside it: for pictures."""
+        x = inputs.movedim(-1, 1) if self.channels_last else inputs
         if self.mean is None or self.std is None:
-            return inputs
-        return inputs * self._by_channel(self.std) + self._by_channel(self.mean)
+            return x
+        return x * self._by_channel(self.std, x) + self._by_channel(self.mean, x)
 
-    def _by_channel(self, values: tuple[float, ...]) -> Tensor:
-        tensor = torch.tensor(values, dtype=torch.float32)
-        return tensor if len(values) == 1 else tensor.reshape(-1, *[1] * (len(self.input_shape) - 1))
+    def _by_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        """One number, or one for each channel, broadcastable to [batch, channels, …]."""
+        tensor = torch.tensor(values, dtype=like.dtype, device=like.device)
+        return tensor.reshape(1, -1, *[1] * (len(self.shape) - 1))

@@ -96,7 +96,7 @@ def teachers(export: Any, runtime: Runtime, tmp_path_factory: pytest.TempPathFac
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             net = make_net()
-        loaded[name] = Teacher.load(export(net, shape, folder / f"{name}.onnx"), runtime=runtime).facts
+        loaded[name] = Teacher.load(export(net, shape, folder / f"{name}.onnx")).facts
     return loaded
 
 
@@ -144,7 +144,7 @@ def test_where_none_is_small_enough_it_is_the_smallest(name: str, teachers: dict
 
 
 def test_the_digits_have_a_small_convolutional_student(runtime: Runtime) -> None:
-    facts = Teacher.load(DIGITS, range=(0, 1), runtime=runtime).facts
+    facts = Teacher.load(DIGITS, range=(0, 1)).facts
     assert choose(facts, 0.5)[0] == "cnn-small" and size(facts, 0.5) <= 0.5 * facts.parameters
 
 

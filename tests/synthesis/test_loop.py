@@ -61,7 +61,7 @@ def teachers(export: Any, runtime: Runtime, tmp_path_factory: pytest.TempPathFac
             torch.manual_seed(0)
             net = make()
         path = export(net, shape, folder / f"{name}.onnx")
-        loaded[name] = Teacher.load(path, runtime=runtime, **values)
+        loaded[name] = Teacher.load(path, **values)
     return loaded
 
 

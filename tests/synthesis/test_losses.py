@@ -67,7 +67,7 @@ def graph(export: Any, runtime: Runtime, tmp_path_factory: pytest.TempPathFactor
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Tanh(), nn.Flatten(), nn.Linear(30, CLASSES))
     path = export(net, SHAPE, tmp_path_factory.mktemp("losses") / "teacher.onnx")
-    return copy.deepcopy(Teacher.load(path, runtime=runtime).graph).double()
+    return copy.deepcopy(Teacher.load(path).graph).double()
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

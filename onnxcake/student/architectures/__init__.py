@@ -1,6 +1,6 @@
 """Students by name: functions ``(signature, **hyper) → nn.Module``.
 
-The module maps [batch, *signature.input_shape] float32 in standard units to logits [batch, classes].
+The module maps [batch, *signature.shape] float32 in standard units to logits [batch, classes].
 Keyword-only arguments are the architecture's recipe keys. Parameters are drawn from torch's global generator,
 which the caller seeds. An architecture that does not fit the input raises `RecipeError`.
 """

@@ -29,7 +29,7 @@ def cnn_small(signature: Signature, *, width: int = 16, depth: int = 3) -> nn.Mo
         RecipeError: if inputs are neither images nor signals, or too small.
     """
     fit.positive("cnn-small", width=width, depth=depth)
-    shape = signature.input_shape
+    shape = signature.shape
     if len(shape) not in (2, 3) or min(shape[1:]) < fit.LEAST_IMAGE_SIDE:
         wanted = "images [channels, height, width] or signals [channels, length] with sides of at least 4"
         raise fit.misfit("cnn-small", wanted, signature)

@@ -19,7 +19,7 @@ def image_shape(name: str, signature: Signature, *, least_side: int) -> tuple[in
     Raises:
         RecipeError: if inputs are not [channels, height, width], or a side is shorter.
     """
-    shape = signature.input_shape
+    shape = signature.shape
     if len(shape) != 3 or min(shape[1:]) < least_side:
         wanted = f"images [channels, height, width] of at least {least_side}×{least_side}"
         raise misfit(name, wanted, signature)
@@ -29,7 +29,7 @@ def image_shape(name: str, signature: Signature, *, least_side: int) -> tuple[in
 
 def misfit(name: str, wanted: str, signature: Signature) -> RecipeError:
     """The error for an input that the architecture cannot take, with one that can."""
-    shape = signature.input_shape
+    shape = signature.shape
     remedy = "Choose `mlp`, which takes any shape."
     if len(shape) in (2, 3) and min(shape[1:]) >= LEAST_IMAGE_SIDE and name != "cnn-small":
         remedy = "Choose `cnn-small`, or `mlp`, which takes any shape."

@@ -43,7 +43,7 @@ class TotalVariation:
     def unfit(self, signature: Signature) -> str | None:
         if signature.is_image:
             return None
-        return f"it compares neighbouring pixels, and inputs of shape {list(signature.input_shape)} are no images"
+        return f"it compares neighbouring pixels, and inputs of shape {list(signature.shape)} are no images"
 
 
 class _AbsoluteDifferences(torch.autograd.Function):

@@ -33,7 +33,7 @@ class Pixels:
     clip: bool = False
 
     def draft(self, samples: int, signature: Signature, key: Key, device: torch.device) -> PixelDraft:
-        shape, generator = (samples, *signature.input_shape), key.generator()
+        shape, generator = (samples, *signature.shape), key.generator()
         # Drawn on the CPU whatever the device, so that a key means the same start everywhere.
         if self.prior == "normal":
             start = torch.randn(shape, generator=generator)

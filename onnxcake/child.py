@@ -1,0 +1,234 @@
+"""Work in a process of its own: native code that crashes, hangs or eats memory takes that process and no more.
+
+`Child` starts ``python -m MODULE`` and speaks to it through its pipes; the module calls `serve`. Frames are a
+JSON header and raw array bytes, so nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Frame = tuple[dict[str, Any], Array | None]
+_LENGTHS = struct.Struct("<QQ")
+_LOOK_S = 0.05  # between two looks at what a child uses
+
+
+class ChildDied(Exception):
+    """The process ended, or was ended, without an answer; says why."""
+
+
+class ChildRefused(Exception):
+    """The process answered with an error of its own."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What one answer may cost, the processes that the child started included.
+
+    Attributes:
+        memory_bytes: resident at once, beyond what was resident when it was asked.
+        cpu_s: processor seconds.
+        wall_s: seconds by the clock.
+    """
+
+    memory_bytes: int
+    cpu_s: float
+    wall_s: float
+
+
+class Child:
+    """A process that answers; started at the first question, and again after it died."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, header: dict[str, Any], array: Array | None = None, allowance: Allowance | None = None) -> Frame:
+        """Its answer.
+
+        Raises:
+            ChildDied: if it crashes, or is ended for using more than ``allowance``.
+            ChildRefused: if it answers with an error.
+        """
+        child = self.process = self.process or _start(self.module)
+        assert child.stdin and child.stdout
+        overrun: list[str] = []
+        try:
+            with _watched(child, allowance, overrun):
+                _send(child.stdin, header, array)
+                answer, result = _receive(child.stdout)
+        except (BrokenPipeError, EOFError) as error:
+            self.close()
+            raise ChildDied(overrun[0] if overrun else _how_it_ended(child.returncode)) from error
+        except BaseException:
+            _kill(child)  # half a frame may be in the pipe: this child cannot be asked again
+            self.close()
+            raise
+        if "refused" in answer:
+            raise ChildRefused(answer["refused"])
+        return answer, result
+
+    def close(self) -> None:
+        """Ends the child; the next question would start a fresh one."""
+        if self.process is None:
+            return
+        child, self.process = self.process, None
+        if child.stdin:
+            with contextlib.suppress(OSError):  # what a dead child was not sent
+                child.stdin.close()  # end of input: the child returns
+        try:
+            child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            _kill(child)
+            child.wait()
+        if child.stdout:
+            child.stdout.close()
+
+
+def serve(answer: Callable[[dict[str, Any], Array | None], Frame], told: type[Exception] = Exception) -> None:
+    """The child's side: answers until its input ends.
+
+    Args:
+        answer: header and array → header and array. Its exceptions of type ``told`` go to the parent as errors.
+    """
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what native code prints must not get into the frames
+    while True:
+        try:
+            header, array = _receive(source)
+        except EOFError:
+            return
+        try:
+            result = answer(header, array)
+        except told as error:
+            result = {"refused": str(error).strip()[:2000] or type(error).__name__}, None
+        _send(sink, *result)
+
+
+def _start(module: str) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    return subprocess.Popen(
+        # -P: a file called numpy.py in the user's folder must not become ours
+        [sys.executable, "-P", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,  # a Ctrl-C at the terminal is the parent's to handle
+    )
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is not None and status < 0:
+        import signal
+
+        with contextlib.suppress(ValueError):
+            return f"the process crashed ({signal.Signals(-status).name})"
+    return f"the process ended (status {status})"
+
+
+@contextlib.contextmanager
+def _watched(child: subprocess.Popen[bytes], allowance: Allowance | None, overrun: list[str]) -> Iterator[None]:
+    """Ends the child, and says in ``overrun`` why, when it uses more than it may."""
+    if allowance is None:
+        yield
+        return
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(child, allowance, overrun, done), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _watch(child: subprocess.Popen[bytes], allowance: Allowance, overrun: list[str], done: threading.Event) -> None:
+    memory, cpu = _used(child.pid)
+    end = time.monotonic() + allowance.wall_s
+    while not done.wait(_LOOK_S):
+        memory_now, cpu_now = _used(child.pid)
+        if memory_now - memory > allowance.memory_bytes:
+            overrun.append(f"it took more than {allowance.memory_bytes / 2**30:.1f} GiB of memory")
+        elif cpu_now - cpu > allowance.cpu_s:
+            overrun.append(f"it took more than {allowance.cpu_s:.0f} s of processor time")
+        elif time.monotonic() > end:
+            overrun.append(f"it took more than {allowance.wall_s:.0f} s")
+        if overrun:
+            _kill(child)
+            return
+
+
+def _used(pid: int) -> tuple[int, float]:
+    """Resident bytes and processor seconds of a process and all that it started."""
+    import psutil
+
+    memory, cpu = 0, 0.0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                memory, cpu = memory + one.memory_info().rss, cpu + times.user + times.system
+    return memory, cpu
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """Kills a child and all that it started."""
+    import psutil
+
+    family = []
+    with contextlib.suppress(psutil.Error):
+        family = psutil.Process(child.pid).children(recursive=True)
+    child.kill()
+    for one in family:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
+
+
+def _send(pipe: Any, header: dict[str, Any], array: Array | None = None) -> None:
+    body: Any = b""
+    if array is not None:
+        array = np.ascontiguousarray(array)
+        header = {**header, "dtype": array.dtype.str, "shape": array.shape}
+        body = memoryview(array.reshape(-1).view(np.uint8)) if array.size else b""  # type: ignore[arg-type]
+    head = json.dumps(header).encode()
+    pipe.write(_LENGTHS.pack(len(head), len(body)) + head)
+    pipe.write(body)
+    pipe.flush()
+
+
+def _receive(pipe: Any) -> Frame:
+    head_bytes, body_bytes = _LENGTHS.unpack(_exactly(pipe, _LENGTHS.size))
+    header = json.loads(_exactly(pipe, head_bytes))
+    if "dtype" not in header:
+        return header, None
+    body = np.frombuffer(_exactly(pipe, body_bytes), dtype=np.dtype(header["dtype"]))
+    return header, body.reshape(header["shape"])
+
+
+def _exactly(pipe: Any, count: int) -> bytearray:
+    content = bytearray(count)
+    view, filled = memoryview(content), 0
+    while filled < count:
+        part = pipe.readinto(view[filled:])
+        if not part:
+            raise EOFError
+        filled += part
+    return content

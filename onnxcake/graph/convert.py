@@ -1,0 +1,147 @@
+"""A safe graph → every value of it that could be built, and modules that end in a chosen one."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from .build import BATCHES, Blocked, Builder, Limits, Record
+from .module import Graph
+from .node import Depends, Obstacle, Value
+from .normalise import INPUT, SafeGraph, reaching
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of a graph.
+
+    Attributes:
+        values: what is known of each value, by its safe name.
+        blocked: the nodes that could not be converted, in order.
+        records: the nodes that could, in order.
+    """
+
+    safe: SafeGraph
+    values: dict[str, Value]
+    blocked: list[Blocked]
+    records: list[Record]
+    _builder: Builder
+    _input: Value
+    _fixed: bool
+
+    def module(self, *outputs: str) -> nn.Module:
+        """The frozen module [batch, …] float32 → the named value(s), in eval mode."""
+        graph = self._builder.finish([self._input], [self.values[name] for name in outputs])
+        if not self._fixed:
+            return graph
+        return in_pieces(graph, self.safe.batch or 1, self.safe.input_shape)
+
+    def on_the_way(self, output: str) -> list[Record]:
+        """The converted nodes that ``output`` depends on."""
+        names = {node.name for node in reaching(self.safe.model.graph.node, output)}
+        known = {node.name for node in self.safe.model.graph.node}
+        # A function's or sub-graph's own nodes have names that only their caller knows.
+        return [record for record in self.records if record.node in names or record.node not in known]
+
+    def in_the_way(self, output: str) -> list[Blocked]:
+        """The blocked nodes that ``output`` depends on."""
+        names = {node.name for node in reaching(self.safe.model.graph.node, output)}
+        inner = {name for node in self.safe.model.graph.node if node.name in names for name in _inside(node)}
+        # A function's or sub-graph's own nodes have names that only their caller knows.
+        known = {node.name for node in self.safe.model.graph.node}
+        return [b for b in self.blocked if b.node in names | inner or b.node not in known]
+
+    @property
+    def batch(self) -> int:
+        """The first trial batch, which the shapes in `records` are of."""
+        return self._builder.batches[0]
+
+    def constant(self, name: str) -> Tensor | None:
+        """The value of a name that depends on nothing."""
+        value = self.values.get(name)
+        if value is None or value.depends != Depends.NOTHING or not isinstance(value.seen[0], Tensor):
+            return None
+        return value.seen[0]
+
+
+def convert(safe: SafeGraph, *, fixed: bool = False, limits: Limits = Limits()) -> Converted:  # noqa: B008 - frozen
+    """Builds all that can be built of a graph, floats in float32.
+
+    Integer inputs are relaxed: the graph takes float32 in their place.
+
+    Args:
+        fixed: keep the batch that the file fixes (its graph is then run a piece at a time), instead of having
+            it follow the input.
+    """
+    batches = (safe.batch, safe.batch) if fixed and safe.batch else BATCHES
+    builder = Builder(batches=batches, fixed_batch=None if fixed else safe.batch, limits=limits)
+    shapes = tuple((batch, *safe.input_shape) for batch in batches)
+    source = builder.input((shapes[0], shapes[1]), torch.float32)
+    known = {INPUT: source}
+    for weight in safe.model.graph.initializer:
+        if weight.name in safe.weights:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # shared with a read-only array on purpose: nobody writes to it
+                tensor = torch.from_numpy(safe.weights[weight.name])
+            known[weight.name] = builder.constant(tensor.to(builder.dtype_of(weight.data_type)))
+    try:
+        builder.graph(safe.model.graph, safe.opsets, known)
+    except Obstacle as obstacle:  # before the first node: a weight of an unknown type
+        builder.blocked.append(Blocked("", "weights", obstacle.why, obstacle.remedy))
+    return Converted(safe, builder.values, builder.blocked, builder.records, builder, source, fixed)
+
+
+def _inside(node: onnx.NodeProto) -> list[str]:
+    return [
+        name
+        for attribute in node.attribute
+        for graph in (attribute.g, *attribute.graphs)
+        for inner in graph.node
+        for name in (inner.name, *_inside(inner))
+    ]
+
+
+def in_pieces(graph: Graph, batch: int, shape: tuple[int, ...]) -> nn.Module:
+    """A graph of a fixed batch as one of any batch, by torch.vmap where its operators allow that."""
+    pieces = Vectorised(graph, batch)
+    try:
+        with torch.no_grad():
+            pieces(torch.zeros(batch + 1, *shape))
+    except Exception:  # noqa: BLE001 - vmap lacks a rule, or a loop asks for values
+        return Repeated(graph, batch)
+    return pieces
+
+
+class Vectorised(nn.Module):
+    """Many pieces of ``batch`` inputs at once; the last piece is filled up with zeros."""
+
+    def __init__(self, graph: Graph, batch: int) -> None:
+        super().__init__()
+        self.graph, self.batch = graph, batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = len(x)
+        missing = -count % self.batch
+        if missing:
+            x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+        out: Tensor = torch.vmap(self.graph)(x.unflatten(0, (-1, self.batch)))
+        return out.flatten(0, 1)[:count]
+
+
+class Repeated(nn.Module):
+    """One piece of ``batch`` inputs after the other."""
+
+    def __init__(self, graph: Graph, batch: int) -> None:
+        super().__init__()
+        self.graph, self.batch = graph, batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = len(x)
+        missing = -count % self.batch
+        if missing:
+            x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+        return torch.cat([self.graph(piece) for piece in x.split(self.batch)])[:count]

@@ -1,0 +1,39 @@
+"""What a graph costs to run."""
+
+from __future__ import annotations
+
+import math
+
+from .build import Record
+from .convert import Converted
+
+
+def multiply_adds(graph: Converted, output: str) -> int:
+    """Multiply-adds of one input on the way to ``output``: convolutions, matrix products, recurrent layers."""
+    return round(sum(_of(record) for record in graph.on_the_way(output)) / graph.batch)
+
+
+def _of(record: Record) -> int:
+    """Multiply-adds of one node at the trial batch."""
+    ins, outs, kind = record.inputs, record.outputs, record.op
+    out = outs[0] if outs else None
+    if out is None or not ins or ins[0] is None:
+        return 0
+    weight = ins[1] if len(ins) > 1 else None
+    if kind in ("Conv", "FusedConv", "ConvInteger") and weight is not None:
+        return math.prod(out) * math.prod(weight[1:])
+    if kind == "QLinearConv" and len(ins) > 3 and ins[3] is not None:
+        return math.prod(out) * math.prod(ins[3][1:])
+    if kind == "ConvTranspose" and weight is not None:
+        return math.prod(ins[0]) * math.prod(weight[1:])
+    if kind in ("LSTM", "GRU", "RNN") and weight is not None and len(ins) > 2 and ins[2] is not None:
+        steps = ins[0][0] * ins[0][1]
+        return steps * (math.prod(weight) + math.prod(ins[2]))
+    if kind in ("Gemm", "FusedGemm") and weight is not None:
+        transposed = any(a.name == "transA" and a.i for a in record.proto.attribute)
+        return math.prod(out) * ins[0][0 if transposed else 1]
+    if "MatMul" in kind:  # also FusedMatMul, MatMulInteger, QLinearMatMul, …
+        return math.prod(out) * (ins[0][-1] if ins[0] else 1)
+    if kind in ("Attention", "MultiHeadAttention") and len(ins[0]) >= 3 and weight is not None:
+        return 2 * math.prod(ins[0]) * weight[-2] if len(weight) > 1 else 0
+    return 0

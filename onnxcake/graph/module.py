@@ -1,0 +1,115 @@
+"""The graph as it runs: a straight list of tensor functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .node import Sizes
+from .ops import Function
+
+
+@dataclass(frozen=True)
+class Step:
+    """One function, the slots or sizes it is called with, and the slots of what it returns (None: not kept).
+
+    ``several`` says that it returns a tuple; ``name`` and ``op`` are those of the node it comes from.
+    """
+
+    function: Function
+    arguments: tuple[int | Sizes | None, ...]
+    results: tuple[int | None, ...]
+    several: bool
+    name: str
+    op: str
+
+
+Watch = Callable[[Step, list[Any], Any], None]
+
+
+class Graph(nn.Module):
+    """Steps in order. Called with the model's input tensor(s); the first one's length is the batch."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        constants: dict[int, Any],
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.steps = tuple(steps)
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        results = (slot for step in self.steps for slot in step.results if slot is not None)
+        self._slots = 1 + max((*self.inputs, *self.outputs, *constants, *results), default=-1)
+        self._lists = {slot: value for slot, value in constants.items() if not isinstance(value, Tensor)}
+        tensors = {slot: value for slot, value in constants.items() if isinstance(value, Tensor)}
+        self._places = tuple(tensors)
+        for slot, tensor in tensors.items():
+            self.register_buffer(f"c{slot}", tensor)
+        for number, step in enumerate(self.steps):
+            if isinstance(step.function, nn.Module):
+                self.add_module(f"m{number}", step.function)
+        self._calls = tuple(self._compiled())
+
+    def _compiled(self) -> list[tuple[Any, ...]]:
+        """(function, arguments, whether all are slots, result, slots that are free afterwards) of each step."""
+        last: dict[int, int] = {}
+        for number, step in enumerate(self.steps):
+            for slot in (*step.arguments, *step.results):
+                if isinstance(slot, int):
+                    last[slot] = number
+        free: dict[int, list[int]] = {}
+        for slot, number in last.items():
+            if slot not in self.outputs:
+                free.setdefault(number, []).append(slot)
+        calls: list[tuple[Any, ...]] = []
+        for number, step in enumerate(self.steps):
+            plain = all(isinstance(a, int) for a in step.arguments)
+            result = step.results if step.several else step.results[0]
+            calls.append((step.function, step.arguments, plain, result, tuple(free.get(number, ()))))
+        return calls
+
+    def run(self, batch: int, *inputs: Any, watch: Watch | None = None) -> list[Any]:
+        """All outputs for a batch of the model's inputs, ``inputs`` in this graph's order.
+
+        ``watch`` is told each step, what it was called with, and what came out.
+        """
+        values: list[Any] = [None] * self._slots
+        for slot, constant in zip(self._places, self._buffers.values(), strict=True):
+            values[slot] = constant
+        for slot, listed in self._lists.items():
+            values[slot] = listed
+        for slot, given in zip(self.inputs, inputs, strict=True):
+            values[slot] = given
+        for number, (function, arguments, plain, result, free) in enumerate(self._calls):
+            if plain:
+                given = [values[slot] for slot in arguments]
+            else:
+                given = [_resolved(a, values, batch) for a in arguments]
+            out = function(*given)
+            if watch is not None:
+                watch(self.steps[number], given, out)
+            if type(result) is int:
+                values[result] = out
+            else:
+                for slot, one in zip(result, out):  # noqa: B905 - results that the node does not name are dropped
+                    if slot is not None:
+                        values[slot] = one
+            for slot in free:
+                values[slot] = None
+        return [values[slot] for slot in self.outputs]
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The output, or a tuple of them if there are several."""
+        out = self.run(inputs[0].shape[0] if inputs and inputs[0].dim() else 1, *inputs)
+        return out[0] if len(out) == 1 else tuple(out)
+
+
+def _resolved(argument: int | Sizes | None, values: list[Any], batch: int) -> Any:
+    if argument is None:
+        return None
+    return argument.at(batch) if isinstance(argument, Sizes) else values[argument]

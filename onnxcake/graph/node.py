@@ -1,0 +1,286 @@
+"""What a converter sees of one node: its attributes, and what is known of its inputs while the graph is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from .tensors import from_attribute
+
+if TYPE_CHECKING:
+    from .build import Builder
+    from .module import Graph
+    from .ops import Function
+
+
+class Obstacle(Exception):
+    """Why a node cannot be converted, and what the user can do about it; `Builder` adds which node."""
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        self.why, self.remedy = why, remedy
+        super().__init__(why)
+
+
+class Depends(IntEnum):
+    """What a value depends on."""
+
+    NOTHING = 0  # a constant
+    BATCH = 1  # only on how many inputs there are, as a shape does
+    DATA = 2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Whole numbers, each slope · batch + base."""
+
+    slope: tuple[int, ...]
+    base: tuple[int, ...]
+
+    def at(self, batch: int) -> tuple[int, ...]:
+        """The numbers for a batch."""
+        return tuple(s * batch + b for s, b in zip(self.slope, self.base, strict=True))
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the batch does not matter."""
+        return not any(self.slope)
+
+    @property
+    def base_of_fixed(self) -> tuple[int, ...]:
+        """The numbers that do not depend on the batch."""
+        return tuple(b for s, b in zip(self.slope, self.base, strict=True) if not s)
+
+    @classmethod
+    def through(cls, batches: tuple[int, int], seen: tuple[Sequence[int], Sequence[int]]) -> Sizes:
+        """From the numbers seen at two batches.
+
+        Raises:
+            Obstacle: if they do not lie on a line of whole numbers.
+        """
+        slopes, bases = [], []
+        for first, second in zip(*seen, strict=True):
+            slope, rest = divmod(second - first, (batches[1] - batches[0]) or 1)
+            if rest:
+                raise Obstacle("a size depends on the batch in a way that is not understood")
+            slopes.append(slope)
+            bases.append(first - slope * batches[0])
+        return cls(tuple(slopes), tuple(bases))
+
+
+@dataclass(eq=False)
+class Value:
+    """A value of the graph while it is built.
+
+    Attributes:
+        depends: on what.
+        seen: what it was at the two trial batches: tensors (on the meta device if it depends on data), or lists
+            of tensors for ONNX sequences, or None for an empty optional.
+        slot: its place at run time.
+        elem_type: its ONNX element type where the file states it; torch's dtype cannot tell int4 from int8.
+    """
+
+    depends: Depends
+    seen: tuple[Any, Any]
+    slot: int
+    elem_type: int = 0
+
+
+@dataclass(eq=False)
+class Node:
+    """One node, its inputs known as far as they can be before there is data.
+
+    The function that a converter returns is called with the node's inputs in order: a tensor for each that was
+    not taken (`ints`, `constant`, … take), a tuple of Python ints for each that `sizes` was asked for, None for
+    an absent optional one; then whatever `extra` added.
+    """
+
+    proto: onnx.NodeProto
+    version: int
+    inputs: list[Value | None]
+    builder: Builder = field(repr=False)
+    _taken: set[int] = field(default_factory=set, repr=False)
+    _instead: dict[int, Sizes | Value] = field(default_factory=dict, repr=False)
+    _extra: list[Value | Sizes] = field(default_factory=list, repr=False)
+    known: tuple[Any, Any] | None = field(default=None, repr=False)
+
+    @property
+    def op(self) -> str:
+        """The operator's name."""
+        return str(self.proto.op_type)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the node names; a function with several returns a tuple of at least as many."""
+        return len(self.proto.output)
+
+    def wanted(self, index: int) -> bool:
+        """Whether the node names its output ``index``."""
+        return index < len(self.proto.output) and bool(self.proto.output[index])
+
+    # Attributes
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute: int, float, str, a list of these, a tensor, or a GraphProto; ``default`` if absent."""
+        for attribute in self.proto.attribute:
+            if attribute.name == name:
+                return from_attribute(attribute, self.dtype_of)
+        return default
+
+    def dtype_of(self, elem_type: int) -> torch.dtype:
+        """The torch dtype that stands for an ONNX element type here (low precision is computed in float32)."""
+        return self.builder.dtype_of(elem_type)
+
+    # Inputs
+
+    def has(self, index: int) -> bool:
+        """Whether input ``index`` is given."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def value(self, index: int) -> Value:
+        """Input ``index``.
+
+        Raises:
+            Obstacle: if it is absent.
+        """
+        value = self.inputs[index] if index < len(self.inputs) else None
+        if value is None:
+            raise Obstacle(f"its input {index} is missing")
+        return value
+
+    def maker(self, index: int) -> Node | None:
+        """The node that makes input ``index`` in the same graph, for operators that are better joined."""
+        return self.builder.makers.get(self.value(index).slot)
+
+    def sample(self, index: int) -> Any:
+        """Input ``index`` as seen at the first trial batch; a meta tensor if it depends on data."""
+        return self.value(index).seen[0]
+
+    def dtype(self, index: int) -> torch.dtype:
+        """The dtype of input ``index``."""
+        dtype: torch.dtype = self.sample(index).dtype
+        return dtype
+
+    def rank(self, index: int) -> int:
+        """The number of dimensions of input ``index``."""
+        rank: int = self.sample(index).dim()
+        return rank
+
+    def dims(self, index: int) -> Sizes:
+        """The shape of input ``index``, as it depends on the batch."""
+        first, second = (tuple(t.shape) for t in self.value(index).seen)
+        return Sizes.through(self.builder.batches, (first, second))
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """The shape of input ``index``, its batch-dependent entries −1."""
+        dims = self.dims(index)
+        return tuple(-1 if slope else base for slope, base in zip(dims.slope, dims.base, strict=True))
+
+    def size(self, index: int, axis: int) -> int:
+        """One dimension of input ``index``.
+
+        Raises:
+            Obstacle: if it depends on the batch.
+        """
+        size = self.shape(index)[axis]
+        if size < 0:
+            raise Obstacle("it needs a size that depends on the batch")
+        return size
+
+    def is_constant(self, index: int) -> bool:
+        """Whether input ``index`` is given and depends on nothing."""
+        return self.has(index) and self.value(index).depends == Depends.NOTHING
+
+    def constant(self, index: int) -> Tensor:
+        """Takes input ``index``, known now; on the CPU. Work numbers out of it, do not close over it.
+
+        Raises:
+            Obstacle: if it depends on data or batch.
+        """
+        value = self.value(index)
+        if value.depends != Depends.NOTHING:
+            raise Obstacle(
+                f"its input {index} must be a constant, and depends on the model's input",
+                "Export the model with fixed sizes, or hold that input constant.",
+            )
+        self._taken.add(index)
+        tensor: Tensor = value.seen[0]
+        return tensor
+
+    def take(self, index: int) -> None:
+        """Keeps input ``index`` from the function."""
+        self._taken.add(index)
+
+    def ints(self, index: int) -> tuple[int, ...]:
+        """Takes input ``index`` as whole numbers known now; () if it is absent.
+
+        Raises:
+            Obstacle: if they depend on data or batch.
+        """
+        if not self.has(index):
+            return ()
+        return tuple(int(i) for i in self.constant(index).reshape(-1).tolist())
+
+    def numbers(self, index: int) -> Sizes:
+        """What is known of input ``index`` as whole numbers, batch-dependent or not; nothing is taken.
+
+        Raises:
+            Obstacle: if they depend on data.
+        """
+        value = self.value(index)
+        if value.depends == Depends.DATA:
+            raise Obstacle(
+                f"its input {index} (sizes or positions) depends on the data",
+                "Export the model with fixed sizes, or hold that input constant.",
+            )
+        first, second = ([int(i) for i in t.reshape(-1).tolist()] for t in value.seen)
+        return Sizes.through(self.builder.batches, (first, second))
+
+    def sizes(self, index: int) -> None:
+        """Has the function get input ``index`` as a tuple of ints, worked out from the batch when it runs."""
+        self._instead[index] = self.numbers(index)
+
+    def replace(self, index: int, tensor: Tensor) -> None:
+        """Has the function get ``tensor``, a constant worked out now, in the place of input ``index``."""
+        self._instead[index] = self.builder.constant(tensor)
+
+    def extra(self, value: Tensor | Sizes | Value) -> None:
+        """A further argument for the function: a tensor (moved with the module), sizes (given as ints), a value."""
+        self._extra.append(self.builder.constant(value) if isinstance(value, Tensor) else value)
+
+    # Sub-graphs
+
+    def inline(self, graph: onnx.GraphProto, inputs: Sequence[Value]) -> list[Value]:
+        """Builds a sub-graph in place, with ``inputs`` for its own; returns its outputs."""
+        return self.builder.inline(graph, inputs)
+
+    def module(self, graph: onnx.GraphProto, inputs: Sequence[Value]) -> tuple[Graph, list[Value], list[Value]]:
+        """A sub-graph as a module, for what is decided at run time; see `Builder.module`."""
+        return self.builder.module(graph, inputs)
+
+    def call(self, function: Function, *inputs: Value, outputs: int = 1) -> list[Value]:
+        """Adds a function of some values, for what stands around a sub-graph; returns its results."""
+        proto = onnx.NodeProto(op_type=self.op, name=self.proto.name, output=[""] * outputs)
+        return self.builder.run(Node(proto, self.version, list(inputs), self.builder), function)
+
+    def standard(self, op: str, version: int, *inputs: Value | None, **attributes: Any) -> Value:
+        """The result of another operator of the standard, converted as a part of this node."""
+        names = ["" if value is None else f"input{place}" for place, value in enumerate(inputs)]
+        proto = onnx.helper.make_node(op, names, ["output"], name=self.proto.name, **attributes)
+        return self.builder.convert(proto, version, list(inputs))[0]
+
+    def gives(self, first: Any, second: Any) -> None:
+        """Says what the function gives at the two trial batches, where the meta device cannot tell."""
+        self.known = (first, second)
+
+    def arguments(self) -> list[Value | Sizes | None]:
+        """What the function is called with."""
+        given: list[Value | Sizes | None] = [
+            self._instead.get(i, value) for i, value in enumerate(self.inputs) if i not in self._taken
+        ]
+        return given + self._extra

@@ -1,0 +1,148 @@
+"""If and Loop: resolved while the graph is built where that can be, else decided at run time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import onnx
+import torch
+
+from ..node import Depends, Node, Obstacle, Sizes, Value
+from . import Function, op
+from .control_modules import Branches, Turns
+from .control_parts import (
+    appended,
+    count_turns,
+    declared,
+    origin,
+    read_at_run_time,
+    same_kind,
+    stacked,
+    stays_true,
+    unrolling,
+)
+
+_REMEDY = "Export the model with fixed sizes, or choose an --output before it."
+
+
+@op("If")
+def if_(node: Node) -> Function | list[Value]:
+    branches: tuple[onnx.GraphProto, onnx.GraphProto] = node.attr("then_branch"), node.attr("else_branch")
+    if node.is_constant(0):
+        return node.inline(branches[0 if bool(node.constant(0)) else 1], [])
+    then, then_reads, first = node.module(branches[0], [])
+    other, other_reads, second = node.module(branches[1], [])
+    for a, b in zip(first, second, strict=True):
+        if not all(same_kind(x, y) for x, y in zip(a.seen, b.seen, strict=True)):
+            raise Obstacle("the data decide which branch is taken, and the branches give different shapes", _REMEDY)
+    read_at_run_time(node, (*then_reads, *other_reads))
+    node.gives(*(tuple(value.seen[trial] for value in first) for trial in (0, 1)))
+    return Branches(then, other, len(then_reads))
+
+
+@op("Loop")
+def loop(node: Node) -> Function | list[Value]:
+    if all(not node.has(i) or node.is_constant(i) for i in (0, 1)):
+        outputs = _unrolled(node)
+        if outputs is not None:
+            return outputs
+    return _at_run_time(node)
+
+
+def _unrolled(node: Node) -> list[Value] | None:
+    """The loop's turns in a row; None if whether it goes on depends on the data."""
+    builder, body = node.builder, node.attr("body")
+    most = int(node.sample(0)) if node.has(0) else math.inf
+    go_on = node.value(1) if node.has(1) else builder.constant(torch.tensor(True))
+    plain = stays_true(builder, body)  # all turns are taken
+    if plain and most == math.inf and bool(go_on.seen[0]):
+        raise Obstacle("it never ends", "Export the model again.")
+    states = [node.value(i) for i in range(2, len(node.inputs))]
+    ends = body.output[1 + len(states) :]
+    scans: list[list[Value]] = [[] for _ in ends]
+    marks, turn = (len(builder.steps), len(builder.records)), 0
+    with unrolling(builder, int(max(most, 0)) if plain and bool(go_on.seen[0]) else 1, body):
+        while turn < most and bool(go_on.seen[0]):
+            if turn and not plain:
+                count_turns(builder, 1, body, turn)
+            number = builder.constant(torch.full(_of_number(body), turn))
+            go_on, *outputs = node.inline(body, [number, go_on, *states])
+            if go_on.depends != Depends.NOTHING:
+                del builder.steps[marks[0] :], builder.records[marks[1] :]
+                return None
+            states = outputs[: len(states)]
+            for collected, value in zip(scans, outputs[len(states) :], strict=True):
+                collected.append(value)
+            turn += 1
+    return states + [stacked(node, values, 0, end) for values, end in zip(scans, ends, strict=True)]
+
+
+def _of_number(body: onnx.GraphProto) -> tuple[int, ...]:
+    """The shape of the number of the turn: a scalar, or one number where the body declares that."""
+    return (1,) if len(declared(body.input[0])) == 1 else ()
+
+
+def _at_run_time(node: Node) -> Function:
+    builder, body = node.builder, onnx.GraphProto()
+    body.CopyFrom(node.attr("body"))
+    initial = [node.value(i) for i in range(2, len(node.inputs))]
+    states, lists = list(initial), []
+    for j, value in enumerate(initial):
+        source, result = body.input[2 + j].name, body.output[1 + j].name
+        added = appended(body, source, result) if isinstance(value.seen[0], list) else None
+        if added is not None:  # what is appended is collected, as the scan outputs are
+            body.output[1 + j].name = added
+            lists.append(j)
+        elif origin(body, result) != source:
+            states[j] = builder.fresh(value.seen)
+    zero = torch.zeros(_of_number(body), dtype=torch.int64)
+    go_on = node.value(1) if node.has(1) else builder.constant(torch.tensor(True))
+    condition = go_on if stays_true(builder, body) else builder.fresh(go_on.seen)
+    graph, reads, outputs = node.module(body, [builder.fresh((zero, zero)), condition, *states])
+    always = all(value.depends == Depends.NOTHING and bool(value.seen[0]) for value in (go_on, outputs[0]))
+    turns = _turns(node) if always else None
+    kept = tuple(node.wanted(i) for i in range(len(outputs) - 1))
+    for j, value in enumerate(initial):
+        if j not in lists and not all(map(same_kind, value.seen, outputs[1 + j].seen)):
+            raise Obstacle(
+                f"how often it turns depends on the data, and turning changes its state {j} in shape", _REMEDY
+            )
+    if turns is None and any(kept[j] for j in (*lists, *range(len(initial), len(kept)))):
+        raise Obstacle("how often it turns depends on the data, and so does the size of its output", _REMEDY)
+    ends = outputs[1 + len(initial) :]
+    node.extra(zero)
+    for value in ends:
+        node.extra(_dims(node, value))
+    read_at_run_time(node, reads)
+    given = (_given(t, turns, initial, lists, outputs[1:]) for t in (0, 1))
+    node.gives(*(tuple(value if keep else None for value, keep in zip(values, kept, strict=True)) for values in given))
+    return Turns(graph, len(initial), tuple(lists), kept, always, builder.limits.steps)
+
+
+def _turns(node: Node) -> tuple[int, ...] | None:
+    """How often a loop without a condition turns at the two trial batches, if the data do not say."""
+    if not node.has(0) or node.value(0).depends == Depends.DATA:
+        return None
+    node.sizes(0)
+    return tuple(max(node.numbers(0).at(batch)[0], 0) for batch in node.builder.batches)
+
+
+def _dims(node: Node, value: Value) -> Sizes:
+    first, second = (tuple(seen.shape) for seen in value.seen)
+    return Sizes.through(node.builder.batches, (first, second))
+
+
+def _given(
+    trial: int, turns: tuple[int, ...] | None, initial: list[Value], lists: list[int], outputs: list[Value]
+) -> list[Any]:
+    """What a loop at run time gives at a trial batch."""
+    number, given = turns[trial] if turns else 0, []
+    for j, value in enumerate(outputs):
+        seen = value.seen[trial]
+        if j in lists:
+            seen = initial[j].seen[trial] + [seen] * number
+        elif j >= len(initial):
+            seen = torch.empty((number, *seen.shape), dtype=seen.dtype, device="meta")
+        given.append(seen)
+    return given

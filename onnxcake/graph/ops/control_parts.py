@@ -1,0 +1,122 @@
+"""What If, Loop and Scan share while they are built: the guard on unrolling, and what a body shows of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+from torch import Tensor
+
+from ..node import Depends, Node, Obstacle, Sizes, Value
+
+if TYPE_CHECKING:
+    from ..build import Builder
+
+MOST_TURNS = 4096  # of one loop that is unrolled
+
+
+@contextmanager
+def unrolling(builder: Builder, turns: int, body: onnx.GraphProto) -> Iterator[None]:
+    """Around the building of ``turns`` turns of a loop, whose inner loops count as often as it turns."""
+    count_turns(builder, turns, body)
+    outer, builder.turns = builder.turns, builder.turns * turns
+    try:
+        yield
+    finally:
+        builder.turns = outer
+
+
+def count_turns(builder: Builder, turns: int, body: onnx.GraphProto, before: int = 0) -> None:
+    """Counts further turns that a loop asks for, before they are built.
+
+    Raises:
+        Obstacle: if that is too much.
+    """
+    asked, nodes, allowed = builder.turns * (before + turns), 1 + nodes_in(body), builder.limits.steps
+    builder.unrolled += turns * nodes
+    if before + turns > MOST_TURNS or max(asked * nodes, builder.unrolled) > allowed:
+        raise Obstacle(
+            f"it asks for {asked:,} iterations of {nodes:,} operators "
+            f"(allowed: {MOST_TURNS:,} iterations, {allowed:,} operators in all)",
+            "Give a smaller teacher.",
+        )
+
+
+def nodes_in(graph: onnx.GraphProto) -> int:
+    """The nodes of a graph and its sub-graphs."""
+    inner = (g for node in graph.node for a in node.attribute for g in (a.g, *a.graphs))
+    return len(graph.node) + sum(nodes_in(g) for g in inner)
+
+
+def origin(body: onnx.GraphProto, name: str) -> str:
+    """The name that a name of a body only stands for."""
+    aliases = {node.output[0]: node.input[0] for node in body.node if node.op_type == "Identity" and not node.domain}
+    while name in aliases:
+        name = aliases[name]
+    return name
+
+
+def stays_true(builder: Builder, body: onnx.GraphProto) -> bool:
+    """Whether a Loop's body plainly leaves its condition as it is, or true: it is a `for` loop."""
+    name = origin(body, body.output[0].name)
+    if name == body.input[1].name:
+        return True
+    weights = {weight.name: weight for weight in body.initializer}
+    weights |= {node.output[0]: node.attribute[0].t for node in body.node if node.op_type == "Constant"}
+    if name in weights:
+        return bool(onnx.numpy_helper.to_array(weights[name]).all())
+    inside = {*(value.name for value in body.input), *(out for node in body.node for out in node.output)}
+    value = None if name in inside else builder.look_up(name)
+    return value is not None and value.depends == Depends.NOTHING and bool(value.seen[0])
+
+
+def appended(body: onnx.GraphProto, source: str, result: str) -> str | None:
+    """What a body appends to a sequence that it does nothing else with; None if that is not so."""
+    maker = next((node for node in body.node if result in node.output), None)
+    if maker is None or maker.op_type != "SequenceInsert" or len([name for name in maker.input if name]) != 2:
+        return None
+    readers = [node for node in body.node if reads(node, source)]
+    alone = readers == [maker] and source not in {out.name for out in body.output}
+    return maker.input[1] if alone and maker.input[0] == source else None
+
+
+def reads(node: onnx.NodeProto, name: str) -> bool:
+    """Whether a node, or one in its sub-graphs, reads a name."""
+    inner = (g for a in node.attribute for g in (a.g, *a.graphs))
+    return name in node.input or any(
+        name in {out.name for out in graph.output} or any(reads(n, name) for n in graph.node) for graph in inner
+    )
+
+
+def same_kind(first: Any, second: Any) -> bool:
+    """Whether two values, as seen at a trial batch, have the same shapes and types."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.shape == second.shape and first.dtype == second.dtype
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(same_kind, first, second))
+    return first is None and second is None
+
+
+def declared(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """The shape that a body declares for a value, sizes that it leaves open as 0."""
+    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def read_at_run_time(node: Node, reads: Sequence[Value]) -> None:
+    """Has a run-time module get the outer values that its sub-graphs read, and the batch."""
+    for value in reads:
+        node.extra(value)
+    node.extra(Sizes((1,), (0,)))
+
+
+def stacked(node: Node, values: Sequence[Value], axis: int, declared_as: onnx.ValueInfoProto) -> Value:
+    """The values side by side along a new axis; of the declared shape if there are none."""
+    if values:
+        return node.call(lambda *xs: torch.stack(xs, axis), *values)[0]
+    shape = list(declared(declared_as))
+    shape.insert(axis if axis >= 0 else axis + len(shape) + 1, 0)
+    dtype = node.dtype_of(declared_as.type.tensor_type.elem_type)
+    return node.builder.constant(torch.zeros(shape, dtype=dtype))

@@ -1,0 +1,14 @@
+"""Random numbers, which a teacher may not use: it has to give the same answer twice."""
+
+from __future__ import annotations
+
+from ..node import Node, Obstacle
+from . import Function, op
+
+
+@op("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+def refuse(node: Node) -> Function:
+    raise Obstacle(
+        "it draws random numbers, so that two runs on the same input would differ",
+        "Export the model in eval mode, or choose an --output before it.",
+    )

@@ -1,0 +1,360 @@
+"""Everything that can be known of a teacher's file before it is used; run in the airlock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..child import Array
+from ..errors import ConversionMismatch, OnnxcakeError, shown
+from ..graph.build import Limits
+from ..graph.convert import Converted, convert
+from ..graph.cost import multiply_adds
+from ..graph.ends import Tail, head, tail
+from ..graph.float_twin import float_twin, is_quantised
+from ..graph.load import load
+from ..graph.module import Graph, Step
+from ..graph.node import Depends
+from ..graph.normalise import SafeGraph, normalise
+from ..graph.tensors import type_name
+from ..ort import Runtime, Session
+from ..rng import Key
+from . import probe
+from .facts import Facts
+from .options import Options
+from .output import choose_output, output_kind
+from .scores import Logits, way_back
+from .signature import OutputKind, Signature
+from .values import values_of
+
+_EXPORT = "Export it with torch.onnx.export(..., dynamo=False, opset_version=17)."
+
+
+@dataclass
+class Examination:
+    """What was found, as far as it went.
+
+    Attributes:
+        found: plain data for `onnxcake inspect`, by section.
+        facts: what is known of a teacher that can be used; None if it cannot.
+        error: why it cannot be used.
+    """
+
+    found: dict[str, Any] = field(default_factory=dict)
+    facts: Facts | None = None
+    error: OnnxcakeError | None = None
+
+
+@dataclass
+class Opened:
+    """A teacher's graph, with what was decided about it."""
+
+    safe: SafeGraph
+    converted: Converted
+    output: str
+    tail: Tail
+    digest: str
+    size_bytes: int
+    name: str
+
+    def logits(self, kind: OutputKind) -> nn.Module:
+        """Input units → logits [n, classes]."""
+        end = self.end(kind)
+        return nn.Sequential(self.converted.module(end), Logits(kind, end != self.output))
+
+    def end(self, kind: OutputKind) -> str:
+        """The value that logits are taken from: what goes into a last Softmax or Sigmoid, else the output."""
+        squashed = self.tail.kind in ("softmax", "log_softmax", "sigmoid")
+        return self.tail.logits if squashed and kind != "logits" else self.output
+
+
+def open_graph(path: Path, options: Options, fixed: bool = False, limits: Limits = Limits()) -> Opened:  # noqa: B008
+    """Reads and builds a teacher's graph; checks nothing against onnxruntime.
+
+    Raises:
+        TeacherError, UsageError: if it cannot be read or built, or has no class scores.
+    """
+    options.check()
+    file = load(path)
+    safe = normalise(file, options.choice)
+    converted = convert(safe, fixed=fixed, limits=limits)
+    output = choose_output(converted, file.name)
+    return Opened(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)
+
+
+class Examiner:
+    """Looks at one file in two stages, so that each can have limits of its own."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.exam = Examination()
+        self.opened: Opened | None = None
+        self.fixed = False
+
+    def read(self, path: Path, options: Options, limits: Limits) -> int:
+        """The first stage: reads and builds; returns the multiply-adds of one input."""
+        self.path, self.options, self.limits = path, options, limits
+        self.exam.found["file"] = {"name": path.name}
+        options.check()
+        file = load(path)
+        self.exam.found["file"] |= {"sha256": file.digest, "bytes": file.size_bytes, **_described(file.proto)}
+        safe = normalise(file, options.choice)
+        del file
+        converted = convert(safe, limits=limits)
+        if safe.batch is not None and any(name not in converted.values for name in safe.outputs):
+            self.fixed, converted = True, convert(safe, fixed=True, limits=limits)
+        self._tell_graph(converted)
+        output = choose_output(converted, path.name)
+        digest, size = self.exam.found["file"]["sha256"], self.exam.found["file"]["bytes"]
+        self.opened = Opened(safe, converted, output, tail(converted, output), digest, size, path.name)
+        macs = multiply_adds(converted, output)
+        self.exam.found["cost"] = {"parameters": _parameters(self.opened), "multiply_adds": macs}
+        return macs
+
+    def run(self) -> None:
+        """The second stage: runs it in onnxruntime and in torch, forward and backward."""
+        assert self.opened is not None
+        opened = self.opened
+        session = self._session(opened.output)
+        output = opened.safe.value_names.get(opened.output, "")
+        signature = values_of(opened.safe, output, head(opened.converted), self.options)
+        draws = [
+            signature.to_input(probe.random_inputs(signature.shape, Key(0).at("parity", n), n)) for n in probe.BATCHES
+        ]
+        inputs = [signature.whole(draw).numpy() for draw in draws]
+        expected = probe.answers(session, inputs, opened.name)
+        rows = probe.rows_of(expected[-1])
+        kind = output_kind(rows, opened.tail, output, self.options.task, opened.name)
+        shape = tuple(expected[0].shape[1:])
+        signature = replace(signature, output_kind=kind, classes=2 if kind.startswith("binary") else rows.shape[1])
+        signature = replace(signature, output_shape=None if shape == (signature.scores,) else shape)
+        parity = self._parity(signature, inputs, expected)
+        self.exam.found["signature"] = asdict(signature) | {"task": signature.task}
+        health = self._gradient(signature)
+        self.exam.found["gradient"] = health.as_dict()
+        self.exam.facts = Facts(
+            name=opened.name,
+            digest=opened.digest,
+            size_bytes=opened.size_bytes,
+            parameters=self.exam.found["cost"]["parameters"],
+            multiply_adds=self.exam.found["cost"]["multiply_adds"],
+            operators=dict(Counter(r.op for r in opened.converted.on_the_way(opened.end(kind)))),
+            opset=opened.safe.opsets.get("", 0),
+            parity=parity,
+            fixed_batch=opened.safe.batch if self.fixed else None,
+            signature=signature,
+        )
+
+    def _session(self, output: str) -> Session:
+        assert self.opened is not None
+        safe = self.opened.safe
+        model = safe.cut(output).SerializeToString()
+        return probe.open_session(self.runtime, model, self.opened.name, _EXPORT, weights=safe.weights)
+
+    def _parity(self, signature: Signature, inputs: list[Array], expected: list[Array]) -> float:
+        """The largest relative difference from onnxruntime; a fixed batch is kept where it cannot be freed."""
+        assert self.opened is not None
+        differences = self._differences(signature, inputs, expected)
+        if max(differences) > probe.TOLERANCE and self.opened.safe.batch is not None and not self.fixed:
+            self.fixed = True
+            self.opened.converted = convert(self.opened.safe, fixed=True, limits=self.limits)
+            differences = self._differences(signature, inputs, expected)
+        self.exam.found["parity"] = [
+            {"batch": len(x), "difference": d} for x, d in zip(inputs, differences, strict=True)
+        ]
+        if not max(differences) <= self._tolerance():
+            raise ConversionMismatch(
+                f"the converted graph and onnxruntime differ by {max(differences):.1e} of the largest answer "
+                f"(allowed: {self._tolerance():.0e}){self._first_difference(inputs[0])}",
+                where=self.opened.name,
+                remedy="Please report the model. " + _EXPORT,
+            )
+        return max(differences)
+
+    def _tolerance(self) -> float:
+        """Rounding to a grid turns the last bit of a sum into a step of the grid."""
+        assert self.opened is not None
+        safe = self.opened.safe
+        if is_quantised(safe.model):
+            return 0.1
+        low = {w.data_type for w in safe.model.graph.initializer} & {10, 16}
+        return 2e-2 if low or safe.input_type in (10, 16) else probe.TOLERANCE
+
+    def _differences(self, signature: Signature, inputs: list[Array], expected: list[Array]) -> list[float]:
+        assert self.opened is not None
+        module = nn.Sequential(self.opened.logits(signature.output_kind), way_back(signature))
+        return [
+            probe.difference(module, x, wanted, self.opened.name) for x, wanted in zip(inputs, expected, strict=True)
+        ]
+
+    def _first_difference(self, x: Array) -> str:
+        """Names the first node whose output is not onnxruntime's, found by halving."""
+        assert self.opened is not None
+        safe, converted = self.opened.safe, self.opened.converted
+        made = [node.output[0] for node in safe.cut(self.opened.output).graph.node if node.output]
+        known = {name: converted.values[name] for name in made if name in converted.values}
+        names = [n for n, v in known.items() if v.depends == Depends.DATA and isinstance(v.seen[0], Tensor)]
+
+        def wrong(name: str) -> bool:
+            try:
+                expected = self._session(name).run(x).astype(np.float32)
+                return not probe.difference(converted.module(name), x, expected, "") <= self._tolerance()
+            except OnnxcakeError:
+                return False
+
+        low, high = 0, len(names)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if wrong(names[middle]) else (middle + 1, high)
+        if low >= len(names):
+            return ""
+        node = next(n for n in safe.model.graph.node if names[low] in n.output)
+        return f", first at {shown(safe.node_names[node.name])} ({node.op_type})"
+
+    def _gradient(self, signature: Signature) -> probe.GradientHealth:
+        assert self.opened is not None
+        opened = self.opened
+        draw = signature.to_input(probe.random_inputs(signature.shape, Key(0).at("gradient")))
+        logits = opened.logits(signature.output_kind)
+        end = opened.end(signature.output_kind)
+        before = end != opened.output
+        quantised = is_quantised(opened.safe.model)
+        slopes: Callable[[Array], Array] | None = None
+        if not quantised and opened.safe.input_type == 1:
+            session = self._session(end)
+            slopes = self._slopes(session, Logits(signature.output_kind, before))
+        elif quantised and opened.safe.input_type == 1:
+            slopes = self._twin_slopes(end, Logits(signature.output_kind, before))
+        exact = None if quantised else slopes
+        health = probe.check_gradient(logits, draw, exact, opened.name, lambda: self._where_it_dies(draw))
+        if quantised and slopes is not None:
+            return replace(health, slope_error=self._twin_error(logits, draw, slopes), through="its float twin")
+        return health
+
+    def _twin_slopes(self, end: str, scores: nn.Module) -> Callable[[Array], Array] | None:
+        """Slopes of the dequantised float twin; None if that cannot be made."""
+        assert self.opened is not None
+        safe = self.opened.safe
+        model = safe.cut(end)
+        for weight in model.graph.initializer:
+            if weight.name in safe.weights:
+                weight.ClearField("data_location")
+                del weight.external_data[:]
+                weight.raw_data = safe.weights[weight.name].tobytes()
+        try:
+            session = self.runtime.load(float_twin(model).SerializeToString())
+        except Exception:  # noqa: BLE001 - a check that is not to be had does not condemn the teacher
+            return None
+        return self._slopes(session, scores)
+
+    @staticmethod
+    def _slopes(session: Session, scores: nn.Module) -> Callable[[Array], Array]:
+        return lambda x: np.asarray(scores(torch.from_numpy(session.run(x))).numpy())
+
+    def _twin_error(self, logits: nn.Module, draw: Tensor, slopes: Callable[[Array], Array]) -> float:
+        x = draw.clone().requires_grad_(True)
+        out = logits(x)
+        (gradient,) = torch.autograd.grad((out * probe.score_weights(out)).sum(), x)
+        return probe.slope_error(gradient, draw, slopes)
+
+    def _where_it_dies(self, draw: Tensor) -> str:
+        assert self.opened is not None
+        graph = self.opened.logits("logits")[0]  # type: ignore[index]
+        names = self.opened.safe.node_names
+        ends = [f"{shown(names.get(name, name))} ({op})" for name, op in dying_steps(graph, draw[:2])]
+        return ", ".join(ends) or "its output"
+
+    def _tell_graph(self, graph: Converted) -> None:
+        safe = graph.safe
+        converters = Counter((r.domain, r.op, r.version, r.by) for r in graph.records)
+        self.exam.found["input"] = {
+            "name": safe.input_name,
+            "type": type_name(safe.input_type),
+            "shape": [safe.batch or "N", *safe.input_shape],
+        }
+        self.exam.found["outputs"] = [{"name": old, **_value_of(graph, new)} for new, old in safe.outputs.items()]
+        self.exam.found["operators"] = [
+            {"op": op, "domain": domain or "ai.onnx", "opset": version, "by": by, "count": count}
+            for (domain, op, version, by), count in sorted(converters.items())
+        ]
+        self.exam.found["obstacles"] = [
+            {
+                "node": safe.node_names.get(b.node, b.node),
+                "op": b.op,
+                "why": b.why,
+                "remedy": b.remedy,
+            }
+            for b in graph.blocked
+        ]
+        kinds = Counter(r.op for r in graph.records)
+        convolutions = kinds["Conv"] + kinds["ConvTranspose"]
+        self.exam.found["batch_norm"] = {
+            "nodes": kinds["BatchNormalization"],
+            "statistics": "present" if kinds["BatchNormalization"] else "folded or absent",
+            "convolutions": convolutions,
+        }
+
+
+def dying_steps(graph: nn.Module, x: Tensor) -> list[tuple[str, str]]:
+    """The steps (node, operator) at which the gradient ends: it reaches their output, and none of their inputs."""
+    if not isinstance(graph, Graph):
+        return []
+    made: list[tuple[Step, list[Tensor], list[Tensor]]] = []
+
+    def watch(step: Step, given: list[Any], out: Any) -> None:
+        results = [t for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor)]
+        for tensor in results:
+            if tensor.requires_grad:
+                tensor.retain_grad()
+        made.append((step, [t for t in given if isinstance(t, Tensor)], results))
+
+    leaf = x.clone().requires_grad_(True)
+    out = graph.run(len(leaf), leaf, watch=watch)[0]
+    if out.requires_grad:
+        rows = out.reshape(len(out), -1)
+        (rows * probe.score_weights(rows)).sum().backward()
+
+    def alive(tensors: list[Tensor]) -> bool:
+        return any(t.requires_grad and t.grad is not None and bool(t.grad.any()) for t in tensors)
+
+    ends = []
+    for step, given, results in made:
+        open_before = [t for t in given if t.requires_grad]
+        if not open_before:
+            continue
+        cut = not any(t.requires_grad for t in results)
+        if cut or (alive(results) and not alive(open_before)):
+            ends.append((step.name, step.op))
+    return ends[-3:]
+
+
+def _value_of(graph: Converted, name: str) -> dict[str, Any]:
+    value = graph.values.get(name)
+    if value is None or not isinstance(value.seen[0], Tensor):
+        return {"type": None, "shape": None}
+    first, second = (v.shape for v in value.seen)
+    shape = [a if a == b else "N" for a, b in zip(first, second, strict=True)]
+    return {"type": str(value.seen[0].dtype).removeprefix("torch."), "shape": shape}
+
+
+def _described(proto: Any) -> dict[str, Any]:
+    return {
+        "ir_version": proto.ir_version,
+        "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        "producer": f"{proto.producer_name} {proto.producer_version}".strip()[:100],
+    }
+
+
+def _parameters(opened: Opened) -> int:
+    """Numbers in the float weights that the output depends on."""
+    model = opened.safe.cut(opened.output)
+    floats = {1, 10, 11, 16}
+    quantised = {2, 3, 21, 22} if is_quantised(model) else set()
+    return sum(int(np.prod(w.dims)) for w in model.graph.initializer if w.data_type in floats | quantised)

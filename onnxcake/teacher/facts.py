@@ -1,0 +1,50 @@
+"""What is known of a teacher once it was looked at."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .signature import Signature
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a teacher once it was looked at; plain data, kept beside a run.
+
+    Attributes:
+        name: the file's name.
+        digest: sha256 of the file, and of its external files.
+        size_bytes: of all of them.
+        parameters: numbers in the weights that the output depends on.
+        multiply_adds: for one input.
+        operators: how often each operator occurs.
+        opset: the file's.
+        parity: the largest relative difference between the graph and onnxruntime that was seen.
+        fixed_batch: the batch that the graph is run in, where the file's cannot be freed.
+        signature: what goes in and what comes out.
+    """
+
+    name: str
+    digest: str
+    size_bytes: int
+    parameters: int
+    multiply_adds: int
+    operators: dict[str, int]
+    opset: int
+    parity: float
+    fixed_batch: int | None
+    signature: Signature
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Facts:
+        """The facts that `as_dict` told.
+
+        Raises:
+            TypeError, KeyError: if they are not complete.
+        """
+        return cls(**{**value, "signature": Signature.from_dict(value["signature"])})

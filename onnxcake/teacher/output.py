@@ -1,0 +1,161 @@
+"""Which of a model's outputs holds the class scores, and what kind of scores they are."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from torch import Tensor
+
+from ..child import Array
+from ..errors import OnnxcakeError, TeacherError, UnsupportedTeacher, UsageError, shown
+from ..graph.build import Blocked
+from ..graph.convert import Converted
+from ..graph.ends import Tail, tail
+from ..graph.node import Depends
+from .signature import OutputKind, Task
+
+_SCORES = "Choose the tensor with the class scores with --output NAME, or export the model with them as output."
+_NAMED = 8  # obstacles or names in one message
+
+
+def choose_output(graph: Converted, file: str) -> str:
+    """The safe name of the value that holds the class scores.
+
+    Raises:
+        UnsupportedTeacher: if none can, or it is not plain which does; says why of each.
+    """
+    asked = [graph.safe.chosen] if graph.safe.chosen is not None else list(graph.safe.outputs)
+    fit: list[str] = []
+    reasons: list[str] = []
+    blocked: list[Blocked] = []
+    remedy = _SCORES
+    for name in asked:
+        in_the_way = graph.in_the_way(name) if name not in graph.values else []
+        if in_the_way:
+            blocked += [b for b in in_the_way if b not in blocked]
+            continue
+        why, better = _unfit(graph, name)
+        if why is None:
+            fit.append(name)
+        else:
+            reasons.append(f"output {graph.safe.name_of(name)} {why}")
+            remedy = better or remedy
+    # Of logits and their softmax, both outputs, the logits say more.
+    fit = [n for n in fit if not any(tail(graph, n).logits == other for other in fit if other != n)] or fit
+    if len(fit) > 1:
+        ended = [name for name in fit if tail(graph, name).kind in ("softmax", "log_softmax", "sigmoid")]
+        fit = ended if len(ended) == 1 else fit
+    if len(fit) == 1:
+        return fit[0]
+    if blocked:
+        raise in_the_way_error(graph, blocked, file)
+    if fit:
+        names = ", ".join(f"{graph.safe.name_of(n)} {_shown_shape(graph, n)}" for n in fit)
+        raise UnsupportedTeacher(
+            f"it is not plain which output holds the class scores: {names}",
+            where=file,
+            remedy="Choose one with --output NAME.",
+        )
+    raise UnsupportedTeacher("; ".join(reasons[:_NAMED]) or "it has no outputs", where=file, remedy=remedy)
+
+
+def in_the_way_error(graph: Converted, blocked: list[Blocked], file: str) -> TeacherError:
+    """One error for all nodes that could not be converted."""
+    missing: dict[str, list[Blocked]] = {}
+    for one in blocked:
+        missing.setdefault(f"{one.op}: {one.why}", []).append(one)
+    lines = []
+    for what, ones in missing.items():
+        names = ", ".join(shown(graph.safe.node_names.get(one.node, one.node)) for one in ones[:3])
+        lines.append(f"{what} (at {names}{f' and {len(ones) - 3} more' if len(ones) > 3 else ''})")
+    rest = f"; and {len(lines) - _NAMED} more kinds" if len(lines) > _NAMED else ""
+    remedies = list(dict.fromkeys(one.remedy for one in blocked if one.remedy))
+    return UnsupportedTeacher(
+        "it cannot be converted: " + "; ".join(lines[:_NAMED]) + rest, where=file, remedy=" ".join(remedies[:2])
+    )
+
+
+def _unfit(graph: Converted, name: str) -> tuple[str | None, str]:
+    """Why an output cannot hold class scores, and what to do; (None, "") if it can."""
+    maker = next((n for n in graph.safe.model.graph.node if name in n.output), None)
+    value = graph.values.get(name)
+    if value is None or maker is None:
+        source = name == "input"
+        return ("is the input itself" if source else "is a weight, the same for every input"), ""
+    sample = value.seen[0]
+    if not isinstance(sample, Tensor):
+        return "is a sequence, not a tensor", ""
+    if value.depends != Depends.DATA:
+        return "is the same for every input", ""
+    if not sample.dtype.is_floating_point:
+        before = graph.safe.name_of(maker.input[0]) if maker.input else ""
+        kind = str(sample.dtype).removeprefix("torch.")
+        what = f"({kind} [{', '.join(map(str, _free_shape(graph, name)))}]) comes from {shown(maker.op_type)[1:-1]}"
+        return f"{what}, which has no gradient", f"Choose the tensor before it: --output {before}."
+    if tail(graph, name).kind == "unit_norm":
+        return "is an embedding (its rows have length one), not class scores", _SCORES
+    shape = sample.shape
+    if sample.dim() > 2 and sum(size > 1 for size in shape[1:]) > 1:
+        what = "one answer for each of many places (detection, segmentation or text), not one for each input"
+        return f"{_shown_shape(graph, name)} holds {what}", _SCORES
+    if sample.dim() == 0 or shape[0] != graph.values["input"].seen[0].shape[0]:
+        return f"{_shown_shape(graph, name)} does not hold one row for each input", _SCORES
+    return None, ""
+
+
+def _free_shape(graph: Converted, name: str) -> list[str | int]:
+    first, second = (v.shape for v in graph.values[name].seen)
+    return [a if a == b else "N" for a, b in zip(first, second, strict=True)]
+
+
+def _shown_shape(graph: Converted, name: str) -> str:
+    return f"[{', '.join(map(str, _free_shape(graph, name)))}]"
+
+
+def output_kind(rows: Array, shown_by_graph: Tail, name: str, task: Task | None, file: str) -> OutputKind:
+    """What a classifier's answers are, judged by the graph, their values and what the user says.
+
+    Args:
+        rows: answers to random inputs [n, scores].
+        name: the output's name in the file.
+
+    Raises:
+        UnsupportedTeacher: for one unbounded number, which may be a logit or a regression's result.
+        UsageError: if ``task`` does not fit.
+    """
+    values, scores = rows.astype(np.float64), rows.shape[1]
+    in_unit = bool((values >= 0).all() and (values <= 1).all())
+    end = shown_by_graph.kind
+    if scores == 1:
+        if task not in (None, "binary"):
+            raise _does_not_fit(task, "one number for each input", file)
+        if end == "sigmoid" or (in_unit and end is None and task is None and len(np.unique(values)) > 1):
+            return "binary_probability"
+        if task == "binary" or re.search(r"logit", name, re.IGNORECASE):
+            return "binary_logit"
+        raise UnsupportedTeacher(
+            f"output {shown(name)} is one unbounded number for each input: a binary logit, or the result of a "
+            "regression; the file does not say which",
+            where=file,
+            remedy="If it is a logit, say so with --task binary. Regressions cannot be used.",
+        )
+    if task == "binary":
+        raise _does_not_fit(task, f"{scores} numbers for each input", file)
+    if task == "multilabel":
+        return "multilabel_probabilities" if end == "sigmoid" or (in_unit and end is None) else "multilabel_logits"
+    if end in ("softmax", "log_softmax"):
+        return "probabilities" if end == "softmax" else "log_probabilities"
+    if (values >= 0).all() and np.allclose(values.sum(1), 1, atol=1e-4):
+        return "probabilities"
+    if (values <= 0).all() and np.allclose(np.exp(values).sum(1), 1, atol=1e-4):
+        return "log_probabilities"
+    if task is None and (end == "sigmoid" or (in_unit and values.std() > 0)):
+        return "multilabel_probabilities"
+    if end == "sigmoid":
+        return "logits"  # sigmoids that compete, as one-against-the-rest classifiers have: the largest wins
+    return "logits"
+
+
+def _does_not_fit(task: Task | None, what: str, file: str) -> OnnxcakeError:
+    return UsageError(f"--task {task} does not fit: the model gives {what}", where=file, remedy="Leave --task out.")

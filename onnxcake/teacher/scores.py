@@ -1,0 +1,73 @@
+"""Kinds of class scores: how to get logits out of them, and back to the file's own kind.
+
+Inside, every classifier answers with logits [n, classes]. A binary one of a single output z has the two logits
+−z/2 and z/2, whose softmax is the sigmoid of z; a multi-label one has one logit for each label, and each is a
+decision of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .signature import OutputKind, Signature
+
+
+class Logits(nn.Module):
+    """The file's scores → logits [n, classes].
+
+    Args:
+        kind: what the scores are.
+        before: whether they are taken before the file's last Softmax or Sigmoid, that is, are logits already.
+    """
+
+    def __init__(self, kind: OutputKind, before: bool) -> None:
+        super().__init__()
+        self.kind, self.before = kind, before
+
+    def forward(self, scores: Tensor) -> Tensor:
+        rows = scores.reshape(len(scores), -1)
+        if not self.before:
+            rows = _unsquashed(rows, self.kind)
+        if self.kind.startswith("binary"):
+            rows = torch.cat([-rows / 2, rows / 2], 1)
+        return rows
+
+
+def _unsquashed(rows: Tensor, kind: OutputKind) -> Tensor:
+    """Numbers that give ``rows`` back under softmax or sigmoid."""
+    if kind == "probabilities":
+        return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
+    if kind in ("binary_probability", "multilabel_probabilities"):
+        return rows.logit(torch.finfo(rows.dtype).eps)
+    return rows
+
+
+class Answer(nn.Module):
+    """Logits [n, classes] → the file's own kind and shape of output."""
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__()
+        self.kind = signature.output_kind
+        row = (signature.scores,)
+        self.shape = row if signature.output_shape is None else signature.output_shape
+        self.reshaped = self.shape != row
+
+    def forward(self, logits: Tensor) -> Tensor:
+        kind = self.kind
+        if kind.startswith("binary"):
+            logits = logits[:, 1:] - logits[:, :1]
+        if kind == "probabilities":
+            logits = F.softmax(logits, 1)
+        elif kind == "log_probabilities":
+            logits = F.log_softmax(logits, 1)
+        elif kind in ("binary_probability", "multilabel_probabilities"):
+            logits = logits.sigmoid()
+        return logits.reshape(-1, *self.shape) if self.reshaped else logits
+
+
+def way_back(signature: Signature) -> nn.Module:
+    """Logits → the file's own kind of output."""
+    answer = Answer(signature)
+    return nn.Identity() if signature.output_kind == "logits" and not answer.reshaped else answer

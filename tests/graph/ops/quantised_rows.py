@@ -1,0 +1,73 @@
+"""Rows of quantised operators, tried with integers as the file has them and as the floats that stand for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from harness import BATCHES, Data, Row, model, values
+from harness import _answerer as answerer
+from onnx import helper
+from torch import Tensor
+
+from onnxcake.graph.build import Builder
+from onnxcake.graph.module import Graph
+
+
+def integers(*shape: int | str, dtype: str = "uint8") -> Data:
+    """An input of all the numbers that its type has."""
+    info = np.iinfo(dtype)
+    return Data(shape, np.dtype(dtype), info.min, info.max + 1)
+
+
+def built(row: Row, opset: int, precision: torch.dtype | None, relaxed: bool) -> Graph:
+    """The row as a module; ``relaxed``: its integer data are given as floats."""
+    proto, builder = model(row, opset), Builder(precision=precision)
+    known = {}
+    for place, given in enumerate(row.inputs):
+        if isinstance(given, Data):
+            dtype = builder.dtype_of(helper.np_dtype_to_tensor_dtype(given.dtype))
+            if relaxed and precision is not None and dtype != torch.bool:
+                dtype = precision
+            known[f"x{place}"] = builder.input((given.at(builder.batches[0]), given.at(builder.batches[1])), dtype)
+    outputs = builder.graph(proto.graph, {o.domain: o.version for o in proto.opset_import}, dict(known))
+    assert not builder.blocked, "; ".join(blocked.why for blocked in builder.blocked)
+    return builder.finish(list(known.values()), outputs)
+
+
+def numbers(value: Any) -> np.ndarray[Any, Any]:
+    """A tensor or array of any type as float64."""
+    return value.detach().double().numpy() if isinstance(value, Tensor) else np.asarray(value).astype(np.float64)
+
+
+def forward(row: Row, opset: int, steps: int = 0) -> None:
+    """Asserts that the row gives what onnxruntime gives, each number to within ``steps``, 99 % of them exactly."""
+    answer = answerer(row, opset)
+    ways = ((None, False), (torch.float32, False), (torch.float32, True))
+    graphs = [built(row, opset, precision, relaxed) for precision, relaxed in ways]
+    for batch in BATCHES:
+        given = values(row, batch)
+        want = answer(given)
+        for graph, (precision, relaxed) in zip(graphs, ways, strict=True):
+            tensors = [torch.from_numpy(array) for array in given.values()]
+            if relaxed:
+                tensors = [t if t.dtype == torch.bool else t.to(precision) for t in tensors]
+            got = graph.run(batch, *tensors)
+            assert len(got) == len(want)
+            for ours, theirs in zip(got, want, strict=True):
+                same(ours, theirs, steps, declared=precision is None)
+
+
+def same(ours: Tensor, theirs: np.ndarray[Any, Any], steps: int, declared: bool) -> None:
+    """Asserts that two outputs agree; ``declared``: in their type too."""
+    got, want = numbers(ours), numbers(theirs)
+    assert got.shape == want.shape
+    if theirs.dtype.kind == "f":
+        assert ours.dtype.is_floating_point
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+        return
+    assert not declared or str(ours.dtype).removeprefix("torch.") == theirs.dtype.name
+    away = np.abs(got - want)
+    assert away.max(initial=0) <= steps, f"{away.max()} steps away"
+    assert (away == 0).mean() >= 0.99

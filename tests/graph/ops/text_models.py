@@ -1,0 +1,145 @@
+"""Models written in onnx's text form, for operators that need more than one node: tried as the harness tries a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from harness import BATCHES, Data, versions
+from onnx import helper
+
+from onnxcake.graph.build import Builder
+from onnxcake.graph.module import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A model to try.
+
+    Attributes:
+        name: for pytest.
+        text: from its inputs on, as in ``(float[N,3] x) => (float[N,3] y) { y = Neg (x) }``.
+        inputs: the data, by name; see `harness.data`.
+        op: whose versions are tried, from ``since`` to ``until``.
+        gradient: whether it is differentiable.
+        refused: if given, words in the reason that it is refused for.
+        modules: how many of its steps are decided at run time.
+        batches: those it is tried at.
+        expected: what it gives, in numpy, where onnxruntime is not to be asked.
+    """
+
+    name: str
+    text: str
+    inputs: Mapping[str, Data]
+    op: str
+    since: int = 1
+    until: int = 10_000
+    gradient: bool = True
+    refused: str = ""
+    modules: int = 0
+    batches: Sequence[int] = BATCHES
+    domains: Mapping[str, int] = field(default_factory=dict)
+    expected: Callable[..., Any] | None = None
+
+
+def written(models: Iterable[Written], gradient: bool = False, refused: bool = False) -> list[Any]:
+    """(model, opset) for `pytest.mark.parametrize`; the gradient and refusals at the newest opset alone."""
+    made = []
+    for model in models:
+        opsets = [opset for opset in versions(model.op) if model.since <= opset <= model.until]
+        assert opsets, f"{model.name} is valid at no opset"
+        if bool(model.refused) != refused or (gradient and not model.gradient):
+            continue
+        opsets = opsets[-1:] if gradient or refused else opsets
+        made += [pytest.param(model, opset, id=f"{model.name}-{opset}") for opset in opsets]
+    return made
+
+
+def proto_of(model: Written, opset: int) -> onnx.ModelProto:
+    """The model, checked."""
+    opsets = {"": opset, **model.domains}
+    ids = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    ir = max(helper.find_min_ir_version_for(ids, ignore_unknown=True), 4)
+    imports = ", ".join(f'"{domain}": {version}' for domain, version in opsets.items())
+    proto = onnx.parser.parse_model(f"<ir_version: {ir}, opset_import: [{imports}]> agraph {model.text}")
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def build_text(model: Written, opset: int, precision: torch.dtype = torch.float32) -> tuple[Graph, Builder]:
+    """The model built at the builder's own trial batches."""
+    proto, builder = proto_of(model, opset), Builder(precision=precision)
+    inputs = {}
+    for name, given in model.inputs.items():
+        first, second = (given.at(batch) for batch in builder.batches)
+        dtype = builder.dtype_of(helper.np_dtype_to_tensor_dtype(given.dtype))
+        inputs[name] = builder.input((first, second), dtype)
+    outputs = builder.graph(proto.graph, {o.domain: o.version for o in proto.opset_import}, inputs)
+    return builder.finish(list(inputs.values()), outputs), builder
+
+
+def values_of(model: Written, batch: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Its data for a batch."""
+    return {name: given.values(batch, seed) for seed, (name, given) in enumerate(model.inputs.items())}
+
+
+def matches_onnxruntime(model: Written, opset: int) -> None:
+    """Asserts that the module gives what onnxruntime gives, and is decided at run time where it should be alone."""
+    graph, builder = build_text(model, opset)
+    assert not builder.blocked, "; ".join(f"{b.op}: {b.why}" for b in builder.blocked)
+    modules = sum(isinstance(step.function, torch.nn.Module) for step in graph.steps)
+    assert modules == model.modules, f"{modules} modules"
+    answer = model.expected or _onnxruntime(proto_of(model, opset))
+    for batch in model.batches:
+        given = values_of(model, batch)
+        got = graph.run(batch, *[torch.from_numpy(array) for array in given.values()])
+        for ours, theirs in zip(got, answer(**given), strict=True):
+            _same(ours, theirs)
+
+
+def gradient_matches(model: Written, opset: int) -> None:
+    """Asserts that the gradient is that of central differences, in float64."""
+    graph, builder = build_text(model, opset, torch.float64)
+    assert not builder.blocked
+    batch = model.batches[-1]
+    tensors = [torch.from_numpy(array) for array in values_of(model, batch).values()]
+    tensors = [t.double().requires_grad_() if t.is_floating_point() else t for t in tensors]
+
+    def outputs(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        flat = [t for out in graph.run(batch, *given) for t in (out if isinstance(out, list) else [out])]
+        return tuple(t for t in flat if t.is_floating_point() and t.requires_grad)
+
+    assert outputs(*tensors)
+    assert torch.autograd.gradcheck(outputs, tensors)
+
+
+def is_refused(model: Written, opset: int) -> None:
+    """Asserts that the model is refused, for the reason that it gives."""
+    _, builder = build_text(model, opset)
+    assert any(model.refused in blocked.why for blocked in builder.blocked), builder.blocked
+
+
+def _onnxruntime(proto: onnx.ModelProto) -> Callable[..., Any]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+    return lambda **given: session.run(None, given)
+
+
+def _same(ours: Any, theirs: Any) -> None:
+    if isinstance(theirs, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            _same(one, other)
+    else:
+        got = ours.detach().numpy()
+        assert got.shape == theirs.shape, f"shape {got.shape}, should be {theirs.shape}"
+        assert got.dtype == theirs.dtype
+        np.testing.assert_allclose(got, theirs, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,195 @@
+"""What the tests of bad teachers share: models by hand, and what every refusal must hold to.
+
+Files are examined by the command itself, run inside the test's process, so that its exit code, both its streams
+and its JSON are judged with each of them. The airlock's child is the one that all tests share.
+
+Test files have no package around them: their names must be unique in all of tests/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxcake import cli
+from onnxcake.errors import OnnxcakeError
+from onnxcake.ort import Runtime
+from onnxcake.teacher import Teacher, airlock, way_back
+
+QUICK_S = 10.0  # processor seconds that a refusal may take
+N = helper.make_node
+W = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+SCORES = N("MatMul", ["x", "W"], ["y"])
+HIDDEN = N("MatMul", ["x", "W"], ["h"])
+
+
+def value(name: str, *shape: str | int | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def tensor(array: Any, name: str = "", kind: type | None = None) -> TensorProto:
+    return numpy_helper.from_array(np.asarray(array, kind), name)
+
+
+def inner(name: str, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str] = ("inner",), **rest: Any) -> Any:
+    """A sub-graph; its outputs are declared without a shape."""
+    declared = [helper.make_tensor_value_info(out, TensorProto.FLOAT, None) for out in outputs]
+    graph = helper.make_graph(list(nodes), name, list(rest.pop("inputs", ())), rest.pop("declared", declared))
+    graph.initializer.extend(tensor(a, n) for n, a in rest.pop("weights", {}).items())
+    return graph
+
+
+def made(
+    *nodes: onnx.NodeProto,
+    weights: Mapping[str, Any] | None = None,
+    inputs: Sequence[onnx.ValueInfoProto] | None = None,
+    outputs: Sequence[onnx.ValueInfoProto] | None = None,
+    opset: int = 17,
+    domains: Mapping[str, int] | None = None,
+    functions: Sequence[onnx.FunctionProto] = (),
+    ir_version: int = 9,
+) -> onnx.ModelProto:
+    """A model of these nodes; by default ``x`` [batch, 4] → ``y`` [batch, 3], with a weight ``W`` at hand."""
+    graph = helper.make_graph(
+        list(nodes),
+        "by hand",
+        list([value("x", "batch", 4)] if inputs is None else inputs),
+        list([value("y", "batch", 3)] if outputs is None else outputs),
+        [a if isinstance(a, TensorProto) else tensor(a, n) for n, a in {"W": W, **(weights or {})}.items()],
+    )
+    imports = [helper.make_opsetid(domain, version) for domain, version in {"": opset, **(domains or {})}.items()]
+    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=list(functions))
+
+
+def saved(model: onnx.ModelProto | bytes, folder: Path, name: str = "t.onnx") -> Path:
+    path = folder / name
+    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    return path
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A model, the error that it must end in, words of its message, and arguments of the command."""
+
+    model: onnx.ModelProto | bytes
+    kind: type[OnnxcakeError]
+    words: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+
+
+def bad(
+    kind: type[OnnxcakeError], words: str | tuple[str, ...], *nodes: onnx.NodeProto, arguments: str = "", **rest: Any
+) -> Bad:
+    return Bad(made(*nodes, **rest), kind, (words,) if isinstance(words, str) else words, tuple(arguments.split()))
+
+
+def command(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command, run in this process."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["onnxcake", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli._exit_code(cli.app)
+    finally:
+        sys.argv = before
+    return code, out.getvalue(), err.getvalue()
+
+
+def refused(path: Path, kind: type[OnnxcakeError], *words: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Examines ``path`` by the command, and checks all that every refusal must hold to; returns the error told."""
+    before = sorted(path.parent.iterdir())
+    with spent() as cost:
+        code, out, err = command("inspect", path, *arguments, "--json")
+    assert code == kind.exit_code, err or out[:2000]
+    found = json.loads(out)
+    error: dict[str, Any] = found["error"]
+    assert error["error"] == kind.__name__, err
+    assert (found["usable"], error["exit_code"]) == (False, code)
+    assert error["where"].endswith(path.name)
+    assert error["what"] and error["remedy"].endswith("."), "what, and what to do"
+    assert err == f"onnxcake: {error['where']}: {error['what']}\n  {error['remedy']}\n"
+    for stream in (out, err):
+        assert stream.replace("\n", "").isprintable() and "Traceback" not in stream
+    assert len(err) < 2500 and err.count("\n") < 6 and len(out) < 100_000
+    missing = [word for word in words if word not in error["what"]]
+    assert not missing, f"{missing} not in: {error['what']}"
+    assert "given up" not in error["what"] or any("given up" in word for word in words), error["what"]
+    assert sorted(path.parent.iterdir()) == before
+    assert cost["cpu_s"] < QUICK_S, cost
+    return error
+
+
+@contextlib.contextmanager
+def spent() -> Iterator[dict[str, float]]:
+    """Processor seconds that the airlock's processes take inside the block."""
+    before = _processor_seconds()
+    cost: dict[str, float] = {}
+    yield cost
+    after = _processor_seconds()
+    cost["cpu_s"] = after[1] - before[1] if after[0] == before[0] else after[1]
+
+
+def _processor_seconds() -> tuple[int, float]:
+    child = None if airlock._shared is None else airlock._shared._child.process
+    if child is None:
+        return 0, 0.0
+    seconds = 0.0
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(child.pid)
+        for one in (root, *root.children(recursive=True)):
+            seconds += sum(one.cpu_times()[:4])  # its own, and those of its children that have ended
+    return child.pid, seconds
+
+
+def answers_as_its_file(
+    path: Path, runtime: Runtime, draw: Any = None, feed: Mapping[str, Any] | None = None, **said: Any
+) -> Teacher:
+    """Loads a teacher, and compares its logits, brought back, with what onnxruntime makes of the user's own file."""
+    import onnxruntime
+
+    teacher = Teacher.load(path, **said)
+    signature = teacher.signature
+    x = torch.randn(6, *signature.shape, generator=torch.Generator().manual_seed(5)) if draw is None else draw
+    inputs = signature.whole(signature.to_input(x) if draw is None else x)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = {i.name: i.type for i in session.get_inputs()}
+    dtype = {"tensor(float)": "float32", "tensor(double)": "float64"}.get(
+        kinds[signature.input_name], kinds[signature.input_name][7:-1]
+    )
+    batch = session.get_inputs()[[*kinds].index(signature.input_name)].shape[0]
+    step = batch if isinstance(batch, int) else len(inputs)
+    parts = []
+    for start in range(0, len(inputs) - step + 1, step):
+        part = inputs[start : start + step].numpy().astype(dtype)
+        given = {signature.input_name: part, **(feed or {})}
+        parts.append(session.run([signature.output_name], given)[0])
+    expected = torch.from_numpy(np.concatenate(parts).astype(np.float32))
+    with torch.no_grad():
+        got = way_back(signature)(teacher.logits(inputs[: len(expected)].float()))
+    scale = expected.abs().max().clamp_min(1e-2)
+    assert got.shape == expected.shape
+    assert ((got - expected).abs().max() / scale).item() < said.get("tolerance", 2e-3)
+    leaf = inputs[:2].float().clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(teacher.logits(leaf)[:, 0].sum(), leaf)
+    assert gradient.isfinite().all() and gradient.any()
+    return teacher
+
+
+def table(rows: Mapping[str, Any]) -> Any:
+    """Parametrises a test by the rows of a table: name and row."""
+    return pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in rows.items()])
