@@ -6,6 +6,7 @@ JSON header and raw array bytes, so nothing is unpickled.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -65,7 +66,7 @@ class Child:
             ChildDied: if it crashes, or is ended for using more than ``allowance``.
             ChildRefused: if it answers with an error.
         """
-        child = self.process = self.process or _start(self.module)
+        child = self.start()
         assert child.stdin and child.stdout
         overrun: list[str] = []
         try:
@@ -83,6 +84,12 @@ class Child:
             raise ChildRefused(answer["refused"])
         return answer, result
 
+    def start(self) -> subprocess.Popen[bytes]:
+        """Starts the process if it does not run, without waiting for it to be ready."""
+        if self.process is None:
+            self.process = _start(self.module)
+        return self.process
+
     def close(self) -> None:
         """Ends the child; the next question would start a fresh one."""
         if self.process is None:
@@ -98,6 +105,17 @@ class Child:
             child.wait()
         if child.stdout:
             child.stdout.close()
+
+
+_shared: dict[str, Child] = {}
+
+
+def shared(module: str) -> Child:
+    """The one child of a module that this process keeps warm, and ends when it ends itself."""
+    if module not in _shared:
+        _shared[module] = Child(module)
+        atexit.register(_shared[module].close)
+    return _shared[module]
 
 
 def serve(answer: Callable[[dict[str, Any], Array | None], Frame], told: type[Exception] = Exception) -> None:

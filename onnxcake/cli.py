@@ -84,6 +84,7 @@ def extract(
     """Make a student of a teacher. The same command again goes on where it stopped."""
     options = _options_of(input_, output, shape, task, range_, mean, std, hold)
 
+    _start_airlock()
     from dataclasses import asdict
 
     from .extraction import look_ahead, run
@@ -125,6 +126,7 @@ def inspect(
     """Say what a teacher is, whether it can be used, and what is in the way."""
     options = _options_of(input_, output, shape, task, range_, mean, std, hold)
 
+    _start_airlock()
     from .inspection import inspect as run_inspect
 
     found = run_inspect(teacher, options)
@@ -146,6 +148,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two classifiers in onnxruntime."""
+    _start_airlock()
     from .verification import verify as run_verify
 
     _tell(run_verify(teacher, student, probe=probe, store=store), as_json)
@@ -257,6 +260,13 @@ def _tell(report: Any, as_json: bool) -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _start_airlock() -> None:
+    """Lets the process that looks at the teacher load its libraries while this one does too."""
+    from .child import shared
+
+    shared("onnxcake.teacher.airlock").start()
 
 
 def _options_of(

@@ -55,10 +55,10 @@ class OnnxcakeError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: object = "", remedy: str = "") -> None:
-        self.what = what
+        # Whoever raises it escapes what an untrusted file says and cuts it; this is the net below them.
+        self.what, self.remedy = ("\n".join(map(printable, text.split("\n"))) for text in (what, remedy))
         self.where = printable(str(where))
-        self.remedy = remedy
-        super().__init__(what)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what

@@ -35,12 +35,15 @@ class Runtime:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def load(self, model: bytes, threads: int = 0, weights: Mapping[str, Array] | None = None) -> Session:
+    def load(
+        self, model: bytes, threads: int = 0, weights: Mapping[str, Array] | None = None, lean: bool = False
+    ) -> Session:
         """A session for a model.
 
         Args:
             threads: onnxruntime's intra-op threads; 0 leaves the choice to it.
             weights: the data of initialisers that the model marks as kept elsewhere.
+            lean: for a few runs: without copies of the weights in the layouts that run fastest.
 
         Raises:
             RuntimeRefused: if onnxruntime cannot load it.
@@ -48,7 +51,7 @@ class Runtime:
         self._ask({"do": "begin"}, None)
         for name, weight in (weights or {}).items():
             self._ask({"do": "weight", "name": name}, weight)
-        header, _ = self._ask({"do": "load", "threads": threads}, np.frombuffer(model, np.uint8))
+        header, _ = self._ask({"do": "load", "threads": threads, "lean": lean}, np.frombuffer(model, np.uint8))
         return Session(self, header["id"], header["inputs"], header["outputs"])
 
     def clear(self) -> None:
@@ -161,7 +164,7 @@ class _Server:
             return {}, None
         if do == "load":
             assert array is not None
-            return self.load(array, header["threads"]), None
+            return self.load(array, header["threads"], header["lean"]), None
         if do == "forget":
             del self.sessions[header["id"]]
             return {}, None
@@ -175,11 +178,15 @@ class _Server:
             return {}, result
         return {"median_ms": _median_ms(session, feed, header["runs"])}, None
 
-    def load(self, model: Array, threads: int) -> dict[str, Any]:
+    def load(self, model: Array, threads: int, lean: bool) -> dict[str, Any]:
         options = self.onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are torch's too
+        if lean:
+            options.graph_optimization_level = self.onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = False
         values = [self.onnxruntime.OrtValue.ortvalue_from_numpy(w) for w in self.weights.values()]
         if values:
             options.add_external_initializers(list(self.weights), values)

@@ -31,6 +31,7 @@ NO_GRADIENT: dict[str, set[str]] = {
         *("RandomUniformLike", "Multinomial", "Bernoulli", "SequenceEmpty", "HannWindow", "HammingWindow"),
         *("BlackmanWindow", "MelWeightMatrix"),
     },
+    "as the size of its result depends on the data (refused)": {"Range", "Unique"},
     "as it is a step of training": {"Adagrad", "Adam", "Gradient", "Momentum"},
     "as it rounds, or undoes rounding (straight-through: see the int8 models)": {
         *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QLinearAdd"),
@@ -38,19 +39,29 @@ NO_GRADIENT: dict[str, set[str]] = {
         *("QLinearReduceMean", "QLinearConcat", "QLinearWhere", "QLinearSoftmax", "QGemm", "QAttention"),
         *("NhwcMaxPool", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
     },
-    "as it is refused (a memory layout of one kind of processor)": {"ReorderInput", "ReorderOutput"},
 }
+
+
+def no_gradient(domain: str, name: str) -> str | None:
+    """Why an operator has no gradient; None where it has one."""
+    if domain == "com.microsoft.nchwc":
+        return "as it is refused, being in the memory layout of one kind of processor"
+    return next((why for why, names in NO_GRADIENT.items() if name in names), None)
+
+
 _ONE = "i = Constant<value = int64 {1}>()"
 _LOOP = """n = Constant<value = int64 {3}>() on = Constant<value = bool {1}>() last, all = Loop(n, on, x) <
     body = b (int64 t, bool c, float[2,3] h) => (bool d, float[2,3] o, float[2,3] k) {
-        d = Identity(c) s = Tanh(h) o = Mul(s, w) k = Identity(o) }> p = ReduceSum<keepdims = 0>(all) y = Add(last, p)"""
-_IF = """c = Constant<value = bool {1}>() y = If(c) <
+        d = Identity(c) s = Tanh(h) o = Mul(s, w) k = Identity(o) }>
+    p = ReduceSum<keepdims = 0>(all) y = Add(last, p)"""
+_IF = """s = ReduceSum<keepdims = 0>(x) z = Constant<value = float {0.0}>() c = Greater(s, z) y = If(c) <
     then_branch = t () => (float[2,3] a) { a = Tanh(x) }, else_branch = e () => (float[2,3] b) { b = Exp(x) }>"""
 _MAP = """s = SequenceConstruct(a, b) m = SequenceMap(s) <
     body = f (float[2,3] u) => (float[2,3] v) { v = Tanh(u) }> y = ConcatFromSequence<axis = 0>(m)"""
 _SVM = """kernel_type = "RBF", kernel_params = [0.5, 0.0, 3.0], rho = [0.1], coefficients = [0.5, -0.3, 0.2, 0.7],
     support_vectors = [0.1, 0.2, 0.3, -0.4, 0.5, -0.6, 0.7, 0.8, -0.9, 0.3, 0.2, 0.1]"""
 _NORMED = "float[2,3,4] x, float[2,3,4] s, float[4] g"
+_SCALES = "s = Constant<value = float[4] {1.0, 1.0, 2.0, 3.0}>()"
 _PAIR = "float[2,3] a, float[2,3] b"
 
 # Domain and operator → (inputs, body), or a list of (first version, last version, inputs, body).
@@ -80,19 +91,22 @@ _GRAPHS: dict[tuple[str, str], Any] = {
     ),
     ("", "Loop"): [
         (7, 12, "float[2,3] x, float[2,3] w", _LOOP.replace("<keepdims", "<axes = [0], keepdims")),
-        (13, 99, "float[2,3] x, float[2,3] w", "z = Constant<value = int64[1] {0}>() " + _LOOP.replace("(all)", "(all, z)")),
+        (
+            *(13, 99, "float[2,3] x, float[2,3] w"),
+            "z = Constant<value = int64[1] {0}>() " + _LOOP.replace("(all)", "(all, z)"),
+        ),
     ],
     ("", "If"): ("float[2,3] x", _IF),
     ("", "Identity"): ("float[2,3] x", "y = Identity(x)"),
     ("", "Upsample"): [
-        (9, 9, "float[1,2,3,3] x", 's = Constant<value = float[4] {1.0, 1.0, 2.0, 2.0}>() y = Upsample<mode = "linear">(x, s)')
+        (9, 9, "float[1,2,3,3] x", f'{_SCALES} y = Upsample<mode = "linear">(x, s)'),
     ],
     ("", "Resize"): [
-        (10, 10, "float[1,2,3,3] x", 's = Constant<value = float[4] {1.0, 1.0, 2.0, 3.0}>() y = Resize<mode = "linear">(x, s)'),
+        (10, 10, "float[1,2,3,3] x", f'{_SCALES} y = Resize<mode = "linear">(x, s)'),
         (
             *(11, 12, "float[1,2,4,4] x"),
-            """r = Constant<value = float[8] {0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0}>()
-            s = Constant<value = float[4] {1.0, 1.0, 1.5, 2.0}>() y = Resize<mode = "cubic">(x, r, s)""",
+            f"""r = Constant<value = float[8] {{0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0}}>()
+            {_SCALES} y = Resize<mode = "cubic">(x, r, s)""",
         ),
     ],
     ("", "Trilu"): ("float[2,4,4] x", f"{_ONE} y = Trilu<upper = 0>(x, i)"),
@@ -108,7 +122,10 @@ _GRAPHS: dict[tuple[str, str], Any] = {
     ),
     ("ai.onnx.ml", "Normalizer"): ("float[4,3] x", 'y = Normalizer<norm = "L2">(x)'),
     ("ai.onnx.ml", "Scaler"): ("float[4,2] x", "y = Scaler<offset = [0.5, -1.0], scale = [2.0, 3.0]>(x)"),
-    ("ai.onnx.ml", "Imputer"): ("float[4,2] x", "y = Imputer<imputed_value_floats = [0.5], replaced_value_float = 9.0>(x)"),
+    ("ai.onnx.ml", "Imputer"): (
+        "float[4,2] x",
+        "y = Imputer<imputed_value_floats = [0.5], replaced_value_float = 9.0>(x)",
+    ),
     ("ai.onnx.ml", "FeatureVectorizer"): (
         "float[4,2] a, float[4,3] b",
         "y = FeatureVectorizer<inputdimensions = [2, 3]>(a, b)",

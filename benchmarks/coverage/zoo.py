@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from onnxcake import Teacher
 from onnxcake.errors import OnnxcakeError
+from onnxcake.teacher.scores import way_back
 
 from .common import cosine, keep, kept, one_line, relative, session, table
+from .timm_models import quiet
 
 FORWARD, GRADIENT = 2e-3, 0.02
 _STEP = 1e-2  # length of the step of the differences
@@ -61,9 +63,7 @@ class Row:
 
 def answers(teacher: Teacher, x: Tensor) -> Tensor:
     """The file's own kind of output, from the converted graph."""
-    from onnxcake.teacher.teacher import way_back
-
-    out: Tensor = way_back(teacher.signature.output_kind)(teacher.logits(x))
+    out: Tensor = way_back(teacher.signature)(teacher.logits(x))
     return out
 
 
@@ -94,7 +94,8 @@ class File:
 
 def check(row: Row, folder: Path) -> dict[str, Any]:
     """Makes, loads and compares one model; what came of it."""
-    made = row.make(folder)
+    with quiet():
+        made = row.make(folder)
     try:
         teacher = Teacher.load(made.path, **row.options)
     except OnnxcakeError as error:

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ..errors import first_line
-from . import fuse
+from .fuse import fuse
 from .module import Graph, Step
 from .node import Depends, Node, Obstacle, Sizes, Value
 from .ops import Function, find
+from .patterns import Patterns
 from .tensors import DTYPES, dense_of, to_tensor, type_name
 
 BATCHES = (3, 7)  # odd and far apart, so that few accidents look like a rule
@@ -334,7 +335,7 @@ class Builder:
         depends = max((_depends(a) for a in arguments), default=Depends.NOTHING)
         if node.known is not None and depends == Depends.DATA:
             first, second = (_meta(known) for known in node.known)
-            self._check_bytes((first, second))
+            self._check_bytes(second)
         else:
             first = self._run_at(node, function, arguments, 0, depends)
             second = first if depends == Depends.NOTHING else self._run_at(node, function, arguments, 1, depends)
@@ -401,8 +402,8 @@ class Builder:
     def finish(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Graph:
         """The module of those steps that the outputs need."""
         kept, _ = _needed(self.steps, outputs)
-        patterns = fuse.Patterns(kept, self.makers, outputs)
-        kept, needed = _needed(fuse.fuse(kept, patterns, self.constant, self.known), outputs)
+        patterns = Patterns(kept, self.makers, outputs)
+        kept, needed = _needed(fuse(kept, patterns, self.constant, self.known), outputs)
         constants = {slot: value for slot, value in self.constants.items() if slot in needed}
         kept = [*self._listed(constants), *kept]
         graph = Graph(kept, constants, [v.slot for v in inputs], [v.slot for v in outputs])

@@ -7,9 +7,11 @@ link, and judged by its descriptor; neither onnx nor onnxruntime ever sees it. (
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ _BITS = {
     **dict.fromkeys((TensorProto.INT4, TensorProto.UINT4), 4),
     TensorProto.COMPLEX128: 128,
 }
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_MOST_DIMENSIONS = 64  # numpy's and torch's own limit
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,24 @@ def read_external(tensors: Iterable[onnx.TensorProto], model: Path, limit_bytes:
                     remedy="Give a smaller teacher.",
                 )
             tensor.raw_data = file.read(offset, length)
-            tensor.data_location = TensorProto.DEFAULT
+            tensor.ClearField("data_location")
             del tensor.external_data[:]
         return {location: Part(file.size, file.digest()) for location, file in opened.items()}
     finally:
         for file in opened.values():
             file.handle.close()
+
+
+def size_outside(tensors: Iterable[onnx.TensorProto], model: Path) -> int:
+    """The bytes of the external files that these tensors name, as far as they can be opened."""
+    outside = (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
+    total = 0
+    for location in {item.value for tensor in outside for item in tensor.external_data if item.key == "location"}:
+        with contextlib.suppress(BadTeacherFile):
+            file = _open(location, model, "")
+            file.handle.close()
+            total += file.size
+    return total
 
 
 @dataclass(frozen=True)
@@ -110,16 +126,15 @@ def _entry(tensor: onnx.TensorProto, name: str) -> dict[str, str]:
 
 def _span(tensor: onnx.TensorProto, entry: dict[str, str], size: int, name: str) -> tuple[int, int]:
     """Offset and length in bytes, checked against the file and the tensor's shape."""
-    try:
-        offset = int(entry.get("offset") or 0)
-        length = int(entry["length"]) if entry.get("length") else None
-    except ValueError:
-        raise _refused(name, tensor.name, "have an offset or length that is no number") from None
-    if any(d < 0 for d in tensor.dims):
-        raise _refused(name, tensor.name, "have a negative size")
+    numbers = entry.get("offset", "0"), entry.get("length", "0")
+    if not all(_WHOLE.fullmatch(number) for number in numbers):
+        raise _refused(name, tensor.name, "have an offset or length that is no number")
+    offset, length = int(numbers[0]), int(numbers[1]) if "length" in entry else None
+    if any(d < 0 for d in tensor.dims) or len(tensor.dims) > _MOST_DIMENSIONS:
+        raise _refused(name, tensor.name, f"have a negative size or more than {_MOST_DIMENSIONS} dimensions")
     needed = (math.prod(tensor.dims) * _BITS.get(tensor.data_type, 8) + 7) // 8
     length = needed if length is None else length
-    if offset < 0 or length < 0 or offset + length > size:
+    if offset + length > size:
         raise _refused(name, tensor.name, f"lie outside their file ({length:,} bytes from {offset:,} of {size:,})")
     if length != needed:
         raise _refused(name, tensor.name, f"are {length:,} bytes where its shape needs {needed:,}")

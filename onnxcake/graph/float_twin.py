@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 
 from .node import Obstacle
 from .ops import load
-from .ops.quantise import FLOAT8, RANGES
 from .ops.quantised import FORMS, Body
+from .ops.rounding import FLOAT8, RANGES
 from .tensors import DTYPES
 
 _ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
@@ -27,12 +27,10 @@ _FULL_PRECISION = 1  # MatMulNBits' accuracy_level for float32
 
 
 def is_quantised(model: onnx.ModelProto) -> bool:
-    """Whether values that depend on the model's input are rounded, or given as small integers."""
+    """Whether values that depend on the model's input are rounded to grids."""
     load()
-    graph, constant = model.graph, _Constants(model.graph)
-    if any(value.type.tensor_type.elem_type in RANGES for value in _inputs(graph)):
-        return True
-    return any(_rounds(node) for node in graph.node if not constant.made_by(node))
+    constant = _Constants(model.graph)
+    return any(_rounds(node) for node in model.graph.node if not constant.made_by(node))
 
 
 def float_twin(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -168,7 +166,8 @@ class _Twin:
             self._other(node)
 
     def _quantize(self, node: onnx.NodeProto) -> None:
-        kind = self._type(node.input[2]) if len(node.input) > 2 else _attr(node, "output_dtype", TensorProto.UINT8)
+        zero = _has_zero(node)
+        kind = self._type(node.input[2]) if zero else _attr(node, "output_dtype", TensorProto.UINT8)
         if kind in RANGES:
             low, high = (float(end) for end in RANGES[kind])
             low, high = low - 0.5, high + 0.5  # what rounds to an end of the range
@@ -178,7 +177,7 @@ class _Twin:
         else:
             raise Obstacle("it is not known to which type it quantises")
         x = self._add("Div", self._real(node.input[0]), self._aligned(node, 1))
-        if len(node.input) > 2 and node.input[2]:
+        if zero:
             x = self._add("Add", x, self._aligned(node, 2))
         if self.opset >= 11:
             self._add("Clip", x, self._number(low), self._number(high), out=node.output[0])
@@ -188,7 +187,7 @@ class _Twin:
 
     def _dequantize(self, node: onnx.NodeProto) -> None:
         x = self._real(node.input[0])
-        if len(node.input) > 2 and node.input[2]:
+        if _has_zero(node):
             x = self._add("Sub", x, self._aligned(node, 2))
         x = self._add("Mul", x, self._aligned(node, 1))
         to = _attr(node, "output_dtype", 0) or self._type(node.input[1])
@@ -247,6 +246,10 @@ class _Twin:
         name = out or f"twin%{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, inputs, [name], **attrs))
         return name
+
+
+def _has_zero(node: onnx.NodeProto) -> bool:
+    return len(node.input) > 2 and bool(node.input[2])
 
 
 def _list(sizes: Iterable[int]) -> onnx.TensorProto:

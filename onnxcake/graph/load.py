@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
-from ..errors import BadTeacherFile, UnsupportedTeacher, first_line, shown
+from ..errors import BadTeacherFile, TeacherError, UnsupportedTeacher, first_line, shown
 from ..files import canonical, sha256
-from .external import read_external
+from .external import read_external, size_outside
 
 LIMIT_BYTES = 2**31 - 1  # protobuf's own; larger models keep their weights in external files
 LIMIT_WEIGHTS = 16 << 30
 LIMIT_NODES = 200_000
+LIMIT_METADATA = 1000  # entries; nobody reads further ones
 _LARGE = 1024  # bytes from which an initialiser is kept beside the proto
 
 _FOREIGN = (  # how other files begin, for a message that helps: what, from which byte, and what it is
@@ -89,7 +91,6 @@ def load(path: Path) -> TeacherFile:
             model_part.domain = ""
     if not any(not o.domain for o in proto.opset_import) and proto.ir_version < 3:
         proto.opset_import.append(onnx.helper.make_opsetid("", 1))
-    _check_size(proto, name)
     outside = read_external(tensors(proto), path, LIMIT_WEIGHTS)
     if outside:
         size += sum(part.bytes for part in outside.values())
@@ -97,6 +98,14 @@ def load(path: Path) -> TeacherFile:
     weights = _take_weights(proto, name)
     _check(proto, weights, name)
     return TeacherFile(proto, weights, digest, size, name)
+
+
+def bytes_outside(path: Path) -> int:
+    """How much a model keeps in external files, as far as it and they can be read; what is wrong, `load` says."""
+    try:
+        return size_outside(tensors(_parsed(read_regular(path), path.name)), path)
+    except TeacherError:
+        return 0
 
 
 def _parsed(content: bytes, name: str) -> onnx.ModelProto:
@@ -109,7 +118,19 @@ def _parsed(content: bytes, name: str) -> onnx.ModelProto:
         raise _not_onnx(name, content)
     if not proto.graph.node:
         raise BadTeacherFile("the model holds no operators", where=name, remedy="Export the model again.")
+    _check_size(proto, name)
+    _check_text(proto, name)
     return proto
+
+
+def graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The graph, and the sub-graphs of its nodes and of the functions' nodes."""
+    yield proto.graph
+    for node in nodes(proto):
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs
 
 
 def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -129,29 +150,52 @@ def _nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
 
 def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor: initialisers, node attributes, sparse ones, and the same in sub-graphs and functions."""
-    yield from _stored(proto.graph)
+    for graph in graphs(proto):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
     for node in nodes(proto):
         for attribute in node.attribute:
             yield attribute.t
             yield from attribute.tensors
             for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
                 yield from (sparse.values, sparse.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _stored(graph)
-
-
-def _stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
 
 
 def _check_size(proto: onnx.ModelProto, name: str) -> None:
-    count = sum(1 for _ in nodes(proto))
+    count = sum(1 for _ in islice(nodes(proto), LIMIT_NODES + 1))
     if count > LIMIT_NODES:
         raise UnsupportedTeacher(
-            f"it holds {count:,} operators (allowed: {LIMIT_NODES:,})", where=name, remedy="Give a smaller teacher."
+            f"it holds more than {LIMIT_NODES:,} operators", where=name, remedy="Give a smaller teacher."
         )
+
+
+def _check_text(proto: onnx.ModelProto, name: str) -> None:
+    """Protobuf hands over a string field that is not UTF-8 as bytes, which nothing here is ready for."""
+    if any(isinstance(text, bytes) for text in _texts(proto)):
+        raise BadTeacherFile(
+            "it holds a name that is not text (UTF-8)",
+            where=name,
+            remedy="Export the model again, or copy the file again.",
+        )
+
+
+def _texts(proto: onnx.ModelProto) -> Iterator[str]:
+    yield from (proto.producer_name, proto.producer_version)
+    yield from (opset.domain for opset in proto.opset_import)
+    yield from (text for entry in proto.metadata_props[:LIMIT_METADATA] for text in (entry.key, entry.value))
+    for function in proto.functions:
+        yield from (function.domain, function.name, *function.input, *function.output, *function.attribute)
+        yield from (attribute.name for attribute in function.attribute_proto)
+    for graph in graphs(proto):
+        yield from (value.name for value in (*graph.input, *graph.output, *graph.value_info))
+        yield from (dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim)
+    for node in nodes(proto):
+        yield from (node.domain, node.op_type, node.name, *node.input, *node.output)
+        yield from (text for attribute in node.attribute for text in (attribute.name, attribute.ref_attr_name))
+    for tensor in tensors(proto):
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
 def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from ..errors import BadTeacherFile, UnsupportedTeacher, UsageError, did_you_mean, first_line, shown
 from .external import external_entry
-from .load import LIMIT_NODES, TeacherFile
+from .load import LIMIT_METADATA, LIMIT_NODES, TeacherFile
 from .tensors import type_name
 
 INPUT = "input"
@@ -325,7 +325,7 @@ class _Renamer:
             chosen=None if choice.output is None else self.scopes[0][choice.output],
             node_names=self.node_names,
             value_names=self.value_names,
-            metadata={entry.key: entry.value for entry in self.proto.metadata_props[:1000]},
+            metadata={entry.key: entry.value for entry in self.proto.metadata_props[:LIMIT_METADATA]},
         )
 
     def node(self, node: onnx.NodeProto) -> onnx.NodeProto | None:

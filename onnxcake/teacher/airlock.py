@@ -7,7 +7,6 @@ a crash. What comes back is plain data.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 from pathlib import Path
@@ -16,12 +15,14 @@ from typing import Any
 import psutil
 
 from .. import errors
-from ..child import Allowance, Array, Child, ChildDied, ChildRefused, Frame, serve
-from ..errors import BadTeacherFile, OnnxcakeError, TeacherError
+from ..child import Allowance, Array, Child, ChildDied, ChildRefused, Frame, serve, shared
+from ..errors import BadTeacherFile, OnnxcakeError, TeacherError, first_line
+from ..graph.load import LIMIT_WEIGHTS, bytes_outside
 from .examine import Examination
 from .facts import Facts
 from .options import Options
 
+MODULE = "onnxcake.teacher.airlock"
 _MEMORY_SHARE = 0.75  # of what is free
 _LEAST_MEMORY = 1 << 30
 _READ_S, _PROBE_S = 9.0, 9.0  # processor seconds for a small file
@@ -34,8 +35,8 @@ _WALL = 8  # times the processor seconds: other work may hold the cores
 class Airlock:
     """Examines files; use the one that `examine` keeps unless you need your own."""
 
-    def __init__(self) -> None:
-        self._child = Child("onnxcake.teacher.airlock")
+    def __init__(self, child: Child | None = None) -> None:
+        self._child = child or Child(MODULE)
 
     def examine(self, path: Path, options: Options) -> Examination:
         """All that can be known of a file; its ``error`` says why it cannot be used, if it cannot.
@@ -47,13 +48,15 @@ class Airlock:
         question = {"path": str(path.absolute()), "options": options.as_dict()}
         memory = _memory()
         try:
+            measured = self._ask({"do": "measure", **question}, memory, _READ_S + megabytes * _S_PER_MB)
+            megabytes += min(measured["bytes_outside"], LIMIT_WEIGHTS) / 1e6
             answer = self._ask({"do": "read", "memory": memory, **question}, memory, _READ_S + megabytes * _S_PER_MB)
             if answer["error"] is None:
                 seconds = _PROBE_S + megabytes * _S_PER_MB + answer["multiply_adds"] * _S_PER_MULTIPLY_ADD
                 answer = self._ask({"do": "probe"}, memory, seconds)
         except ChildDied as death:
             error = BadTeacherFile(
-                f"it was given up while it was examined: {death}",
+                f"it was given up while it was examined: {first_line(death)}",
                 where=path.name,
                 remedy="The file is broken or hostile, or too large for this machine's free memory.",
             )
@@ -74,16 +77,9 @@ class Airlock:
         return answer
 
 
-_shared: Airlock | None = None
-
-
 def examine(path: Path, options: Options) -> Examination:
     """`Airlock.examine` in the warm child that this process keeps."""
-    global _shared
-    if _shared is None:
-        _shared = Airlock()
-        atexit.register(_shared.close)
-    return _shared.examine(path, options)
+    return Airlock(shared(MODULE)).examine(path, options)
 
 
 def _megabytes(path: Path) -> float:
@@ -127,6 +123,8 @@ class _Server:
         from ..ort import RuntimeRefused
         from .examine import Examiner
 
+        if header["do"] == "measure":
+            return {"bytes_outside": bytes_outside(Path(header["path"]))}, None
         macs = 0
         try:
             if header["do"] == "read":

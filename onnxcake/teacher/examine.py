@@ -97,6 +97,7 @@ class Examiner:
         self.exam = Examination()
         self.opened: Opened | None = None
         self.fixed = False
+        self._held: tuple[str, Session] | None = None
 
     def read(self, path: Path, options: Options, limits: Limits) -> int:
         """The first stage: reads and builds; returns the multiply-adds of one input."""
@@ -156,7 +157,13 @@ class Examiner:
         assert self.opened is not None
         safe = self.opened.safe
         model = safe.cut(output).SerializeToString()
-        return probe.open_session(self.runtime, model, self.opened.name, _EXPORT, weights=safe.weights)
+        if self._held is not None and self._held[0] == output:
+            return self._held[1]
+        if self._held is not None:  # one at a time: each holds the weights
+            self._held[1].close()
+        session = probe.open_session(self.runtime, model, self.opened.name, _EXPORT, weights=safe.weights, lean=True)
+        self._held = (output, session)
+        return session
 
     def _parity(self, signature: Signature, inputs: list[Array], expected: list[Array]) -> float:
         """The largest relative difference from onnxruntime; a fixed batch is kept where it cannot be freed."""

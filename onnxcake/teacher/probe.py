@@ -18,21 +18,27 @@ from ..rng import Key
 BATCHES = (2, 5)  # two batch sizes, so that a batch baked into the graph shows
 TOLERANCE = 2e-3  # largest difference, relative to the largest answer
 POINTS = 16  # random inputs for the gradient
-_SLOPES = (3e-2, 1e-2, 3e-3)  # step sizes of differences, relative to the length of an input
+_SLOPES = (1e-2, 1e-3, 1e-4, 3e-5)  # step sizes of differences, relative to the length of an input
 # A float32 difference quotient of a network with kinks; a wrong gradient is off by its own size.
 SLOPE_TOLERANCE = 0.2
 
 
 def open_session(
-    runtime: Runtime, model: bytes, name: str, remedy: str, threads: int = 0, weights: dict[str, Array] | None = None
+    runtime: Runtime,
+    model: bytes,
+    name: str,
+    remedy: str,
+    threads: int = 0,
+    weights: dict[str, Array] | None = None,
+    lean: bool = False,
 ) -> Session:
-    """The model in onnxruntime.
+    """The model in onnxruntime; the arguments are explained at `Runtime.load`.
 
     Raises:
         TeacherError: if the runtime refuses; it says ``name`` and ``remedy``.
     """
     try:
-        return runtime.load(model, threads, weights)
+        return runtime.load(model, threads, weights, lean)
     except RuntimeRefused as error:
         raise TeacherError(f"onnxruntime cannot load it: {first_line(error)}", where=name, remedy=remedy) from error
 

@@ -19,6 +19,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

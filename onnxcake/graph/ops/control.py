@@ -23,6 +23,7 @@ from .control_parts import (
     unrolling,
 )
 
+_UNKNOWN = "how often it turns depends on the data"
 _REMEDY = "Export the model with fixed sizes, or choose an --output before it."
 
 
@@ -87,37 +88,43 @@ def _at_run_time(node: Node) -> Function:
     builder, body = node.builder, onnx.GraphProto()
     body.CopyFrom(node.attr("body"))
     initial = [node.value(i) for i in range(2, len(node.inputs))]
+    states, lists = _states(node, body, initial)
+    zero = torch.zeros(_of_number(body), dtype=torch.int64)
+    go_on = node.value(1) if node.has(1) else builder.constant(torch.tensor(True))
+    condition = go_on if stays_true(builder, body) else builder.fresh(go_on.seen)
+    graph, reads, (end, *outputs) = node.module(body, [builder.fresh((zero, zero)), condition, *states])
+    always = all(value.depends == Depends.NOTHING and bool(value.seen[0]) for value in (go_on, end))
+    turns = _turns(node) if always else None
+    kept = tuple(node.wanted(i) for i in range(len(outputs)))
+    for j, value in enumerate(initial):
+        if j not in lists and not all(map(same_kind, value.seen, outputs[j].seen)):
+            raise Obstacle(f"{_UNKNOWN}, and turning changes its state {j} in shape", _REMEDY)
+    if turns is None and any(kept[j] for j in (*lists, *range(len(initial), len(kept)))):
+        raise Obstacle(f"{_UNKNOWN}, and so does the size of its output", _REMEDY)
+    node.extra(zero)
+    for value in outputs[len(initial) :]:
+        node.extra(_dims(node, value))
+    read_at_run_time(node, reads)
+    node.gives(*(_given(trial, turns, initial, lists, outputs, kept) for trial in (0, 1)))
+    return Turns(graph, len(initial), lists, kept, always, builder.limits.steps)
+
+
+def _states(node: Node, body: onnx.GraphProto, initial: list[Value]) -> tuple[list[Value], tuple[int, ...]]:
+    """(what the body is given for its states, those states that it appends to).
+
+    What is appended is collected, as the scan outputs are: the body is changed to give that alone. A state that
+    the body hands on as it is stays what it is, a constant say.
+    """
     states, lists = list(initial), []
     for j, value in enumerate(initial):
         source, result = body.input[2 + j].name, body.output[1 + j].name
         added = appended(body, source, result) if isinstance(value.seen[0], list) else None
-        if added is not None:  # what is appended is collected, as the scan outputs are
+        if added is not None:
             body.output[1 + j].name = added
             lists.append(j)
         elif origin(body, result) != source:
-            states[j] = builder.fresh(value.seen)
-    zero = torch.zeros(_of_number(body), dtype=torch.int64)
-    go_on = node.value(1) if node.has(1) else builder.constant(torch.tensor(True))
-    condition = go_on if stays_true(builder, body) else builder.fresh(go_on.seen)
-    graph, reads, outputs = node.module(body, [builder.fresh((zero, zero)), condition, *states])
-    always = all(value.depends == Depends.NOTHING and bool(value.seen[0]) for value in (go_on, outputs[0]))
-    turns = _turns(node) if always else None
-    kept = tuple(node.wanted(i) for i in range(len(outputs) - 1))
-    for j, value in enumerate(initial):
-        if j not in lists and not all(map(same_kind, value.seen, outputs[1 + j].seen)):
-            raise Obstacle(
-                f"how often it turns depends on the data, and turning changes its state {j} in shape", _REMEDY
-            )
-    if turns is None and any(kept[j] for j in (*lists, *range(len(initial), len(kept)))):
-        raise Obstacle("how often it turns depends on the data, and so does the size of its output", _REMEDY)
-    ends = outputs[1 + len(initial) :]
-    node.extra(zero)
-    for value in ends:
-        node.extra(_dims(node, value))
-    read_at_run_time(node, reads)
-    given = (_given(t, turns, initial, lists, outputs[1:]) for t in (0, 1))
-    node.gives(*(tuple(value if keep else None for value, keep in zip(values, kept, strict=True)) for values in given))
-    return Turns(graph, len(initial), tuple(lists), kept, always, builder.limits.steps)
+            states[j] = node.builder.fresh(value.seen)
+    return states, tuple(lists)
 
 
 def _turns(node: Node) -> tuple[int, ...] | None:
@@ -134,15 +141,18 @@ def _dims(node: Node, value: Value) -> Sizes:
 
 
 def _given(
-    trial: int, turns: tuple[int, ...] | None, initial: list[Value], lists: list[int], outputs: list[Value]
-) -> list[Any]:
+    trial: int,
+    turns: tuple[int, ...] | None,
+    initial: list[Value],
+    lists: tuple[int, ...],
+    outputs: list[Value],
+    kept: tuple[bool, ...],
+) -> tuple[Any, ...]:
     """What a loop at run time gives at a trial batch."""
-    number, given = turns[trial] if turns else 0, []
-    for j, value in enumerate(outputs):
-        seen = value.seen[trial]
-        if j in lists:
-            seen = initial[j].seen[trial] + [seen] * number
-        elif j >= len(initial):
-            seen = torch.empty((number, *seen.shape), dtype=seen.dtype, device="meta")
-        given.append(seen)
-    return given
+    number = turns[trial] if turns else 0
+    given = [value.seen[trial] for value in outputs]
+    for j in lists:
+        given[j] = initial[j].seen[trial] + [given[j]] * number
+    for j in range(len(initial), len(outputs)):
+        given[j] = torch.empty((number, *given[j].shape), dtype=given[j].dtype, device="meta")
+    return tuple(value if keep else None for value, keep in zip(given, kept, strict=True))

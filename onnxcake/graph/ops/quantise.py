@@ -18,66 +18,10 @@ from torch import Tensor
 from ..node import Depends, Node, Obstacle, Value
 from ..tensors import DTYPES, type_name
 from . import Function, op
+from .rounding import FLOAT8, RANGES, Quantised, Straight
 
-RANGES = {
-    TensorProto.UINT2: (0, 3),
-    TensorProto.INT2: (-2, 1),
-    TensorProto.UINT4: (0, 15),
-    TensorProto.INT4: (-8, 7),
-    TensorProto.UINT8: (0, 255),
-    TensorProto.INT8: (-128, 127),
-    TensorProto.UINT16: (0, 65535),
-    TensorProto.INT16: (-32768, 32767),
-}
-FLOAT8 = range(TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2FNUZ + 1)
 _TYPES = {DTYPES[kind]: kind for kind in (*RANGES, *FLOAT8)}  # of several with one dtype, the widest
 _E4M3FN_OVER = 464.0  # halfway from its largest number, 448, to where the next one would be
-
-
-class Straight(torch.autograd.Function):
-    """x rounded, with the gradient of x."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return grad
-
-
-class Quantised(torch.autograd.Function):
-    """x rounded to whole numbers of ``scale``, low … high, as these numbers or (``back``) times the scale.
-
-    One function instead of a chain of operators: it keeps x alone for its gradient, which is one pass. ``step``
-    is the scale as a number, beside the tensor: CUDA divides by a number inexactly.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, scale: Tensor, step: float, low: float, high: float, back: bool) -> Tensor:
-        y = (x.round() if step == 1 else (x / scale).round_()).clamp(low, high)
-        return y.mul_(scale) if back else y
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, scale, ctx.step, ctx.low, ctx.high, ctx.back = inputs
-        ctx.save_for_backward(x, scale)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        x, scale = ctx.saved_tensors
-        # Inside is what rounds to low … high; so an x at the very end of its range keeps its gradient.
-        low, high = (ctx.low - 0.5) * ctx.step, (ctx.high + 0.5) * ctx.step
-        grad = torch.ops.aten.hardtanh_backward(grad, x, low, high)
-        return grad if ctx.back or ctx.step == 1 else grad / scale, None, None, None, None, None
 
 
 @op("QuantizeLinear")

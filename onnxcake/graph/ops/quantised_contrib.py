@@ -108,7 +108,8 @@ def dynamic_quantize_lstm(body: Body) -> str:
         aligned = [_unsqueezed(body, body[p], axes) if body.has(p) else "" for p in (scale, scale + 1)]
         weights.append(body.add("Transpose", body.add("DequantizeLinear", body[place], *aligned), perm=[0, 2, 1]))
     like = "activation_alpha activation_beta activations clip direction hidden_size input_forget"
-    return body.add("LSTM", body[0], *weights, *(body[i] for i in range(3, 8)), outputs=len(body.call.output), like=like)
+    others = [body[place] for place in range(3, 8)]
+    return body.add("LSTM", body[0], *weights, *others, outputs=len(body.call.output), like=like)
 
 
 def _unsqueezed(body: Body, x: str, axes: list[int]) -> str:

@@ -110,6 +110,7 @@ def _neighbours(at: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
 @op("MaxRoiPool")
 def max_roi_pool(node: Node) -> Function:
     bins, scale = node.attr("pooled_shape"), node.attr("spatial_scale", 1.0)
+    check_room(node, node.sample(1).shape[0] * bins[0] * bins[1] * max(node.shape(0)[1], 1))
 
     def function(x: Tensor, rois: Tensor) -> Tensor:
         corners = rois[:, 1:].float() * scale
@@ -152,15 +153,15 @@ def non_max_suppression(node: Node) -> list[Value]:
             for box in of_class.argsort(descending=True, stable=True).tolist():
                 if len(chosen) >= limit or (least is not None and float(of_class[box]) <= least):
                     break
-                if all(_overlap(low[image], high[image], box, other) <= (overlap or 0.0) for other in chosen):
+                if not bool((_overlaps(low[image], high[image], box, chosen) > (overlap or 0.0)).any()):
                     chosen.append(box)
             kept += [(image, kind, box) for box in chosen]
     return [node.builder.constant(torch.tensor(kept, dtype=torch.int64).reshape(-1, 3))]
 
 
-def _overlap(low: Tensor, high: Tensor, one: int, other: int) -> float:
-    """Intersection over union of two boxes."""
-    shared = torch.minimum(high[one], high[other]) - torch.maximum(low[one], low[other])
-    inner = float(shared.clamp(min=0).prod())
-    area = float((high[one] - low[one]).prod() + (high[other] - low[other]).prod()) - inner
-    return inner / area if inner > 0 else 0.0
+def _overlaps(low: Tensor, high: Tensor, one: int, others: list[int]) -> Tensor:
+    """Intersection over union of a box with others."""
+    sides = torch.minimum(high[one], high[others]) - torch.maximum(low[one], low[others])
+    shared = sides.clamp(min=0).prod(-1)
+    area = (high[one] - low[one]).prod() + (high[others] - low[others]).prod(-1) - shared
+    return torch.where(shared > 0, shared / area, 0.0)

@@ -41,14 +41,16 @@ def shape(node: Node) -> Function:
     part = slice(node.attr("start", 0), node.attr("end"))
     node.take(0)
     node.extra(Sizes(dims.slope[part], dims.base[part]))
-    return lambda sizes: torch.tensor(sizes, dtype=torch.int64)
+    node.extra(torch.empty(0))  # tells the device
+    return lambda sizes, here: torch.tensor(sizes, dtype=torch.int64, device=here.device)
 
 
 @op("Size")
 def size(node: Node) -> Function:
     node.extra(node.dims(0))
     node.take(0)
-    return lambda sizes: torch.tensor(math.prod(sizes), dtype=torch.int64)
+    node.extra(torch.empty(0))
+    return lambda sizes, here: torch.tensor(math.prod(sizes), dtype=torch.int64, device=here.device)
 
 
 @op("Reshape")

@@ -116,7 +116,8 @@ def split(node: Node) -> Function:
         if len(set(sizes)) == 1 and sizes[0]:
             return lambda x: x.split(sizes[0], axis)
         return lambda x: x.split(sizes, axis)
-    parts = node.attr("num_outputs", parts)
+    if node.attr("num_outputs", parts) != parts:
+        raise Obstacle(f"it has {parts} outputs and says that it has {node.attr('num_outputs')}")
     if size < 0:
         return lambda x: x.split(-(-x.shape[axis] // parts), axis)
     chunk = -(-size // parts)

@@ -52,6 +52,8 @@ def grid_sample_(node: Node) -> Function:
     if axes == 2 or (axes == 3 and mode != "cubic"):
         name = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
         return lambda x, grid: F.grid_sample(x, grid, name, padding, corners)
+    if axes not in (1, 3):
+        raise Obstacle(f"sampling in {axes} axes", "Only one, two and three are supported.")
     return lambda x, grid: grid_sample(x, grid, mode, padding, corners)
 
 

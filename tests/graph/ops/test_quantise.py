@@ -98,7 +98,8 @@ BLOCKS = np.linspace(0.1, 0.3, 3 * 5, dtype=np.float32).reshape(3, 5)
 @pytest.mark.parametrize("precision", [None, torch.float32])
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_and_back(kind: str, precision: torch.dtype | None, between: str) -> None:
-    proto = there_and_back(LINE, 0.25 if kind[-1] in "24" and "INT" in kind else 0.01, zeros_of(getattr(TensorProto, kind)), between)
+    scale = 0.25 if kind.endswith(("INT2", "INT4")) else 0.01
+    proto = there_and_back(LINE, scale, zeros_of(getattr(TensorProto, kind)), between)
     (want,) = ReferenceEvaluator(proto).run(None, {"x": LINE})
     np.testing.assert_allclose(numbers(graph_of(proto, LINE.shape, precision)(torch.from_numpy(LINE))), want, rtol=1e-5)
 

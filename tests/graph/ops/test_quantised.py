@@ -99,10 +99,7 @@ CONTRIB = [
     Row("DynamicQuantizeMatMul", [data("N", 16), *COLUMNS, scale(5)], types=[1]),
     Row("DynamicQuantizeMatMul", [data("N", 3, 16), *ONE_COLUMN_SCALE[:2]], types=[1], name="without-zero"),
 ]
-CONTRIB = [
-    Row(r.op, r.inputs, r.attrs, MS, types=r.types or [U8], name=r.name)
-    for r in CONTRIB
-]
+CONTRIB = [Row(r.op, r.inputs, r.attrs, MS, types=r.types or [U8], name=r.name) for r in CONTRIB]
 
 
 @pytest.mark.parametrize(("row", "opset"), cases(ROWS))

@@ -30,13 +30,6 @@ def per_sample(name: str, op: str, text: str, consts: str = "", **more: object) 
 _DOUBLED = """all = SequenceMap ({0}) <body = b (float[A,B] e) => (float[A,B] f) {{ g = Sin (e) f = Mul (g, x) }}>"""
 MODELS = [
     joined("construct", "SequenceConstruct", "all = SequenceConstruct (x, k, x)"),
-    joined(
-        "construct-constants",
-        "SequenceConstruct",
-        "c = Add (w, w) all = SequenceConstruct (x, c, x)",
-        "float[5,2] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}",
-        batches=(5,),
-    ),
     joined("empty", "SequenceEmpty", "e = SequenceEmpty () f = SequenceInsert (e, x) all = SequenceInsert (f, k)"),
     joined(
         "insert-front", "SequenceInsert", "s = SequenceConstruct (x) all = SequenceInsert (s, k, p)", "int64 p = {0}"
@@ -89,7 +82,10 @@ MODELS = [
     ),
     Written(
         "new-axis",
-        "(float[N,3] x) => (float[N,M,3] y) { s = SequenceConstruct (x, x) y = ConcatFromSequence <axis = -2, new_axis = 1> (s) }",
+        """(float[N,3] x) => (float[N,M,3] y) {
+        s = SequenceConstruct (x, x)
+        y = ConcatFromSequence <axis = -2, new_axis = 1> (s)
+        }""",
         {"x": data("N", 3)},
         "ConcatFromSequence",
         since=11,
@@ -103,19 +99,15 @@ MODELS = [
     ),
     Written(
         "a-constant-sequence",
-        "(float[N,3] x) => (seq(float[3]) y, float[N,3] z) <float[3] w = {1, 2, 3}> { y = SequenceConstruct (w, w) z = Sin (x) }",
+        """(float[N,3] x) => (seq(float[3]) y, float[N,3] z) <float[3] w = {1, 2, 3}> {
+        y = SequenceConstruct (w, w)
+        z = Sin (x)
+        }""",
         {"x": data("N", 3)},
         "SequenceConstruct",
         since=11,
     ),
-    per_sample(
-        "samples",
-        "SplitToSequence",
-        "all = SequenceInsert (rows, last) last = Sin (x) ".replace(
-            "all = SequenceInsert (rows, last) last = Sin (x) ", "all = Identity (rows)"
-        ),
-        since=14,
-    ),
+    per_sample("samples", "SplitToSequence", "all = Identity (rows)", since=14),
     per_sample(
         "samples-by-place",
         "SequenceAt",
@@ -162,7 +154,11 @@ MODELS = [
     ),
     Written(
         "at-a-place-of-the-data-of-many-shapes",
-        "(float[N,3] x, int64 p) => (float[N,M] y) { z = Concat <axis = 1> (x, x) s = SequenceConstruct (x, z) y = SequenceAt (s, p) }",
+        """(float[N,3] x, int64 p) => (float[N,M] y) {
+        z = Concat <axis = 1> (x, x)
+        s = SequenceConstruct (x, z)
+        y = SequenceAt (s, p)
+        }""",
         {"x": data("N", 3), "p": data(dtype="int64", low=0, high=2)},
         "SequenceAt",
         since=11,

@@ -25,6 +25,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcake import cli
+from onnxcake.child import shared
 from onnxcake.errors import OnnxcakeError
 from onnxcake.ort import Runtime
 from onnxcake.teacher import Teacher, airlock, way_back
@@ -143,7 +144,7 @@ def spent() -> Iterator[dict[str, float]]:
 
 
 def _processor_seconds() -> tuple[int, float]:
-    child = None if airlock._shared is None else airlock._shared._child.process
+    child = shared(airlock.MODULE).process
     if child is None:
         return 0, 0.0
     seconds = 0.0

@@ -1,0 +1,82 @@
+"""Matching patterns of nodes in a graph that is being built."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .module import Step
+from .node import Depends, Node, Value
+from .ops import Function
+
+Pattern = Any  # a name to bind, a number, or (operator, pattern, …); Add and Mul match either way round
+Bound = dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A function, and what it is called with."""
+
+    function: Function
+    arguments: tuple[Value | Tensor, ...]
+
+
+class Patterns:
+    """The steps of a graph before it is finished, seen from a value: who makes it, how many read it."""
+
+    def __init__(self, steps: Sequence[Step], makers: dict[int, Node], outputs: Sequence[Value]) -> None:
+        self.steps, self.makers = steps, makers
+        self.readers = Counter(a for step in steps for a in step.arguments if isinstance(a, int))
+        self.readers.update(value.slot for value in outputs)
+
+    def maker(self, value: Value | None) -> Node | None:
+        """The node that makes a value which depends on data."""
+        return None if value is None else self.makers.get(value.slot)
+
+    def once(self, node: Node, kind: str) -> bool:
+        """Whether what feeds ``node`` and comes from an operator ``kind`` is read by it alone."""
+        feeding = [v for v in node.inputs if (made := self.maker(v)) is not None and made.op == kind]
+        return all(self.readers[v.slot] == 1 for v in feeding if v is not None)
+
+    def match(self, value: Value | None, pattern: Pattern, bound: Bound) -> Iterator[Bound]:
+        """All ways in which ``pattern`` fits the nodes that make ``value``."""
+        if value is None:
+            return
+        if isinstance(pattern, str):
+            if bound.get(pattern, value) is value:
+                yield {**bound, pattern: value}
+            return
+        if isinstance(pattern, (int, float)):
+            if (number := scalar(value)) is not None and math.isclose(number, pattern, rel_tol=1e-3):
+                yield bound
+            return
+        node = self.maker(value)
+        if node is None or node.op != pattern[0] or node.proto.domain:
+            return
+        given, wanted = node.inputs, pattern[1:]
+        yield from self._match_all(given, wanted, bound)
+        if node.op in ("Add", "Mul") and len(wanted) == 2:
+            yield from self._match_all(given[::-1], wanted, bound)
+
+    def _match_all(self, given: Sequence[Value | None], wanted: Sequence[Pattern], bound: Bound) -> Iterator[Bound]:
+        if not wanted:
+            yield bound
+        elif given:
+            for first in self.match(given[0], wanted[0], bound):
+                yield from self._match_all(given[1:], wanted[1:], first)
+
+    def first(self, value: Value, *patterns: Pattern) -> Bound | None:
+        """The first fit of the first pattern that fits."""
+        return next((found for pattern in patterns for found in self.match(value, pattern, {})), None)
+
+
+def scalar(value: Value | None) -> float | None:
+    """A constant of one number."""
+    if value is None or value.depends != Depends.NOTHING or not isinstance(value.seen[0], Tensor):
+        return None
+    return float(value.seen[0].reshape(-1)[0]) if value.seen[0].numel() == 1 else None

@@ -1,0 +1,354 @@
+"""M06: files that ask for more memory or time than there is are refused soon, and the airlock goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper
+from refusals import HIDDEN, SCORES, Bad, N, W, answers_as_its_file, bad, inner, made, refused, saved, table, tensor, value
+
+from onnxcake.errors import BadTeacherFile, DeadTeacher, OnnxcakeError, TeacherError, UnsupportedTeacher
+from onnxcake.ort import Runtime
+from onnxcake.teacher import Options, airlock
+
+I64 = np.int64
+ASKS = "GiB in one value"
+
+
+def sized(*nodes: onnx.NodeProto, words: str | tuple[str, ...] = ASKS, **weights: Any) -> Bad:
+    """A bomb whose last value ``big`` is summed up and added to honest scores; its node is called "bomb"."""
+    ends = (N("ReduceSum", ["big"], ["sum"], keepdims=0), N("Add", ["h", "sum"], ["y"]))
+    words = (words,) if isinstance(words, str) else words
+    return bad(UnsupportedTeacher, (*words, "'bomb'"), HIDDEN, *nodes, *ends, weights=weights, opset=17)
+
+
+def bomb(op: str, inputs: list[str], **attributes: Any) -> onnx.NodeProto:
+    return N(op, inputs, ["big"], name="bomb", **attributes)
+
+
+LIFTED = N("Reshape", ["x", "four"], ["image"])  # [batch, 1, 2, 2]
+FOUR = np.array([-1, 1, 2, 2])
+
+SIZES = {
+    "ConstantOfShape": sized(bomb("ConstantOfShape", ["many"]), many=np.array([10**6, 10**6])),
+    "ConstantOfShape whose size overflows": sized(
+        bomb("ConstantOfShape", ["many"]), many=np.array([2**40, 2**40]), words="ConstantOfShape"
+    ),
+    "ConstantOfShape of a negative size": sized(
+        bomb("ConstantOfShape", ["many"]), many=np.array([-5]), words="ConstantOfShape"
+    ),
+    "Expand": sized(bomb("Expand", ["h", "to"]), to=np.array([10**5, 10**5, 1, 3])),
+    "Expand of a constant": sized(bomb("Expand", ["one", "to"]), one=np.ones(1, np.float32), to=np.array([10**6] * 2)),
+    "Tile": sized(bomb("Tile", ["h", "times"]), times=np.array([1, 10**10])),
+    "Tile of a constant": sized(bomb("Tile", ["one", "times"]), one=np.ones(1, np.float32), times=np.array([10**12])),
+    "Range": sized(
+        bomb("Range", ["zero", "limit", "delta"]),
+        zero=np.array(0, np.float32),
+        limit=np.array(1e9, np.float32),
+        delta=np.array(1e-6, np.float32),
+    ),
+    "Range of integers": sized(
+        bomb("Range", ["zero", "limit", "delta"]), zero=np.array(0), limit=np.array(10**15), delta=np.array(1)
+    ),
+    "Resize": sized(
+        LIFTED,
+        bomb("Resize", ["image", "", "scales"], mode="nearest"),
+        four=FOUR,
+        scales=np.array([1, 1, 1e5, 1e5], np.float32),
+    ),
+    "Resize to sizes": sized(
+        LIFTED,
+        bomb("Resize", ["image", "", "", "sizes"], mode="linear"),
+        four=FOUR,
+        sizes=np.array([1, 1, 10**6, 10**6]),
+    ),
+    "Pad": sized(bomb("Pad", ["h", "pads"]), pads=np.array([0, 10**10, 0, 10**10])),
+    "Pad of a constant": sized(bomb("Pad", ["W", "pads"]), pads=np.array([0, 10**12, 0, 0])),
+    "OneHot": sized(
+        N("ArgMax", ["h"], ["label"], axis=1, keepdims=0),
+        bomb("OneHot", ["label", "depth", "values"]),
+        depth=np.array(10**9),
+        values=np.array([0, 1], np.float32),
+    ),
+    "EyeLike": sized(
+        N("ConstantOfShape", ["many"], ["square"], name="bomb"),
+        N("EyeLike", ["square"], ["big"]),
+        many=np.array([10**6, 10**6]),
+    ),
+    "an outer product": sized(
+        N("Reshape", ["x", "column"], ["c"]),
+        N("Expand", ["c", "wide"], ["e"]),
+        N("Transpose", ["e"], ["t"]),
+        bomb("MatMul", ["e", "t"]),
+        column=np.array([-1, 1]),
+        wide=np.array([1, 10**9]),
+        words="GiB",
+    ),
+    "ConvTranspose with a huge stride": sized(
+        LIFTED,
+        bomb("ConvTranspose", ["image", "kernel"], strides=[10**5, 10**5]),
+        four=FOUR,
+        kernel=np.ones((1, 1, 1, 1), np.float32),
+    ),
+    "Gather by a large index": sized(
+        N("ConstantOfShape", ["many"], ["indices"], name="bomb"),
+        N("Gather", ["h", "indices"], ["big"], axis=1),
+        many=np.array([10**10]),
+    ),
+    "Upsample by concatenation": sized(bomb("Concat", ["h"] * 4000, axis=1), words=()),  # 12000 columns: no bomb
+}
+
+
+@table({name: row for name, row in SIZES.items() if row.words[0] != "'bomb'"})
+def test_sizes(row: Bad, tmp_path: Path) -> None:
+    refused(saved(row.model, tmp_path), row.kind, *row.words)
+
+
+def of_huge_dims(dims: list[int], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    huge = TensorProto(name="H", data_type=kind, dims=dims)
+    return made(N("MatMul", ["x", "H"], ["y"]), weights={"H": huge})
+
+
+def sparse(dims: list[int]) -> onnx.ModelProto:
+    model = made(N("MatMul", ["x", "S"], ["y"]))
+    few = helper.make_sparse_tensor(tensor(np.ones(1, np.float32), "S"), tensor(np.zeros(1, I64), "at"), dims)
+    model.graph.sparse_initializer.append(few)
+    return model
+
+
+def sparse_constant(dims: list[int]) -> onnx.ModelProto:
+    few = helper.make_sparse_tensor(tensor(np.ones(1, np.float32)), tensor(np.zeros(1, I64)), dims)
+    return made(N("Constant", [], ["S"], name="bomb", sparse_value=few), N("MatMul", ["x", "S"], ["y"]))
+
+
+@pytest.mark.parametrize(
+    "dims", [[2**31, 2**31], [2**62, 2**62], [2**63 - 1], [2] * 64, [2**16] * 4, [10**6, 10**6], [4, 10**12]]
+)
+def test_weights_that_the_file_does_not_hold(dims: list[int], tmp_path: Path) -> None:
+    refused(saved(of_huge_dims(dims), tmp_path), BadTeacherFile, "'H'", "does not hold what its shape says")
+
+
+@pytest.mark.parametrize("model", [sparse([10**6, 10**6]), sparse([2**40, 2**40]), sparse([4, 10**10])])
+def test_sparse_weights_that_are_huge_when_written_out(model: onnx.ModelProto, tmp_path: Path) -> None:
+    refused(saved(model, tmp_path), UnsupportedTeacher, "'S'", "GiB")
+
+
+def test_sparse_constants_that_are_huge_when_written_out(tmp_path: Path) -> None:
+    refused(saved(sparse_constant([10**6, 10**6]), tmp_path), UnsupportedTeacher, "'bomb'", "GiB")
+
+
+# --- loops --------------------------------------------------------------------------------------------------
+
+
+def loop(times: Any, nodes: list[onnx.NodeProto], name: str = "bomb", go_on: str = "go") -> onnx.NodeProto:
+    """A Loop over a state ``s`` [batch, 3], which ``nodes`` make ``t`` of, and ``stop`` of ``c`` or whatever."""
+    body = helper.make_graph(
+        nodes,
+        "body",
+        [value("i", kind=TensorProto.INT64), value("c", kind=TensorProto.BOOL), value("s", "batch", 3)],
+        [value(go_on, kind=TensorProto.BOOL), value("t", "batch", 3)],
+    )
+    return N("Loop", [times, "", "h"], ["y"], name=name, body=body)
+
+
+GROWS = [N("Identity", ["c"], ["go"]), N("Mul", ["s", "small"], ["t"])]
+SMALL = np.array(1.0001, np.float32)
+
+
+def nested(depth: int, times: int) -> onnx.ModelProto:
+    """Loops within loops, ``times`` turns each."""
+    nodes = GROWS
+    for level in range(depth):
+        body = helper.make_graph(
+            nodes,
+            f"level {level}",
+            [value("i", kind=TensorProto.INT64), value("c", kind=TensorProto.BOOL), value("s", "batch", 3)],
+            [value("go", kind=TensorProto.BOOL), value("t", "batch", 3)],
+        )
+        inputs = ["times", "", "s"] if level < depth - 1 else ["times", "", "h"]
+        out = "t" if level < depth - 1 else "y"
+        nodes = [N("Identity", ["c"], ["go"])] if level < depth - 1 else [HIDDEN]
+        nodes.append(N("Loop", inputs, [out], name=f"loop {depth - level}", body=body))
+    return made(*nodes, weights={"times": np.array(times), "small": SMALL})
+
+
+LOOPS = {
+    "a Loop of 10¹² turns": bad(
+        UnsupportedTeacher, "'bomb'", HIDDEN, loop("times", GROWS), weights={"times": np.array(10**12), "small": SMALL}
+    ),
+    "a Loop of 2⁶³ − 1 turns": bad(
+        UnsupportedTeacher,
+        "'bomb'",
+        HIDDEN,
+        loop("times", GROWS),
+        weights={"times": np.array(2**63 - 1), "small": SMALL},
+    ),
+    "a Loop without an end": bad(
+        UnsupportedTeacher, ("'bomb'", "never ends"), HIDDEN, loop("", GROWS), weights={"small": SMALL}
+    ),
+    "Loops in Loops": Bad(nested(3, 10_000), UnsupportedTeacher, ("'loop 1'",)),
+    "Loops in Loops in Loops": Bad(nested(6, 100), UnsupportedTeacher, ("'loop 1'",)),
+    "a Loop that doubles its state": bad(
+        UnsupportedTeacher,
+        "'bomb'",
+        HIDDEN,
+        N(
+            "Loop",
+            ["times", "", "h"],
+            ["grown"],
+            name="bomb",
+            body=helper.make_graph(
+                [N("Identity", ["c"], ["go"]), N("Concat", ["s", "s"], ["t"], axis=1)],
+                "body",
+                [value("i", kind=TensorProto.INT64), value("c", kind=TensorProto.BOOL), value("s", None, None)],
+                [value("go", kind=TensorProto.BOOL), value("t", None, None)],
+            ),
+        ),
+        N("ReduceSum", ["grown"], ["sum"], keepdims=0),
+        N("Add", ["h", "sum"], ["y"]),
+        weights={"times": np.array(60)},
+    ),
+}
+
+
+@table(LOOPS)
+def test_loops(row: Bad, tmp_path: Path) -> None:
+    refused(saved(row.model, tmp_path), row.kind, *row.words)
+
+
+ENDLESS = [N("ReduceMax", ["s"], ["m"], keepdims=0), N("Less", ["m", "huge"], ["go"]), N("Identity", ["s"], ["t"])]
+
+
+def endless() -> onnx.ModelProto:
+    """A Loop that goes on while the data are below 10³⁰; onnxruntime itself never comes back."""
+    return made(HIDDEN, loop("", ENDLESS), weights={"huge": np.array(1e30, np.float32)})
+
+
+def test_a_loop_that_the_data_never_end(tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airlock, "_PROBE_S", 3.0)
+    refused(saved(endless(), tmp_path), TeacherError, "steps") if False else refused(
+        saved(endless(), tmp_path), BadTeacherFile, "given up", "more than 3 s of processor time"
+    )
+    answers_as_its_file(saved(made(SCORES), tmp_path), runtime)
+
+
+# --- depth and number ---------------------------------------------------------------------------------------
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A protobuf field of some bytes, by hand: a million nodes take a minute otherwise."""
+    length, size = len(content), b""
+    while length > 127:
+        size, length = size + bytes([length & 127 | 128]), length >> 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + content
+
+
+def node(source: str, result: str) -> bytes:
+    """A Relu as a field of a GraphProto."""
+    return field(1, field(1, source.encode()) + field(2, result.encode()) + field(4, b"Relu"))
+
+
+def with_more(model: onnx.ModelProto, nodes: bytes) -> bytes:
+    """A model with further nodes: protobuf joins a message that is given twice."""
+    return model.SerializeToString() + field(7, nodes)
+
+
+def chain(length: int) -> bytes:
+    names = ["h", *(f"c{i}" for i in range(length - 1)), "y"]
+    return with_more(made(HIDDEN), b"".join(node(a, b) for a, b in zip(names, names[1:], strict=False)))
+
+
+def ifs(depth: int) -> onnx.ModelProto:
+    """Ifs within both branches of one another: 2ⁿ of them."""
+    branch = inner("deepest", [N("Tanh", ["h"], ["inner"])])
+    for level in range(depth):
+        name = f"if {level}"
+        branch = inner("branch", [N("If", ["yes"], ["inner"], name=name, then_branch=branch, else_branch=branch)])
+    return made(HIDDEN, N("If", ["yes"], ["y"], then_branch=branch, else_branch=branch), weights={"yes": np.array(True)})
+
+
+def deep(depth: int) -> bytes:
+    """Ifs within the first branch of one another, by hand: protobuf does not write what it would not read."""
+    name, text = field(1, b"then_branch"), b"\xa0\x01\x05"  # the attribute's name, and that it is a graph
+    output = field(12, field(1, b"inner"))
+    graph = field(1, field(1, b"h") + field(2, b"inner") + field(4, b"Tanh")) + field(2, b"deepest") + output
+    other = field(5, field(1, b"else_branch") + field(6, graph) + text)
+    for _ in range(depth):
+        nodes = field(1, b"yes") + field(2, b"inner") + field(4, b"If") + field(5, name + field(6, graph) + text) + other
+        graph = field(1, nodes) + field(2, b"branch") + output
+    nodes = field(1, b"yes") + field(2, b"y") + field(4, b"If") + field(5, name + field(6, graph) + text) + other
+    return with_more(made(HIDDEN, weights={"yes": np.array(True)}), field(1, nodes))
+
+
+def function(name: str, *nodes: onnx.NodeProto) -> onnx.FunctionProto:
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    return helper.make_function("own", name, ["a"], ["b"], list(nodes), imports)
+
+
+def call(name: str, source: str = "a", result: str = "b") -> onnx.NodeProto:
+    return N(name, [source], [result], domain="own")
+
+
+def of_functions(*functions: onnx.FunctionProto, entry: str) -> onnx.ModelProto:
+    return made(HIDDEN, call(entry, "h", "y"), domains={"own": 1}, functions=functions)
+
+
+def exponential(levels: int, fan: int) -> onnx.ModelProto:
+    functions = [function("f0", N("Tanh", ["a"], ["b"]))]
+    for level in range(1, levels):
+        names = ["a", *(f"t{i}" for i in range(fan - 1)), "b"]
+        calls = [call(f"f{level - 1}", a, b) for a, b in zip(names, names[1:], strict=False)]
+        functions.append(function(f"f{level}", *calls))
+    return of_functions(*functions, entry=f"f{levels - 1}")
+
+
+def long_call_chain(levels: int) -> onnx.ModelProto:
+    functions = [function("f0", N("Tanh", ["a"], ["b"]))]
+    functions += [function(f"f{level}", call(f"f{level - 1}")) for level in range(1, levels)]
+    return of_functions(*functions, entry=f"f{levels - 1}")
+
+
+NUMBERS: dict[str, Callable[[], Bad]] = {
+    "10⁶ nodes": lambda: Bad(with_more(made(HIDDEN), node("h", "y") * 1_000_000), UnsupportedTeacher, ("more than 200,000 operators",)),
+    "Ifs 200 deep": lambda: Bad(deep(200), BadTeacherFile, ("not an ONNX model",)),
+    "Ifs that double": lambda: Bad(ifs(18), TeacherError, ()),
+    "functions that double": lambda: Bad(exponential(40, 2), UnsupportedTeacher, ("written out",)),
+    "functions times ten": lambda: Bad(exponential(12, 10), UnsupportedTeacher, ("written out", "operators")),
+    "a function that calls itself": lambda: Bad(
+        of_functions(function("f", call("f")), entry="f"), BadTeacherFile, ("'f'", "calls itself")
+    ),
+    "functions that call each other": lambda: Bad(
+        of_functions(function("f", call("g")), function("g", call("f")), entry="f"), BadTeacherFile, ("calls itself",)
+    ),
+    "a function that calls itself in a branch": lambda: Bad(
+        of_functions(
+            function(
+                "f",
+                N("Constant", [], ["yes"], value=tensor(np.array(True))),
+                N("If", ["yes"], ["b"], then_branch=inner("t", [call("f", "a", "inner")]), else_branch=inner("e", [call("f", "a", "inner")])),
+            ),
+            entry="f",
+        ),
+        BadTeacherFile,
+        ("'f'",),
+    ),
+    "functions 1000 deep": lambda: Bad(long_call_chain(1000), BadTeacherFile, ("deep",)),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_depth_and_number(name: str, tmp_path: Path) -> None:
+    row = NUMBERS[name]()
+    refused(saved(row.model, tmp_path), row.kind, *row.words)
+
+
+def test_a_chain_of_100_000_nodes(tmp_path: Path) -> None:
+    exam = airlock.examine(saved(chain(100_000), tmp_path), Options())
+    print(exam.error)
