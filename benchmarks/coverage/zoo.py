@@ -28,17 +28,18 @@ from .common import cosine, keep, kept, one_line, relative, session, table
 from .timm_models import quiet
 
 FORWARD, GRADIENT = 2e-3, 0.02
-_STEP = 1e-2  # length of the step of the differences
+_STEP = 1e-2  # length of the step of the differences, over the deviation of the inputs
 _DIRECTIONS = 4
 
 
 @dataclass(frozen=True)
 class Made:
-    """A file, a batch for it, and the torch module it came from, if any."""
+    """A file, a batch for it, the torch module it came from, and the same file but for floats, where there are such."""
 
     path: Path
     inputs: Tensor
     original: nn.Module | None = None
+    for_floats: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def check(row: Row, folder: Path) -> dict[str, Any]:
         return {"ok": row.refused in said, "why": "refused: " + said.splitlines()[0]}
     if row.refused is not None:
         return {"ok": False, "why": "was not refused"}
-    x = made.inputs.float().requires_grad_(True)
+    x = made.inputs.float().clone().requires_grad_(True)
     out = answers(teacher, x)
     result: dict[str, Any] = {"ok": False, "why": ""}
     file = None
@@ -122,13 +123,15 @@ def check(row: Row, folder: Path) -> dict[str, Any]:
         result["cosine"] = _against_original(made, gradient, projection)
         return {**result, "ok": result["cosine"] > row.cosine, "why": "gradient differs from the original's"}
     assert file is not None
+    if made.for_floats is not None:
+        file = File(made.for_floats, file.output)
     result["gradient"] = _against_differences(file, x.detach(), gradient, projection)
     return {**result, "ok": result["gradient"] <= GRADIENT, "why": "gradient differs from central differences"}
 
 
 def _against_original(made: Made, gradient: Tensor, projection: Tensor) -> float:
     assert made.original is not None
-    x = made.inputs.float().requires_grad_(True)
+    x = made.inputs.float().clone().requires_grad_(True)
     (wanted,) = torch.autograd.grad((made.original(x) * projection).sum(), x)
     return cosine(gradient, wanted)
 
@@ -140,11 +143,11 @@ def _against_differences(file: File, x: Tensor, gradient: Tensor, projection: Te
     length = float(gradient.norm())
     if not length:
         raise AssertionError("no gradient")
-    worst = 0.0
+    worst, step = 0.0, _STEP * max(1.0, float(x.std()))
     for direction in (gradient, *draws):
         direction = direction / direction.norm()
-        values = [float((file(x + sign * _STEP * direction) * projection).sum()) for sign in (1, -1)]
-        slope = (values[0] - values[1]) / (2 * _STEP)
+        values = [float((file(x + sign * step * direction) * projection).sum()) for sign in (1, -1)]
+        slope = (values[0] - values[1]) / (2 * step)
         worst = max(worst, abs(slope - float((gradient * direction).sum())) / length)
     return worst
 

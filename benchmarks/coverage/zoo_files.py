@@ -102,7 +102,7 @@ def spectrogram(path: Path) -> Path:
         window = HannWindow (size)
         f = STFT <onesided = 1> (x, step, window)
         p = ReduceSumSquare <axes = [3], keepdims = 0> (f)
-        few = Constant <value_float = 0.001> ()
+        few = Constant <value_float = 1.0> ()
         q = Add (p, few)
         l = Log (q)
         places = Constant <value_ints = [1]> ()
@@ -132,11 +132,11 @@ def functions(path: Path) -> Path:
     return _written(path, text, _weights(w1=(12, 8), w2=(8, 8), w3=(8, CLASSES)))
 
 
-def from_tensorflow(path: Path, integer: bool = False) -> Path:
-    """What tf2onnx writes: channels last, a transpose, SAME padding, a Softmax; bytes for pixels if asked."""
-    head = "c = Cast <to = 1> (x) d = Sub (c, mean) e = Mul (d, scale)" if integer else "e = Identity (x)"
+def from_tensorflow(path: Path, takes: str = "float", scaled: bool = False) -> Path:
+    """What tf2onnx writes: channels last, a transpose, SAME padding, a Softmax; with pixels ``scaled`` inside."""
+    head = "c = Cast <to = 1> (x) d = Sub (c, mean) e = Mul (d, scale)" if scaled else "e = Identity (x)"
     text = f"""<ir_version: 7, opset_import: ["" : 13]>
-    g ({"uint8" if integer else "float"}[batch, 17, 17, 3] x) => (float[batch, 5] y) {{
+    g ({takes}[batch, 17, 17, 3] x) => (float[batch, 5] y) {{
         {head}
         t = Transpose <perm = [0, 3, 1, 2]> (e)
         k = Conv <auto_pad = "SAME_UPPER", strides = [2, 2], kernel_shape = [3, 3]> (t, w1, b1)

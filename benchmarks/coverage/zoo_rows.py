@@ -83,6 +83,12 @@ def pixels(maker: Callable[[Path], Made]) -> Callable[[Path], Made]:
     return whole
 
 
+def tensorflow_bytes(folder: Path) -> Made:
+    """tf2onnx's pattern with bytes for an input; the same for floats to take differences in."""
+    made = pixels(file(files.from_tensorflow, (17, 17, 3), "uint8", True))(folder)
+    return Made(made.path, made.inputs, for_floats=files.from_tensorflow(folder / "floats.onnx", "float", True))
+
+
 def sklearn(name: str, *steps: str, **settings: Any) -> Callable[[], Any]:
     """A scikit-learn classifier by name, after preprocessing ``steps``."""
 
@@ -179,12 +185,15 @@ ROWS = [
     Row("Scan", file(files.scan, (7, 6))),
     Row("functions of the model's own", file(files.functions, (12,))),
     Row("tf2onnx pattern", file(files.from_tensorflow, (17, 17, 3))),
-    Row("tf2onnx pattern, bytes", pixels(file(files.from_tensorflow, (17, 17, 3), True))),
+    Row("tf2onnx pattern, bytes", tensorflow_bytes),
     Row("bytes, channels last, normalised inside", pixels(net(nets.Pixels, (16, 16, 3))), cosine=0.999),
     *(
-        Row(f"onnxruntime's {level} optimisations, {name}", after(maker, files.optimised, level))
-        for level in ("basic", "extended", "all")
-        for name, maker in (("convolutional", CNN), ("transformer", ENCODER))
+        Row(f"onnxruntime's {level} optimisations, {name}", after(maker, files.optimised, level), refused=refused)
+        for name, maker, level, refused in (
+            *(("convolutional", CNN, level, None) for level in ("basic", "extended")),
+            ("convolutional", CNN, "all", "memory layout"),
+            *(("transformer", ENCODER, level, None) for level in ("basic", "extended", "all")),
+        )
     ),
     *(Row(f"batch of {n} in a reshape", fixed(lambda n=n: nets.BakedIn(n), (n, *IMAGE))) for n in (1, 7)),
     *(Row(f"batch of {n}, transformer", fixed(nets.Encoder, (n, 12, 16))) for n in (1, 7)),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -18,71 +17,19 @@ import torch
 from torch import Tensor
 
 from ..errors import first_line
+from .functions import bound, outer_names, standard_function, without
 from .fuse import fuse
 from .module import Graph, Step
-from .node import Depends, Node, Obstacle, Sizes, Value
+from .node import Depends, Node, Obstacle, Value
 from .ops import Function, find
 from .patterns import Patterns
+from .records import LIMITS, Blocked, Frame, Limits, Record
 from .tensors import DTYPES, dense_of, to_tensor, type_name
+from .trial import Argument, check_bytes, depends_of, meta, run_at, same, shape_of
 
 BATCHES = (3, 7)  # odd and far apart, so that few accidents look like a rule
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _DEEPEST = 64  # sub-graphs and functions within one another
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a graph may ask for while it is built: bytes in one value, and nodes once loops are unrolled."""
-
-    value_bytes: int = 4 << 30
-    steps: int = 200_000
-
-
-@dataclass(frozen=True)
-class Blocked:
-    """A node that cannot be converted.
-
-    Attributes:
-        node: its name in the graph; ``op``: its operator, with domain and version.
-        why, remedy: in words.
-        missing: whether the operator has no converter at all.
-    """
-
-    node: str
-    op: str
-    why: str
-    remedy: str
-    missing: bool = False
-
-
-@dataclass(frozen=True)
-class Record:
-    """A converted node: its operator, who converts it, and the shapes and dtype of what goes in and comes out.
-
-    Shapes are those at the first trial batch; None stands for an absent input or a sequence.
-    """
-
-    node: str
-    op: str
-    domain: str
-    version: int
-    by: str
-    depends: Depends
-    inputs: tuple[tuple[int, ...] | None, ...]
-    outputs: tuple[tuple[int, ...] | None, ...]
-    slots: tuple[int, ...]
-    proto: onnx.NodeProto = field(repr=False)
-
-
-@dataclass
-class Frame:
-    """Where names are looked up: a graph, a sub-graph (sees its parent's names), or a function (does not)."""
-
-    opsets: dict[str, int]
-    attributes: dict[str, onnx.AttributeProto]
-    values: dict[str, Value]
-    parent: Frame | None = None
-    depth: int = 0
 
 
 class Builder:
@@ -101,7 +48,7 @@ class Builder:
         precision: torch.dtype | None = torch.float32,
         batches: tuple[int, int] = BATCHES,
         fixed_batch: int | None = None,
-        limits: Limits = Limits(),
+        limits: Limits = LIMITS,
     ) -> None:
         self.functions, self.precision, self.batches = functions or {}, precision, batches
         self.fixed_batch, self.limits = fixed_batch, limits
@@ -142,7 +89,7 @@ class Builder:
 
     def fresh(self, seen: tuple[Any, Any]) -> Value:
         """A value that is data, as seen at the trial batches: what a sub-graph gets from one turn to the next."""
-        return Value(Depends.DATA, (_meta(seen[0]), _meta(seen[1])), next(self._slots))
+        return Value(Depends.DATA, (meta(seen[0]), meta(seen[1])), next(self._slots))
 
     # Graphs
 
@@ -179,7 +126,7 @@ class Builder:
         """
         captured: list[Value] = []
         steps, constants, makers = self.steps, self.constants, self.makers
-        read = _outer_names(proto)
+        read = outer_names(proto)
         for name in sorted(read):
             value = self.look_up(name)
             if value is not None and value.depends != Depends.NOTHING and value not in captured:
@@ -252,7 +199,7 @@ class Builder:
 
     def convert(self, proto: onnx.NodeProto, version: int, inputs: list[Value | None]) -> list[Value]:
         """Adds a node with its inputs given, whatever its proto calls them; returns its outputs."""
-        proto = self._bound(proto)
+        proto = bound(proto, self._frame.attributes)
         converter = find(proto.domain, proto.op_type)
         if (proto.domain, proto.op_type) in self.functions or converter is None:
             return self._expand(proto, version, inputs)
@@ -270,27 +217,11 @@ class Builder:
         self._record(proto, version, by, inputs, outputs)
         return outputs
 
-    def _bound(self, proto: onnx.NodeProto) -> onnx.NodeProto:
-        """The node with references to a function's attributes replaced by what the call gives."""
-        if not any(a.ref_attr_name for a in proto.attribute):
-            return proto
-        bound = onnx.NodeProto()
-        bound.CopyFrom(proto)
-        del bound.attribute[:]
-        for attribute in proto.attribute:
-            given = self._frame.attributes.get(attribute.ref_attr_name)
-            if attribute.ref_attr_name and given is None:
-                continue
-            copy = bound.attribute.add()
-            copy.CopyFrom(given if given is not None else attribute)
-            copy.name = attribute.name
-        return bound
-
     def _expand(
         self, proto: onnx.NodeProto, version: int, inputs: list[Value | None], dry: bool = False
     ) -> list[Value]:
         """A node whose operator is a function, the model's or the standard's, built from that function's body."""
-        function = self.functions.get((proto.domain, proto.op_type)) or _standard_function(proto, version, inputs)
+        function = self.functions.get((proto.domain, proto.op_type)) or standard_function(proto, version, inputs)
         if function is None:
             raise _Missing(
                 "no conversion for this operator", "Export the model without it, or choose an --output before it."
@@ -306,7 +237,7 @@ class Builder:
             self._check_depth()
             before = len(self.blocked)
             absent = {name for name in function.input if name not in given}
-            self._nodes(_without(function.node, absent))
+            self._nodes(without(function.node, absent))
             if len(self.blocked) > before:
                 raise _Reported
             return [self._frame.values[name] for name in function.output[: len(proto.output)]]
@@ -321,7 +252,7 @@ class Builder:
         self, proto: onnx.NodeProto, version: int, by: str, inputs: Sequence[Value | None], outputs: list[Value]
     ) -> None:
         depends = max((value.depends for value in outputs), default=Depends.NOTHING)
-        shapes = [tuple(_shape(value) for value in values) for values in (inputs, outputs)]
+        shapes = [tuple(shape_of(value) for value in values) for values in (inputs, outputs)]
         slots = tuple(value.slot for value in outputs)
         self.records.append(
             Record(proto.name, proto.op_type, proto.domain, version, by, depends, shapes[0], shapes[1], slots, proto)
@@ -332,13 +263,13 @@ class Builder:
     def run(self, node: Node, function: Function) -> list[Value]:
         """Runs a converted node on what is known, and adds it to the steps unless it is a constant."""
         arguments = node.arguments()
-        depends = max((_depends(a) for a in arguments), default=Depends.NOTHING)
+        depends = max((depends_of(a) for a in arguments), default=Depends.NOTHING)
         if node.known is not None and depends == Depends.DATA:
-            first, second = (_meta(known) for known in node.known)
-            self._check_bytes(second)
+            first, second = (meta(known) for known in node.known)
+            check_bytes(second, self.limits.value_bytes)
         else:
-            first = self._run_at(node, function, arguments, 0, depends)
-            second = first if depends == Depends.NOTHING else self._run_at(node, function, arguments, 1, depends)
+            first = self._run_at(function, arguments, 0, depends)
+            second = first if depends == Depends.NOTHING else self._run_at(function, arguments, 1, depends)
         several = isinstance(first, tuple)
         pairs = list(zip(first, second, strict=True)) if several else [(first, second)]
         pairs = pairs[: max(node.outputs, 1)]
@@ -351,51 +282,16 @@ class Builder:
         self.makers.update((slot, node) for slot in slots if slot is not None)
         return values
 
+    def _run_at(self, function: Function, arguments: list[Argument], trial: int, depends: Depends) -> Any:
+        return run_at(function, arguments, trial, self.batches[trial], depends, self.limits.value_bytes)
+
     def _known(self, pair: tuple[Any, Any], depends: Depends) -> Value:
         """A result as a value; a constant if it depended on the batch and came out the same for both."""
-        if depends == Depends.BATCH and _same(*pair) and self.batches[0] != self.batches[1]:
+        if depends == Depends.BATCH and same(*pair) and self.batches[0] != self.batches[1]:
             return self.constant(pair[0])
         value = Value(depends, pair, next(self._slots))
         self.known[value.slot] = value
         return value
-
-    def _run_at(
-        self, node: Node, function: Function, arguments: list[Value | Sizes | None], trial: int, depends: Depends
-    ) -> Any:
-        batch = self.batches[trial]
-        given = [_seen(a, trial, batch) for a in arguments]
-        with torch.no_grad():
-            try:
-                with torch.device("meta"):
-                    out = function(*[_meta(g) for g in given])
-                    self._check_bytes(out)
-            except Obstacle:
-                raise
-            except Exception:  # noqa: BLE001 - an operation that the meta device does not know
-                if depends == Depends.DATA:
-                    return self._tried(function, given)
-            if depends == Depends.DATA:
-                return _meta(out)
-            return function(*given)
-
-    def _tried(self, function: Function, given: list[Any]) -> Any:
-        """What a function gives for made-up values, where the meta device does not know the operation."""
-        draws = [[_made_up(g, fill) for g in given] for fill in (0, 1)]
-        first, second = (function(*draw) for draw in draws)
-        if not _same_shapes(first, second):
-            raise Obstacle(
-                "the size of its output depends on the data",
-                "Choose an --output before it, or export the model without it.",
-            )
-        return _meta(first)
-
-    def _check_bytes(self, out: Any) -> None:
-        asked = sum(t.numel() * t.element_size() for t in _tensors(out))
-        if asked > self.limits.value_bytes:
-            raise Obstacle(
-                f"it asks for {asked / 2**30:,.0f} GiB in one value (allowed: {self.limits.value_bytes / 2**30:g})",
-                "Give a smaller teacher, or check the shapes in the file.",
-            )
 
     # The end
 
@@ -439,95 +335,3 @@ def _needed(steps: Sequence[Step], outputs: Sequence[Value]) -> tuple[list[Step]
             kept.append(step)
             needed.update(a for a in step.arguments if isinstance(a, int))
     return kept[::-1], needed
-
-
-def _standard_function(
-    proto: onnx.NodeProto, version: int, inputs: Sequence[Value | None]
-) -> onnx.FunctionProto | None:
-    try:
-        schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
-    except Exception:  # noqa: BLE001 - onnx's own exception type; an operator that the standard does not know
-        return None
-    if schema.has_function:
-        return schema.function_body
-    if schema.has_context_dependent_function:
-        kinds = {dtype: kind for kind, dtype in DTYPES.items() if kind < onnx.TensorProto.FLOAT8E4M3FN}
-        types = []
-        for value in inputs:
-            made = onnx.TypeProto()
-            if value is not None and isinstance(value.seen[0], Tensor):
-                made = onnx.helper.make_tensor_type_proto(kinds[value.seen[0].dtype], list(value.seen[0].shape))
-            types.append(made.SerializeToString())
-        body = onnx.FunctionProto()
-        body.ParseFromString(schema.get_context_dependent_function(proto.SerializeToString(), types))
-        return body if body.node else None
-    return None
-
-
-def _without(nodes: Iterable[onnx.NodeProto], absent: set[str]) -> Iterable[onnx.NodeProto]:
-    """Nodes of a function, with inputs that the call left out left out of them too."""
-    for node in nodes:
-        if absent.intersection(node.input):
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            copy.input[:] = ["" if name in absent else name for name in node.input]
-            yield copy
-        else:
-            yield node
-
-
-def _outer_names(proto: onnx.GraphProto) -> set[str]:
-    names: set[str] = {out.name for out in proto.output}
-    for node in proto.node:
-        names.update(node.input)
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                names |= _outer_names(inner)
-    return names - {""}
-
-
-def _depends(argument: Value | Sizes | None) -> Depends:
-    if isinstance(argument, Value):
-        return argument.depends
-    return Depends.BATCH if isinstance(argument, Sizes) and not argument.fixed else Depends.NOTHING
-
-
-def _seen(argument: Value | Sizes | None, trial: int, batch: int) -> Any:
-    if isinstance(argument, Value):
-        return argument.seen[trial]
-    return argument.at(batch) if isinstance(argument, Sizes) else None
-
-
-def _meta(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    return type(value)(_meta(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def _made_up(value: Any, fill: int) -> Any:
-    if isinstance(value, Tensor):
-        made = torch.full(value.shape, fill, dtype=value.dtype, device="cpu") if value.is_meta else value
-        if fill and made.dtype.is_floating_point and value.is_meta:
-            return torch.linspace(-1, 1, max(made.numel(), 1), dtype=made.dtype)[: made.numel()].reshape(made.shape)
-        return made
-    return type(value)(_made_up(v, fill) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []
-
-
-def _same_shapes(first: Any, second: Any) -> bool:
-    a, b = _tensors(first), _tensors(second)
-    return len(a) == len(b) and all(x.shape == y.shape for x, y in zip(a, b, strict=True))
-
-
-def _same(first: Any, second: Any) -> bool:
-    a, b = _tensors(first), _tensors(second)
-    return len(a) == len(b) and all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _shape(value: Value | None) -> tuple[int, ...] | None:
-    return tuple(value.seen[0].shape) if value is not None and isinstance(value.seen[0], Tensor) else None

@@ -9,10 +9,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from .build import BATCHES, Blocked, Builder, Limits, Record
+from .build import BATCHES, Builder
 from .module import Graph
 from .node import Depends, Obstacle, Value
 from .normalise import INPUT, SafeGraph, reaching
+from .records import LIMITS, Blocked, Limits, Record
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Converted:
         return value.seen[0]
 
 
-def convert(safe: SafeGraph, *, fixed: bool = False, limits: Limits = Limits()) -> Converted:  # noqa: B008 - frozen
+def convert(safe: SafeGraph, *, fixed: bool = False, limits: Limits = LIMITS) -> Converted:
     """Builds all that can be built of a graph, floats in float32.
 
     Integer inputs are relaxed: the graph takes float32 in their place.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from .build import Record
 from .convert import Converted
+from .records import Record
 
 
 def multiply_adds(graph: Converted, output: str) -> int:

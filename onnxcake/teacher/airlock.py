@@ -119,7 +119,7 @@ class _Server:
         self.examiner: Any = None
 
     def answer(self, header: dict[str, Any], array: Array | None) -> Frame:
-        from ..graph.build import Limits
+        from ..graph.records import Limits
         from ..ort import RuntimeRefused
         from .examine import Examiner
 

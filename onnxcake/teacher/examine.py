@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ..child import Array
 from ..errors import ConversionMismatch, OnnxcakeError, shown
-from ..graph.build import Limits
 from ..graph.convert import Converted, convert
 from ..graph.cost import multiply_adds
 from ..graph.ends import Tail, head, tail
@@ -23,6 +22,7 @@ from ..graph.load import load
 from ..graph.module import Graph, Step
 from ..graph.node import Depends
 from ..graph.normalise import SafeGraph, normalise
+from ..graph.records import LIMITS, Limits
 from ..graph.tensors import type_name
 from ..ort import Runtime, Session
 from ..rng import Key
@@ -75,7 +75,7 @@ class Opened:
         return self.tail.logits if squashed and kind != "logits" else self.output
 
 
-def open_graph(path: Path, options: Options, fixed: bool = False, limits: Limits = Limits()) -> Opened:  # noqa: B008
+def open_graph(path: Path, options: Options, fixed: bool = False, limits: Limits = LIMITS) -> Opened:
     """Reads and builds a teacher's graph; checks nothing against onnxruntime.
 
     Raises:

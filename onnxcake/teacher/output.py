@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..child import Array
 from ..errors import OnnxcakeError, TeacherError, UnsupportedTeacher, UsageError, shown
-from ..graph.build import Blocked
 from ..graph.convert import Converted
 from ..graph.ends import Tail, tail
 from ..graph.node import Depends
+from ..graph.records import Blocked
 from .signature import OutputKind, Task
 
 _SCORES = "Choose the tensor with the class scores with --output NAME, or export the model with them as output."

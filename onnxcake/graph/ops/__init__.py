@@ -19,7 +19,6 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

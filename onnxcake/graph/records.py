@@ -1,0 +1,67 @@
+"""What a builder tells: limits, what it converted, what is in the way, and where it looks names up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx
+
+from .node import Depends, Value
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a graph may ask for while it is built: bytes in one value, and nodes once loops are unrolled."""
+
+    value_bytes: int = 4 << 30
+    steps: int = 200_000
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A node that cannot be converted.
+
+    Attributes:
+        node: its name in the graph; ``op``: its operator, with domain and version.
+        why, remedy: in words.
+        missing: whether the operator has no converter at all.
+    """
+
+    node: str
+    op: str
+    why: str
+    remedy: str
+    missing: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """A converted node: its operator, who converts it, and the shapes and dtype of what goes in and comes out.
+
+    Shapes are those at the first trial batch; None stands for an absent input or a sequence.
+    """
+
+    node: str
+    op: str
+    domain: str
+    version: int
+    by: str
+    depends: Depends
+    inputs: tuple[tuple[int, ...] | None, ...]
+    outputs: tuple[tuple[int, ...] | None, ...]
+    slots: tuple[int, ...]
+    proto: onnx.NodeProto = field(repr=False)
+
+
+@dataclass
+class Frame:
+    """Where names are looked up: a graph, a sub-graph (sees its parent's names), or a function (does not)."""
+
+    opsets: dict[str, int]
+    attributes: dict[str, onnx.AttributeProto]
+    values: dict[str, Value]
+    parent: Frame | None = None
+    depth: int = 0

@@ -1,0 +1,116 @@
+"""Running a function before there is data: for real on what is known, on the meta device on what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .node import Depends, Obstacle, Sizes, Value
+from .ops import Function
+
+Argument = Value | Sizes | None
+
+
+def run_at(
+    function: Function, arguments: Sequence[Argument], trial: int, batch: int, depends: Depends, limit_bytes: int
+) -> Any:
+    """What a function gives at a trial batch: real values, or meta tensors if it depends on data.
+
+    Raises:
+        Obstacle: if it asks for too much memory (found on the meta device, before it is taken), or for an
+            amount that depends on the data.
+    """
+    given = [_seen(a, trial, batch) for a in arguments]
+    with torch.no_grad():
+        try:
+            with torch.device("meta"):
+                out = function(*[meta(g) for g in given])
+                check_bytes(out, limit_bytes)
+        except Obstacle:
+            raise
+        except Exception:  # noqa: BLE001 - an operation that the meta device does not know
+            if depends == Depends.DATA:
+                return _tried(function, given)
+        if depends == Depends.DATA:
+            return meta(out)
+        return function(*given)
+
+
+def _tried(function: Function, given: list[Any]) -> Any:
+    """What a function gives for made-up values, where the meta device does not know the operation."""
+    draws = [[_made_up(g, fill) for g in given] for fill in (0, 1)]
+    first, second = (function(*draw) for draw in draws)
+    if not _same_shapes(first, second):
+        raise Obstacle(
+            "the size of its output depends on the data",
+            "Choose an --output before it, or export the model without it.",
+        )
+    return meta(first)
+
+
+def check_bytes(out: Any, limit: int) -> None:
+    """Makes sure that a value is not too large.
+
+    Raises:
+        Obstacle: if it is.
+    """
+    asked = sum(t.numel() * t.element_size() for t in _tensors(out))
+    if asked > limit:
+        raise Obstacle(
+            f"it asks for {asked / 2**30:,.0f} GiB in one value (allowed: {limit / 2**30:g})",
+            "Give a smaller teacher, or check the shapes in the file.",
+        )
+
+
+def depends_of(argument: Argument) -> Depends:
+    """What an argument depends on."""
+    if isinstance(argument, Value):
+        return argument.depends
+    return Depends.BATCH if isinstance(argument, Sizes) and not argument.fixed else Depends.NOTHING
+
+
+def _seen(argument: Argument, trial: int, batch: int) -> Any:
+    if isinstance(argument, Value):
+        return argument.seen[trial]
+    return argument.at(batch) if isinstance(argument, Sizes) else None
+
+
+def meta(value: Any) -> Any:
+    """A value's tensors on the meta device, the rest as it is."""
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    return type(value)(meta(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _made_up(value: Any, fill: int) -> Any:
+    if isinstance(value, Tensor):
+        made = torch.full(value.shape, fill, dtype=value.dtype, device="cpu") if value.is_meta else value
+        if fill and made.dtype.is_floating_point and value.is_meta:
+            return torch.linspace(-1, 1, max(made.numel(), 1), dtype=made.dtype)[: made.numel()].reshape(made.shape)
+        return made
+    return type(value)(_made_up(v, fill) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []
+
+
+def _same_shapes(first: Any, second: Any) -> bool:
+    a, b = _tensors(first), _tensors(second)
+    return len(a) == len(b) and all(x.shape == y.shape for x, y in zip(a, b, strict=True))
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two values hold the same numbers."""
+    a, b = _tensors(first), _tensors(second)
+    return len(a) == len(b) and all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def shape_of(value: Value | None) -> tuple[int, ...] | None:
+    """A tensor's shape at the first trial batch."""
+    return tuple(value.seen[0].shape) if value is not None and isinstance(value.seen[0], Tensor) else None
