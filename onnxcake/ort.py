@@ -48,6 +48,7 @@ class Runtime:
         Raises:
             RuntimeRefused: if onnxruntime cannot load it.
         """
+        self._child.start()
         self._ask({"do": "begin"}, None)
         for name, weight in (weights or {}).items():
             self._ask({"do": "weight", "name": name}, weight)

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 
-from .common import CACHE, add, cosine, one_line, opsets_of, relative, rows, table, to_tensor, with_batch
+from .common import CACHE, add, cosine, from_file, one_line, opsets_of, relative, rows, table, to_tensor
 from .timm_models import ARCHITECTURES, EXPORTERS, FOLDER, files
 
 FORWARD, COSINE = 2e-3, 0.999
@@ -52,14 +53,13 @@ def prepare(name: str, size: int, told: bool) -> None:
 def check(name: str, exporter: str) -> dict[str, Any]:
     """Converts one file and compares; the row to keep."""
     file, beside = files(name, exporter)
-    model = onnx.load(file)
     with np.load(beside) as arrays:
         known = {key: arrays[key] for key in arrays.files}
-    row: dict[str, Any] = {"name": name, "exporter": exporter, "opset": opsets_of(model)[""], "ok": False, "why": ""}
+    row: dict[str, Any] = {"name": name, "exporter": exporter, "opset": _opset(file), "ok": False, "why": ""}
     row["export"] = relative(known["out1"], known["original"])
     try:
         start = time.perf_counter()
-        graph = with_batch(model, known["x0"].shape[1:])
+        graph = from_file(file)
         row["seconds"] = round(time.perf_counter() - start, 2)
         x = to_tensor(known["x1"]).requires_grad_(True)
         out = graph(x)
@@ -75,6 +75,10 @@ def check(name: str, exporter: str) -> dict[str, Any]:
     if not row["cosine"] > COSINE:
         return {**row, "why": f"gradient has cosine {row['cosine']:.4f}"}
     return {**row, "ok": True}
+
+
+def _opset(file: Path) -> int:
+    return opsets_of(onnx.load(file))[""]
 
 
 def run(names: list[str] | None = None, again: bool = False, export: bool = True, compare: bool = True) -> None:
@@ -93,6 +97,16 @@ def run(names: list[str] | None = None, again: bool = False, export: bool = True
             add("architectures", row)
             print(name, exporter, "ok" if row["ok"] else row["why"], flush=True)
             gc.collect()
+
+
+def summary() -> list[list[str]]:
+    """The row of the summary."""
+    done = rows("architectures", "name", "exporter")
+    if not done:
+        return []
+    passed, refused = sum(row["ok"] for row in done.values()), len(rows("timm-refused", "name", "exporter"))
+    measured = f"{passed} of {len(done)} that export; {refused} do not"
+    return [[f"{len(ARCHITECTURES)} architectures × {len(EXPORTERS)} exporters", "all that export", measured]]
 
 
 def section() -> str:

@@ -16,11 +16,14 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from onnxcake.graph.build import Builder
+from onnxcake.graph.convert import convert
+from onnxcake.graph.load import load
 from onnxcake.graph.module import Graph
 from onnxcake.graph.node import Value
+from onnxcake.graph.normalise import normalise
 
 torch.set_num_threads(1)
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "coverage"
@@ -59,8 +62,7 @@ def finished(builder: Builder, model: onnx.ModelProto, values: dict[str, Value],
     """
     outputs = builder.graph(model.graph, opsets_of(model), values)
     if builder.blocked:
-        reasons = Counter(f"{blocked.op}: {blocked.why}" for blocked in builder.blocked)
-        raise NotConverted("; ".join(f"{why} (×{n})" if n > 1 else why for why, n in reasons.most_common()))
+        raise NotConverted(_reasons(builder.blocked))
     return builder.finish(inputs, outputs)
 
 
@@ -84,14 +86,24 @@ def with_data(
     return finished(builder, model, values, inputs), fed
 
 
-def with_batch(model: onnx.ModelProto, shape: Sequence[int], precision: torch.dtype = torch.float32) -> Graph:
-    """A graph of a model with one float input [batch, *shape]."""
-    builder = builder_for(model, precision=precision)
-    weights = {weight.name for weight in model.graph.initializer}
-    (name,) = (value.name for value in model.graph.input if value.name not in weights)
-    first, second = ((batch, *shape) for batch in builder.batches)
-    value = builder.input((first, second), precision)
-    return finished(builder, model, {name: value}, [value])
+def from_file(path: Path) -> nn.Module:
+    """The first output of a classifier's file, converted as the command does it.
+
+    Raises:
+        NotConverted: with the reasons.
+    """
+    safe = normalise(load(path))
+    converted = convert(safe)
+    output = next(iter(safe.outputs))
+    blocked = converted.in_the_way(output)
+    if blocked:
+        raise NotConverted(_reasons(blocked))
+    return converted.module(output)
+
+
+def _reasons(blocked: Iterable[Any]) -> str:
+    reasons = Counter(f"{node.op}: {node.why}" for node in blocked)
+    return "; ".join(f"{why} (×{n})" if n > 1 else why for why, n in reasons.most_common())
 
 
 def session(model: onnx.ModelProto | bytes | Path) -> Any:

@@ -182,6 +182,18 @@ def run(names: list[str] | None = None) -> None:
     keep("gradients", found)
 
 
+def summary() -> list[list[str]]:
+    """The row of the summary."""
+    counts = Counter(status for versions in (kept("gradients") or {}).values() for status, _ in versions.values())
+    if not counts:
+        return []
+    measured = (
+        f"{counts['ok']} agree, {counts['failed']} fail, {counts['none']} have none, "
+        f"{counts['not converted']} not converted, {counts['no case']} without example"
+    )
+    return [["gradient of each operator at each version", f"{RELATIVE:g} relative, none skipped", measured]]
+
+
 def section() -> str:
     """The part of the document."""
     found = kept("gradients")

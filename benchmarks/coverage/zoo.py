@@ -171,6 +171,12 @@ def run(parts: list[str] | None = None) -> None:
     keep("zoo", [found[row.name] for row in ROWS if row.name in found])
 
 
+def summary() -> list[list[str]]:
+    """The row of the summary."""
+    found = kept("zoo")
+    return [["other models", "all", f"{sum(row['ok'] for row in found)} of {len(found)}"]] if found else []
+
+
 def section() -> str:
     """The part of the document."""
     found = kept("zoo")

@@ -32,7 +32,7 @@ _BITS = {
     TensorProto.COMPLEX128: 128,
 }
 _WHOLE = re.compile(r"[0-9]{1,18}")
-_MOST_DIMENSIONS = 64  # numpy's and torch's own limit
+MOST_DIMENSIONS = 64  # numpy's and torch's own limit
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def _span(tensor: onnx.TensorProto, entry: dict[str, str], size: int, name: str)
     if not all(_WHOLE.fullmatch(number) for number in numbers):
         raise _refused(name, tensor.name, "have an offset or length that is no number")
     offset, length = int(numbers[0]), int(numbers[1]) if "length" in entry else None
-    if any(d < 0 for d in tensor.dims) or len(tensor.dims) > _MOST_DIMENSIONS:
-        raise _refused(name, tensor.name, f"have a negative size or more than {_MOST_DIMENSIONS} dimensions")
+    if any(d < 0 for d in tensor.dims) or len(tensor.dims) > MOST_DIMENSIONS:
+        raise _refused(name, tensor.name, f"have a negative size or more than {MOST_DIMENSIONS} dimensions")
     needed = (math.prod(tensor.dims) * _BITS.get(tensor.data_type, 8) + 7) // 8
     length = needed if length is None else length
     if offset + length > size:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from onnx import TensorProto, numpy_helper
 
 from ..errors import BadTeacherFile, TeacherError, UnsupportedTeacher, first_line, shown
 from ..files import canonical, sha256
-from .external import read_external, size_outside
+from .external import MOST_DIMENSIONS, read_external, size_outside
 
 LIMIT_BYTES = 2**31 - 1  # protobuf's own; larger models keep their weights in external files
 LIMIT_WEIGHTS = 16 << 30
 LIMIT_NODES = 200_000
 LIMIT_METADATA = 1000  # entries; nobody reads further ones
+_FLAT = "Export the model again, with fewer sub-graphs within sub-graphs."
+_LIMIT_SPARSE = 1 << 30  # numbers
 _LARGE = 1024  # bytes from which an initialiser is kept beside the proto
 
 _FOREIGN = (  # how other files begin, for a message that helps: what, from which byte, and what it is
@@ -95,6 +98,7 @@ def load(path: Path) -> TeacherFile:
     if outside:
         size += sum(part.bytes for part in outside.values())
         digest = sha256(canonical([digest, {location: part.digest for location, part in sorted(outside.items())}]))
+    _check_sparse(proto, name)
     weights = _take_weights(proto, name)
     _check(proto, weights, name)
     return TeacherFile(proto, weights, digest, size, name)
@@ -113,6 +117,10 @@ def _parsed(content: bytes, name: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(content)
     except DecodeError as error:
+        if "MaxDepth" in str(error):
+            raise BadTeacherFile(
+                "its sub-graphs lie deeper in one another than protobuf reads", where=name, remedy=_FLAT
+            ) from error
         raise _not_onnx(name, content) from error
     if not proto.ir_version or not proto.HasField("graph"):
         raise _not_onnx(name, content)
@@ -196,6 +204,25 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str]:
     for tensor in tensors(proto):
         yield tensor.name
         yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+
+
+def _check_sparse(proto: onnx.ModelProto, name: str) -> None:
+    """Makes sure that sparse tensors can be written out: few numbers in a file may stand for any number of zeros."""
+    stored = ((sparse, sparse.values.name) for graph in graphs(proto) for sparse in graph.sparse_initializer)
+    given = (
+        (sparse, node.name)
+        for node in nodes(proto)
+        for attribute in node.attribute
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors)
+    )
+    for sparse, of in chain(stored, given):
+        # Their number first: multiplying a million large sizes takes minutes.
+        if len(sparse.dims) > MOST_DIMENSIONS or math.prod(sparse.dims) > _LIMIT_SPARSE:
+            raise UnsupportedTeacher(
+                f"the sparse tensor of {shown(of)}, written out, is more than {_LIMIT_SPARSE >> 28} GiB",
+                where=name,
+                remedy="Give a smaller teacher, or check the shapes in the file.",
+            )
 
 
 def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any, Any]]:

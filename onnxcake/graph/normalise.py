@@ -22,6 +22,7 @@ from .load import LIMIT_METADATA, LIMIT_NODES, TeacherFile
 from .tensors import type_name
 
 INPUT = "input"
+_IR_VERSION = 10  # what older runtimes read too; later ones add nothing that is left once functions are inlined
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,7 @@ class _Renamer:
         for name in wanted:
             if name in self.scopes[0] and self.scopes[0][name] not in outputs:
                 outputs[self.scopes[0][name]] = name
-        model = onnx.ModelProto(ir_version=max(self.proto.ir_version, 4))
+        model = onnx.ModelProto(ir_version=min(max(self.proto.ir_version, 4), _IR_VERSION))
         model.opset_import.extend(self.proto.opset_import)
         model.graph.name = "teacher"
         model.graph.node.extend(node for node in renamed if node is not None)

@@ -47,6 +47,7 @@ class Airlock:
         megabytes = _megabytes(path)
         question = {"path": str(path.absolute()), "options": options.as_dict()}
         memory = _memory()
+        self._child.start()
         try:
             measured = self._ask({"do": "measure", **question}, memory, _READ_S + megabytes * _S_PER_MB)
             megabytes += min(measured["bytes_outside"], LIMIT_WEIGHTS) / 1e6
@@ -161,8 +162,9 @@ def _limit_address_space(memory: int) -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
-        now = psutil.Process().memory_info().vms
-        resource.setrlimit(resource.RLIMIT_AS, (now + 2 * memory, resource.RLIM_INFINITY))
+        now, (_, hard) = psutil.Process().memory_info().vms, resource.getrlimit(resource.RLIMIT_AS)
+        limit = now + 2 * memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 if __name__ == "__main__":

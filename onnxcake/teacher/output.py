@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..child import Array
-from ..errors import OnnxcakeError, TeacherError, UnsupportedTeacher, UsageError, shown
+from ..errors import OnnxcakeError, TeacherError, UnsupportedTeacher, UsageError, printable, shown
 from ..graph.convert import Converted
 from ..graph.ends import Tail, tail
 from ..graph.node import Depends
@@ -16,7 +16,9 @@ from ..graph.records import Blocked
 from .signature import OutputKind, Task
 
 _SCORES = "Choose the tensor with the class scores with --output NAME, or export the model with them as output."
+_AROUND = "Export the model without it, or choose an --output before it."
 _NAMED = 8  # obstacles or names in one message
+_WHY = 200  # characters of a reason, which may quote the file
 
 
 def choose_output(graph: Converted, file: str) -> str:
@@ -62,17 +64,19 @@ def choose_output(graph: Converted, file: str) -> str:
 
 def in_the_way_error(graph: Converted, blocked: list[Blocked], file: str) -> TeacherError:
     """One error for all nodes that could not be converted."""
-    missing: dict[str, list[Blocked]] = {}
+    kinds: dict[str, list[Blocked]] = {}
     for one in blocked:
-        missing.setdefault(f"{one.op}: {one.why}", []).append(one)
+        kinds.setdefault(f"{shown(one.op)[1:-1]}: {printable(one.why)[:_WHY]}", []).append(one)
     lines = []
-    for what, ones in missing.items():
+    for what, ones in kinds.items():
         names = ", ".join(shown(graph.safe.node_names.get(one.node, one.node)) for one in ones[:3])
         lines.append(f"{what} (at {names}{f' and {len(ones) - 3} more' if len(ones) > 3 else ''})")
     rest = f"; and {len(lines) - _NAMED} more kinds" if len(lines) > _NAMED else ""
     remedies = list(dict.fromkeys(one.remedy for one in blocked if one.remedy))
     return UnsupportedTeacher(
-        "it cannot be converted: " + "; ".join(lines[:_NAMED]) + rest, where=file, remedy=" ".join(remedies[:2])
+        "it cannot be converted: " + "; ".join(lines[:_NAMED]) + rest,
+        where=file,
+        remedy=" ".join(remedies[:2]) or _AROUND,
     )
 
 

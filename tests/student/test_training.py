@@ -26,7 +26,7 @@ from onnxcake.student.optimise import AdamWOptimiser, ConstantRate, Cosine, OneC
 from onnxcake.teacher import Signature
 
 SHAPE, CLASSES, BATCH, BATCHES = (1, 6, 6), 3, 16, 5  # 80 samples
-SIGNATURE = Signature("x", SHAPE, "y", "logits", CLASSES, range=(0.0, 1.0))
+SIGNATURE = Signature("x", SHAPE, "y", "logits", CLASSES, range=(0.0, 1.0), location=(0.5,), deviation=(0.25,))
 KEY = Key(3)
 REGIME = Regime(
     steps=24,

@@ -30,6 +30,8 @@ def label_encoder(node: Node) -> Function:
     keys, values = _listed(node, "keys"), _listed(node, "values")
     if keys is None or values is None or not isinstance(node.sample(0), Tensor):
         raise Obstacle("it maps to or from strings, which have no gradient", _STRINGS)
+    if keys.is_floating_point() and bool(keys.isnan().any()):
+        raise Obstacle("it has NaN among its keys", "Fill what is missing before the model.")
     default = _default(node, values)
     order = keys.argsort(stable=True)
     node.extra(keys[order])

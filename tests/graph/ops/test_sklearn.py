@@ -31,8 +31,7 @@ skl2onnx = pytest.importorskip("skl2onnx")
 
 FEATURES = 5
 LOGISTIC = LogisticRegression()
-# name, estimator, classes, whether it is smooth enough for differences through onnxruntime's float32
-SMOOTH = [
+SMOOTH = [  # name, estimator, classes; for differences through onnxruntime, which computes in float32
     ("logistic-2", LOGISTIC, 2),
     ("logistic-3", LOGISTIC, 3),
     ("one-against-the-rest", OneVsRestClassifier(LOGISTIC), 3),
@@ -40,7 +39,7 @@ SMOOTH = [
     ("normalised", make_pipeline(Normalizer("l2"), LOGISTIC), 2),
     ("imputed", make_pipeline(SimpleImputer(), LOGISTIC), 3),
     ("polynomial", make_pipeline(PolynomialFeatures(2), LogisticRegression(max_iter=500)), 2),
-    ("sgd-2", SGDClassifier(loss="log_loss", random_state=0), 2),
+    ("sgd-2", make_pipeline(StandardScaler(), SGDClassifier(loss="log_loss", alpha=0.1, random_state=0)), 2),
     ("linear-svc-2", LinearSVC(), 2),
     ("linear-svc-3", LinearSVC(), 3),
     ("svc-margin", SVC(), 2),
@@ -118,13 +117,17 @@ def check_values(model: onnx.ModelProto, x: np.ndarray[Any, Any]) -> None:
     np.testing.assert_allclose(graph(torch.from_numpy(x)).numpy(), want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "estimator", "classes"), [*SMOOTH, *JUMPING])
-def test_scores_and_gradient(name: str, estimator: Any, classes: int) -> None:
+def each(estimators: list[tuple[str, Any, int]], *more: Any) -> list[Any]:
+    return [pytest.param(estimator, classes, *more, id=name) for name, estimator, classes in estimators]
+
+
+@pytest.mark.parametrize(("estimator", "classes", "smooth"), [*each(SMOOTH, True), *each(JUMPING, False)])
+def test_scores_and_gradient(estimator: Any, classes: int, smooth: bool) -> None:
     model, x = converted(estimator, classes)
     check_values(model, x)
     graph, _ = built(model, torch.float64)
     assert torch.autograd.gradcheck(graph, torch.from_numpy(x[:2]).double().requires_grad_())
-    if any(name == smooth for smooth, *_ in SMOOTH):
+    if smooth:
         _check_differences(model, x)
 
 
@@ -141,20 +144,24 @@ def _check_differences(model: onnx.ModelProto, x: np.ndarray[Any, Any], step: fl
 
     moves = step * np.eye(FEATURES)
     slopes = np.stack([(answer(x + move) - answer(x - move)) / (2 * step) for move in moves], 1)
-    np.testing.assert_allclose(gradient.numpy(), slopes, atol=5e-3 * np.abs(slopes).max())
+    np.testing.assert_allclose(gradient.numpy(), slopes, atol=2e-2 * np.abs(slopes).max())
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 17, 21])
 def test_older_opsets(opset: int) -> None:
-    check_values(*converted(make_pipeline(StandardScaler(), MLPClassifier((4,), max_iter=20)), 3, target_opset=opset))
+    check_values(
+        *converted(
+            make_pipeline(StandardScaler(), MLPClassifier((4,), max_iter=20, random_state=0)), 3, target_opset=opset
+        )
+    )
 
 
 def test_labels_that_are_words() -> None:
     check_values(*converted(LOGISTIC, 3, labels=np.array(["cat", "dog", "horse"])))
 
 
-@pytest.mark.parametrize(("name", "estimator", "classes"), TREES)
-def test_trees_are_refused_by_name(name: str, estimator: Any, classes: int) -> None:
+@pytest.mark.parametrize(("estimator", "classes"), each(TREES))
+def test_trees_are_refused_by_name(estimator: Any, classes: int) -> None:
     model, _ = converted(estimator, classes)
     _, builder = built(model)
     (blocked,) = builder.blocked

@@ -1,0 +1,164 @@
+"""Native code that crashes or hangs takes its own process and no more; the next file is served as ever."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from refusals import SCORES, made, saved
+from test_bombs import endless
+
+from onnxcake.errors import BadTeacherFile, TeacherError
+from onnxcake.teacher import Options
+from onnxcake.teacher.airlock import Airlock
+from onnxcake.teacher.examine import Examination
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Airlock]:
+    """An airlock whose processes these tests may kill."""
+    airlock = Airlock()
+    yield airlock
+    airlock.close()
+
+
+def busy(process: psutil.Process, seconds: float = 0.3) -> None:
+    """Waits until a process has worked for a while."""
+    start = sum(process.cpu_times()[:2])
+    while sum(process.cpu_times()[:2]) < start + seconds:
+        time.sleep(0.01)
+
+
+def child_of(airlock: Airlock) -> psutil.Process:
+    assert airlock._child.process is not None
+    return psutil.Process(airlock._child.process.pid)
+
+
+def runtime_of(airlock: Airlock) -> psutil.Process:
+    """The onnxruntime process below the airlock's."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for one in child_of(airlock).children(recursive=True):
+            if "onnxcake.ort" in one.cmdline():
+                return one
+        time.sleep(0.01)
+    raise AssertionError("no onnxruntime process")
+
+
+def examined_while(airlock: Airlock, path: Path, happens: Callable[[], None]) -> Examination:
+    """Examines a file while something happens on another thread."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            happens()
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            failures.append(error)
+            airlock.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        exam = airlock.examine(path, Options())
+    finally:
+        thread.join()
+    assert not failures, failures
+    return exam
+
+
+def all_end(processes: list[psutil.Process]) -> bool:
+    """Whether they end by themselves; a zombie has, and only waits for somebody to ask how."""
+    end = time.monotonic() + 30
+    alive = processes
+    while alive and time.monotonic() < end:
+        alive = [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        time.sleep(0.05)
+    for one in alive:
+        one.kill()
+    return not alive
+
+
+def works(airlock: Airlock, folder: Path) -> None:
+    """A sound file is served, warm or not."""
+    exam = airlock.examine(saved(made(SCORES), folder), Options())
+    assert exam.error is None and exam.facts is not None and exam.facts.parity < 1e-5
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_airlock_dies(number: signal.Signals, own: Airlock, tmp_path: Path) -> None:
+    works(own, tmp_path)
+    first = child_of(own)
+    hanging: list[psutil.Process] = []
+
+    def die() -> None:
+        hanging.append(runtime_of(own))
+        busy(hanging[0])
+        first.send_signal(number)
+
+    exam = examined_while(own, saved(endless(), tmp_path), die)
+    assert type(exam.error) is BadTeacherFile and exam.facts is None
+    assert f"given up while it was examined: the process crashed ({number.name})" in exam.error.what
+    assert exam.error.where == "t.onnx" and exam.error.remedy
+    works(own, tmp_path)
+    assert child_of(own).pid != first.pid
+    # What hung below it was in a loop without an end, and must not stay there.
+    assert all_end(hanging)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_onnxruntime_dies(number: signal.Signals, own: Airlock, tmp_path: Path) -> None:
+    works(own, tmp_path)
+    first = child_of(own)
+
+    def die() -> None:
+        process = runtime_of(own)
+        busy(process)
+        process.send_signal(number)
+
+    exam = examined_while(own, saved(endless(), tmp_path), die)
+    assert type(exam.error) is TeacherError and exam.facts is None
+    assert f"onnxruntime cannot run it on a batch of 2: onnxruntime: the process crashed ({number.name})" in exam.error.what
+    works(own, tmp_path)
+    assert child_of(own).pid == first.pid, "the airlock itself was not at fault"
+
+
+def test_either_dies_between_two_files(own: Airlock, tmp_path: Path) -> None:
+    for process_of in (runtime_of, child_of):
+        works(own, tmp_path)
+        process = process_of(own)
+        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.wait_procs([process], timeout=5)
+        works(own, tmp_path)
+
+
+def test_the_parent_dies(tmp_path: Path) -> None:
+    """Killed outright, it cannot end its children; they notice."""
+    import subprocess
+    import sys
+
+    path = saved(endless(), tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from onnxcake.teacher import Options, airlock; "
+        "airlock.examine(Path(sys.argv[1]), Options())"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)]) as parent:
+        process = psutil.Process(parent.pid)
+        end, family = time.monotonic() + 90, []
+        while len(family) < 2 and time.monotonic() < end:
+            family = process.children(recursive=True)
+            time.sleep(0.05)
+        assert len(family) == 2
+        busy(family[1], 0.5)
+        parent.kill()
+        parent.wait()
+    assert all_end(family)
