@@ -127,6 +127,8 @@ def attention(graph: Patterns, node: Node, value: Value) -> Fused | None:
     if product is None or any(product[n].seen[0].dim() != 4 for n in "qk") or v.seen[0].dim() != 4:
         return None
     mask = product.get("mask")
+    if mask is not None and (mask.seen[0].dim() < 2 or mask.seen[0].dtype != v.seen[0].dtype):
+        return None
     scale = 1.0
     for name in "sd":
         if name in product:

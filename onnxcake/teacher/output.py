@@ -150,15 +150,13 @@ def output_kind(rows: Array, shown_by_graph: Tail, name: str, task: Task | None,
         return "multilabel_probabilities" if end == "sigmoid" or (in_unit and end is None) else "multilabel_logits"
     if end in ("softmax", "log_softmax"):
         return "probabilities" if end == "softmax" else "log_probabilities"
+    if end == "sigmoid":  # of competing classes, if the user says so: the largest wins
+        return "multilabel_probabilities" if task is None else "logits"
     if (values >= 0).all() and np.allclose(values.sum(1), 1, atol=1e-4):
         return "probabilities"
     if (values <= 0).all() and np.allclose(np.exp(values).sum(1), 1, atol=1e-4):
         return "log_probabilities"
-    if task is None and (end == "sigmoid" or (in_unit and values.std() > 0)):
-        return "multilabel_probabilities"
-    if end == "sigmoid":
-        return "logits"  # sigmoids that compete, as one-against-the-rest classifiers have: the largest wins
-    return "logits"
+    return "multilabel_probabilities" if task is None and in_unit and values.std() > 0 else "logits"
 
 
 def _does_not_fit(task: Task | None, what: str, file: str) -> OnnxcakeError:

@@ -79,25 +79,716 @@ GRAPHS = {
     "an attribute of another type": bad(
         BadTeacherFile, "axis", HIDDEN, N("Softmax", ["h"], ["y"], axis=1.5)
     ),
-    "an attribute twice": bad(
-        BadTeacherFile,
-        "axis",
-        HIDDEN,
-        helper.make_node("Softmax", ["h"], ["y"]),
-        weights={},
+    "shapes that do not fit": bad(UnsupportedTeacher, "'MatMul #0'", SCORES, weights={"W": W[:3]}),
+    "an axis that is not there": bad(
+        TeacherError, ("onnxruntime", "'last' Op (Softmax)"), HIDDEN, N("Softmax", ["h"], ["y"], name="last", axis=7)
     ),
-    "shapes that do not fit": bad(TeacherError, "", SCORES, weights={"W": W[:3]}),
-    "an axis that is not there": bad(TeacherError, "", HIDDEN, N("Softmax", ["h"], ["y"], axis=7)),
     "a permutation that is none": bad(
-        TeacherError, "", HIDDEN, N("Transpose", ["h"], ["y"], perm=[0, 0])
+        UnsupportedTeacher, "'Transpose #1'", HIDDEN, N("Transpose", ["h"], ["y"], perm=[0, 0])
     ),
     "a reshape that does not fit": bad(
-        TeacherError, "", HIDDEN, N("Reshape", ["h", "to"], ["y"]), weights={"to": np.array([-1, 7])}
+        UnsupportedTeacher,
+        "'Reshape #1'",
+        HIDDEN,
+        N("Reshape", ["h", "to"], ["y"]),
+        weights={"to": np.array([-1, 7])},
     ),
 }
-del GRAPHS["an attribute twice"]
 
 
 @table(GRAPHS)
 def test_the_graph(row: Bad, tmp_path: Path) -> None:
     refused(saved(row.model, tmp_path), row.kind, *row.words)
+
+
+# --- M08: operators, domains, versions ----------------------------------------------------------------------
+
+
+def secret(name: str, source: str = "x", result: str = "y", op: str = "Secret") -> onnx.NodeProto:
+    return N(op, [source, "W"], [result], name=name, domain="acme")
+
+
+ACME = {"acme": 3}
+
+
+def spoilt(spoil: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
+    model = made(SCORES)
+    spoil(model)
+    return model
+
+
+def mistyped(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].raw_data = b"123"
+
+
+def overflowing(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[:] = [2**62, 2**62]
+
+
+def negative(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[:] = [-4, 3]
+
+
+def of_a_type_nobody_knows(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].data_type = 99
+
+
+def of_no_type(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].ClearField("data_type")
+
+
+def without_opset(model: onnx.ModelProto) -> None:
+    del model.opset_import[:]
+
+
+def with_two_opsets(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("", 11))
+
+
+def without_ir_version(model: onnx.ModelProto) -> None:
+    model.ClearField("ir_version")
+
+
+def of_a_later_format(model: onnx.ModelProto) -> None:
+    model.ir_version = 99
+
+
+def of_a_negative_format(model: onnx.ModelProto) -> None:
+    model.ir_version = -1
+
+
+def without_graph(model: onnx.ModelProto) -> None:
+    model.ClearField("graph")
+
+
+def without_a_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].ClearField("type")
+
+
+FIELDS = {
+    "a weight of too few bytes": (mistyped, BadTeacherFile, "'W' does not hold what its shape says"),
+    "a weight whose size overflows": (overflowing, BadTeacherFile, "'W' does not hold what its shape says"),
+    "a weight of a negative size": (negative, BadTeacherFile, "'W' does not hold what its shape says"),
+    "a weight of a type nobody knows": (of_a_type_nobody_knows, BadTeacherFile, "'W'"),
+    "a weight of no type": (of_no_type, BadTeacherFile, "'W'"),
+    "no opset": (without_opset, BadTeacherFile, "opset_import"),
+    "no IR version": (without_ir_version, BadTeacherFile, "not an ONNX model"),
+    "IR version 99": (of_a_later_format, BadTeacherFile, "ir_version 99"),
+    "IR version −1": (of_a_negative_format, BadTeacherFile, "ir_version"),
+    "no graph": (without_graph, BadTeacherFile, "not an ONNX model"),
+    "an input without a type": (without_a_type, BadTeacherFile, "type"),
+}
+OPERATORS = {
+    **{name: Bad(spoilt(spoil), kind, (words,)) for name, (spoil, kind, words) in FIELDS.items()},
+    "opset 999": bad(UnsupportedTeacher, ("opset 999", "newer"), SCORES, opset=999),
+    "opset 0": bad(BadTeacherFile, "MatMul", SCORES, opset=0),
+    "opset −1": bad(BadTeacherFile, "MatMul", SCORES, opset=-1),
+    "no such operator": bad(BadTeacherFile, "Matmul", N("Matmul", ["x", "W"], ["y"])),
+    "an operator of a later opset": bad(BadTeacherFile, "Gelu", HIDDEN, N("Gelu", ["h"], ["y"]), opset=17),
+    "an empty operator": bad(BadTeacherFile, "op_type", N("", ["x", "W"], ["y"])),
+    "a domain nobody knows": bad(UnsupportedTeacher, ("acme.Secret-3", "'s'"), secret("s"), domains=ACME),
+    "an operator of another domain under a known name": bad(
+        UnsupportedTeacher, "acme.MatMul-3", secret("m", op="MatMul"), domains=ACME
+    ),
+    "a domain that is not imported": bad(BadTeacherFile, "acme", secret("s")),
+    "training operators": bad(
+        UnsupportedTeacher,
+        ("ai.onnx.preview.training.Momentum", "'learn'"),
+        HIDDEN,
+        N(
+            "Momentum",
+            ["r", "t", "h", "h", "h"],
+            ["y", "v"],
+            name="learn",
+            domain="ai.onnx.preview.training",
+            alpha=0.9,
+            beta=1.0,
+            mode="standard",
+            norm_coefficient=0.0,
+        ),
+        weights={"r": np.array(0.1, np.float32), "t": np.array(0)},
+        domains={"ai.onnx.preview.training": 1},
+    ),
+    "a contrib operator that has no gradient": bad(
+        UnsupportedTeacher,
+        ("com.microsoft.BeamSearch-1", "'beam'"),
+        N("BeamSearch", ["x", "W"], ["y"], name="beam", domain="com.microsoft"),
+        domains={"com.microsoft": 1},
+    ),
+    "several kinds of unsupported operators": bad(
+        UnsupportedTeacher,
+        (
+            "acme.Secret-3: no conversion for this operator (at 'a', 'c', 'd' and 1 more)",
+            "acme.Other-3: no conversion for this operator (at 'b')",
+        ),
+        secret("a", result="s1"),
+        secret("b", result="s2", op="Other"),
+        secret("c", result="s3"),
+        secret("d", result="s4"),
+        secret("", result="s5"),
+        N("Sum", ["s1", "s2", "s3", "s4", "s5"], ["y"]),
+        domains=ACME,
+    ),
+    "unsupported operators behind one another": bad(
+        UnsupportedTeacher,
+        ("acme.Secret-3", "'first'", "acme.Other-3", "'second'"),
+        secret("first", result="s1"),
+        secret("second", "s1", op="Other"),
+        domains=ACME,
+    ),
+    "more kinds than a message holds": bad(
+        UnsupportedTeacher,
+        "and 4 more kinds",
+        *(secret(f"n{i}", result=f"s{i}", op=f"Op{i}") for i in range(12)),
+        N("Sum", [f"s{i}" for i in range(12)], ["y"]),
+        domains=ACME,
+    ),
+    "an unsupported operator without a name": bad(UnsupportedTeacher, "'Secret #1'", HIDDEN, secret("", "h"), domains=ACME),
+    "an unsupported operator in a branch": bad(
+        UnsupportedTeacher,
+        ("acme.Secret-3", "'deep'"),
+        N(
+            "If",
+            ["yes"],
+            ["y"],
+            name="which",
+            then_branch=inner("t", [secret("deep", result="inner")]),
+            else_branch=inner("e", [N("MatMul", ["x", "W"], ["inner"])]),
+        ),
+        weights={"yes": np.array(True)},
+        domains=ACME,
+    ),
+    "an unsupported operator in a function": bad(
+        UnsupportedTeacher,
+        ("acme.Secret-3",),
+        HIDDEN,
+        N("own", ["h"], ["y"], domain="own"),
+        functions=[
+            helper.make_function(
+                "own",
+                "own",
+                ["a"],
+                ["b"],
+                [N("Secret", ["a"], ["b"], name="deep", domain="acme")],
+                [helper.make_opsetid("", 17), helper.make_opsetid("acme", 3)],
+            )
+        ],
+        domains={"own": 1, **ACME},
+    ),
+    "a function that calls one that is not there": bad(
+        TeacherError,
+        "nowhere",
+        HIDDEN,
+        N("own", ["h"], ["y"], domain="own"),
+        functions=[
+            helper.make_function(
+                "own", "own", ["a"], ["b"], [N("nowhere", ["a"], ["b"], domain="own")], [helper.make_opsetid("own", 1)]
+            )
+        ],
+        domains={"own": 1},
+    ),
+}
+
+
+@table(OPERATORS)
+def test_operators_and_versions(row: Bad, tmp_path: Path) -> None:
+    refused(saved(row.model, tmp_path), row.kind, *row.words)
+
+
+@pytest.mark.parametrize("width", [100_000])
+def test_very_many_unsupported_operators(width: int, tmp_path: Path) -> None:
+    names = [f"s{i}" for i in range(width)]
+    model = made(*(secret(name, result=name) for name in names), N("Sum", names, ["y"]), domains=ACME)
+    refused(saved(model, tmp_path), UnsupportedTeacher, f"'s0', 's1', 's2' and {width - 3} more")
+
+
+# --- M09: weights -------------------------------------------------------------------------------------------
+
+NAN, INF = np.float32("nan"), np.float32("inf")
+HIGH = (HIDDEN, N("Add", ["h", "b"], ["y"]))
+
+
+def with_low(kind: int, number: float) -> TensorProto:
+    """Three numbers of a type of low precision, one of them special."""
+    return helper.make_tensor("b", kind, [3], [0.0, number, 0.0])
+
+
+CAST = (HIDDEN, N("Cast", ["b"], ["c"], to=1), N("Add", ["h", "c"], ["y"]))
+WEIGHTS = {
+    "NaN everywhere": bad(
+        BadTeacherFile, "the weight 'W' holds NaN", SCORES, weights={"W": np.full((4, 3), np.nan, np.float32)}
+    ),
+    "one NaN": bad(BadTeacherFile, "'b' holds NaN", *HIGH, weights={"b": np.array([0, NAN, 0], np.float32)}),
+    "NaN in float64": bad(BadTeacherFile, "'b' holds NaN", *CAST, weights={"b": np.array([0, NAN, 0], np.float64)}),
+    "NaN in float16": bad(BadTeacherFile, "'b' holds NaN", *CAST, weights={"b": with_low(F16, np.nan)}),
+    "NaN in bfloat16": bad(
+        BadTeacherFile, "'b' holds NaN", *CAST, weights={"b": with_low(TensorProto.BFLOAT16, np.nan)}
+    ),
+    "NaN in float8": bad(
+        BadTeacherFile, "'b' holds NaN", *CAST, weights={"b": with_low(TensorProto.FLOAT8E4M3FN, np.nan)}, opset=19
+    ),
+    "NaN in a Constant": bad(
+        BadTeacherFile,
+        ("'half'", "holds NaN"),
+        HIDDEN,
+        N("Constant", [], ["b"], name="half", value=tensor(np.array([0, NAN, 0], np.float32))),
+        N("Add", ["h", "b"], ["y"]),
+    ),
+    "infinite weights": bad(DeadTeacher, "not finite", SCORES, weights={"W": np.full((4, 3), np.inf, np.float32)}),
+    "minus infinity as a bias": bad(DeadTeacher, "", *HIGH, weights={"b": np.full(3, -INF, np.float32)}),
+    "all zero": bad(DeadTeacher, "gradient is zero", SCORES, weights={"W": np.zeros((4, 3), np.float32)}),
+    "denormal": bad(DeadTeacher, "", SCORES, weights={"W": np.full((4, 3), 1e-42, np.float32)}),
+    "strings": bad(
+        TeacherError,
+        "",
+        N("MatMul", ["x", "S"], ["y"]),
+        weights={"S": helper.make_tensor("S", TensorProto.STRING, [4, 3], [b"a"] * 12)},
+    ),
+    "complex numbers": bad(
+        TeacherError,
+        "",
+        N("MatMul", ["x", "S"], ["y"]),
+        weights={"S": np.ones((4, 3), np.complex64)},
+    ),
+}
+
+
+@table(WEIGHTS)
+def test_weights(row: Bad, tmp_path: Path) -> None:
+    refused(saved(row.model, tmp_path), row.kind, *row.words)
+
+
+# --- M10 to M12: inputs -------------------------------------------------------------------------------------
+
+IMAGE = (N("GlobalAveragePool", ["x"], ["p"]), N("Flatten", ["p"], ["f"]), N("MatMul", ["f", "W"], ["y"]))
+SHAPE = "--shape"
+SUM = (N("Add", ["x", "mask"], ["s"]), N("MatMul", ["s", "W"], ["y"]))
+TWO = [value("x", "batch", 4), value("mask", "batch", 4)]
+
+INPUTS = {
+    "unknown sizes": bad(
+        UnsupportedTeacher, ("'x'", "batchx4xhxw".replace("x", "\\xd7")), *IMAGE, inputs=[value("x", "batch", 4, "h", "w")]
+    ),
+    "sizes of one name": bad(
+        UnsupportedTeacher, ("'x'", "all but the batch must be known"), *IMAGE, inputs=[value("x", "n", 4, "n", "n")]
+    ),
+    "sizes without a name": bad(
+        UnsupportedTeacher, ("'x'", "all but the batch must be known"), SCORES, inputs=[value("x", None, None)]
+    ),
+    "no shape at all": bad(
+        UnsupportedTeacher,
+        "shape of input 'x' is not known",
+        SCORES,
+        inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+    ),
+    "size zero": bad(UnsupportedTeacher, "must be known", SCORES, inputs=[value("x", "batch", 0)]),
+    "a negative size": bad(UnsupportedTeacher, "must be known", SCORES, inputs=[value("x", "batch", -4)]),
+    "a negative batch": bad(UnsupportedTeacher, "must be known", SCORES, inputs=[value("x", -1, 4)]),
+    "no batch": bad(UnsupportedTeacher, ("'x'", "1 dimension(s)"), SCORES, inputs=[value("x", 4)], outputs=[value("y", 3)]),
+    "a number": bad(
+        UnsupportedTeacher, ("'x'", "0 dimension(s)"), N("Mul", ["x", "W"], ["y"]), inputs=[value("x")]
+    ),
+    "a size of 2⁴⁰": bad(
+        UnsupportedTeacher,
+        "GiB",
+        N("ReduceSum", ["x"], ["s"], keepdims=0),
+        N("Mul", ["s", "W"], ["y"]),
+        inputs=[value("x", "batch", 2**40)],
+    ),
+    "a shape that does not fit": bad(
+        UsageError, ("--shape 1,3,8,8 does not fit input 'x'",), *IMAGE, inputs=[value("x", "batch", 4, "h", "w")],
+        arguments="--shape 1,3,8,8",
+    ),
+    "a shape of another rank": bad(
+        UsageError, "does not fit input 'x'", *IMAGE, inputs=[value("x", "batch", 4, "h", "w")], arguments="--shape 1,4,8"
+    ),
+    "a shape of zero": bad(
+        UsageError, "does not fit input 'x'", *IMAGE, inputs=[value("x", "batch", 4, "h", "w")], arguments="--shape 1,4,0,8"
+    ),
+    "a sequence": bad(
+        UnsupportedTeacher,
+        "input 'x' is a sequence_type, not a tensor",
+        N("ConcatFromSequence", ["x"], ["c"], axis=0),
+        N("MatMul", ["c", "W"], ["y"]),
+        inputs=[helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+    ),
+    "a map": bad(
+        UnsupportedTeacher,
+        "input 'x' is a map_type, not a tensor",
+        N("DictVectorizer", ["x"], ["v"], domain="ai.onnx.ml", string_vocabulary=["a", "b", "c", "d"]),
+        N("MatMul", ["v", "W"], ["y"]),
+        inputs=[
+            helper.make_value_info(
+                "x",
+                onnx.TypeProto(
+                    map_type=onnx.TypeProto.Map(
+                        key_type=TensorProto.STRING, value_type=helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+                    )
+                ),
+            )
+        ],
+        domains={"ai.onnx.ml": 3},
+    ),
+    "an optional": bad(
+        UnsupportedTeacher,
+        "input 'x' is a optional_type, not a tensor",
+        N("OptionalGetElement", ["x"], ["v"]),
+        N("MatMul", ["v", "W"], ["y"]),
+        inputs=[
+            helper.make_value_info(
+                "x", helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["batch", 4]))
+            )
+        ],
+    ),
+    "strings": bad(
+        UnsupportedTeacher,
+        "input 'x' is string",
+        N("LabelEncoder", ["x"], ["v"], domain="ai.onnx.ml", keys_strings=["a"], values_floats=[1.0]),
+        N("MatMul", ["v", "W"], ["y"]),
+        inputs=[value("x", "batch", 4, kind=TensorProto.STRING)],
+        domains={"ai.onnx.ml": 2},
+    ),
+    "yes and no": bad(
+        UnsupportedTeacher,
+        "input 'x' is bool",
+        N("Cast", ["x"], ["f"], to=1),
+        N("MatMul", ["f", "W"], ["y"]),
+        inputs=[value("x", "batch", 4, kind=TensorProto.BOOL)],
+    ),
+    "complex numbers": bad(
+        UnsupportedTeacher,
+        "input 'x' is complex64",
+        N("Identity", ["x"], ["y"]),
+        inputs=[value("x", "batch", 4, kind=TensorProto.COMPLEX64)],
+        outputs=[value("y", "batch", 4, kind=TensorProto.COMPLEX64)],
+    ),
+    "indices of words": bad(
+        DeadTeacher,
+        ("gradient", "Gather"),
+        N("Gather", ["W", "x"], ["e"]),
+        N("ReduceMean", ["e"], ["y"], axes=[1], keepdims=0),
+        inputs=[value("x", "batch", 4, kind=I64)],
+    ),
+    "two inputs": bad(UnsupportedTeacher, ("2 inputs", "'x'", "'mask'"), *SUM, inputs=TWO),
+    "one chosen of two": bad(
+        UnsupportedTeacher, ("it also needs 'mask'",), *SUM, inputs=TWO, arguments="--input x"
+    ),
+    "an input that is not there": bad(
+        UsageError, ("no value is called 'mash'", "did you mean 'mask'?"), *SUM, inputs=TWO, arguments="--input mash"
+    ),
+    "a constant for an input that is not there": bad(
+        UsageError, "no input is called 'mash'", *SUM, inputs=TWO, arguments="--hold mash=1"
+    ),
+    "a constant of unknown sizes": bad(
+        UnsupportedTeacher,
+        ("'mask'", "its sizes are open"),
+        *SUM,
+        inputs=[value("x", "batch", 4), value("mask", "batch", "other")],
+        arguments="--hold mask=1",
+    ),
+    "all inputs held": bad(
+        UnsupportedTeacher, "0 inputs", *SUM, inputs=TWO, arguments="--hold mask=1 --hold x=1"
+    ),
+    "an inner value of unknown sizes": bad(
+        UnsupportedTeacher,
+        "the shape of input 'h' is not known",
+        HIDDEN,
+        N("Relu", ["h"], ["y"]),
+        arguments="--input h",
+    ),
+}
+
+
+@table(INPUTS)
+def test_inputs(row: Bad, tmp_path: Path) -> None:
+    refused(saved(row.model, tmp_path), row.kind, *row.words, arguments=row.arguments)
+
+
+# --- M12 and M13: outputs -----------------------------------------------------------------------------------
+
+OTHER = N("MatMul", ["x", "V"], ["other"])
+V = np.random.default_rng(1).normal(size=(4, 7)).astype(np.float32)
+
+
+def output_of(name: str, *shape: str | int | None, kind: int = TensorProto.FLOAT) -> list[onnx.ValueInfoProto]:
+    return [value(name, *shape, kind=kind)]
+
+
+OUTPUTS = {
+    "labels alone": bad(
+        UnsupportedTeacher,
+        ("'y'", "int64", "ArgMax", "no gradient"),
+        HIDDEN,
+        N("ArgMax", ["h"], ["y"], axis=1, keepdims=0),
+        outputs=output_of("y", "batch", kind=I64),
+    ),
+    "places of the largest": bad(
+        UnsupportedTeacher,
+        ("'y'", "int64", "TopK"),
+        HIDDEN,
+        N("TopK", ["h", "k"], ["", "y"]),
+        weights={"k": np.array([2])},
+        outputs=output_of("y", "batch", 2, kind=I64),
+    ),
+    "yes and no": bad(
+        UnsupportedTeacher,
+        ("'y'", "bool", "Greater"),
+        HIDDEN,
+        N("Greater", ["h", "zero"], ["y"]),
+        weights={"zero": np.zeros(1, np.float32)},
+        outputs=output_of("y", "batch", 3, kind=TensorProto.BOOL),
+    ),
+    "two outputs that may be": bad(
+        UnsupportedTeacher,
+        ("not plain which output", "'y' [N, 3]", "'other' [N, 7]"),
+        SCORES,
+        OTHER,
+        weights={"V": V},
+        outputs=[value("y", "batch", 3), value("other", "batch", 7)],
+    ),
+    "an output that is not there": bad(
+        UsageError, ("no value is called 'logit'", "did you mean 'logits'?"), N("MatMul", ["x", "W"], ["logits"]),
+        outputs=output_of("logits", "batch", 3), arguments="--output logit",
+    ),
+    "the input chosen as output": bad(
+        UsageError, "no value is called 'x'", SCORES, arguments="--output x"
+    ),
+    "boxes and scores": bad(
+        UnsupportedTeacher,
+        ("'boxes' [N, 5, 4] holds one answer for each of many places", "'scores' [N, 5, 3]"),
+        N("MatMul", ["x", "B"], ["b"]),
+        N("MatMul", ["x", "S"], ["s"]),
+        N("Reshape", ["b", "four"], ["boxes"]),
+        N("Reshape", ["s", "three"], ["scores"]),
+        weights={
+            "B": np.ones((4, 20), np.float32),
+            "S": np.ones((4, 15), np.float32),
+            "four": np.array([-1, 5, 4]),
+            "three": np.array([-1, 5, 3]),
+        },
+        outputs=[value("boxes", "batch", 5, 4), value("scores", "batch", 5, 3)],
+    ),
+    "boxes chosen by NonMaxSuppression": bad(
+        UnsupportedTeacher,
+        "NonMaxSuppression",
+        N("Reshape", ["x", "four"], ["boxes"]),
+        N("ReduceMax", ["boxes"], ["s"], axes=[2], keepdims=0),
+        N("Unsqueeze", ["s", "one"], ["scores"]),
+        N("NonMaxSuppression", ["boxes", "scores", "many"], ["y"]),
+        weights={"four": np.array([-1, 1, 4]), "one": np.array([1]), "many": np.array([3])},
+        outputs=output_of("y", None, 3, kind=I64),
+    ),
+    "a picture": bad(
+        UnsupportedTeacher,
+        "[N, 3, 4, 4] holds one answer for each of many places",
+        N("Conv", ["x", "K"], ["y"]),
+        weights={"K": np.ones((3, 1, 1, 1), np.float32)},
+        inputs=[value("x", "batch", 1, 4, 4)],
+        outputs=output_of("y", "batch", 3, 4, 4),
+    ),
+    "an embedding of length one": bad(
+        UnsupportedTeacher, ("'y'", "embedding"), HIDDEN, N("LpNormalization", ["h"], ["y"], axis=1, p=2)
+    ),
+    "an embedding of length one, by division": bad(
+        UnsupportedTeacher,
+        ("'y'", "embedding"),
+        HIDDEN,
+        N("ReduceL2", ["h"], ["n"], axes=[1], keepdims=1),
+        N("Div", ["h", "n"], ["y"]),
+    ),
+    "one unbounded number": bad(
+        UnsupportedTeacher,
+        ("'y'", "a binary logit, or the result of a regression"),
+        N("MatMul", ["x", "v"], ["y"]),
+        weights={"v": W[:, :1]},
+        outputs=output_of("y", "batch", 1),
+    ),
+    "one task for many scores": bad(UsageError, "--task binary does not fit", SCORES, arguments="--task binary"),
+    "many tasks for one score": bad(
+        UsageError,
+        "--task multilabel does not fit",
+        N("MatMul", ["x", "v"], ["y"]),
+        weights={"v": W[:, :1]},
+        outputs=output_of("y", "batch", 1),
+        arguments="--task multilabel",
+    ),
+    "a sequence of tensors": bad(
+        UnsupportedTeacher,
+        ("'y'", "sequence"),
+        HIDDEN,
+        N("SequenceConstruct", ["h"], ["y"]),
+        outputs=[helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)],
+    ),
+    "text": bad(
+        TeacherError,
+        "",
+        HIDDEN,
+        N("Cast", ["h"], ["y"], to=TensorProto.STRING),
+        outputs=output_of("y", "batch", 3, kind=TensorProto.STRING),
+    ),
+    "a batch that is summed over": bad(
+        UnsupportedTeacher,
+        "[3] does not hold one row for each input",
+        HIDDEN,
+        N("ReduceMean", ["h"], ["y"], axes=[0], keepdims=0),
+        outputs=output_of("y", 3),
+    ),
+    "a batch that is summed over and kept": bad(
+        UnsupportedTeacher,
+        "does not hold one row for each input",
+        HIDDEN,
+        N("ReduceMean", ["h"], ["y"], axes=[0]),
+        outputs=output_of("y", 1, 3),
+    ),
+    "as many rows as the data say": bad(
+        UnsupportedTeacher,
+        "depends on the data",
+        HIDDEN,
+        N("NonZero", ["h"], ["places"]),
+        N("Transpose", ["places"], ["t"]),
+        N("GatherND", ["h", "t"], ["y"]),
+        outputs=output_of("y", None),
+    ),
+    "a tree ensemble": bad(
+        UnsupportedTeacher,
+        ("TreeEnsembleClassifier", "'forest'"),
+        N(
+            "TreeEnsembleClassifier",
+            ["x"],
+            ["label", "y"],
+            name="forest",
+            domain="ai.onnx.ml",
+            class_ids=[0, 1],
+            class_nodeids=[1, 2],
+            class_treeids=[0, 0],
+            class_weights=[1.0, 1.0],
+            classlabels_int64s=[0, 1],
+            nodes_falsenodeids=[2, 0, 0],
+            nodes_featureids=[0, 0, 0],
+            nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+            nodes_nodeids=[0, 1, 2],
+            nodes_treeids=[0, 0, 0],
+            nodes_truenodeids=[1, 0, 0],
+            nodes_values=[0.0, 0.0, 0.0],
+            post_transform="NONE",
+        ),
+        outputs=[value("label", "batch", kind=I64), value("y", "batch", 2)],
+        domains={"ai.onnx.ml": 3},
+    ),
+}
+
+
+@table(OUTPUTS)
+def test_outputs(row: Bad, tmp_path: Path) -> None:
+    refused(saved(row.model, tmp_path), row.kind, *row.words, arguments=row.arguments)
+
+
+# --- M14 to M16: no gradient, no answer, no second answer ---------------------------------------------------
+
+DEAD = {
+    "rounded": bad(
+        DeadTeacher, ("gradient", "'r' (Round)"), N("Round", ["x"], ["z"], name="r"), N("MatMul", ["z", "W"], ["y"])
+    ),
+    "cut down": bad(
+        DeadTeacher, ("gradient", "'f' (Floor)"), N("Floor", ["x"], ["z"], name="f"), N("MatMul", ["z", "W"], ["y"])
+    ),
+    "signs": bad(
+        DeadTeacher, ("gradient", "'s' (Sign)"), N("Sign", ["x"], ["z"], name="s"), N("MatMul", ["z", "W"], ["y"])
+    ),
+    "through integers": bad(
+        DeadTeacher,
+        ("gradient", "'c' (Cast)"),
+        N("Cast", ["x"], ["i"], name="c", to=I64),
+        N("Cast", ["i"], ["f"], to=1),
+        N("MatMul", ["f", "W"], ["y"]),
+    ),
+    "a comparison": bad(
+        DeadTeacher,
+        ("gradient", "'g' (Greater)"),
+        N("Greater", ["x", "zero"], ["i"], name="g"),
+        N("Cast", ["i"], ["f"], to=1),
+        N("MatMul", ["f", "W"], ["y"]),
+        weights={"zero": np.zeros(1, np.float32)},
+    ),
+    "a label made into scores": bad(
+        DeadTeacher,
+        ("gradient", "(ArgMax)"),
+        HIDDEN,
+        N("ArgMax", ["h"], ["label"], name="a", axis=1, keepdims=0),
+        N("OneHot", ["label", "depth", "ends"], ["y"]),
+        weights={"depth": np.array(3), "ends": np.array([0, 1], np.float32)},
+    ),
+    "saturated": bad(
+        DeadTeacher,
+        ("gradient is zero", "'s' (Sigmoid)"),
+        N("Mul", ["x", "huge"], ["m"]),
+        N("Sigmoid", ["m"], ["s"], name="s"),
+        N("MatMul", ["s", "W"], ["y"]),
+        weights={"huge": np.array(1e9, np.float32)},
+    ),
+    "a dead ReLU": bad(
+        DeadTeacher,
+        ("gradient is zero", "'r' (Relu)"),
+        N("Sub", ["x", "far"], ["m"]),
+        N("Relu", ["m"], ["r"], name="r"),
+        N("MatMul", ["r", "W"], ["y"]),
+        weights={"far": np.array(1e3, np.float32)},
+    ),
+    "multiplied by zero": bad(
+        DeadTeacher,
+        "gradient is zero",
+        HIDDEN,
+        N("Mul", ["h", "nothing"], ["y"]),
+        weights={"nothing": np.zeros(3, np.float32)},
+    ),
+    "the same score for every class": bad(
+        DeadTeacher,
+        "",
+        N("ReduceMax", ["x"], ["m"], axes=[1]),
+        N("Concat", ["m", "m", "m"], ["y"], axis=1),
+    ),
+    "the same answer to everything": bad(
+        UnsupportedTeacher,
+        "",
+        N("Sub", ["x", "x"], ["z"]),
+        N("MatMul", ["z", "W"], ["y"]),
+    ),
+    "overflow": bad(
+        DeadTeacher, "not finite", HIDDEN, N("Exp", ["h"], ["e"]), N("Exp", ["e"], ["f"]), N("Exp", ["f"], ["y"])
+    ),
+    "NaN by division": bad(DeadTeacher, "not finite", HIDDEN, N("Sub", ["h", "h"], ["z"]), N("Div", ["z", "z"], ["y"])),
+    "NaN by logarithm": bad(DeadTeacher, "not finite", HIDDEN, N("Log", ["h"], ["y"])),
+    "noise": bad(
+        TeacherError,
+        "",
+        HIDDEN,
+        N("RandomNormalLike", ["h"], ["n"], name="noise"),
+        N("Add", ["h", "n"], ["y"]),
+    ),
+    "a coin": bad(
+        TeacherError,
+        "",
+        HIDDEN,
+        N("Sigmoid", ["h"], ["p"]),
+        N("Bernoulli", ["p"], ["y"], name="coin"),
+    ),
+    "a draw": bad(
+        TeacherError,
+        "",
+        HIDDEN,
+        N("Multinomial", ["h"], ["i"], name="draw", sample_size=3),
+        N("Cast", ["i"], ["y"], to=1),
+    ),
+    "a batch that is normalised over": bad(
+        TeacherError,
+        "",
+        HIDDEN,
+        N("BatchNormalization", ["h", "one", "zero", "zero", "one"], ["y", "m", "v"], training_mode=1),
+        weights={"one": np.ones(3, np.float32), "zero": np.zeros(3, np.float32)},
+    ),
+}
+
+
+@table(DEAD)
+def test_dead(row: Bad, tmp_path: Path) -> None:
+    refused(saved(row.model, tmp_path), row.kind, *row.words, arguments=row.arguments)
