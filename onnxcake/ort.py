@@ -190,6 +190,8 @@ class _Server:
             options.enable_cpu_mem_arena = False
         values = [self.onnxruntime.OrtValue.ortvalue_from_numpy(w) for w in self.weights.values()]
         if values:
+            for name, value in zip(self.weights, values, strict=True):
+                options.add_initializer(name, value)  # shares the memory; by itself it would look for the file
             options.add_external_initializers(list(self.weights), values)
         session = self.onnxruntime.InferenceSession(model.tobytes(), options, providers=["CPUExecutionProvider"])
         session._model_bytes = None  # kept for a fallback that is never wanted here

@@ -20,10 +20,17 @@ from onnxcake.ort import Runtime
 SMALL = ["synthesis.batches=4", "synthesis.batch=60", "synthesis.steps=5", "synthesis.held_out=1", "student.epochs=3"]
 
 
-def _teacher(folder: Path, net: nn.Module, shape: tuple[int, ...]) -> Path:
+def _teacher(folder: Path, net: nn.Module, shape: tuple[int, ...], dtype: str = "float32") -> Path:
     path = folder / "teacher.onnx"
-    path.write_bytes(export(net, shape, input_name="values", output_name="scores", opset=13))
+    path.write_bytes(export(net, shape, input_name="values", output_name="scores", opset=13, dtype=dtype))
     return path
+
+
+class ChannelsFirst(nn.Module):
+    """Pictures as bytes, [height, width, channels] in 0…255 → normalised, channels first."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.permute(0, 3, 1, 2) / 255 - 0.4) / 0.25
 
 
 def _net(*layers: nn.Module) -> nn.Sequential:
@@ -43,12 +50,28 @@ TEACHERS = {
         lambda: _net(nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 49, 10)), (3, 16, 16),
         ["synthesis.update.sgd=null", "synthesis.update.langevin.step_size.constant.value=1e-3"],
     ),
+    "binary, one logit": (
+        lambda: _net(nn.Linear(9, 64), nn.Tanh(), nn.Linear(64, 1)), (9,), ["input.task=binary"],
+    ),
+    "binary, one probability": (
+        lambda: _net(nn.Linear(9, 64), nn.Tanh(), nn.Linear(64, 1), nn.Flatten(0), nn.Sigmoid()), (9,), [],
+    ),
+    "multi-label": (
+        lambda: _net(nn.Linear(9, 64), nn.Tanh(), nn.Linear(64, 4), nn.Sigmoid()), (9,), [],
+    ),
+    "scores as a map": (
+        lambda: _net(nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Conv2d(32, 10, 7)), (3, 16, 16), [],
+    ),
+    "bytes, channels last": (
+        lambda: _net(ChannelsFirst(), nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 10)),
+        (16, 16, 3), [],
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("make, shape, overrides", TEACHERS.values(), ids=TEACHERS.keys())
 def test_teachers_of_other_kinds(make: object, shape: tuple[int, ...], overrides: list[str], tmp_path: Path) -> None:
-    file = _teacher(tmp_path, make(), shape)
+    file = _teacher(tmp_path, make(), shape, "uint8" if shape == (16, 16, 3) else "float32")
     report = onnxcake.extract(file, out=tmp_path / "run", overrides=[*SMALL, *overrides], seed=3)
     assert report.data == json.loads((tmp_path / "run" / "report.json").read_text())
     assert report.data["student"]["parameters"] <= report.data["teacher"]["parameters"] / 2
@@ -61,7 +84,10 @@ def test_teachers_of_other_kinds(make: object, shape: tuple[int, ...], overrides
         assert student.inputs[0][0] == teacher.inputs[0][0]
         assert student.outputs[0][0] == teacher.outputs[0][0]
         theirs, ours = teacher.run(x), student.run(x)
-    assert theirs.shape == ours.shape
+    assert theirs.shape == ours.shape and theirs.dtype == ours.dtype
+    assert student.inputs[0][2] == teacher.inputs[0][2]
+    if report.data["teacher"]["output_kind"] in ("binary_probability", "multilabel_probabilities"):
+        assert (ours > 0).all() and (ours < 1).all()
     if report.data["teacher"]["output_kind"] == "probabilities":
         assert np.allclose(ours.sum(1), 1, atol=1e-5)
     if report.data["teacher"]["output_kind"] == "log_probabilities":

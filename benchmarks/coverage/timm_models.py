@@ -141,6 +141,13 @@ def quiet() -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
+def _root(error: BaseException) -> BaseException:
+    """What an error comes from in the end."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def files(name: str, exporter: str) -> tuple[Path, Path]:
     """The paths of a model and of what it should give."""
     return FOLDER / f"{name}-{exporter}.onnx", FOLDER / f"{name}-{exporter}.npz"
@@ -165,18 +172,24 @@ def prepare(name: str, size: int, told: bool) -> None:
         file, beside = files(name, exporter)
         if beside.exists() or (name, exporter) in refused:
             continue
-        # Older opsets have no fused attention, and the exporter refuses to write it.
-        timm.layers.set_fused_attn(exporter != "legacy13")
-        try:
-            with quiet():
-                model = make(name, size, told)
-                proto = export(model, draws[0], exporter)
-            run = session(proto)
-            feed = run.get_inputs()[0].name
-            given = {f"x{n}": draw.numpy() for n, draw in enumerate(draws)}
-            given |= {f"out{n}": run.run(None, {feed: draw.numpy()})[0] for n, draw in enumerate(draws)}
-        except Exception as error:  # noqa: BLE001 - whatever the exporter says is the result
-            add("timm-refused", {"name": name, "exporter": exporter, "why": one_line(error)})
+        refusal = ""
+        # The exporters refuse fused attention for old opsets, and trip over it in some models.
+        for fused in (True, False) if exporter != "legacy13" else (False,):
+            timm.layers.set_fused_attn(fused)
+            try:
+                with quiet():
+                    proto = export(make(name, size, told), draws[0], exporter)
+                run = session(proto)
+                feed = run.get_inputs()[0].name
+                given = {f"x{n}": draw.numpy() for n, draw in enumerate(draws)}
+                given |= {f"out{n}": run.run(None, {feed: draw.numpy()})[0] for n, draw in enumerate(draws)}
+            except Exception as error:  # noqa: BLE001 - whatever the exporter says is the result
+                refusal = one_line(_root(error))
+            else:
+                refusal = ""
+                break
+        if refusal:
+            add("timm-refused", {"name": name, "exporter": exporter, "why": refusal})
             continue
         file.write_bytes(proto.SerializeToString())
         np.savez(beside, **given, **arrays)

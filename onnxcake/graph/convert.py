@@ -53,8 +53,8 @@ class Converted:
         names = {node.name for node in reaching(self.safe.model.graph.node, output)}
         inner = {name for node in self.safe.model.graph.node if node.name in names for name in _inside(node)}
         # A function's or sub-graph's own nodes have names that only their caller knows.
-        known = {node.name for node in self.safe.model.graph.node}
-        return [b for b in self.blocked if b.node in names | inner or b.node not in known]
+        others = {node.name for node in self.safe.model.graph.node} - names - inner
+        return [b for b in self.blocked if b.node not in others]
 
     @property
     def batch(self) -> int:

@@ -239,7 +239,7 @@ def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any
             ) from error
         if array is None:
             continue
-        if array.dtype.kind == "f" and np.isnan(array).any():
+        if _has_nan(array):
             raise BadTeacherFile(
                 f"the weight {shown(tensor.name)} holds NaN", where=name, remedy="Ask its vendor for a sound file."
             )
@@ -248,6 +248,10 @@ def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any
             for part in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
                 tensor.ClearField(part)
     return weights
+
+
+def _has_nan(array: np.ndarray[Any, Any]) -> bool:
+    return "float" in array.dtype.name and bool(np.isnan(array).any())  # bfloat16 and float8 have a kind of their own
 
 
 def _check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
@@ -259,6 +263,9 @@ def _check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
     large = [tensor for tensor in graph.initializer if tensor.name in weights]
     del graph.initializer[:]
     graph.initializer.extend(small)
+    for value in graph.input:  # the checker wants one; whether it has to be known, is decided later
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
     known = {value.name for value in graph.input}
     for tensor in large:
         if tensor.name not in known:
@@ -276,7 +283,7 @@ def _check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
         onnx.checker.check_model(skeleton)
     except Exception as error:
         raise BadTeacherFile(
-            f"ONNX's checker refuses it: {first_line(error)}",
+            f"ONNX's checker refuses it: {first_line(ValueError(' '.join(str(error).split())))}",
             where=name,
             remedy="Export the model again, or ask its vendor for a valid file.",
         ) from error

@@ -7,6 +7,9 @@ onnxruntime; a map back keeps messages readable.
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +21,12 @@ from onnx import TensorProto
 
 from ..errors import BadTeacherFile, UnsupportedTeacher, UsageError, did_you_mean, first_line, shown
 from .external import external_entry
-from .load import LIMIT_METADATA, LIMIT_NODES, TeacherFile
+from .load import LIMIT_METADATA, LIMIT_NODES, TeacherFile, graphs
+from .load import nodes as nodes_of
 from .tensors import type_name
 
 INPUT = "input"
+_LIMIT_INPUT = 1 << 26  # numbers in one: sixteen of them, with their gradients, are looked at
 _IR_VERSION = 10  # what older runtimes read too; later ones add nothing that is left once functions are inlined
 
 
@@ -54,6 +59,7 @@ class SafeGraph:
         outputs: the file's names of its outputs, by safe name; ``chosen`` is the user's.
         node_names, value_names: safe names → the file's.
         metadata: the file's own metadata entries.
+        notes: what was changed, in words for the user.
     """
 
     model: onnx.ModelProto
@@ -67,11 +73,17 @@ class SafeGraph:
     node_names: dict[str, str] = field(repr=False)
     value_names: dict[str, str] = field(repr=False)
     metadata: dict[str, str] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def opsets(self) -> dict[str, int]:
         """Opset versions by domain."""
         return {o.domain: o.version for o in self.model.opset_import}
+
+    def with_names(self, text: str) -> str:
+        """A library's message about `model`, with the file's own names in it."""
+        known = {**self.node_names, **self.value_names}
+        return re.sub(r"\b[nvw]\d+\b", lambda found: shown(known.get(found[0], found[0])), text)
 
     def name_of(self, value: str) -> str:
         """A value's name in the file, ready for a message."""
@@ -108,9 +120,10 @@ def normalise(file: TeacherFile, choice: Choice = Choice()) -> SafeGraph:
     """
     proto = _inlined(file)
     graph = proto.graph
-    source = _Source.of(proto, choice, file.name)
     for name in choice.constants:
         _known(name, {v.name for v in graph.input}, "input", file.name)
+    source = _Source.of(proto, choice, file.name)
+    notes = _in_evaluation_mode(proto)
     nodes = list(graph.node)
     wanted = [choice.output] if choice.output is not None else [value.name for value in graph.output]
     if not wanted:
@@ -120,7 +133,7 @@ def normalise(file: TeacherFile, choice: Choice = Choice()) -> SafeGraph:
         _known(choice.output, made, "value", file.name)
     nodes = reaching(nodes, *wanted, stop=source.name)
     held = _held(proto, nodes, source, choice, file.name)
-    return _Renamer(file, proto, source).rename([*held, *nodes], wanted, choice)
+    return _Renamer(file, proto, source).rename([*held, *nodes], wanted, choice, notes)
 
 
 _SCORES = "Export the model with its class scores (logits or probabilities) as output."
@@ -156,6 +169,12 @@ class _Source:
         dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
         known = dims if tensor.HasField("shape") else None
         batch, shape = _shape(value.name, known, choice.shape, [d.dim_param for d in tensor.shape.dim], file)
+        if math.prod(shape) > _LIMIT_INPUT:
+            raise UnsupportedTeacher(
+                f"input {shown(value.name)} holds {math.prod(shape):,} numbers (allowed: {_LIMIT_INPUT:,})",
+                where=file,
+                remedy="Give a smaller teacher, or check the shapes in the file.",
+            )
         return cls(value.name, kind, shape, batch)
 
 
@@ -211,7 +230,7 @@ def _the_input(proto: onnx.ModelProto, choice: Choice, file: str) -> onnx.ValueI
         raise UnsupportedTeacher(
             f"{len(free)} inputs ({names}) where one is to be chosen",
             where=file,
-            remedy="Choose one with --input NAME, and hold the others constant: -o input.constants.NAME=0."
+            remedy="Choose one with --input NAME, and hold the others constant with --hold NAME=VALUE."
             if free
             else "Export the model with an input.",
         )
@@ -227,6 +246,33 @@ def _known(name: str, names: Iterable[str], what: str, file: str) -> None:
         )
 
 
+def _in_evaluation_mode(proto: onnx.ModelProto) -> tuple[str, ...]:
+    """Takes Dropout and BatchNormalization out of training mode, which exporters leave them in by mistake."""
+    read = {name for node in nodes_of(proto) for name in node.input} | {
+        value.name for graph in graphs(proto) for value in graph.output
+    }
+    version = max((o.version for o in proto.opset_import if not o.domain), default=0)
+    changed: Counter[str] = Counter()
+    for node in nodes_of(proto):
+        if node.domain or node.op_type not in ("Dropout", "BatchNormalization"):
+            continue
+        dropout = node.op_type == "Dropout"
+        modes = [a for a in node.attribute if a.name == "training_mode" and a.i]
+        if version < 7 and not any(a.name == "is_test" and a.i for a in node.attribute):
+            modes = [*modes, node.attribute.add(name="is_test", type=onnx.AttributeProto.INT)]
+            modes[-1].i = 1
+        elif dropout and len(node.input) > 2:
+            del node.input[2:]
+        elif not dropout and (modes or len(node.output) > 1) and not read.intersection(node.output[1:]):
+            for mode in modes:
+                mode.i = 0
+            del node.output[1:]
+        else:
+            continue
+        changed[node.op_type] += 1
+    return tuple(f"{count} × {kind} in training mode, used as in evaluation" for kind, count in changed.items())
+
+
 def _held(
     proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], source: _Source, choice: Choice, file: str
 ) -> list[onnx.NodeProto]:
@@ -237,9 +283,9 @@ def _held(
     missing = [value.name for value in others if value.name not in choice.constants]
     if missing:
         raise UnsupportedTeacher(
-            f"it also needs {', '.join(shown(n) for n in missing)}",
+            f"it also needs {', '.join(shown(n) for n in missing[:10])}",
             where=file,
-            remedy=f"Hold it constant: -o input.constants.{missing[0] if missing[0].isidentifier() else 'NAME'}=0.",
+            remedy="Hold what else it needs constant with --hold NAME=VALUE.",
         )
     made: list[onnx.NodeProto] = []
     for value in others:
@@ -289,17 +335,22 @@ class _Renamer:
         self.node_names: dict[str, str] = {}
         self.value_names: dict[str, str] = {INPUT: source.name}
 
-    def rename(self, nodes: list[onnx.NodeProto], wanted: Sequence[str], choice: Choice) -> SafeGraph:
+    def rename(
+        self, nodes: list[onnx.NodeProto], wanted: Sequence[str], choice: Choice, notes: tuple[str, ...]
+    ) -> SafeGraph:
         graph, weights = self.proto.graph, {}
         used = {name for node in nodes for name in read_by(node)} | set(wanted)
         kept = [w for w in graph.initializer if w.name in used and w.name != self.source.name]
         sparse = [w for w in graph.sparse_initializer if w.values.name in used]
+        for one in sparse:
+            _unname(one.indices)
         for number, weight in enumerate([*kept, *(w.values for w in sparse)]):
             new = f"w{number}"
             if weight.name in self.file.weights:
                 weights[new] = self.file.weights[weight.name]
             self.scopes[0][weight.name], self.value_names[new] = new, weight.name
-            weight.name, weight.doc_string = new, ""
+            _unname(weight)
+            weight.name = new
         renamed = [self.node(node) for node in nodes]
         outputs: dict[str, str] = {}
         for name in wanted:
@@ -327,6 +378,7 @@ class _Renamer:
             node_names=self.node_names,
             value_names=self.value_names,
             metadata={entry.key: entry.value for entry in self.proto.metadata_props[:LIMIT_METADATA]},
+            notes=notes,
         )
 
     def node(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
@@ -340,9 +392,13 @@ class _Renamer:
             new = copy.attribute.add()
             new.CopyFrom(attribute)
             new.doc_string = ""
-            new.t.name = new.t.doc_string = ""
-            if attribute.type != onnx.AttributeProto.TENSOR:
-                new.ClearField("t")
+            if attribute.HasField("t"):
+                _unname(new.t)
+            if attribute.HasField("sparse_tensor"):
+                _unname(new.sparse_tensor.values)
+                _unname(new.sparse_tensor.indices)
+            if attribute.HasField("tp"):
+                _unname_sizes(new.tp)
             if attribute.HasField("g"):
                 self.graph(new.g)
             for inner in new.graphs:
@@ -354,16 +410,27 @@ class _Renamer:
         """A sub-graph, which sees the names around it."""
         self.scopes.append({})
         graph.name, graph.doc_string = "inner", ""
+        del graph.metadata_props[:], graph.quantization_annotation[:]
         for value in graph.input:
-            value.name, value.doc_string = self.new(value.name), ""
+            self.value(value, self.new(value.name))
+        for one in graph.sparse_initializer:
+            _unname(one.indices)
         for weight in (*graph.initializer, *(w.values for w in graph.sparse_initializer)):
-            weight.name, weight.doc_string = self.new(weight.name), ""
+            new = self.new(weight.name)
+            _unname(weight)
+            weight.name = new
         renamed = [node for original in graph.node if (node := self.node(original)) is not None]
         del graph.node[:], graph.value_info[:]
         graph.node.extend(renamed)
         for value in graph.output:
-            value.name, value.doc_string = self.known(value.name), ""
+            self.value(value, self.known(value.name))
         self.scopes.pop()
+
+    @staticmethod
+    def value(value: onnx.ValueInfoProto, name: str) -> None:
+        value.name, value.doc_string = name, ""
+        del value.metadata_props[:]
+        _unname_sizes(value.type)
 
     def new(self, name: str) -> str:
         if not name:
@@ -380,6 +447,24 @@ class _Renamer:
             if name in scope:
                 return scope[name]
         return self.new(name)  # an input that is held nowhere: the builder says so
+
+
+def _unname(tensor: onnx.TensorProto) -> None:
+    """Takes all texts of the file off a tensor."""
+    tensor.ClearField("name")
+    tensor.ClearField("doc_string")
+    tensor.ClearField("metadata_props")
+
+
+def _unname_sizes(kind: onnx.TypeProto) -> None:
+    """Takes the names off the sizes of a value: sizes that are not known stay unknown."""
+    kind.ClearField("denotation")
+    if kind.HasField("sequence_type") or kind.HasField("optional_type"):
+        _unname_sizes((kind.sequence_type if kind.HasField("sequence_type") else kind.optional_type).elem_type)
+    if kind.HasField("tensor_type"):
+        for dim in kind.tensor_type.shape.dim:
+            dim.ClearField("dim_param")
+            dim.ClearField("denotation")
 
 
 def _inlined(file: TeacherFile) -> onnx.ModelProto:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..child import Array
-from ..errors import ConversionMismatch, OnnxcakeError, shown
+from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, shown
 from ..graph.convert import Converted, convert
 from ..graph.cost import multiply_adds
 from ..graph.ends import Tail, head, tail
@@ -24,7 +24,7 @@ from ..graph.node import Depends
 from ..graph.normalise import SafeGraph, normalise
 from ..graph.records import LIMITS, Limits
 from ..graph.tensors import type_name
-from ..ort import Runtime, Session
+from ..ort import Runtime, RuntimeRefused, Session
 from ..rng import Key
 from . import probe
 from .facts import Facts
@@ -122,7 +122,14 @@ class Examiner:
     def run(self) -> None:
         """The second stage: runs it in onnxruntime and in torch, forward and backward."""
         assert self.opened is not None
-        opened = self.opened
+        try:
+            self._run(self.opened)
+        except TeacherError as error:
+            if isinstance(error.__cause__, RuntimeRefused):  # it knows the safe names alone
+                error.what = self.opened.safe.with_names(error.what)
+            raise
+
+    def _run(self, opened: Opened) -> None:
         session = self._session(opened.output)
         output = opened.safe.value_names.get(opened.output, "")
         signature = values_of(opened.safe, output, head(opened.converted), self.options)
@@ -241,7 +248,8 @@ class Examiner:
         elif quantised and opened.safe.input_type == 1:
             slopes = self._twin_slopes(end, Logits(signature.output_kind, before))
         exact = None if quantised else slopes
-        health = probe.check_gradient(logits, draw, exact, opened.name, lambda: self._where_it_dies(draw))
+        compete = signature.task == "multiclass"
+        health = probe.check_gradient(logits, draw, exact, opened.name, lambda: self._where_it_dies(draw), compete)
         if quantised and slopes is not None:
             return replace(health, slope_error=self._twin_error(logits, draw, slopes), through="its float twin")
         return health

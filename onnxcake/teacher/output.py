@@ -30,12 +30,12 @@ def choose_output(graph: Converted, file: str) -> str:
     asked = [graph.safe.chosen] if graph.safe.chosen is not None else list(graph.safe.outputs)
     fit: list[str] = []
     reasons: list[str] = []
-    blocked: list[Blocked] = []
+    blocked: dict[Blocked, None] = {}  # in order, each once
     remedy = _SCORES
     for name in asked:
         in_the_way = graph.in_the_way(name) if name not in graph.values else []
         if in_the_way:
-            blocked += [b for b in in_the_way if b not in blocked]
+            blocked.update(dict.fromkeys(in_the_way))
             continue
         why, better = _unfit(graph, name)
         if why is None:
@@ -51,7 +51,7 @@ def choose_output(graph: Converted, file: str) -> str:
     if len(fit) == 1:
         return fit[0]
     if blocked:
-        raise in_the_way_error(graph, blocked, file)
+        raise in_the_way_error(graph, list(blocked), file)
     if fit:
         names = ", ".join(f"{graph.safe.name_of(n)} {_shown_shape(graph, n)}" for n in fit)
         raise UnsupportedTeacher(

@@ -17,6 +17,7 @@ from ..rng import Key
 
 BATCHES = (2, 5)  # two batch sizes, so that a batch baked into the graph shows
 TOLERANCE = 2e-3  # largest difference, relative to the largest answer
+_SPREAD = 1e-7  # of the largest logit, or of 1: below it, a softmax is flat
 POINTS = 16  # random inputs for the gradient
 _SLOPES = (1e-2, 1e-3, 1e-4, 3e-5)  # step sizes of differences, relative to the length of an input
 # A float32 difference quotient of a network with kinks; a wrong gradient is off by its own size.
@@ -134,6 +135,7 @@ def check_gradient(
     slopes: Callable[[Array], Array] | None,
     name: str,
     where_it_dies: Callable[[], str],
+    compete: bool = True,
 ) -> GradientHealth:
     """Makes sure that a finite, non-zero and right gradient reaches the input.
 
@@ -142,12 +144,13 @@ def check_gradient(
         draw: random inputs [n, …].
         slopes: a float model in onnxruntime, input → the same scores [n, …]; None if there is none.
         where_it_dies: names the operator that the gradient ends at.
+        compete: whether the largest logit wins, so that only their differences count.
 
     Raises:
-        DeadTeacher: if it is not finite, or zero everywhere.
+        DeadTeacher: if it is not finite, or zero everywhere, or the logits never differ.
         ConversionMismatch: if it differs from the differences.
     """
-    gradients = []
+    gradients, spread = [], 0.0
     for x in draw.split(4):  # a few at a time: a large teacher's activations are large
         x = x.clone().requires_grad_(True)
         out = logits(x)
@@ -159,6 +162,7 @@ def check_gradient(
             )
         (gradient,) = torch.autograd.grad((out * score_weights(out)).sum(), x)
         gradients.append(gradient)
+        spread = max(spread, float((out - out.mean(1, keepdim=True)).abs().max() / out.abs().max().clamp_min(1)))
     gradient = torch.cat(gradients)
     if not gradient.isfinite().all():
         raise DeadTeacher("the gradient at random inputs is not finite", where=name, remedy=_RANGE)
@@ -168,6 +172,12 @@ def check_gradient(
             f"the gradient is zero at every random input: it ends at {where_it_dies()}, which is saturated or dead",
             where=name,
             remedy=_RANGE,
+        )
+    if compete and spread < _SPREAD:
+        raise DeadTeacher(
+            f"its scores for one input are all the same, whatever the input (they differ by {spread:.1e})",
+            where=name,
+            remedy="Choose the tensor with the class scores with --output NAME.",
         )
     error = None if slopes is None else slope_error(gradient, draw, slopes)
     if error is not None and error > SLOPE_TOLERANCE:
@@ -194,7 +204,7 @@ def slope_error(gradient: Tensor, draw: Tensor, slopes: Callable[[Array], Array]
     """
     direction = torch.randn(draw.shape, generator=Key(0).at("direction").generator())
     shape = (-1, *[1] * (draw.dim() - 1))
-    length = draw.flatten(1).norm(dim=1).clamp_min(1e-3).reshape(shape)
+    length = draw.flatten(1).norm(dim=1).clamp_min(torch.finfo(draw.dtype).tiny).reshape(shape)
     direction = direction / direction.flatten(1).norm(dim=1).reshape(shape)
     along = (gradient * direction).flatten(1).sum(1).double().numpy()
     errors = []
@@ -209,7 +219,7 @@ def slope_error(gradient: Tensor, draw: Tensor, slopes: Callable[[Array], Array]
 
 
 _RANGE = "Check that --range, --mean and --std say what values the file takes."
-_BEFORE = "Choose a tensor before it with --output NAME."
+_BEFORE = "Choose a tensor before it with --output NAME, or a float tensor behind it with --input NAME."
 
 
 def random_inputs(shape: tuple[int, ...], key: Key, count: int = POINTS) -> Tensor:

@@ -117,9 +117,10 @@ class Signature:
 
     def whole(self, inputs: Tensor) -> Tensor:
         """Inputs as the file can take them: rounded and cut to its range, where it takes whole numbers."""
-        if "float" in self.input_dtype or self.range is None:
+        if "float" in self.input_dtype:
             return inputs
-        return inputs.round().clamp(*self.range)
+        rounded = inputs.round()
+        return rounded if self.range is None else rounded.clamp(*self.range)
 
     def bounds(self) -> tuple[Tensor, Tensor] | None:
         """Lowest and highest value in standard units, each broadcastable to one input; None if unbounded."""

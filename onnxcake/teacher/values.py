@@ -44,7 +44,7 @@ def values_of(safe: SafeGraph, output: str, head: Head, options: Options) -> Sig
         std=None if options.std is None else tuple(float(v) for v in options.std),
         location=location,
         deviation=deviation,
-        assumptions=assumptions,
+        assumptions=(*assumptions, *safe.notes),
     )
 
 
