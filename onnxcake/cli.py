@@ -259,7 +259,7 @@ def _tell(report: Any, as_json: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))  # in ASCII: a teacher's names may hold what a terminal obeys
 
 
 def _start_airlock() -> None:

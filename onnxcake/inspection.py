@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .errors import OnnxcakeError, shown
+from .errors import OnnxcakeError, printable, shown
 from .teacher import Options, airlock
 
+_LONGEST = 500  # characters of one text on the terminal
 _LISTED = 20  # rows of a table on the terminal; --json has them all
 
 
@@ -43,12 +44,12 @@ class Inspection:
         console = console or Console()
         table = Table.grid(padding=(0, 2))
         for name, what in _lines(self.data):
-            table.add_row(f"[bold]{name}[/bold]", escape(what))
+            table.add_row(f"[bold]{name}[/bold]", _plain(what))
         console.print(table)
         _show_operators(console, self.data.get("operators", []))
         _show_obstacles(console, self.data.get("obstacles", []))
         verdict = "[green]can be used[/green]" if self.error is None else "[red]cannot be used[/red]"
-        console.print(f"{escape(self.data['file']['name'])} {verdict}")
+        console.print(f"{_plain(self.data['file']['name'])} {verdict}")
 
 
 def inspect(teacher: str | Path, options: Options | None = None) -> Inspection:
@@ -108,6 +109,11 @@ def _lines(data: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def _plain(text: str) -> str:
+    """Text out of an untrusted file, as the terminal gets it: no markup, nothing that it obeys, not too long."""
+    return escape(printable(text[:_LONGEST]))
+
+
 def _described(value: dict[str, Any]) -> str:
     shape = "?" if value["shape"] is None else f"[{', '.join(map(str, value['shape']))}]"
     return f"{shown(value['name'])} {value['type'] or 'not converted'} {shape}"
@@ -121,7 +127,7 @@ def _show_operators(console: Console, operators: list[dict[str, Any]]) -> None:
         table.add_column(heading, justify="right" if heading == "nodes" else "left")
     for one in sorted(operators, key=lambda one: -one["count"])[:_LISTED]:
         domain = "" if one["domain"] == "ai.onnx" else f"{one['domain']}."
-        table.add_row(escape(f"{domain}{one['op']}"), str(one["opset"]), one["by"], str(one["count"]))
+        table.add_row(_plain(f"{domain}{one['op']}"), str(one["opset"]), one["by"], str(one["count"]))
     if len(operators) > _LISTED:
         table.add_row(f"and {len(operators) - _LISTED} more kinds", "", "", "")
     console.print(table)
@@ -130,9 +136,9 @@ def _show_operators(console: Console, operators: list[dict[str, Any]]) -> None:
 def _show_obstacles(console: Console, obstacles: list[dict[str, Any]]) -> None:
     for one in obstacles[:_LISTED]:
         console.print(
-            f"[yellow]in the way[/yellow] {escape(one['op'])} at {escape(shown(one['node']))}: {escape(one['why'])}"
+            f"[yellow]in the way[/yellow] {_plain(one['op'])} at {_plain(shown(one['node']))}: {_plain(one['why'])}"
         )
         if one["remedy"]:
-            console.print(f"  {escape(one['remedy'])}")
+            console.print(f"  {_plain(one['remedy'])}")
     if len(obstacles) > _LISTED:
-        console.print(f"and {len(obstacles) - _LISTED} more; --json has them all")
+        console.print(f"and {len(obstacles) - _LISTED} more; --json has the first thousand")

@@ -204,7 +204,9 @@ def _shape(
             remedy="Export the model with a batch dimension first.",
         )
     if any(d is None or d < 1 for d in dims[1:]) or (dims[0] is not None and dims[0] < 0):
-        seen = "×".join(shown(p)[1:-1] if p else "?" if d is None else str(d) for d, p in zip(dims, params, strict=True))
+        seen = "×".join(
+            shown(p)[1:-1] if p else "?" if d is None else str(d) for d, p in zip(dims, params, strict=True)
+        )
         raise UnsupportedTeacher(
             f"input {shown(name)} has the shape {seen[:200]}; all but the batch must be known",
             where=file,

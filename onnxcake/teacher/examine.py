@@ -35,6 +35,8 @@ from .signature import OutputKind, Signature
 from .values import values_of
 
 _EXPORT = "Export it with torch.onnx.export(..., dynamo=False, opset_version=17)."
+_LISTED = 1000  # rows of one kind in `found`
+_LONGEST = 1000  # characters of a text in it
 
 
 @dataclass
@@ -145,7 +147,8 @@ class Examiner:
         signature = replace(signature, output_kind=kind, classes=2 if kind.startswith("binary") else rows.shape[1])
         signature = replace(signature, output_shape=None if shape == (signature.scores,) else shape)
         parity = self._parity(signature, inputs, expected)
-        self.exam.found["signature"] = asdict(signature) | {"task": signature.task}
+        names = {"input_name": _told(signature.input_name), "output_name": _told(signature.output_name)}
+        self.exam.found["signature"] = asdict(signature) | names | {"task": signature.task}
         health = self._gradient(signature)
         self.exam.found["gradient"] = health.as_dict()
         self.exam.facts = Facts(
@@ -291,23 +294,24 @@ class Examiner:
         safe = graph.safe
         converters = Counter((r.domain, r.op, r.version, r.by) for r in graph.records)
         self.exam.found["input"] = {
-            "name": safe.input_name,
+            "name": _told(safe.input_name),
             "type": type_name(safe.input_type),
             "shape": [safe.batch or "N", *safe.input_shape],
         }
-        self.exam.found["outputs"] = [{"name": old, **_value_of(graph, new)} for new, old in safe.outputs.items()]
+        outputs = list(safe.outputs.items())[:_LISTED]
+        self.exam.found["outputs"] = [{"name": _told(old), **_value_of(graph, new)} for new, old in outputs]
         self.exam.found["operators"] = [
             {"op": op, "domain": domain or "ai.onnx", "opset": version, "by": by, "count": count}
             for (domain, op, version, by), count in sorted(converters.items())
         ]
         self.exam.found["obstacles"] = [
             {
-                "node": safe.node_names.get(b.node, b.node),
-                "op": b.op,
-                "why": b.why,
-                "remedy": b.remedy,
+                "node": _told(safe.node_names.get(b.node, b.node)),
+                "op": _told(b.op),
+                "why": _told(b.why),
+                "remedy": _told(b.remedy),
             }
-            for b in graph.blocked
+            for b in graph.blocked[:_LISTED]
         ]
         kinds = Counter(r.op for r in graph.records)
         convolutions = kinds["Conv"] + kinds["ConvTranspose"]
@@ -360,10 +364,15 @@ def _value_of(graph: Converted, name: str) -> dict[str, Any]:
     return {"type": str(value.seen[0].dtype).removeprefix("torch."), "shape": shape}
 
 
+def _told(text: str) -> str:
+    """A text out of the file for `found`, cut if nobody would read it."""
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
 def _described(proto: Any) -> dict[str, Any]:
     return {
         "ir_version": proto.ir_version,
-        "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        "opsets": {_told(o.domain) or "ai.onnx": o.version for o in proto.opset_import[:_LISTED]},
         "producer": f"{proto.producer_name} {proto.producer_version}".strip()[:100],
     }
 

@@ -55,7 +55,7 @@ def _target(node: Node) -> int:
 
 def _to_grid(node: Node, kind: int, back: bool) -> Function:
     """x → whole numbers of the scale, as they are or times the scale. Takes the node's scale and zero point."""
-    low, high = RANGES[kind]
+    low, high = (float(end) for end in RANGES[kind])
     real = real_dtype(node)
     step, zero = _number(node, 1), _number(node, 2) if node.has(2) else 0.0
     if step is not None and step > 0 and zero is not None:
@@ -70,7 +70,7 @@ def _to_grid(node: Node, kind: int, back: bool) -> Function:
 
     def function(x: Tensor, s: Tensor, z: Tensor | int = 0) -> Tensor:
         s, z = scale_of(s), zero_of(z)
-        y = (Straight.apply(x.to(real) / s) + z).clamp(low, high)
+        y: Tensor = (Straight.apply(x.to(real) / s) + z).clamp(low, high)
         return (y - z) * s if back else y
 
     return function

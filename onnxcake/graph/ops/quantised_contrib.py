@@ -157,5 +157,6 @@ def _unpacked(packed: Tensor, bits: int) -> Tensor:
     single = (packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
     single = single.flatten(-2)
     count = single.shape[-1] // bits
-    places = 2 ** torch.arange(bits)
-    return (single[..., : count * bits].unflatten(-1, (count, bits)) * places).sum(-1)
+    places = 1 << torch.arange(bits, dtype=torch.uint8)
+    whole: Tensor = (single[..., : count * bits].unflatten(-1, (count, bits)) * places).sum(-1, dtype=torch.uint8)
+    return whole

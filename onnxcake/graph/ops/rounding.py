@@ -35,7 +35,7 @@ class Straight(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
@@ -59,7 +59,7 @@ class Quantised(torch.autograd.Function):
         ctx.save_for_backward(x, scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, scale = ctx.saved_tensors
         # Inside is what rounds to low … high; so an x at the very end of its range keeps its gradient.
         low, high = (ctx.low - 0.5) * ctx.step, (ctx.high + 0.5) * ctx.step

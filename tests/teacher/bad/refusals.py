@@ -124,7 +124,7 @@ def refused(path: Path, kind: type[OnnxcakeError], *words: str, arguments: Seque
     assert err == f"onnxcake: {error['where']}: {error['what']}\n  {error['remedy']}\n"
     for stream in (out, err):
         assert stream.replace("\n", "").isprintable() and "Traceback" not in stream
-    assert len(err) < 2500 and err.count("\n") < 6 and len(out) < 100_000
+    assert len(err) < 2500 and err.count("\n") < 6 and len(out) < 500_000
     missing = [word for word in words if word not in error["what"]]
     assert not missing, f"{missing} not in: {error['what']}"
     assert "given up" not in error["what"] or any("given up" in word for word in words), error["what"]

@@ -289,9 +289,7 @@ GOOD = [place for place in PLACES if place is not as_one_of_several_tensors]
 
 
 @pytest.mark.parametrize("place", GOOD)
-def test_data_beside_the_model(
-    place: Callable[[TensorProto], onnx.ModelProto], folder: Path, runtime: Runtime
-) -> None:
+def test_data_beside_the_model(place: Callable[[TensorProto], onnx.ModelProto], folder: Path, runtime: Runtime) -> None:
     """Compared with the same model in one file: not all runtimes read all of these places."""
     kept = outside("w.bin")
     apart = Teacher.load(saved(place(kept), folder))

@@ -148,7 +148,9 @@ def array_file() -> bytes:
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
-SAFETENSORS = (64).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}          ' + bytes(4)
+SAFETENSORS = (
+    (64).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}          ' + bytes(4)
+)
 # The first bytes of a frozen GraphDef and of a SavedModel, as TensorFlow writes them.
 GRAPH_DEF = b"\n\x2a\n\x01x\x12\x0bPlaceholder*\x0b\n\x05dtype\x12\x020\x01*\x0b\n\x05shape\x12\x02:\x00"
 SAVED_MODEL = b"\x08\x01\x12\x34\n\x1d*\x05serve2\x062.15.0:\x0cunknown_v2.1\x12\x13\n\x11\n\x05Const\x12\x05Const"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,21 @@ import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
-from refusals import HIDDEN, SCORES, Bad, N, W, answers_as_its_file, bad, inner, made, refused, saved, table, tensor, value
+from refusals import (
+    HIDDEN,
+    SCORES,
+    Bad,
+    N,
+    answers_as_its_file,
+    bad,
+    inner,
+    made,
+    refused,
+    saved,
+    table,
+    tensor,
+    value,
+)
 
 from onnxcake.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
 from onnxcake.ort import Runtime
@@ -268,7 +283,7 @@ def with_more(model: onnx.ModelProto, nodes: bytes) -> bytes:
 
 def chain(length: int) -> bytes:
     names = ["h", *(f"c{i}" for i in range(length - 1)), "y"]
-    return with_more(made(HIDDEN), b"".join(node(a, b) for a, b in zip(names, names[1:], strict=False)))
+    return with_more(made(HIDDEN), b"".join(node(a, b) for a, b in itertools.pairwise(names)))
 
 
 def branching(then: bytes, otherwise: bytes, result: bytes) -> bytes:
@@ -317,7 +332,7 @@ def exponential(levels: int, fan: int) -> onnx.ModelProto:
     functions = [function("f0", N("Tanh", ["a"], ["b"]))]
     for level in range(1, levels):
         names = ["a", *(f"t{i}" for i in range(fan - 1)), "b"]
-        calls = [call(f"f{level - 1}", a, b) for a, b in zip(names, names[1:], strict=False)]
+        calls = [call(f"f{level - 1}", a, b) for a, b in itertools.pairwise(names)]
         functions.append(function(f"f{level}", *calls))
     return of_functions(*functions, entry=f"f{levels - 1}")
 
@@ -329,7 +344,9 @@ def long_call_chain(levels: int) -> onnx.ModelProto:
 
 
 NUMBERS: dict[str, Callable[[], Bad]] = {
-    "10⁶ nodes": lambda: Bad(with_more(made(HIDDEN), node("h", "y") * 1_000_000), UnsupportedTeacher, ("more than 200,000 operators",)),
+    "10⁶ nodes": lambda: Bad(
+        with_more(made(HIDDEN), node("h", "y") * 1_000_000), UnsupportedTeacher, ("more than 200,000 operators",)
+    ),
     "Ifs 200 deep": lambda: Bad(deep(200), BadTeacherFile, ("deeper in one another",)),
     "Ifs that double": lambda: Bad(ifs(18), UnsupportedTeacher, ("more than 200,000 operators",)),
     "functions that double": lambda: Bad(exponential(40, 2), UnsupportedTeacher, ("written out",)),
@@ -338,14 +355,22 @@ NUMBERS: dict[str, Callable[[], Bad]] = {
         of_functions(function("f", call("f")), entry="f"), BadTeacherFile, ("own::f -> own::f",)
     ),
     "functions that call each other": lambda: Bad(
-        of_functions(function("f", call("g")), function("g", call("f")), entry="f"), BadTeacherFile, ("own::g -> own::f -> own::g",)
+        of_functions(function("f", call("g")), function("g", call("f")), entry="f"),
+        BadTeacherFile,
+        ("own::g -> own::f -> own::g",),
     ),
     "a function that calls itself in a branch": lambda: Bad(
         of_functions(
             function(
                 "f",
                 N("Constant", [], ["yes"], value=tensor(np.array(True))),
-                N("If", ["yes"], ["b"], then_branch=inner("t", [call("f", "a", "inner")]), else_branch=inner("e", [call("f", "a", "inner")])),
+                N(
+                    "If",
+                    ["yes"],
+                    ["b"],
+                    then_branch=inner("t", [call("f", "a", "inner")]),
+                    else_branch=inner("e", [call("f", "a", "inner")]),
+                ),
             ),
             entry="f",
         ),

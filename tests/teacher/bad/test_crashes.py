@@ -126,7 +126,10 @@ def test_onnxruntime_dies(number: signal.Signals, own: Airlock, tmp_path: Path) 
 
     exam = examined_while(own, saved(endless(), tmp_path), die)
     assert type(exam.error) is TeacherError and exam.facts is None
-    assert f"onnxruntime cannot run it on a batch of 2: onnxruntime: the process crashed ({number.name})" in exam.error.what
+    assert (
+        f"onnxruntime cannot run it on a batch of 2: onnxruntime: the process crashed ({number.name})"
+        in exam.error.what
+    )
     works(own, tmp_path)
     assert child_of(own).pid == first.pid, "the airlock itself was not at fault"
 

@@ -1,0 +1,581 @@
+"""What looks odd and is a teacher all the same: its logits, brought back, are what onnxruntime makes of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from refusals import HIDDEN, SCORES, N, W, answers_as_its_file, inner, made, saved, table, tensor, value
+
+from onnxcake.ort import Runtime
+from onnxcake.teacher import Teacher
+
+F16, F64, I64, U8 = TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT8
+Q = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
+V = np.random.default_rng(2).normal(size=(4, 7)).astype(np.float32)
+K = np.random.default_rng(3).normal(size=(3, 2, 3, 3)).astype(np.float32)
+YES, NO = np.array(True), np.array(False)
+
+
+@dataclass(frozen=True)
+class Good:
+    """A model, what the user says of it, what onnxruntime is given beside the input, and what is inferred."""
+
+    model: onnx.ModelProto
+    said: Mapping[str, Any] = field(default_factory=dict)
+    feed: Mapping[str, Any] = field(default_factory=dict)
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    twin: onnx.ModelProto | None = None
+
+
+def good(*nodes: onnx.NodeProto, **rest: Any) -> Good:
+    told = {name: rest.pop(name) for name in ("said", "feed", "expected", "twin") if name in rest}
+    return Good(made(*nodes, **rest), **told)
+
+
+def changed(change: Callable[[onnx.ModelProto], object], *nodes: onnx.NodeProto, **rest: Any) -> Good:
+    row = good(*(nodes or (SCORES,)), **rest)
+    change(row.model)
+    return row
+
+
+def sparse(indices: Any, name: str = "S") -> onnx.SparseTensorProto:
+    numbers = np.random.default_rng(4).normal(size=len(indices)).astype(np.float32)
+    return helper.make_sparse_tensor(tensor(numbers, name), tensor(np.array(indices, np.int64), "at"), [4, 3])
+
+
+FLAT, PAIRS = [0, 4, 7, 11], [[0, 0], [1, 1], [2, 1], [3, 2]]
+
+
+# --- M07: the graph -----------------------------------------------------------------------------------------
+
+
+def output_twice(model: onnx.ModelProto) -> None:
+    model.graph.output.append(model.graph.output[0])
+
+
+def lying_shapes(model: onnx.ModelProto) -> None:
+    model.graph.value_info.append(value("h", 17, 19, 23))
+    model.graph.value_info.append(value("nowhere", 1))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "who_knows"
+
+
+def without_a_type_of_the_output(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+
+
+GRAPHS = {
+    "as plain as can be": good(SCORES),
+    "an output that is listed twice": changed(output_twice),
+    "shapes that are not so": changed(lying_shapes, HIDDEN, N("Relu", ["h"], ["y"])),
+    "an output without a shape": changed(without_a_type_of_the_output),
+    "weights that are inputs too": good(SCORES, inputs=[value("W", 4, 3), value("x", "batch", 4)]),
+    "an input that has a default": good(
+        N("Add", ["x", "offset"], ["s"]),
+        N("MatMul", ["s", "W"], ["y"]),
+        inputs=[value("x", "batch", 4), value("offset", 4)],
+        weights={"offset": np.arange(4, dtype=np.float32)},
+    ),
+    "nodes and weights for nothing": good(
+        SCORES, N("MatMul", ["x", "V"], ["aside"]), N("RandomNormal", [], ["noise"], shape=[3]), weights={"V": V}
+    ),
+    "an input for nothing": good(SCORES, inputs=[value("x", "batch", 4), value("unused", "batch", 9)], feed={"unused": np.zeros((6, 9), np.float32)}),
+    "inputs left out": good(
+        HIDDEN, N("Clip", ["h", "", "top"], ["y"]), weights={"top": np.array(0.5, np.float32)}
+    ),
+    "outputs left out": good(
+        N("Split", ["x", "parts"], ["", "p"], axis=1) if False else N("TopK", ["x", "three"], ["p", ""], axis=1),
+        N("MatMul", ["p", "Q"], ["y"]),
+        weights={"three": np.array([3]), "Q": Q},
+    ) if False else good(HIDDEN, N("Dropout", ["h"], ["y", ""])),
+    "names that are used again in sub-graphs": good(
+        HIDDEN,
+        N(
+            "If",
+            ["yes"],
+            ["y"],
+            then_branch=inner("same", [N("Tanh", ["h"], ["inner"], name="n")]),
+            else_branch=inner("same", [N("Relu", ["h"], ["inner"], name="n")]),
+            name="n",
+        ),
+        weights={"yes": YES},
+    ),
+    "a constant of text for nothing": good(SCORES, N("Constant", [], ["text"], value_string="hello")),
+    "two outputs, scores and label": good(
+        SCORES,
+        N("ArgMax", ["y"], ["label"], axis=1, keepdims=0),
+        outputs=[value("label", "batch", kind=I64), value("y", "batch", 3)],
+        expected={"output_name": "y"},
+    ),
+    "two outputs, one chosen": good(
+        SCORES,
+        N("MatMul", ["x", "V"], ["other"]),
+        weights={"V": V},
+        outputs=[value("y", "batch", 3), value("other", "batch", 7)],
+        said={"output": "other"},
+        expected={"output_name": "other", "classes": 7},
+    ),
+    "logits and probabilities": good(
+        SCORES,
+        N("Softmax", ["y"], ["p"], axis=1),
+        outputs=[value("p", "batch", 3), value("y", "batch", 3)],
+        expected={"output_name": "y", "output_kind": "logits"},
+    ),
+}
+
+
+# --- M08: versions, domains, functions ----------------------------------------------------------------------
+
+
+def spelled_out(model: onnx.ModelProto) -> None:
+    model.opset_import[0].domain = model.graph.node[0].domain = "ai.onnx"
+
+
+def an_opset_for_nothing(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("nobody.uses.this", 7))
+
+
+def with_training(model: onnx.ModelProto) -> None:
+    model.training_info.add().algorithm.name = "how it was trained"
+
+
+def of_ir_3(model: onnx.ModelProto) -> None:
+    model.ir_version = 3  # every weight is an input, too
+
+
+def own(name: str, nodes: Sequence[onnx.NodeProto], attributes: Sequence[str] = (), **rest: Any) -> onnx.FunctionProto:
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    return helper.make_function("own", name, ["a"], ["b"], list(nodes), imports, list(attributes), **rest)
+
+
+def referring(op: str, name: str, kind: int) -> onnx.NodeProto:
+    """A node of a function whose attribute the call gives."""
+    node = N(op, ["a"], ["b"])
+    node.attribute.add(name=name, ref_attr_name=name, type=kind)
+    return node
+
+
+FUNCTIONS = {
+    "a function": good(
+        HIDDEN,
+        N("act", ["h"], ["y"], domain="own"),
+        functions=[own("act", [N("Tanh", ["a"], ["t"]), N("Add", ["a", "t"], ["b"])])],
+        domains={"own": 1},
+    ),
+    "functions in functions": good(
+        HIDDEN,
+        N("twice", ["h"], ["y"], domain="own"),
+        functions=[
+            own("act", [N("Tanh", ["a"], ["b"])]),
+            own("twice", [N("act", ["a"], ["t"], domain="own"), N("act", ["t"], ["b"], domain="own")]),
+        ],
+        domains={"own": 1},
+    ),
+    "a function with an attribute": good(
+        HIDDEN,
+        N("leaky", ["h"], ["y"], domain="own", alpha=0.3),
+        functions=[own("leaky", [referring("LeakyRelu", "alpha", onnx.AttributeProto.FLOAT)], ["alpha"])],
+        domains={"own": 1},
+    ),
+    "a function whose attribute has a default": good(
+        HIDDEN,
+        N("leaky", ["h"], ["y"], domain="own"),
+        functions=[
+            own(
+                "leaky",
+                [referring("LeakyRelu", "alpha", onnx.AttributeProto.FLOAT)],
+                attribute_protos=[helper.make_attribute("alpha", 0.2)],
+            )
+        ],
+        domains={"own": 1},
+    ),
+    "a function in a branch": good(
+        HIDDEN,
+        N(
+            "If",
+            ["yes"],
+            ["y"],
+            then_branch=inner("t", [N("act", ["h"], ["inner"], domain="own")]),
+            else_branch=inner("e", [N("Relu", ["h"], ["inner"])]),
+        ),
+        weights={"yes": YES},
+        functions=[own("act", [N("Tanh", ["a"], ["b"])])],
+        domains={"own": 1},
+    ),
+    "a function under the name of an operator": good(
+        HIDDEN,
+        N("Relu", ["h"], ["y"], domain="own"),
+        functions=[own("Relu", [N("Tanh", ["a"], ["b"])])],
+        domains={"own": 1},
+    ),
+    "a domain spelled out": changed(spelled_out),
+    "a domain for nothing": changed(an_opset_for_nothing),
+    "how it was trained": changed(with_training),
+    "IR version 3": changed(of_ir_3, SCORES, inputs=[value("x", "batch", 4), value("W", 4, 3)], opset=8),
+    **{f"opset {opset}": good(N("Gemm", ["x", "W"], ["y"]), opset=opset) for opset in (7, 9, 11, 13, 15, 18, 21, 24)},
+    "an operator of onnxruntime's": good(
+        N("FusedMatMul", ["x", "W"], ["y"], domain="com.microsoft", alpha=0.5), domains={"com.microsoft": 1}
+    ),
+    "no operator of the standard": good(
+        N("FusedMatMul", ["x", "W"], ["y"], domain="com.microsoft"), domains={"com.microsoft": 1}
+    ),
+    "a linear classifier": good(
+        N(
+            "LinearClassifier",
+            ["x"],
+            ["label", "y"],
+            domain="ai.onnx.ml",
+            coefficients=W.T.reshape(-1).tolist(),
+            intercepts=[0.1, 0.2, 0.3],
+            classlabels_ints=[0, 1, 2],
+            post_transform="SOFTMAX",
+        ),
+        outputs=[value("label", "batch", kind=I64), value("y", "batch", 3)],
+        domains={"ai.onnx.ml": 1},
+        expected={"output_kind": "probabilities", "output_name": "y"},
+    ),
+}
+
+# --- M09: weights -------------------------------------------------------------------------------------------
+
+
+def with_sparse(one: onnx.SparseTensorProto) -> Good:
+    row = good(N("MatMul", ["x", "S"], ["y"]))
+    row.model.graph.sparse_initializer.append(one)
+    return row
+
+
+def cast_from(kind: int, **rest: Any) -> Good:
+    numbers = helper.make_tensor("B", kind, [4, 3], W.reshape(-1).tolist())
+    return good(N("Cast", ["B"], ["w"], to=1), N("MatMul", ["x", "w"], ["y"]), weights={"B": numbers}, **rest)
+
+
+def dequantised(kind: int, numbers: Sequence[int], **rest: Any) -> Good:
+    weights = {
+        "B": helper.make_tensor("B", kind, [4, 3], list(numbers)),
+        "scale": np.array(0.1, np.float32),
+        "zero": helper.make_tensor("zero", kind, [], [1]),
+    }
+    return good(
+        N("DequantizeLinear", ["B", "scale", "zero"], ["w"]), N("MatMul", ["x", "w"], ["y"]), weights=weights, **rest
+    )
+
+
+WEIGHTS = {
+    "float16": cast_from(F16),
+    "bfloat16": cast_from(TensorProto.BFLOAT16),
+    "float64": cast_from(F64),
+    "float8": cast_from(TensorProto.FLOAT8E4M3FN, opset=19),
+    "int8": dequantised(TensorProto.INT8, range(-6, 6)),
+    "uint8": dequantised(U8, range(12)),
+    "int4": dequantised(TensorProto.INT4, [-8, 7, 1, -2, 3, 4, -5, 0, 6, 2, -1, 5], opset=21),
+    "uint4": dequantised(TensorProto.UINT4, range(12), opset=21),
+    "half precision throughout": good(
+        N("Cast", ["x"], ["low"], to=F16),
+        N("MatMul", ["low", "H"], ["m"]),
+        N("Cast", ["m"], ["y"], to=1),
+        weights={"H": W.astype(np.float16)},
+    ),
+    "double precision throughout": good(
+        N("MatMul", ["x", "D"], ["y"]),
+        weights={"D": W.astype(np.float64)},
+        inputs=[value("x", "batch", 4, kind=F64)],
+        outputs=[value("y", "batch", 3, kind=F64)],
+    ),
+    "sparse, by number": with_sparse(sparse(FLAT)),
+    "sparse, by place": with_sparse(sparse(PAIRS)),
+    "a sparse constant": good(N("Constant", [], ["S"], sparse_value=sparse(FLAT)), N("MatMul", ["x", "S"], ["y"])),
+    "minus infinity for what is masked": good(
+        HIDDEN,
+        N("Where", ["mask", "h", "never"], ["m"]),
+        N("Softmax", ["m"], ["y"], axis=1),
+        weights={"mask": np.array([True, False, True]), "never": np.array(-np.inf, np.float32)},
+        expected={"output_kind": "probabilities"},
+    ),
+    "no elements": good(
+        HIDDEN, N("Concat", ["h", "none"], ["y"], axis=0), weights={"none": np.zeros((0, 3), np.float32)}
+    ),
+    "typed fields in place of bytes": good(
+        SCORES, weights={"W": helper.make_tensor("W", 1, [4, 3], W.reshape(-1).tolist())}
+    ),
+}
+
+# --- M10 to M12: inputs -------------------------------------------------------------------------------------
+
+POOLED = (
+    N("Conv", ["x", "K"], ["c"], pads=[1, 1, 1, 1]),
+    N("GlobalAveragePool", ["c"], ["p"]),
+    N("Flatten", ["p"], ["f"]),
+    N("MatMul", ["f", "Q"], ["y"]),
+)
+IMAGE = {"K": K, "Q": Q}
+LAST = (N("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]), *(N("Conv", ["t", "K"], ["c"]), *POOLED[1:]))
+SUM = (N("Add", ["x", "mask"], ["s"]), N("MatMul", ["s", "W"], ["y"]))
+
+
+def fixed(batch: int, *nodes: onnx.NodeProto, **rest: Any) -> Good:
+    row = good(*nodes, inputs=[value("x", batch, 4)], outputs=[value("y", batch, 3)], **rest)
+    return row
+
+
+INPUTS = {
+    "a fixed batch of 1": fixed(1, SCORES),
+    "a fixed batch of 7": fixed(7, SCORES),
+    "a batch of 1 in a Reshape": fixed(
+        1, HIDDEN, N("Reshape", ["h", "to"], ["y"]), weights={"to": np.array([1, 3])}
+    ),
+    "a batch of 7 in a Reshape": fixed(
+        7, HIDDEN, N("Reshape", ["h", "to"], ["y"]), weights={"to": np.array([7, 3])}
+    ),
+    "a batch of 1 in an Expand": fixed(
+        1,
+        HIDDEN,
+        N("Expand", ["row", "to"], ["r"]),
+        N("Add", ["h", "r"], ["y"]),
+        weights={"to": np.array([1, 3]), "row": Q[:1]},
+    ),
+    "a batch of 0": good(SCORES, inputs=[value("x", 0, 4)], outputs=[value("y", 0, 3)]),
+    "a batch without a name": good(SCORES, inputs=[value("x", None, 4)], outputs=[value("y", None, 3)]),
+    "one name for batch and size": good(SCORES, inputs=[value("x", "n", 4)], outputs=[value("y", "n", 3)]),
+    "unknown sizes": good(
+        *POOLED, inputs=[value("x", "batch", 2, "h", "w")], weights=IMAGE, said={"shape": (1, 2, 6, 5)}
+    ),
+    "no shape at all": good(
+        *POOLED,
+        inputs=[helper.make_tensor_value_info("x", 1, None)],
+        weights=IMAGE,
+        said={"shape": (1, 2, 6, 5)},
+    ),
+    "a shape that says what the file says": good(
+        *POOLED, inputs=[value("x", "batch", 2, 6, 5)], weights=IMAGE, said={"shape": (9, 2, 6, 5)}
+    ),
+    "channels last": good(
+        *LAST, inputs=[value("x", "batch", 6, 6, 2)], weights=IMAGE, expected={"channels_last": True}
+    ),
+    "volumes": good(
+        N("GlobalAveragePool", ["x"], ["p"]),
+        N("Flatten", ["p"], ["f"]),
+        N("MatMul", ["f", "W"], ["y"]),
+        inputs=[value("x", "batch", 4, 3, 3, 3)],
+    ),
+    "series": good(
+        N("GlobalMaxPool", ["x"], ["p"]),
+        N("Flatten", ["p"], ["f"]),
+        N("MatMul", ["f", "W"], ["y"]),
+        inputs=[value("x", "batch", 4, 9)],
+    ),
+    "bytes, with the normalisation inside": good(
+        N("Cast", ["x"], ["f"], to=1),
+        N("Sub", ["f", "mean"], ["c"]),
+        N("Mul", ["c", "scale"], ["s"]),
+        N("MatMul", ["s", "W"], ["y"]),
+        inputs=[value("x", "batch", 4, kind=U8)],
+        weights={"mean": np.array([120, 125, 130, 127], np.float32), "scale": np.array([0.015], np.float32)},
+        expected={"input_dtype": "uint8", "range": (0.0, 255.0), "location": (120.0, 125.0, 130.0, 127.0)},
+    ),
+    "whole numbers": good(
+        N("Cast", ["x"], ["f"], to=1),
+        N("MatMul", ["f", "W"], ["y"]),
+        inputs=[value("x", "batch", 4, kind=I64)],
+        said={"range": (-10, 10)},
+        expected={"input_dtype": "int64", "range": (-10.0, 10.0)},
+    ),
+    "half precision": good(
+        N("Cast", ["x"], ["f"], to=1),
+        N("MatMul", ["f", "W"], ["y"]),
+        inputs=[value("x", "batch", 4, kind=F16)],
+        expected={"input_dtype": "float16"},
+    ),
+    "a mask held at one": good(
+        *SUM,
+        inputs=[value("x", "batch", 4), value("mask", "batch", 4)],
+        said={"constants": {"mask": 1}},
+        feed={"mask": np.ones((6, 4), np.float32)},
+        expected={"input_name": "x"},
+    ),
+    "a number held": good(
+        N("Mul", ["x", "scale"], ["s"]),
+        N("MatMul", ["s", "W"], ["y"]),
+        inputs=[value("x", "batch", 4), value("scale")],
+        said={"constants": {"scale": 0.5}},
+        feed={"scale": np.array(0.5, np.float32)},
+    ),
+    "the other of the two chosen": good(
+        *SUM,
+        inputs=[value("x", "batch", 4), value("mask", 1, 4)],
+        said={"input": "x", "constants": {"mask": -2}},
+        feed={"mask": np.full((1, 4), -2, np.float32)},
+    ),
+    "several inputs of several types": good(
+        N("Where", ["use", "x", "other"], ["s"]),
+        N("Cast", ["n"], ["nf"], to=1),
+        N("Add", ["s", "nf"], ["t"]),
+        N("MatMul", ["t", "W"], ["y"]),
+        inputs=[
+            value("use", "batch", 4, kind=TensorProto.BOOL),
+            value("x", "batch", 4),
+            value("other", 4),
+            value("n", "batch", 1, kind=I64),
+        ],
+        said={"input": "x", "constants": {"use": 1, "other": 3.5, "n": 2}},
+        feed={"use": np.ones((6, 4), bool), "other": np.full(4, 3.5, np.float32), "n": np.full((6, 1), 2)},
+    ),
+}
+
+# --- M13: outputs -------------------------------------------------------------------------------------------
+
+ONE = W[:, :1]
+OUTPUTS = {
+    "one probability": good(
+        N("MatMul", ["x", "v"], ["h"]),
+        N("Sigmoid", ["h"], ["y"]),
+        weights={"v": ONE},
+        outputs=[value("y", "batch", 1)],
+        expected={"output_kind": "binary_probability", "classes": 2, "task": "binary"},
+    ),
+    "one probability, flat": good(
+        N("MatMul", ["x", "v"], ["h"]),
+        N("Sigmoid", ["h"], ["s"]),
+        N("Flatten", ["s"], ["f"], axis=0),
+        N("Reshape", ["f", "to"], ["y"]),
+        weights={"v": ONE, "to": np.array([-1])},
+        outputs=[value("y", "batch")],
+        expected={"output_kind": "binary_probability", "output_shape": ()},
+    ),
+    "a label for each": good(
+        HIDDEN, N("Sigmoid", ["h"], ["y"]), expected={"output_kind": "multilabel_probabilities", "task": "multilabel"}
+    ),
+    "scores with sizes of one": good(
+        HIDDEN,
+        N("Reshape", ["h", "to"], ["y"]),
+        weights={"to": np.array([-1, 3, 1, 1])},
+        outputs=[value("y", "batch", 3, 1, 1)],
+        expected={"output_shape": (3, 1, 1), "classes": 3},
+    ),
+    "an output in half precision": good(
+        HIDDEN, N("Cast", ["h"], ["y"], to=F16), outputs=[value("y", "batch", 3, kind=F16)]
+    ),
+}
+
+# --- M16 and M17: training mode, control flow ---------------------------------------------------------------
+
+ONES, ZEROS = np.ones(3, np.float32), np.zeros(3, np.float32)
+NORM = {"scale": ONES * 2, "bias": ONES, "mean": ONES * 0.5, "var": ONES * 3}
+EVALUATED = made(
+    HIDDEN, N("BatchNormalization", ["h", "scale", "bias", "mean", "var"], ["n"]), N("Relu", ["n"], ["y"]), weights=NORM
+)
+
+
+def branches(condition: str, *before: onnx.NodeProto, **weights: Any) -> Good:
+    node = N(
+        "If",
+        [condition],
+        ["y"],
+        then_branch=inner("t", [N("Tanh", ["h"], ["inner"])]),
+        else_branch=inner("e", [N("Mul", ["h", "two"], ["inner"])], weights={"two": np.array(2, np.float32)}),
+    )
+    return good(HIDDEN, *before, node, weights=weights)
+
+
+def loop(times: Sequence[str], *nodes: onnx.NodeProto, go_on: str = "go", before: Sequence[Any] = (), **weights: Any) -> Good:
+    body = helper.make_graph(
+        list(nodes),
+        "body",
+        [value("i", kind=I64), value("c", kind=TensorProto.BOOL), value("s", "batch", 3)],
+        [value(go_on, kind=TensorProto.BOOL), value("t", "batch", 3)],
+    )
+    return good(HIDDEN, *before, N("Loop", [*times, "h"], ["y"], body=body), weights=weights)
+
+
+STEP = (N("Tanh", ["s"], ["u"]), N("Add", ["u", "s"], ["t"]))
+FLOW = {
+    "Dropout in training mode": Good(
+        made(HIDDEN, N("Dropout", ["h", "ratio", "train"], ["d"]), N("Relu", ["d"], ["y"]), weights={"ratio": np.array(0.5, np.float32), "train": YES}),
+        twin=made(HIDDEN, N("Relu", ["h"], ["y"])),
+    ),
+    "BatchNormalization in training mode": Good(
+        made(
+            HIDDEN,
+            N("BatchNormalization", ["h", "scale", "bias", "mean", "var"], ["n", "m", "v"], training_mode=1),
+            N("Relu", ["n"], ["y"]),
+            weights=NORM,
+        ),
+        twin=EVALUATED,
+    ),
+    "BatchNormalization in an old training mode": Good(
+        made(
+            HIDDEN,
+            N("BatchNormalization", ["h", "scale", "bias", "mean", "var"], ["n", "m", "v", "sm", "sv"]),
+            N("Relu", ["n"], ["y"]),
+            weights=NORM,
+            opset=9,
+        ),
+        twin=EVALUATED,
+    ),
+    "If, always": branches("yes", yes=YES),
+    "If, never": branches("no", no=NO),
+    "If, by the shape": branches(
+        "long",
+        N("Shape", ["h"], ["shape"]),
+        N("Gather", ["shape", "one"], ["size"]),
+        N("Greater", ["size", "two"], ["long"]),
+        one=np.array(1),
+        two=np.array(2),
+    ),
+    "If, by the data": branches(
+        "long",
+        N("ReduceSum", ["h"], ["sum"], keepdims=0),
+        N("Greater", ["sum", "zero"], ["long"]),
+        zero=np.array(0, np.float32),
+    ),
+    "Loop, five times": loop(["five", ""], N("Identity", ["c"], ["go"]), *STEP, five=np.array(5)),
+    "Loop, not at all": loop(["none", ""], N("Identity", ["c"], ["go"]), *STEP, none=np.array(0)),
+    "Loop, until a number is reached": loop(
+        ["", "yes"], N("Less", ["i", "four"], ["go"]), *STEP, yes=YES, four=np.array(4)
+    ),
+    "Loop, while the data say": loop(
+        ["many", ""],
+        *STEP,
+        N("ReduceMax", ["t"], ["most"], keepdims=0),
+        N("Less", ["most", "ten"], ["go"]),
+        many=np.array(40),
+        ten=np.array(10, np.float32),
+    ),
+    "Scan": good(
+        N("Transpose", ["x"], ["turned"], perm=[1, 0]),
+        N("Scan", ["start", "turned"], ["end", "each"], num_scan_inputs=1, body=helper.make_graph(
+            [N("Add", ["state", "part"], ["sum"]), N("Tanh", ["sum"], ["new"]), N("Identity", ["new"], ["out"])],
+            "body",
+            [value("state", "batch"), value("part", "batch")],
+            [value("new", "batch"), value("out", "batch")],
+        )) if False else N("Identity", ["turned"], ["each"]),
+        N("Transpose", ["each"], ["back"], perm=[1, 0]),
+        N("MatMul", ["back", "W"], ["y"]),
+    ),
+}
+
+ROWS = {**GRAPHS, **FUNCTIONS, **WEIGHTS, **INPUTS, **OUTPUTS}
+
+
+@table({name: row for name, row in {**ROWS, **FLOW}.items() if row.twin is None})
+def test_it_answers_as_its_file(row: Good, tmp_path: Path, runtime: Runtime) -> None:
+    teacher = answers_as_its_file(saved(row.model, tmp_path), runtime, feed=row.feed, **row.said)
+    got = {name: getattr(teacher.signature, name) for name in row.expected}
+    assert got == dict(row.expected)
+
+
+@table({name: row for name, row in FLOW.items() if row.twin is not None})
+def test_it_answers_as_its_twin_in_evaluation_mode(row: Good, tmp_path: Path, runtime: Runtime) -> None:
+    teacher = Teacher.load(saved(row.model, tmp_path))
+    assert any("training mode, used as in evaluation" in text for text in teacher.signature.assumptions)
+    assert row.twin is not None
+    twin = answers_as_its_file(saved(row.twin, tmp_path, "twin.onnx"), runtime)
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(teacher.logits(x), twin.logits(x), atol=1e-6, rtol=1e-6)
