@@ -17,7 +17,7 @@ from .report import Report, versions
 from .rng import Key
 from .store import Store, StoreDataset
 from .teacher import Options, OutputKind, Signature, airlock
-from .teacher.examine import open_graph
+from .teacher.opened import open_graph
 from .teacher.probe import open_session, random_inputs
 
 _NOISE_SAMPLES = 1000

@@ -20,10 +20,9 @@ def _of(record: Record) -> int:
     if out is None or not ins or ins[0] is None:
         return 0
     weight = ins[1] if len(ins) > 1 else None
-    if kind in ("Conv", "FusedConv", "ConvInteger") and weight is not None:
+    # Quantised products are written as these by their converters, and counted there.
+    if kind in ("Conv", "FusedConv") and weight is not None:
         return math.prod(out) * math.prod(weight[1:])
-    if kind == "QLinearConv" and len(ins) > 3 and ins[3] is not None:
-        return math.prod(out) * math.prod(ins[3][1:])
     if kind == "ConvTranspose" and weight is not None:
         return math.prod(ins[0]) * math.prod(weight[1:])
     if kind in ("LSTM", "GRU", "RNN") and weight is not None and len(ins) > 2 and ins[2] is not None:
@@ -32,7 +31,7 @@ def _of(record: Record) -> int:
     if kind in ("Gemm", "FusedGemm") and weight is not None:
         transposed = any(a.name == "transA" and a.i for a in record.proto.attribute)
         return math.prod(out) * ins[0][0 if transposed else 1]
-    if "MatMul" in kind:  # also FusedMatMul, MatMulInteger, QLinearMatMul, …
+    if kind in ("MatMul", "FusedMatMul", "MatMulNBits"):
         return math.prod(out) * (ins[0][-1] if ins[0] else 1)
     if kind in ("Attention", "MultiHeadAttention") and len(ins[0]) >= 3 and weight is not None:
         return 2 * math.prod(ins[0]) * weight[-2] if len(weight) > 1 else 0

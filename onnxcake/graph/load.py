@@ -18,6 +18,7 @@ from onnx import TensorProto, numpy_helper
 
 from ..errors import BadTeacherFile, TeacherError, UnsupportedTeacher, first_line, shown
 from ..files import canonical, sha256
+from .check import check
 from .external import MOST_DIMENSIONS, read_external, size_outside
 
 LIMIT_BYTES = 2**31 - 1  # protobuf's own; larger models keep their weights in external files
@@ -100,7 +101,7 @@ def load(path: Path) -> TeacherFile:
         digest = sha256(canonical([digest, {location: part.digest for location, part in sorted(outside.items())}]))
     _check_sparse(proto, name)
     weights = _take_weights(proto, name)
-    _check(proto, weights, name)
+    check(proto, weights, name)
     return TeacherFile(proto, weights, digest, size, name)
 
 
@@ -252,41 +253,6 @@ def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any
 
 def _has_nan(array: np.ndarray[Any, Any]) -> bool:
     return "float" in array.dtype.name and bool(np.isnan(array).any())  # bfloat16 and float8 have a kind of their own
-
-
-def _check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
-    """ONNX's checker, on the model with its large weights as inputs: it would copy them several times."""
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(proto)
-    graph = skeleton.graph
-    small = [tensor for tensor in graph.initializer if tensor.name not in weights]
-    large = [tensor for tensor in graph.initializer if tensor.name in weights]
-    del graph.initializer[:]
-    graph.initializer.extend(small)
-    for value in graph.input:  # the checker wants one; whether it has to be known, is decided later
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.shape.SetInParent()
-    known = {value.name for value in graph.input}
-    for tensor in large:
-        if tensor.name not in known:
-            known.add(tensor.name)
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    opset = max((o.version for o in proto.opset_import if not o.domain), default=0)
-    newest = onnx.defs.onnx_opset_version()
-    if opset > newest:
-        raise UnsupportedTeacher(
-            f"its opset {opset} is newer than the newest that is known here, {newest}",
-            where=name,
-            remedy="Export it with an older opset_version, or upgrade onnx.",
-        )
-    try:
-        onnx.checker.check_model(skeleton)
-    except Exception as error:
-        raise BadTeacherFile(
-            f"ONNX's checker refuses it: {first_line(ValueError(' '.join(str(error).split())))}",
-            where=name,
-            remedy="Export the model again, or ask its vendor for a valid file.",
-        ) from error
 
 
 def read_regular(path: Path) -> bytes:

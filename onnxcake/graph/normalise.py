@@ -499,6 +499,10 @@ def _inlined(file: TeacherFile) -> onnx.ModelProto:
             where=file.name,
             remedy="Give a smaller teacher.",
         )
+    for node in nodes_of(proto):  # the inliner forgets the defaults of a function's attributes
+        if (function := functions.get((node.domain, node.op_type))) is not None:
+            given = {attribute.name for attribute in node.attribute}
+            node.attribute.extend(a for a in function.attribute_proto if a.name not in given)
     try:
         return onnx.inliner.inline_local_functions(proto)
     except Exception as error:

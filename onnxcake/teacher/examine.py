@@ -14,29 +14,28 @@ from torch import Tensor, nn
 
 from ..child import Array
 from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, shown
-from ..graph.convert import Converted, convert
+from ..graph.convert import convert
 from ..graph.cost import multiply_adds
-from ..graph.ends import Tail, head, tail
+from ..graph.ends import head, tail
 from ..graph.float_twin import float_twin, is_quantised
 from ..graph.load import load
-from ..graph.module import Graph, Step
 from ..graph.node import Depends
-from ..graph.normalise import SafeGraph, normalise
-from ..graph.records import LIMITS, Limits
-from ..graph.tensors import type_name
+from ..graph.normalise import normalise
+from ..graph.records import Limits
 from ..ort import Runtime, RuntimeRefused, Session
 from ..rng import Key
 from . import probe
+from .description import describe_file, describe_graph, told
 from .facts import Facts
+from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
+from .opened import Opened, parameters
 from .options import Options
 from .output import choose_output, output_kind
 from .scores import Logits, way_back
-from .signature import OutputKind, Signature
+from .signature import Signature
 from .values import values_of
 
 _EXPORT = "Export it with torch.onnx.export(..., dynamo=False, opset_version=17)."
-_LISTED = 1000  # rows of one kind in `found`
-_LONGEST = 1000  # characters of a text in it
 
 
 @dataclass
@@ -52,43 +51,6 @@ class Examination:
     found: dict[str, Any] = field(default_factory=dict)
     facts: Facts | None = None
     error: OnnxcakeError | None = None
-
-
-@dataclass
-class Opened:
-    """A teacher's graph, with what was decided about it."""
-
-    safe: SafeGraph
-    converted: Converted
-    output: str
-    tail: Tail
-    digest: str
-    size_bytes: int
-    name: str
-
-    def logits(self, kind: OutputKind) -> nn.Module:
-        """Input units → logits [n, classes]."""
-        end = self.end(kind)
-        return nn.Sequential(self.converted.module(end), Logits(kind, end != self.output))
-
-    def end(self, kind: OutputKind) -> str:
-        """The value that logits are taken from: what goes into a last Softmax or Sigmoid, else the output."""
-        squashed = self.tail.kind in ("softmax", "log_softmax", "sigmoid")
-        return self.tail.logits if squashed and kind != "logits" else self.output
-
-
-def open_graph(path: Path, options: Options, fixed: bool = False, limits: Limits = LIMITS) -> Opened:
-    """Reads and builds a teacher's graph; checks nothing against onnxruntime.
-
-    Raises:
-        TeacherError, UsageError: if it cannot be read or built, or has no class scores.
-    """
-    options.check()
-    file = load(path)
-    safe = normalise(file, options.choice)
-    converted = convert(safe, fixed=fixed, limits=limits)
-    output = choose_output(converted, file.name)
-    return Opened(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)
 
 
 class Examiner:
@@ -107,18 +69,18 @@ class Examiner:
         self.exam.found["file"] = {"name": path.name}
         options.check()
         file = load(path)
-        self.exam.found["file"] |= {"sha256": file.digest, "bytes": file.size_bytes, **_described(file.proto)}
+        self.exam.found["file"] |= {"sha256": file.digest, "bytes": file.size_bytes, **describe_file(file.proto)}
         safe = normalise(file, options.choice)
         del file
         converted = convert(safe, limits=limits)
         if safe.batch is not None and any(name not in converted.values for name in safe.outputs):
             self.fixed, converted = True, convert(safe, fixed=True, limits=limits)
-        self._tell_graph(converted)
+        self.exam.found |= describe_graph(converted)
         output = choose_output(converted, path.name)
         digest, size = self.exam.found["file"]["sha256"], self.exam.found["file"]["bytes"]
         self.opened = Opened(safe, converted, output, tail(converted, output), digest, size, path.name)
         macs = multiply_adds(converted, output)
-        self.exam.found["cost"] = {"parameters": _parameters(self.opened), "multiply_adds": macs}
+        self.exam.found["cost"] = {"parameters": parameters(self.opened), "multiply_adds": macs}
         return macs
 
     def run(self) -> None:
@@ -147,7 +109,7 @@ class Examiner:
         signature = replace(signature, output_kind=kind, classes=2 if kind.startswith("binary") else rows.shape[1])
         signature = replace(signature, output_shape=None if shape == (signature.scores,) else shape)
         parity = self._parity(signature, inputs, expected)
-        names = {"input_name": _told(signature.input_name), "output_name": _told(signature.output_name)}
+        names = {"input_name": told(signature.input_name), "output_name": told(signature.output_name)}
         self.exam.found["signature"] = asdict(signature) | names | {"task": signature.task}
         health = self._gradient(signature)
         self.exam.found["gradient"] = health.as_dict()
@@ -236,7 +198,7 @@ class Examiner:
         node = next(n for n in safe.model.graph.node if names[low] in n.output)
         return f", first at {shown(safe.node_names[node.name])} ({node.op_type})"
 
-    def _gradient(self, signature: Signature) -> probe.GradientHealth:
+    def _gradient(self, signature: Signature) -> GradientHealth:
         assert self.opened is not None
         opened = self.opened
         draw = signature.to_input(probe.random_inputs(signature.shape, Key(0).at("gradient")))
@@ -252,7 +214,7 @@ class Examiner:
             slopes = self._twin_slopes(end, Logits(signature.output_kind, before))
         exact = None if quantised else slopes
         compete = signature.task == "multiclass"
-        health = probe.check_gradient(logits, draw, exact, opened.name, lambda: self._where_it_dies(draw), compete)
+        health = check_gradient(logits, draw, exact, opened.name, lambda: self._where_it_dies(draw), compete)
         if quantised and slopes is not None:
             return replace(health, slope_error=self._twin_error(logits, draw, slopes), through="its float twin")
         return health
@@ -280,8 +242,8 @@ class Examiner:
     def _twin_error(self, logits: nn.Module, draw: Tensor, slopes: Callable[[Array], Array]) -> float:
         x = draw.clone().requires_grad_(True)
         out = logits(x)
-        (gradient,) = torch.autograd.grad((out * probe.score_weights(out)).sum(), x)
-        return probe.slope_error(gradient, draw, slopes)
+        (gradient,) = torch.autograd.grad((out * score_weights(out)).sum(), x)
+        return slope_error(gradient, draw, slopes)
 
     def _where_it_dies(self, draw: Tensor) -> str:
         assert self.opened is not None
@@ -289,97 +251,3 @@ class Examiner:
         names = self.opened.safe.node_names
         ends = [f"{shown(names.get(name, name))} ({op})" for name, op in dying_steps(graph, draw[:2])]
         return ", ".join(ends) or "its output"
-
-    def _tell_graph(self, graph: Converted) -> None:
-        safe = graph.safe
-        converters = Counter((r.domain, r.op, r.version, r.by) for r in graph.records)
-        self.exam.found["input"] = {
-            "name": _told(safe.input_name),
-            "type": type_name(safe.input_type),
-            "shape": [safe.batch or "N", *safe.input_shape],
-        }
-        outputs = list(safe.outputs.items())[:_LISTED]
-        self.exam.found["outputs"] = [{"name": _told(old), **_value_of(graph, new)} for new, old in outputs]
-        self.exam.found["operators"] = [
-            {"op": op, "domain": domain or "ai.onnx", "opset": version, "by": by, "count": count}
-            for (domain, op, version, by), count in sorted(converters.items())
-        ]
-        self.exam.found["obstacles"] = [
-            {
-                "node": _told(safe.node_names.get(b.node, b.node)),
-                "op": _told(b.op),
-                "why": _told(b.why),
-                "remedy": _told(b.remedy),
-            }
-            for b in graph.blocked[:_LISTED]
-        ]
-        kinds = Counter(r.op for r in graph.records)
-        convolutions = kinds["Conv"] + kinds["ConvTranspose"]
-        self.exam.found["batch_norm"] = {
-            "nodes": kinds["BatchNormalization"],
-            "statistics": "present" if kinds["BatchNormalization"] else "folded or absent",
-            "convolutions": convolutions,
-        }
-
-
-def dying_steps(graph: nn.Module, x: Tensor) -> list[tuple[str, str]]:
-    """The steps (node, operator) at which the gradient ends: it reaches their output, and none of their inputs."""
-    if not isinstance(graph, Graph):
-        return []
-    made: list[tuple[Step, list[Tensor], list[Tensor]]] = []
-
-    def watch(step: Step, given: list[Any], out: Any) -> None:
-        results = [t for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor)]
-        for tensor in results:
-            if tensor.requires_grad:
-                tensor.retain_grad()
-        made.append((step, [t for t in given if isinstance(t, Tensor)], results))
-
-    leaf = x.clone().requires_grad_(True)
-    out = graph.run(len(leaf), leaf, watch=watch)[0]
-    if out.requires_grad:
-        rows = out.reshape(len(out), -1)
-        (rows * probe.score_weights(rows)).sum().backward()
-
-    def alive(tensors: list[Tensor]) -> bool:
-        return any(t.requires_grad and t.grad is not None and bool(t.grad.any()) for t in tensors)
-
-    ends = []
-    for step, given, results in made:
-        open_before = [t for t in given if t.requires_grad]
-        if not open_before:
-            continue
-        cut = not any(t.requires_grad for t in results)
-        if cut or (alive(results) and not alive(open_before)):
-            ends.append((step.name, step.op))
-    return ends[-3:]
-
-
-def _value_of(graph: Converted, name: str) -> dict[str, Any]:
-    value = graph.values.get(name)
-    if value is None or not isinstance(value.seen[0], Tensor):
-        return {"type": None, "shape": None}
-    first, second = (v.shape for v in value.seen)
-    shape = [a if a == b else "N" for a, b in zip(first, second, strict=True)]
-    return {"type": str(value.seen[0].dtype).removeprefix("torch."), "shape": shape}
-
-
-def _told(text: str) -> str:
-    """A text out of the file for `found`, cut if nobody would read it."""
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-
-
-def _described(proto: Any) -> dict[str, Any]:
-    return {
-        "ir_version": proto.ir_version,
-        "opsets": {_told(o.domain) or "ai.onnx": o.version for o in proto.opset_import[:_LISTED]},
-        "producer": f"{proto.producer_name} {proto.producer_version}".strip()[:100],
-    }
-
-
-def _parameters(opened: Opened) -> int:
-    """Numbers in the float weights that the output depends on."""
-    model = opened.safe.cut(opened.output)
-    floats = {1, 10, 11, 16}
-    quantised = {2, 3, 21, 22} if is_quantised(model) else set()
-    return sum(int(np.prod(w.dims)) for w in model.graph.initializer if w.data_type in floats | quantised)

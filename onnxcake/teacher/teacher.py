@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..child import Array
 from ..errors import BadTeacherFile, UsageError
 from . import airlock
-from .examine import open_graph
 from .facts import Facts
+from .opened import open_graph
 from .options import Options
 from .signature import Signature, Task
 

@@ -71,21 +71,24 @@ def reshape(node: Node) -> Function:
 
 
 def _with_free_batch(node: Node, dims: Sizes, target: Sizes) -> Sizes:
-    """The target, with a batch that the exporter wrote into it made to follow the real one."""
+    """The target, with a batch that the exporter wrote into it made to follow the real one.
+
+    In row-major order the batch stays behind as many elements as before: it goes to the axis of the target that
+    has as many in front of it as the batch's axis of the input.
+    """
     baked = node.builder.fixed_batch
-    if baked is None or not target.fixed or dims.fixed or not target.base:
+    if baked is None or not target.fixed or sum(map(bool, dims.slope)) != 1:
         return target
-    if -1 in target.base and target.base[0] != -1:
-        known = -math.prod(target.base)
-        fits = all(math.prod(dims.at(batch)) % known == 0 for batch in (1, baked, *node.builder.batches))
-        if fits and target.base[0] != baked:
-            return target
-    elif -1 in target.base or math.prod(dims.at(baked)) != math.prod(target.base):
-        return target
-    first, rest = divmod(target.base[0], baked)
-    if rest:
-        return target
-    return Sizes((first, *target.slope[1:]), (0, *target.base[1:]))
+    sizes, base = dims.at(baked), list(target.base)
+    if -1 in base:
+        base[base.index(-1)] = math.prod(sizes) // max(-math.prod(base), 1)
+    before = math.prod(sizes[: next(i for i, slope in enumerate(dims.slope) if slope)])
+    for axis, size in enumerate(base):
+        if math.prod(base[:axis]) == before and size % baked == 0 and math.prod(base) == math.prod(sizes):
+            slope = [0] * len(base)
+            slope[axis], base[axis] = size // baked, 0
+            return Sizes(tuple(slope), tuple(base))
+    return target
 
 
 def _view(node: Node, target: Sizes) -> Function:

@@ -27,7 +27,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxcake import cli
 from onnxcake.child import shared
 from onnxcake.errors import OnnxcakeError
-from onnxcake.ort import Runtime
 from onnxcake.teacher import Teacher, airlock, way_back
 
 QUICK_S = 10.0  # processor seconds that a refusal may take
@@ -156,35 +155,31 @@ def _processor_seconds() -> tuple[int, float]:
 
 
 def answers_as_its_file(
-    path: Path, runtime: Runtime, draw: Any = None, feed: Mapping[str, Any] | None = None, **said: Any
+    path: Path, *, feed: Mapping[str, Any] | None = None, count: int = 6, tolerance: float = 2e-3, **said: Any
 ) -> Teacher:
     """Loads a teacher, and compares its logits, brought back, with what onnxruntime makes of the user's own file."""
     import onnxruntime
 
     teacher = Teacher.load(path, **said)
     signature = teacher.signature
-    x = torch.randn(6, *signature.shape, generator=torch.Generator().manual_seed(5)) if draw is None else draw
-    inputs = signature.whole(signature.to_input(x) if draw is None else x)
+    x = torch.randn(count, *signature.shape, generator=torch.Generator().manual_seed(5))
+    inputs = signature.whole(signature.to_input(x))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    kinds = {i.name: i.type for i in session.get_inputs()}
-    dtype = {"tensor(float)": "float32", "tensor(double)": "float64"}.get(
-        kinds[signature.input_name], kinds[signature.input_name][7:-1]
-    )
-    batch = session.get_inputs()[[*kinds].index(signature.input_name)].shape[0]
-    step = batch if isinstance(batch, int) else len(inputs)
-    parts = []
-    for start in range(0, len(inputs) - step + 1, step):
-        part = inputs[start : start + step].numpy().astype(dtype)
-        given = {signature.input_name: part, **(feed or {})}
-        parts.append(session.run([signature.output_name], given)[0])
+    source = next(i for i in session.get_inputs() if i.name == signature.input_name)
+    dtype = {"float": "float32", "double": "float64"}.get(source.type[7:-1], source.type[7:-1])
+    fixed = source.shape[0] if source.shape and isinstance(source.shape[0], int) else 0
+    parts = [
+        session.run([signature.output_name], {source.name: part.numpy().astype(dtype), **(feed or {})})[0]
+        for part in inputs.split(fixed or count)
+    ]
     expected = torch.from_numpy(np.concatenate(parts).astype(np.float32))
     with torch.no_grad():
-        got = way_back(signature)(teacher.logits(inputs[: len(expected)].float()))
+        got = way_back(signature)(teacher.logits(inputs.float()))
     scale = expected.abs().max().clamp_min(1e-2)
     assert got.shape == expected.shape
-    assert ((got - expected).abs().max() / scale).item() < said.get("tolerance", 2e-3)
+    assert ((got - expected).abs().max() / scale).item() < tolerance
     leaf = inputs[:2].float().clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(teacher.logits(leaf)[:, 0].sum(), leaf)
     assert gradient.isfinite().all() and gradient.any()

@@ -17,7 +17,6 @@ from refusals import SCORES, N, W, answers_as_its_file, inner, made, refused, sa
 from onnxcake.errors import BadTeacherFile, UnsupportedTeacher
 from onnxcake.graph import external
 from onnxcake.graph.load import load
-from onnxcake.ort import Runtime
 from onnxcake.teacher import Teacher
 
 FAR = "far\naway"
@@ -289,13 +288,13 @@ GOOD = [place for place in PLACES if place is not as_one_of_several_tensors]
 
 
 @pytest.mark.parametrize("place", GOOD)
-def test_data_beside_the_model(place: Callable[[TensorProto], onnx.ModelProto], folder: Path, runtime: Runtime) -> None:
+def test_data_beside_the_model(place: Callable[[TensorProto], onnx.ModelProto], folder: Path) -> None:
     """Compared with the same model in one file: not all runtimes read all of these places."""
     kept = outside("w.bin")
     apart = Teacher.load(saved(place(kept), folder))
     kept = tensor(W, FAR)
     together = saved(place(kept), folder, "together.onnx")
-    answers_as_its_file(together, runtime)
+    answers_as_its_file(together)
     assert apart.model == Teacher.load(together).model
 
 
@@ -310,13 +309,11 @@ def test_data_beside_the_model(place: Callable[[TensorProto], onnx.ModelProto], 
         ("w.bin", 5, [("offset", "5")]),
     ],
 )
-def test_offsets_lengths_and_folders(
-    location: str, before: int, entries: list[tuple[str, str]], folder: Path, runtime: Runtime
-) -> None:
+def test_offsets_lengths_and_folders(location: str, before: int, entries: list[tuple[str, str]], folder: Path) -> None:
     (folder / location).parent.mkdir(parents=True, exist_ok=True)
     (folder / location).write_bytes(bytes(before) + W.tobytes() + b"rest")
     path = saved(as_initialiser(outside(location, *entries)), folder)
-    answers_as_its_file(path, runtime)
+    answers_as_its_file(path)
 
 
 def test_the_bytes_outside_are_part_of_the_digest(folder: Path) -> None:
@@ -339,7 +336,7 @@ def test_a_linked_model_finds_its_data_beside_the_link(folder: Path, tmp_path: P
     refused(link, BadTeacherFile, "missing or a link")
 
 
-def test_as_the_libraries_write_it(folder: Path, runtime: Runtime) -> None:
+def test_as_the_libraries_write_it(folder: Path) -> None:
     rng = np.random.default_rng(1)
     weights = {"A": rng.normal(size=(4, 64)).astype(np.float32), "B": rng.normal(size=(64, 3)).astype(np.float32)}
     nodes = [N("MatMul", ["x", "A"], ["a"]), N("Relu", ["a"], ["r"]), N("MatMul", ["r", "B"], ["y"])]
@@ -354,16 +351,16 @@ def test_as_the_libraries_write_it(folder: Path, runtime: Runtime) -> None:
             size_threshold=0,
         )
         assert load(path).size_bytes > path.stat().st_size
-        answers_as_its_file(path, runtime)
+        answers_as_its_file(path)
 
 
-def test_low_precision_beside_the_model(folder: Path, runtime: Runtime) -> None:
+def test_low_precision_beside_the_model(folder: Path) -> None:
     (folder / "h.bin").write_bytes(W.astype(np.float16).tobytes())
     kept = outside("h.bin", array=W.astype(np.float16))
     model = made(N("Cast", [FAR], ["w"], to=1), N("MatMul", ["x", "w"], ["y"]), weights={FAR: kept})
-    answers_as_its_file(saved(model, folder), runtime)
+    answers_as_its_file(saved(model, folder))
 
 
-def test_the_graph_that_all_of_these_are_made_from(folder: Path, runtime: Runtime) -> None:
-    answers_as_its_file(saved(made(SCORES), folder), runtime)
+def test_the_graph_that_all_of_these_are_made_from(folder: Path) -> None:
+    answers_as_its_file(saved(made(SCORES), folder))
     assert value("x", "batch", 4).name == "x"

@@ -17,7 +17,6 @@ import pytest
 from refusals import SCORES, answers_as_its_file, made, refused, saved
 
 from onnxcake.errors import BadTeacherFile
-from onnxcake.ort import Runtime
 from onnxcake.teacher import Teacher
 
 # --- M01: not a file ---------------------------------------------------------------------------------------
@@ -106,7 +105,7 @@ def test_no_permission(tmp_path: Path) -> None:
     refused(tmp_path / "t.onnx", BadTeacherFile, "ermission")
 
 
-def test_a_name_that_is_no_text(tmp_path: Path, runtime: Runtime) -> None:
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     """A file system's names are bytes."""
     path = tmp_path / os.fsdecode(b"\xff\xfe.onnx")
     saved(made(SCORES), tmp_path, path.name)
@@ -232,7 +231,7 @@ def test_a_file_of_just_under_two_gibibytes(tmp_path: Path) -> None:
     refused(path, BadTeacherFile, "not an ONNX model")
 
 
-def test_fields_that_nobody_knows_are_no_harm(tmp_path: Path, runtime: Runtime) -> None:
+def test_fields_that_nobody_knows_are_no_harm(tmp_path: Path) -> None:
     """Protobuf passes over them, as it must: the next version of the format has more."""
     unknown = b"\xfa\x3f\x05hello"  # field 1023
-    answers_as_its_file(saved(PLAIN + unknown * 1000, tmp_path), runtime)
+    answers_as_its_file(saved(PLAIN + unknown * 1000, tmp_path))

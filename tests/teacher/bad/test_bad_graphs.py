@@ -844,7 +844,7 @@ def test_dead(row: Bad, tmp_path: Path) -> None:
 class Examined:
     """A file examined in this process, with one operator's conversion replaced."""
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, runtime: Runtime) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
         self.examiner = Examiner(runtime)
         self.path = saved(model, folder)
 
@@ -916,7 +916,7 @@ def test_a_run_with_a_bad_teacher_leaves_nothing(row: Bad, tmp_path: Path) -> No
     assert code == 4 and "cannot be used" in out and all(word in err for word in row.words) and "Traceback" not in err
 
 
-def test_the_graph_that_most_of_these_are_made_from_is_a_teacher(tmp_path: Path, runtime: Runtime) -> None:
-    assert answers_as_its_file(saved(made(SCORES), tmp_path), runtime).signature.classes == 3
+def test_the_graph_that_most_of_these_are_made_from_is_a_teacher(tmp_path: Path) -> None:
+    assert answers_as_its_file(saved(made(SCORES), tmp_path)).signature.classes == 3
     code, out, _ = command("inspect", tmp_path / "t.onnx")
     assert code == 0 and "can be used" in out

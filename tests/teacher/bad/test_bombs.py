@@ -31,7 +31,6 @@ from refusals import (
 )
 
 from onnxcake.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
-from onnxcake.ort import Runtime
 from onnxcake.teacher import Options, airlock
 
 I64 = np.int64
@@ -249,10 +248,10 @@ def endless() -> onnx.ModelProto:
     return made(HIDDEN, loop("", ENDLESS), weights={"huge": np.array(1e30, np.float32)})
 
 
-def test_a_loop_that_the_data_never_end(tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_the_data_never_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(airlock, "_PROBE_S", 2.0)
     refused(saved(endless(), tmp_path), BadTeacherFile, "given up", "more than 2 s of processor time")
-    answers_as_its_file(saved(made(SCORES), tmp_path), runtime)
+    answers_as_its_file(saved(made(SCORES), tmp_path))
 
 
 @pytest.mark.slow
@@ -387,10 +386,10 @@ def test_depth_and_number(name: str, tmp_path: Path) -> None:
     refused(saved(row.model, tmp_path), row.kind, *row.words)
 
 
-def test_a_chain_of_100_000_nodes(tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_of_100_000_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(airlock, "_READ_S", 2.0)
     refused(saved(chain(100_000), tmp_path), BadTeacherFile, "given up", "s of processor time")
-    answers_as_its_file(saved(made(SCORES), tmp_path), runtime)
+    answers_as_its_file(saved(made(SCORES), tmp_path))
 
 
 @pytest.mark.slow
@@ -398,9 +397,9 @@ def test_a_chain_of_100_000_nodes_under_the_real_limit(tmp_path: Path) -> None:
     refused(saved(chain(100_000), tmp_path), BadTeacherFile, "given up", "s of processor time")
 
 
-def test_a_chain_of_1_100_nodes_is_a_teacher(tmp_path: Path, runtime: Runtime) -> None:
+def test_a_chain_of_1_100_nodes_is_a_teacher(tmp_path: Path) -> None:
     """Deeper than Python's own limit of recursion."""
-    answers_as_its_file(saved(chain(1_100), tmp_path), runtime)
+    answers_as_its_file(saved(chain(1_100), tmp_path))
 
 
 # --- memory -------------------------------------------------------------------------------------------------
@@ -463,12 +462,12 @@ def many_values() -> onnx.ModelProto:
     ids=["one huge value", "a sparse tensor", "many constants", "many values"],
 )
 def test_memory_is_bounded(
-    model: onnx.ModelProto, words: str, most: int, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    model: onnx.ModelProto, words: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(airlock, "_memory", lambda: MEMORY)
-    answers_as_its_file(saved(made(SCORES), tmp_path), runtime)  # the child is warm, and holds its libraries
+    answers_as_its_file(saved(made(SCORES), tmp_path))  # the child is warm, and holds its libraries
     with Peak() as peak:
         error = airlock.examine(saved(model, tmp_path), Options()).error
     assert isinstance(error, TeacherError) and words in error.what
     assert peak.most < most
-    answers_as_its_file(saved(made(SCORES), tmp_path), runtime)
+    answers_as_its_file(saved(made(SCORES), tmp_path))

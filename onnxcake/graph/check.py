@@ -1,0 +1,82 @@
+"""ONNX's own checker, on a model that may be large, or written by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import onnx
+
+from ..errors import BadTeacherFile, UnsupportedTeacher, first_line
+
+_ASIDE = "unregistered"
+
+
+def check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
+    """ONNX's checker, on the model with its large weights as inputs: it would copy them several times.
+
+    Raises:
+        BadTeacherFile: if the checker refuses it.
+        UnsupportedTeacher: for an opset newer than those known here.
+    """
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(proto)
+    graph = skeleton.graph
+    small = [tensor for tensor in graph.initializer if tensor.name not in weights]
+    large = [tensor for tensor in graph.initializer if tensor.name in weights]
+    del graph.initializer[:]
+    graph.initializer.extend(small)
+    for value in (*graph.input, *graph.output):  # the checker wants one; whether it has to be known, is decided later
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    known = {value.name for value in graph.input}
+    for tensor in large:
+        if tensor.name not in known:
+            known.add(tensor.name)
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    opset = max((o.version for o in proto.opset_import if not o.domain), default=0)
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise UnsupportedTeacher(
+            f"its opset {opset} is newer than the newest that is known here, {newest}",
+            where=name,
+            remedy="Export it with an older opset_version, or upgrade onnx.",
+        )
+    _set_aside(skeleton, opset)
+    try:
+        onnx.checker.check_model(skeleton)
+    except Exception as error:
+        raise BadTeacherFile(
+            f"ONNX's checker refuses it: {first_line(ValueError(' '.join(str(error).split())))}",
+            where=name,
+            remedy="Export the model again, or ask its vendor for a valid file.",
+        ) from error
+
+
+def _set_aside(model: onnx.ModelProto, opset: int) -> None:
+    """Has the checker skip operators that the standard does not have at this opset.
+
+    onnxruntime's optimiser writes such (LayerNormalization before opset 17, SimplifiedLayerNormalization). Those
+    that nobody knows are told later, all of them at once, with their nodes.
+    """
+    found = False
+    for node in _nodes(model.graph.node):
+        if not node.domain and opset and not _known(node.op_type, opset):
+            node.domain, found = _ASIDE, True
+    if found:
+        model.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)
+
+
+def _known(op_type: str, opset: int) -> bool:
+    try:
+        return not onnx.defs.get_schema(op_type, opset, "").deprecated
+    except Exception:  # noqa: BLE001 - onnx's own exception type
+        return False

@@ -1,0 +1,65 @@
+"""A teacher's file, read and built, with what was decided about its output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from ..graph.convert import Converted, convert
+from ..graph.ends import Tail, tail
+from ..graph.float_twin import is_quantised
+from ..graph.load import load
+from ..graph.normalise import SafeGraph, normalise
+from ..graph.records import LIMITS, Limits
+from .options import Options
+from .output import choose_output
+from .scores import Logits
+from .signature import OutputKind
+
+
+@dataclass
+class Opened:
+    """A teacher's graph, with what was decided about it."""
+
+    safe: SafeGraph
+    converted: Converted
+    output: str
+    tail: Tail
+    digest: str
+    size_bytes: int
+    name: str
+
+    def logits(self, kind: OutputKind) -> nn.Module:
+        """Input units → logits [n, classes]."""
+        end = self.end(kind)
+        return nn.Sequential(self.converted.module(end), Logits(kind, end != self.output))
+
+    def end(self, kind: OutputKind) -> str:
+        """The value that logits are taken from: what goes into a last Softmax or Sigmoid, else the output."""
+        squashed = self.tail.kind in ("softmax", "log_softmax", "sigmoid")
+        return self.tail.logits if squashed and kind != "logits" else self.output
+
+
+def open_graph(path: Path, options: Options, fixed: bool = False, limits: Limits = LIMITS) -> Opened:
+    """Reads and builds a teacher's graph; checks nothing against onnxruntime.
+
+    Raises:
+        TeacherError, UsageError: if it cannot be read or built, or has no class scores.
+    """
+    options.check()
+    file = load(path)
+    safe = normalise(file, options.choice)
+    converted = convert(safe, fixed=fixed, limits=limits)
+    output = choose_output(converted, file.name)
+    return Opened(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)
+
+
+def parameters(opened: Opened) -> int:
+    """Numbers in the float weights that the output depends on."""
+    model = opened.safe.cut(opened.output)
+    floats = {1, 10, 11, 16}
+    quantised = {2, 3, 21, 22} if is_quantised(model) else set()
+    return sum(int(np.prod(w.dims)) for w in model.graph.initializer if w.data_type in floats | quantised)
