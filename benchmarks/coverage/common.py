@@ -86,6 +86,16 @@ def with_data(
     return finished(builder, model, values, inputs), fed
 
 
+def in_float64(model: onnx.ModelProto, shape: Sequence[int]) -> Graph:
+    """A graph of a model with one float input [batch, *shape], computed in float64."""
+    builder = builder_for(model, precision=torch.float64)
+    weights = {weight.name for weight in model.graph.initializer}
+    (name,) = (value.name for value in model.graph.input if value.name not in weights)
+    first, second = ((batch, *shape) for batch in builder.batches)
+    value = builder.input((first, second), torch.float64)
+    return finished(builder, model, {name: value}, [value])
+
+
 def from_file(path: Path) -> nn.Module:
     """The first output of a classifier's file, converted as the command does it.
 

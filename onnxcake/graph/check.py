@@ -61,7 +61,7 @@ def _set_aside(model: onnx.ModelProto, opset: int) -> None:
     """
     found = False
     for node in _nodes(model.graph.node):
-        if not node.domain and opset and not _known(node.op_type, opset):
+        if not node.domain and opset > 0 and not _known(node.op_type, opset):
             node.domain, found = _ASIDE, True
     if found:
         model.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))

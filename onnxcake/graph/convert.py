@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .build import BATCHES, Builder
 from .module import Graph
 from .node import Depends, Obstacle, Value
-from .normalise import INPUT, SafeGraph, reaching
+from .normalise import INPUT, SafeGraph
 from .records import LIMITS, Blocked, Limits, Record
+from .walk import reaching
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -20,8 +18,9 @@ from ..errors import BadTeacherFile, TeacherError, UnsupportedTeacher, first_lin
 from ..files import canonical, sha256
 from .check import check
 from .external import MOST_DIMENSIONS, read_external, size_outside
+from .reading import not_onnx, read_regular
+from .walk import graphs, nodes, tensors
 
-LIMIT_BYTES = 2**31 - 1  # protobuf's own; larger models keep their weights in external files
 LIMIT_WEIGHTS = 16 << 30
 LIMIT_NODES = 200_000
 LIMIT_METADATA = 1000  # entries; nobody reads further ones
@@ -29,25 +28,6 @@ _FLAT = "Export the model again, with fewer sub-graphs within sub-graphs."
 _LIMIT_SPARSE = 1 << 30  # numbers
 _LARGE = 1024  # bytes from which an initialiser is kept beside the proto
 
-_FOREIGN = (  # how other files begin, for a message that helps: what, from which byte, and what it is
-    (b"version https://git-lfs", 0, "a git-LFS pointer, not the model itself; fetch it with `git lfs pull`"),
-    (b"PK\x03\x04", 0, "a zip archive (a torch checkpoint or a packed folder?)"),
-    (b"\x1f\x8b", 0, "a gzip archive"),
-    (b"ustar", 257, "a tar archive"),
-    (b"\x89PNG", 0, "a PNG picture"),
-    (b"\xff\xd8\xff", 0, "a JPEG picture"),
-    (b"%PDF", 0, "a PDF document"),
-    (b"\x7fELF", 0, "a program"),
-    (b"\x89HDF", 0, "an HDF5 file (a Keras model?)"),
-    (b"\x93NUMPY", 0, "a numpy array"),
-    (b"GGUF", 0, "a GGUF file"),
-    (b"TFL3", 4, "a TensorFlow Lite model"),
-    (b"ORTM", 4, "a model in onnxruntime's own format"),
-    *((b"\x80" + bytes([version]), 0, "a pickle") for version in (2, 3, 4, 5)),
-    (b'{"', 8, "a safetensors file"),
-    (b"{", 0, "a JSON text"),
-)
-_GUESSED_FROM = 1 << 16  # bytes
 _NATIVE = {
     TensorProto.FLOAT,
     TensorProto.DOUBLE,
@@ -122,53 +102,14 @@ def _parsed(content: bytes, name: str) -> onnx.ModelProto:
             raise BadTeacherFile(
                 "its sub-graphs lie deeper in one another than protobuf reads", where=name, remedy=_FLAT
             ) from error
-        raise _not_onnx(name, content) from error
+        raise not_onnx(name, content) from error
     if not proto.ir_version or not proto.HasField("graph"):
-        raise _not_onnx(name, content)
+        raise not_onnx(name, content)
     if not proto.graph.node:
         raise BadTeacherFile("the model holds no operators", where=name, remedy="Export the model again.")
     _check_size(proto, name)
     _check_text(proto, name)
     return proto
-
-
-def graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and the sub-graphs of its nodes and of the functions' nodes."""
-    yield proto.graph
-    for node in nodes(proto):
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-            yield from attribute.graphs
-
-
-def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node: the graph's, its sub-graphs', the functions'."""
-    yield from _nodes(proto.graph.node)
-    for function in proto.functions:
-        yield from _nodes(function.node)
-
-
-def _nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
-
-
-def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor: initialisers, node attributes, sparse ones, and the same in sub-graphs and functions."""
-    for graph in graphs(proto):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-    for node in nodes(proto):
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
 
 
 def _check_size(proto: onnx.ModelProto, name: str) -> None:
@@ -253,57 +194,3 @@ def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any
 
 def _has_nan(array: np.ndarray[Any, Any]) -> bool:
     return "float" in array.dtype.name and bool(np.isnan(array).any())  # bfloat16 and float8 have a kind of their own
-
-
-def read_regular(path: Path) -> bytes:
-    """A regular file's bytes, opened once.
-
-    Raises:
-        BadTeacherFile: if it is missing, unreadable, something else than a file, or too large.
-    """
-    try:
-        # Opened once, without waiting on a FIFO, and judged by its descriptor.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BadTeacherFile("not a regular file", where=path, remedy="Give the path of a .onnx file.")
-            if status.st_size > LIMIT_BYTES:
-                what = f"{status.st_size:,} bytes is more than one ONNX file can hold (2 GiB)"
-                raise BadTeacherFile(what, where=path, remedy="Keep its weights in an external file.")
-            return file.read()
-    except IsADirectoryError as error:
-        raise BadTeacherFile("a folder, not a file", where=path, remedy="Give the path of a .onnx file.") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        remedy = "Give the path of a .onnx file that this user may read."
-        raise BadTeacherFile(f"cannot be read ({reason})", where=path, remedy=remedy) from error
-
-
-def _not_onnx(name: str, content: bytes) -> BadTeacherFile:
-    guess = _foreign(content[:_GUESSED_FROM])
-    if not content:
-        what = "the file is empty"
-    elif guess:
-        what = f"not an ONNX model; it looks like {guess} ({len(content):,} bytes)"
-    else:
-        what = f"not an ONNX model, or a truncated one ({len(content):,} bytes)"
-    return BadTeacherFile(what, where=name, remedy="Export the model again, or copy the file again.")
-
-
-def _foreign(start: bytes) -> str:
-    """What else a file may be, judged by how it starts; "" if nothing is known."""
-    if start.lstrip().startswith(b"<"):
-        return "an HTML or XML page (a download that failed?)"
-    for magic, place, what in _FOREIGN:
-        if start.startswith(magic, place):
-            return what
-    # Protobuf has no magic bytes; these are the names that TensorFlow's files can hardly do without.
-    if start.startswith(b"\x08\x01\x12") and (b"\x05serve" in start or b"\x05Const" in start):
-        return "a TensorFlow SavedModel; convert it with tf2onnx"
-    if start.startswith(b"\n") and (b"\x12\x0bPlaceholder" in start or b"\x12\x05Const" in start):
-        return "a TensorFlow graph; convert it with tf2onnx"
-    text = start.decode("utf-8", "ignore")  # the last character may be cut
-    if len(text.encode()) > len(start) - 4 and all(c.isprintable() or c.isspace() for c in text):
-        return "a text"
-    return ""

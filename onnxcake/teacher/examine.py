@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..child import Array
-from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, shown
+from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, first_line, shown
 from ..graph.convert import convert
 from ..graph.cost import multiply_adds
 from ..graph.ends import head, tail
@@ -92,6 +92,11 @@ class Examiner:
             if isinstance(error.__cause__, RuntimeRefused):  # it knows the safe names alone
                 error.what = self.opened.safe.with_names(error.what)
             raise
+        except RuntimeRefused as error:
+            what = self.opened.safe.with_names(first_line(error))
+            raise TeacherError(
+                f"onnxruntime cannot run it on random inputs: {what}", where=self.opened.name, remedy=probe.CHECK_VALUES
+            ) from error
 
     def _run(self, opened: Opened) -> None:
         session = self._session(opened.output)
@@ -102,6 +107,7 @@ class Examiner:
         ]
         inputs = [signature.whole(draw).numpy() for draw in draws]
         expected = probe.answers(session, inputs, opened.name)
+        probe.check_alone(session, inputs[-1], expected[-1], 10 * self._tolerance(), opened.name)
         more = signature.whole(signature.to_input(probe.random_inputs(signature.shape, Key(0).at("kind"))))
         rows = probe.rows_of(session.run_in_batches(more.numpy(), probe.BATCHES[-1]))
         kind = output_kind(rows, opened.tail, output, self.options.task, opened.name)

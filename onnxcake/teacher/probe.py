@@ -73,6 +73,24 @@ def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:
     return results
 
 
+def check_alone(session: Session, x: Array, expected: Array, tolerance: float, name: str) -> None:
+    """Makes sure that an input's answer is the same without the others of its batch.
+
+    Raises:
+        UnsupportedTeacher: if not.
+    """
+    alone = session.run(x[:1]).astype(np.float32)
+    together = expected[:1]
+    finite = np.isfinite(together)
+    scale = max(float(np.abs(together[finite]).max(initial=0)), 1e-2)
+    if alone.shape != together.shape or not np.abs(alone - together)[finite].max(initial=0) <= tolerance * scale:
+        raise UnsupportedTeacher(
+            "its answer to one input depends on the others of its batch",
+            where=name,
+            remedy="Export it in eval mode, or choose an --output before the operator that mixes the inputs.",
+        )
+
+
 def rows_of(answer: Array) -> Array:
     """A file's answers [n, …] as [n, scores]."""
     return answer.reshape(len(answer), -1)

@@ -217,8 +217,12 @@ OPERATORS = {
     "opset 999": bad(UnsupportedTeacher, ("opset 999", "newer"), SCORES, opset=999),
     "opset 0": bad(BadTeacherFile, "MatMul", SCORES, opset=0),
     "opset −1": bad(BadTeacherFile, "MatMul", SCORES, opset=-1),
-    "no such operator": bad(BadTeacherFile, "Matmul", N("Matmul", ["x", "W"], ["y"])),
-    "an operator of a later opset": bad(BadTeacherFile, "Gelu", HIDDEN, N("Gelu", ["h"], ["y"]), opset=17),
+    "no such operator": bad(
+        UnsupportedTeacher, ("Matmul-17: no conversion", "'Matmul #0'"), N("Matmul", ["x", "W"], ["y"])
+    ),
+    "an operator of a later opset": bad(
+        TeacherError, ("onnxruntime", "Gelu"), HIDDEN, N("Gelu", ["h"], ["y"]), opset=17
+    ),
     "an empty operator": bad(BadTeacherFile, "op_type", N("", ["x", "W"], ["y"])),
     "a domain nobody knows": bad(UnsupportedTeacher, ("acme.Secret-3", "'s'"), secret("s"), domains=ACME),
     "an operator of another domain under a known name": bad(
@@ -809,6 +813,48 @@ DEAD = {
     ),
     "NaN by division": bad(DeadTeacher, "not finite", HIDDEN, N("Sub", ["h", "h"], ["z"]), N("Div", ["z", "z"], ["y"])),
     "NaN by logarithm": bad(DeadTeacher, "not finite", HIDDEN, N("Log", ["h"], ["y"])),
+    "inputs that are mixed": bad(
+        UnsupportedTeacher,
+        "depends on the others of its batch",
+        HIDDEN,
+        N("ReduceMean", ["h"], ["mean"], axes=[0]),
+        N("Sub", ["h", "mean"], ["y"]),
+    ),
+    "a decision over the whole batch": bad(
+        UnsupportedTeacher,
+        "depends on the others of its batch",
+        HIDDEN,
+        N("ReduceMax", ["h"], ["most"], axes=[0]),
+        N("Div", ["h", "most"], ["y"]),
+    ),
+    "a fixed batch that is mixed": bad(
+        UnsupportedTeacher,
+        "depends on the others of its batch",
+        HIDDEN,
+        N("ReduceMean", ["h"], ["mean"], axes=[0]),
+        N("Sub", ["h", "mean"], ["y"]),
+        inputs=[value("x", 5, 4)],
+        outputs=[value("y", 5, 3)],
+    ),
+    "classes that are masked": bad(
+        DeadTeacher,
+        "logits on random inputs are not finite",
+        HIDDEN,
+        N("Where", ["mask", "h", "never"], ["m"]),
+        N("Softmax", ["m"], ["y"], axis=1),
+        weights={"mask": np.array([True, False, True]), "never": np.array(-INF)},
+    ),
+    "numbers of words that are not there": bad(
+        TeacherError,
+        ("onnxruntime", "out of data bounds", "'look up'"),
+        N("Mul", ["x", "hundred"], ["far"]),
+        N("Cast", ["far"], ["i"], to=I64),
+        N("Gather", ["W", "i"], ["e"], name="look up"),
+        N("ReduceMean", ["e"], ["r"], axes=[1], keepdims=0),
+        N("ReduceMean", ["x"], ["m"], axes=[1]),
+        N("Add", ["r", "m"], ["y"]),
+        weights={"hundred": np.array(100, np.float32)},
+    ),
     "noise": bad(
         UnsupportedTeacher,
         ("RandomNormalLike", "random numbers", "'noise'"),
@@ -844,7 +890,7 @@ def test_dead(row: Bad, tmp_path: Path) -> None:
 class Examined:
     """A file examined in this process, with one operator's conversion replaced."""
 
-    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path, runtime: Runtime) -> None:
         self.examiner = Examiner(runtime)
         self.path = saved(model, folder)
 

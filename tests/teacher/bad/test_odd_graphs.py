@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 import torch
 from onnx import TensorProto, helper
 from refusals import HIDDEN, SCORES, N, W, answers_as_its_file, inner, made, saved, table, tensor, value
-
 
 from onnxcake.teacher import Teacher
 
@@ -546,8 +544,8 @@ FLOW = {
         *STEP,
         N("ReduceMax", ["t"], ["most"], keepdims=0),
         N("Less", ["most", "ten"], ["go"]),
-        many=np.array(40),
-        ten=np.array(10, np.float32),
+        many=np.array(4),
+        ten=np.array(1e9, np.float32),
     ),
     "Scan": good(
         N("Transpose", ["x"], ["turned"], perm=[1, 0]),
@@ -555,7 +553,7 @@ FLOW = {
         N(
             "Scan",
             ["start", "turned"],
-            ["", "each"],
+            ["end", "each"],
             num_scan_inputs=1,
             body=helper.make_graph(
                 [N("Add", ["state", "part"], ["sum"]), N("Tanh", ["sum"], ["new"]), N("Identity", ["new"], ["out"])],

@@ -1,0 +1,196 @@
+"""What the user chose of a model, the input that is optimised, and the others, held constant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from ..errors import UnsupportedTeacher, UsageError, did_you_mean, shown
+from .tensors import type_name
+from .walk import reaching, read_by
+
+_LIMIT_INPUT = 1 << 26  # numbers in one: sixteen of them, with their gradients, are looked at
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose of a model.
+
+    Attributes:
+        input: the value to optimise: an input of the model, or a value inside it, before which all is cut.
+        output: the value that holds the class scores: an output of the model, or a value inside it.
+        shape: the input's, batch included, where the file leaves sizes open.
+        constants: what other inputs are held at, by name.
+    """
+
+    input: str | None = None
+    output: str | None = None
+    shape: tuple[int, ...] | None = None
+    constants: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The chosen input: name, element type, shape without the batch, and the batch if the file fixes it."""
+
+    name: str
+    type: int
+    shape: tuple[int, ...]
+    batch: int | None
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto, choice: Choice, file: str) -> Source:
+        value = _the_input(proto, choice, file)
+        tensor = value.type.tensor_type
+        if not value.type.HasField("tensor_type") and value.type.WhichOneof("value"):
+            kind = value.type.WhichOneof("value")
+            raise UnsupportedTeacher(
+                f"input {shown(value.name)} is a {kind}, not a tensor",
+                where=file,
+                remedy="Export the model with a tensor as input.",
+            )
+        kind = tensor.elem_type or TensorProto.FLOAT
+        if kind in (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+            raise UnsupportedTeacher(
+                f"input {shown(value.name)} is {type_name(kind)}, which has no gradient",
+                where=file,
+                remedy="Choose a float tensor further inside with --input NAME.",
+            )
+        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        known = dims if tensor.HasField("shape") else None
+        batch, shape = _shape(value.name, known, choice.shape, [d.dim_param for d in tensor.shape.dim], file)
+        if math.prod(shape) > _LIMIT_INPUT:
+            raise UnsupportedTeacher(
+                f"input {shown(value.name)} holds {math.prod(shape):,} numbers (allowed: {_LIMIT_INPUT:,})",
+                where=file,
+                remedy="Give a smaller teacher, or check the shapes in the file.",
+            )
+        return cls(value.name, kind, shape, batch)
+
+
+def _shape(
+    name: str, dims: list[int | None] | None, asked: tuple[int, ...] | None, params: list[str], file: str
+) -> tuple[int | None, tuple[int, ...]]:
+    """The batch that the file fixes, or None, and one input's shape."""
+    remedy = "Say the sizes, batch included, with --shape, for example --shape 1,3,224,224."
+    if asked is not None:
+        fits = dims is None or (
+            len(asked) == len(dims) and all(d in (None, a) for a, d in zip(asked[1:], dims[1:], strict=True))
+        )
+        if not fits or len(asked) < 2 or min(asked) < 1:
+            said = "×".join("?" if d is None else str(d) for d in dims or ())
+            raise UsageError(
+                f"--shape {','.join(map(str, asked))} does not fit input {shown(name)} ({said or 'at least 2 sizes'})",
+                where=file,
+                remedy=remedy,
+            )
+        return (dims[0] or None) if dims else None, tuple(asked[1:])
+    if dims is None:
+        raise UnsupportedTeacher(f"the shape of input {shown(name)} is not known", where=file, remedy=remedy)
+    if len(dims) < 2:
+        raise UnsupportedTeacher(
+            f"input {shown(name)} has {len(dims)} dimension(s), and a batch of inputs needs at least 2",
+            where=file,
+            remedy="Export the model with a batch dimension first.",
+        )
+    if any(d is None or d < 1 for d in dims[1:]) or (dims[0] is not None and dims[0] < 0):
+        seen = "×".join(
+            shown(p)[1:-1] if p else "?" if d is None else str(d) for d, p in zip(dims, params, strict=True)
+        )
+        raise UnsupportedTeacher(
+            f"input {shown(name)} has the shape {seen[:200]}; all but the batch must be known",
+            where=file,
+            remedy=remedy,
+        )
+    return dims[0] or None, tuple(d for d in dims[1:] if d is not None)
+
+
+def _the_input(proto: onnx.ModelProto, choice: Choice, file: str) -> onnx.ValueInfoProto:
+    graph = proto.graph
+    weights = {weight.name for weight in graph.initializer}
+    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    inner = {name: onnx.ValueInfoProto(name=name) for node in graph.node for name in node.output if name}
+    inner.update({value.name: value for value in graph.value_info if value.name in inner})
+    if choice.input is not None:
+        check_known(choice.input, {**inner, **inputs}, "value", file)
+        return inputs.get(choice.input) or inner[choice.input]
+    free = [value for name, value in inputs.items() if name not in choice.constants]
+    used = {name for node in reaching(graph.node, *(o.name for o in graph.output)) for name in read_by(node)}
+    free = [value for value in free if value.name in used] or free
+    if len(free) != 1:
+        names = ", ".join(shown(value.name) for value in free[:10]) or "none"
+        raise UnsupportedTeacher(
+            f"{len(free)} inputs ({names}) where one is to be chosen",
+            where=file,
+            remedy="Choose one with --input NAME, and hold the others constant with --hold NAME=VALUE."
+            if free
+            else "Export the model with an input.",
+        )
+    return free[0]
+
+
+def check_known(name: str, names: Iterable[str], what: str, file: str) -> None:
+    if name not in names:
+        raise UsageError(
+            f"no {what} is called {shown(name)}{did_you_mean(name, names)}",
+            where=file,
+            remedy="`onnxcake inspect` lists inputs and outputs.",
+        )
+
+
+def held_nodes(
+    proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], source: Source, choice: Choice, file: str
+) -> list[onnx.NodeProto]:
+    """Nodes that make the other inputs, held at the values of ``choice.constants``."""
+    weights = {weight.name for weight in proto.graph.initializer}
+    used = {name for node in nodes for name in read_by(node)}
+    others = [v for v in proto.graph.input if v.name in used - weights - {source.name}]
+    missing = [value.name for value in others if value.name not in choice.constants]
+    if missing:
+        raise UnsupportedTeacher(
+            f"it also needs {', '.join(shown(n) for n in missing[:10])}",
+            where=file,
+            remedy="Hold what else it needs constant with --hold NAME=VALUE.",
+        )
+    made: list[onnx.NodeProto] = []
+    for value in others:
+        made += _constant_nodes(value, choice.constants[value.name], source, file)
+    return made
+
+
+def _constant_nodes(value: onnx.ValueInfoProto, number: float, source: Source, file: str) -> list[onnx.NodeProto]:
+    """One tensor full of ``number``; its first size follows the batch if the file leaves it open."""
+    tensor = value.type.tensor_type
+    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    if any(d is None for d in dims[1:]):
+        raise UnsupportedTeacher(
+            f"input {shown(value.name)} is to be held constant, but its sizes are open",
+            where=file,
+            remedy="Export the model with fixed sizes.",
+        )
+    kind = tensor.elem_type or TensorProto.FLOAT
+    follows = bool(dims) and dims[0] is None
+    shape = [1 if d is None else int(d) for d in dims]
+    array = np.full(shape, number, onnx.helper.tensor_dtype_to_np_dtype(kind))
+    make = onnx.helper.make_node
+    full = make("Constant", [], [value.name], value=onnx.numpy_helper.from_array(array))
+    if not follows:
+        return [full]
+    one, whole = f"{value.name}/one", f"{value.name}/sizes"
+    full.output[0] = one
+    ones = onnx.numpy_helper.from_array(np.array([0], np.int64))
+    rest = onnx.numpy_helper.from_array(np.array([1] * (len(dims) - 1), np.int64))
+    return [
+        full,
+        make("Shape", [source.name], [f"{whole}/shape"]),
+        make("Constant", [], [f"{whole}/first"], value=ones),
+        make("Gather", [f"{whole}/shape", f"{whole}/first"], [f"{whole}/batch"]),
+        make("Constant", [], [f"{whole}/rest"], value=rest),
+        make("Concat", [f"{whole}/batch", f"{whole}/rest"], [whole], axis=0),
+        make("Expand", [one, whole], [value.name]),
+    ]
