@@ -81,9 +81,10 @@ class _Side:
         self.found = exam.found
         self.signature = Signature.from_dict(exam.found["signature"])
         opened = open_graph(path, Options())
-        model = opened.safe.cut(opened.output).SerializeToString()
+        part = opened.safe.cut(opened.output)
         remedy = "Give a classifier that onnxruntime runs."
-        load = partial(open_session, runtime, model, path.name, remedy, weights=opened.safe.weights)
+        model, weights = part.SerializeToString(), opened.safe.beside(part)
+        load = partial(open_session, runtime, model, path.name, remedy, weights=weights)
         self._session, self._alone = load(), load(threads=_LATENCY_THREADS)
 
     def answers(self, inputs: Array) -> tuple[Array, OutputKind]:

@@ -135,7 +135,8 @@ def section() -> str:
     text = [
         f"## Architectures ({len(names)}, of timm; two of torchvision)",
         f"Random weights, 10 classes, dynamic batch. Forward within {FORWARD:g} of the largest output of onnxruntime "
-        f"at two batch sizes, and the input gradient's cosine with the torch original's above {COSINE}.",
+        f"at two batch sizes, and the input gradient's cosine with the torch original's above {COSINE}. Attention is "
+        "exported fused, where the exporter can.",
         table(head, lines),
     ]
     wide = sorted(f"`{name}` ({exporter})" for (name, exporter), cell in done.items() if "float32" in cell)

@@ -8,7 +8,7 @@ onnxruntime; a map back keeps messages readable.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,12 +68,12 @@ class SafeGraph:
         return shown(self.value_names.get(value, value))
 
     def cut(self, output: str) -> onnx.ModelProto:
-        """The part that makes one output: what onnxruntime is given, with `weights` beside it."""
+        """The part that makes one output: what onnxruntime is given, with `beside` it."""
         kept = reaching(self.model.graph.node, output)
         used = {name for node in kept for name in read_by(node)} | {output}
         part = onnx.ModelProto()
         part.ir_version = self.model.ir_version
-        part.opset_import.extend(self.model.opset_import)
+        part.opset_import.extend(_needed(self.model.opset_import, kept))
         graph = part.graph
         graph.name = "teacher"
         graph.input.extend(self.model.graph.input)
@@ -86,6 +86,10 @@ class SafeGraph:
         # Without a type: onnxruntime infers it. Inner values have none in the file.
         graph.output.add().name = output
         return part
+
+    def beside(self, part: onnx.ModelProto) -> dict[str, np.ndarray[Any, Any]]:
+        """The large weights of a part."""
+        return {w.name: self.weights[w.name] for w in part.graph.initializer if w.name in self.weights}
 
 
 class Renamer:
@@ -119,7 +123,7 @@ class Renamer:
             if name in self.scopes[0] and self.scopes[0][name] not in outputs:
                 outputs[self.scopes[0][name]] = name
         model = onnx.ModelProto(ir_version=min(max(self.proto.ir_version, 4), _IR_VERSION))
-        model.opset_import.extend(self.proto.opset_import)
+        model.opset_import.extend(_needed(self.proto.opset_import, nodes))
         model.graph.name = "teacher"
         model.graph.node.extend(node for node in renamed if node is not None)
         model.graph.initializer.extend(kept)
@@ -209,6 +213,16 @@ class Renamer:
             if name in scope:
                 return scope[name]
         return self.new(name)  # an input that is held nowhere: the builder says so
+
+
+def _needed(imports: Iterable[onnx.OperatorSetIdProto], nodes: Sequence[onnx.NodeProto]) -> list[Any]:
+    """The opsets of the domains that nodes are of; the standard's in any case."""
+    domains, waiting = {""}, list(nodes)
+    while waiting:
+        node = waiting.pop()
+        domains.add(node.domain)
+        waiting += [inner for a in node.attribute for graph in (a.g, *a.graphs) for inner in graph.node]
+    return [one for one in imports if one.domain in domains]
 
 
 def _unname(tensor: onnx.TensorProto) -> None:

@@ -135,12 +135,14 @@ class Examiner:
     def _session(self, output: str) -> Session:
         assert self.opened is not None
         safe = self.opened.safe
-        model = safe.cut(output).SerializeToString()
         if self._held is not None and self._held[0] == output:
             return self._held[1]
         if self._held is not None:  # one at a time: each holds the weights
             self._held[1].close()
-        session = probe.open_session(self.runtime, model, self.opened.name, _EXPORT, weights=safe.weights, lean=True)
+        part = safe.cut(output)
+        session = probe.open_session(
+            self.runtime, part.SerializeToString(), self.opened.name, _EXPORT, weights=safe.beside(part), lean=True
+        )
         self._held = (output, session)
         return session
 

@@ -35,7 +35,7 @@ class Opened:
     def logits(self, kind: OutputKind) -> nn.Module:
         """Input units → logits [n, classes]."""
         end = self.end(kind)
-        return nn.Sequential(self.converted.module(end), Logits(kind, end != self.output))
+        return nn.Sequential(self.converted.module(end), Logits(kind, end != self.output)).eval()
 
     def end(self, kind: OutputKind) -> str:
         """The value that logits are taken from: what goes into a last Softmax or Sigmoid, else the output."""

@@ -46,6 +46,9 @@ def choose_output(graph: Converted, file: str) -> str:
     # Of logits and their softmax, both outputs, the logits say more.
     fit = [n for n in fit if not any(tail(graph, n).logits == other for other in fit if other != n)] or fit
     if len(fit) > 1:
+        matrices = [name for name in fit if graph.values[name].seen[0].dim() == 2]
+        fit = matrices if len(matrices) == 1 else fit
+    if len(fit) > 1:
         ended = [name for name in fit if tail(graph, name).kind in ("softmax", "log_softmax", "sigmoid")]
         fit = ended if len(ended) == 1 else fit
     if len(fit) == 1:

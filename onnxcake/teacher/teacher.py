@@ -111,8 +111,8 @@ class Teacher:
         if opened.digest != facts.digest:
             raise BadTeacherFile("it changed while it was read", where=path.name, remedy="Run the command again.")
         graph = opened.logits(facts.signature.output_kind)
-        model = opened.safe.cut(opened.output).SerializeToString()
-        return cls(facts, model, opened.safe.weights, graph.to(place), place)
+        part = opened.safe.cut(opened.output)
+        return cls(facts, part.SerializeToString(), opened.safe.beside(part), graph.to(place), place)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """[batch, …] in input units → logits [batch, classes]; differentiable."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from onnxcake.errors import UsageError
-from onnxcake.ort import Runtime
-from onnxcake.teacher import Signature, Teacher
+from onnxcake.graph.ends import Head
+from onnxcake.graph.normalise import SafeGraph
+from onnxcake.teacher import Options, Signature, Teacher
+from onnxcake.teacher.values import values_of
 
 Pair = tuple[float, float]
 
@@ -29,25 +34,38 @@ def samples(shape: tuple[int, ...] = (3, 4, 4)) -> Tensor:
 def test_without_a_range_the_units_are_one() -> None:
     plain, x = signature(), samples()
     assert plain.to_input(x) is x and plain.to_standard(x) is x and plain.to_raw(x) is x
-    assert plain.bounds() is None and (plain.centre, plain.scale) == (0.0, 1.0)
-    assert len(plain.assumptions) == 1 and "--range" in plain.assumptions[0]
+    assert plain.bounds() is None and (plain.location, plain.deviation) == ((0.0,), (1.0,))
+
+
+def of_values(**values: Any) -> Signature:
+    """The signature of a plain graph, with what a user says of its values."""
+    model = onnx.ModelProto()
+    info = onnx.helper.make_tensor_value_info("input", 1, ["batch", 3, 4, 4])
+    model.graph.input.append(info)
+    safe = SafeGraph(model, {}, "x", 1, (3, 4, 4), None, {}, None, {}, {}, {})
+    return values_of(safe, "y", Head(), Options(**values))
+
+
+def test_what_is_assumed_is_said() -> None:
+    told = of_values().assumptions
+    assert len(told) == 1 and "--range" in told[0]
 
 
 def test_a_range_alone_is_centred_and_scaled_to_a_quarter_of_its_width() -> None:
-    pixels, x = signature(range=(0.0, 255.0)), samples()
-    assert (pixels.centre, pixels.scale) == (127.5, 63.75)
+    pixels, x = of_values(range=(0.0, 255.0)), samples()
+    assert (pixels.location, pixels.deviation) == ((127.5,), (63.75,))
     assert torch.equal(pixels.to_input(x), x * 63.75 + 127.5)
     torch.testing.assert_close(pixels.to_standard(pixels.to_input(x)), x)
     low, high = pixels.bounds() or (None, None)
     assert low is not None and high is not None
-    assert (low.item(), high.item()) == (-2.0, 2.0)
+    assert (low == -2).all() and (high == 2).all()
     assert "0…255" in pixels.assumptions[0] and "127.5" in pixels.assumptions[0]
     assert pixels.to_raw(x) is x
 
 
 def test_a_normalisation_makes_the_files_units_standard() -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
-    images, x = signature(range=(0.0, 1.0), mean=mean, std=std), samples()
+    images, x = of_values(range=(0.0, 1.0), mean=mean, std=std), samples()
     assert images.to_input(x) is x and images.assumptions == ()
     low, high = images.bounds() or (None, None)
     assert low is not None and high is not None
@@ -55,8 +73,8 @@ def test_a_normalisation_makes_the_files_units_standard() -> None:
     for channel in range(3):
         assert low[channel].item() == pytest.approx((0 - mean[channel]) / std[channel])
         assert high[channel].item() == pytest.approx((1 - mean[channel]) / std[channel])
-    torch.testing.assert_close(images.to_raw(low.expand(3, 4, 4)), torch.zeros(3, 4, 4), atol=1e-6, rtol=0)
-    torch.testing.assert_close(images.to_raw(high.expand(3, 4, 4)), torch.ones(3, 4, 4), atol=1e-6, rtol=0)
+    for end, raw in ((low, torch.zeros(1, 3, 4, 4)), (high, torch.ones(1, 3, 4, 4))):
+        torch.testing.assert_close(images.to_raw(end.expand(1, 3, 4, 4)), raw, atol=1e-6, rtol=0)
 
 
 def test_a_normalisation_without_a_range_is_unbounded() -> None:
@@ -86,21 +104,21 @@ def test_vectors_have_a_mean_for_each_feature() -> None:
     standard=st.floats(-2, 2, width=32),
 )
 def test_to_standard_undoes_to_input_and_bounds_are_the_range(low: float, width: float, standard: float) -> None:
-    ranged = signature(range=(low, low + width))
-    x = torch.tensor(standard, dtype=torch.float64)
+    ranged = signature((1,), range=(low, low + width), location=(low + width / 2,), deviation=(width / 4,))
+    x = torch.tensor([[standard]], dtype=torch.float64)
     inside = ranged.to_input(x)
     assert low - 1e-9 <= inside.item() <= low + width + 1e-9
     assert ranged.to_standard(inside).item() == pytest.approx(standard, abs=1e-8)
     bounds = ranged.bounds()
     assert bounds is not None
-    ends = torch.stack([ranged.to_input(end.double()) for end in bounds])
+    ends = torch.stack([ranged.to_input(end.double()[None]).reshape(()) for end in bounds])
     wanted = torch.tensor([low, low + width], dtype=torch.float64)
     torch.testing.assert_close(ends, wanted, atol=1e-3, rtol=1e-6)
 
 
 def test_to_input_is_differentiable() -> None:
     x = samples().requires_grad_(True)
-    signature(range=(0.0, 1.0)).to_input(x).sum().backward()
+    of_values(range=(0.0, 1.0)).to_input(x).sum().backward()
     assert x.grad is not None and (x.grad == 0.25).all()
 
 
@@ -143,7 +161,7 @@ NAN, INF = float("nan"), float("inf")
         ({"std": [0.5]}, "mean and std belong together"),
         ({"mean": [0, 0], "std": [1, 1]}, "2 values of mean"),
         ({"mean": [0], "std": [1, 1, 1, 1]}, "4 values of std"),
-        ({"mean": [], "std": []}, "0 values of mean"),
+        ({"mean": [], "std": []}, "mean must be"),
         ({"mean": [0], "std": [0]}, "std must be"),
         ({"mean": [0] * 3, "std": [1, 1, -1]}, "std must be"),
         ({"mean": [0], "std": [NAN]}, "std must be"),
@@ -152,15 +170,41 @@ NAN, INF = float("nan"), float("inf")
         ({"mean": [INF], "std": [1]}, "mean must be"),
     ],
 )
-def test_values_that_cannot_be_meant(
-    values: dict[str, Any], words: str, vector_teacher: Path, runtime: Runtime
-) -> None:
+def test_values_that_cannot_be_meant(values: dict[str, Any], words: str, vector_teacher: Path) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        Teacher.load(vector_teacher, runtime=runtime, **values)
+        Teacher.load(vector_teacher, **values)
     assert caught.value.exit_code == 2 and caught.value.remedy
 
 
-def test_whole_numbers_become_floats(vector_teacher: Path, runtime: Runtime) -> None:
-    told = Teacher.load(vector_teacher, runtime=runtime, range=(0, 255), mean=[1, 2, 3], std=[1]).signature
+def test_whole_numbers_become_floats(vector_teacher: Path) -> None:
+    told = Teacher.load(vector_teacher, range=(0, 255), mean=[1, 2, 3], std=[1]).signature
     assert told.range == (0.0, 255.0) and told.mean == (1.0, 2.0, 3.0) and told.std == (1.0,)
     assert all(isinstance(value, float) for value in (*told.range, *told.mean, *told.std))
+
+
+def test_channels_last_are_moved_and_scaled_each() -> None:
+    pictures = signature((4, 5, 3), channels_last=True, location=(1.0, 2.0, 3.0), deviation=(0.5, 1.0, 2.0))
+    x = samples((3, 4, 5))
+    told = pictures.to_input(x)
+    assert told.shape == (5, 4, 5, 3) and pictures.shape == (3, 4, 5) and pictures.is_image
+    for channel, (mean, std) in enumerate(zip((1.0, 2.0, 3.0), (0.5, 1.0, 2.0), strict=True)):
+        torch.testing.assert_close(told[..., channel], x[:, channel] * std + mean)
+    torch.testing.assert_close(pictures.to_standard(told), x)
+    assert pictures.to_raw(told).shape == x.shape
+
+
+def test_bytes_are_whole_numbers_within_their_range() -> None:
+    pictures = signature(input_dtype="uint8", range=(0.0, 255.0))
+    told = pictures.whole(torch.tensor([-3.0, 0.4, 0.6, 254.6, 300.0]))
+    assert told.tolist() == [0.0, 0.0, 1.0, 255.0, 255.0]
+    assert signature(range=(0.0, 1.0)).whole(torch.tensor([0.4])).item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "classes", "scores"),
+    [("logits", "multiclass", 10, 10), ("binary_logit", "binary", 2, 1), ("multilabel_logits", "multilabel", 10, 10)],
+)
+def test_the_task_follows_from_the_output(kind: Any, task: str, classes: int, scores: int) -> None:
+    told = Signature("x", (3,), "y", kind, classes)
+    assert (told.task, told.scores) == (task, scores)
+    assert Signature.from_dict(json.loads(json.dumps(asdict(told)))) == told
