@@ -165,8 +165,8 @@ def test_a_fixed_batch_is_kept_where_it_is_asked_for() -> None:
 def test_torch_compile_sees_one_graph() -> None:
     model = model_of(
         """g (float[N,2,6] x) => (float[N,M] y) {
-            s = Shape<start=0, end=1>(x) d = Concat<axis=0>(s, minus) a = Slice(x, one, two, one) b = Concat<axis=1>(a, x)
-            c = Reshape(b, d) e = MatMul(c, w) y = Softmax(e) }""",
+            s = Shape<start=0, end=1>(x) d = Concat<axis=0>(s, minus) a = Slice(x, one, two, one)
+            b = Concat<axis=1>(a, x) c = Reshape(b, d) e = MatMul(c, w) y = Softmax(e) }""",
         {
             "minus": np.array([-1]),
             "one": np.array([1]),
@@ -204,4 +204,8 @@ def test_values_are_let_go_when_nobody_reads_them_any_longer() -> None:
 
 def test_the_trial_batches_are_not_baked_in() -> None:
     assert len(set(BATCHES)) == 2
-    same(model_of("g (float[N,3,4] x) => (float[N,4] y) { y = ReduceSum<keepdims=0>(x, a) }", {"a": np.array([1])}), *BATCHES, 1)
+    same(
+        model_of("g (float[N,3,4] x) => (float[N,4] y) { y = ReduceSum<keepdims=0>(x, a) }", {"a": np.array([1])}),
+        *BATCHES,
+        1,
+    )

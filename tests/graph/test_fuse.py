@@ -70,7 +70,13 @@ ROWS = {
         1,
     ),
     "layer norm": (f"{MEAN} {VAR}", "4,6", "4,6", NORM, 1),
-    "linear": ("a = MatMul(x, w) y = Add(a, b)", "4,6", "4,5", {"w": RNG.normal(size=(6, 5)).astype("f"), "b": RNG.normal(size=5).astype("f")}, 1),
+    "linear": (
+        "a = MatMul(x, w) y = Add(a, b)",
+        "4,6",
+        "4,5",
+        {"w": RNG.normal(size=(6, 5)).astype("f"), "b": RNG.normal(size=5).astype("f")},
+        1,
+    ),
     "attention": (f"{QKT} a = MatMul(x, k) b = Softmax<axis=-1>(a) y = MatMul(b, x)", HEADS, HEADS, {}, 2),
     "attention, scaled": (
         f"{QKT} l = Mul(x, r) q = Mul(k, r) a = MatMul(l, q) b = Softmax<axis=-1>(a) y = MatMul(b, x)",
@@ -107,7 +113,7 @@ ROWS = {
         {"zero": np.array(0), "one": np.array(-1)},
         2,
     ),
-}  # fmt: skip
+}
 
 # Alike, but not the same: every node stays.
 LEFT = {
@@ -115,15 +121,27 @@ LEFT = {
     "silu of another": ("a = Sigmoid(x) b = Relu(x) y = Mul(b, a)", "4,6", "4,6", {}, 3),
     "layer norm of another axis": (f"{MEAN} {VAR}".replace("[-1]", "[1]"), "6,6", "6,6", NORM, 9),
     "softmax of another axis": (f"{QKT} a = MatMul(x, k) b = Softmax<axis=1>(a) y = MatMul(b, x)", HEADS, HEADS, {}, 4),
-    "bias of the whole": ("a = MatMul(x, w) y = Add(a, b)", "4,6", "4,5", {"w": RNG.normal(size=(6, 5)).astype("f"), "b": RNG.normal(size=(4, 5)).astype("f")}, 2),
+    "bias of the whole": (
+        "a = MatMul(x, w) y = Add(a, b)",
+        "4,6",
+        "4,5",
+        {"w": RNG.normal(size=(6, 5)).astype("f"), "b": RNG.normal(size=(4, 5)).astype("f")},
+        2,
+    ),
     "slices that leave a gap": (
         "a = Slice(x, zero, one, axis) b = Slice(x, two, end, axis) y = Concat<axis=1>(b, a)",
         "4,6",
         "3,6",
-        {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "end": np.array([4]), "axis": np.array([1])},
+        {
+            "zero": np.array([0]),
+            "one": np.array([1]),
+            "two": np.array([2]),
+            "end": np.array([4]),
+            "axis": np.array([1]),
+        },
         3,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", [*ROWS, *LEFT])
@@ -137,7 +155,9 @@ def test_a_pattern_becomes_one_step_and_stays_equal(name: str) -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(graph(torch.from_numpy(x)).numpy(), session.run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
     again = built(model, torch.float64)
-    leaf = torch.randn(2, *x.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    leaf = torch.randn(
+        2, *x.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
     assert torch.autograd.gradcheck(again, leaf, atol=1e-5)
 
 

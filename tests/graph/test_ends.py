@@ -1,0 +1,159 @@
+"""What the two ends of a graph show: the logits before the tail, and the values that go in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onnxcake.graph.convert import Converted, convert
+from onnxcake.graph.ends import Head, head, tail
+from onnxcake.graph.load import TeacherFile
+from onnxcake.graph.normalise import normalise
+
+N = helper.make_node
+
+
+def value(name: str, *shape: str | int, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def converted(model: onnx.ModelProto) -> Converted:
+    return convert(normalise(TeacherFile(model, {}, "", 0, "t.onnx")))
+
+
+def before(graph: Converted, name: str) -> list[str]:
+    """The operators that make a value."""
+    return [node.op_type for node in graph.safe.cut(name).graph.node if node.op_type not in ("Identity", "Dropout")]
+
+
+H = N("MatMul", ["x", "W"], ["h"])
+TAILS: dict[str, tuple[list[onnx.NodeProto], str | None, list[str]]] = {
+    "none (an Identity is only another name)": ([H, N("Identity", ["h"], ["y"])], None, ["MatMul"]),
+    "Softmax": ([H, N("Softmax", ["h"], ["y"])], "softmax", ["MatMul"]),
+    "Softmax, axis 1": ([H, N("Softmax", ["h"], ["y"], axis=1)], "softmax", ["MatMul"]),
+    "Softmax, axis -1": ([H, N("Softmax", ["h"], ["y"], axis=-1)], "softmax", ["MatMul"]),
+    "Softmax over the batch": ([H, N("Softmax", ["h"], ["y"], axis=0)], None, ["MatMul", "Softmax"]),
+    "LogSoftmax": ([H, N("LogSoftmax", ["h"], ["y"], axis=1)], "log_softmax", ["MatMul"]),
+    "LogSoftmax over the batch": ([H, N("LogSoftmax", ["h"], ["y"], axis=0)], None, ["MatMul", "LogSoftmax"]),
+    "Log of Softmax": (
+        [H, N("Softmax", ["h"], ["s"]), N("Log", ["s"], ["y"])],
+        "log_softmax",
+        ["MatMul"],
+    ),
+    "Log of something else": ([H, N("Exp", ["h"], ["s"]), N("Log", ["s"], ["y"])], None, ["MatMul", "Exp", "Log"]),
+    "Log of the input": ([N("Log", ["x"], ["y"])], None, ["Log"]),
+    "Softmax, then Identity and Dropout": (
+        [H, N("Softmax", ["h"], ["s"]), N("Identity", ["s"], ["i"]), N("Dropout", ["i"], ["y"])],
+        "softmax",
+        ["MatMul"],
+    ),
+    "Identity between Log and Softmax": (
+        [H, N("Softmax", ["h"], ["s"]), N("Identity", ["s"], ["i"]), N("Log", ["i"], ["y"])],
+        "log_softmax",
+        ["MatMul"],
+    ),
+    "Softmax, then scaled": (
+        [H, N("Softmax", ["h"], ["s"]), N("Mul", ["s", "s"], ["y"])],
+        None,
+        ["MatMul", "Softmax", "Mul"],
+    ),
+    "two Softmaxes": (
+        [H, N("Softmax", ["h"], ["s"]), N("Softmax", ["s"], ["y"])],
+        "softmax",
+        ["MatMul", "Softmax"],
+    ),
+    "Softmax of the input": ([N("Softmax", ["x"], ["y"])], "softmax", ["Identity"]),
+}
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_the_logits_are_found(name: str, handmade: Any, normal: Any) -> None:
+    nodes, kind, kept = TAILS[name]
+    graph = converted(handmade(nodes, {"W": normal(4, 3)}))
+    (output,) = graph.safe.outputs
+    found = tail(graph, output)
+    assert found.kind == kind
+    assert before(graph, found.logits) == [op for op in kept if op != "Identity"]
+
+
+def f(*numbers: float, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Numbers in float32: one as a scalar, several as a row, unless they have a shape."""
+    return np.array(numbers, np.float32).reshape((() if len(numbers) == 1 else -1) if shape is None else shape)
+
+
+IMAGE = (3, 8, 8)
+CHANNELS = (1, 3, 1, 1)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BYTES = TensorProto.UINT8
+TO_NCHW = N("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])
+# nodes from x to h, weights, input shape, input type, what is read
+HEADS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, ...], int, Head]] = {
+    "nothing": ([N("Relu", ["x"], ["h"])], {}, IMAGE, 1, Head()),
+    "ImageNet": (
+        [N("Sub", ["x", "m"], ["a"]), N("Div", ["a", "s"], ["h"])],
+        {"m": f(*MEAN, shape=CHANNELS), "s": f(*STD, shape=CHANNELS)}, IMAGE, 1, Head((0.0, 1.0), MEAN, STD),
+    ),
+    "ImageNet in bytes, by products": (
+        [N("Mul", ["x", "s"], ["a"]), N("Add", ["a", "m"], ["h"])],
+        {"s": f(1 / 58.4), "m": f(-123.7 / 58.4)}, IMAGE, 1, Head((0.0, 255.0), (123.7,), (58.4,)),
+    ),
+    "a scale alone": ([N("Div", ["x", "s"], ["h"])], {"s": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
+    "minus one to one": (
+        [N("Div", ["x", "s"], ["a"]), N("Sub", ["a", "m"], ["h"])],
+        {"s": f(127.5), "m": f(1)}, IMAGE, 1, Head((0.0, 255.0), (127.5,), (127.5,)),
+    ),
+    "bytes, channels last": (
+        [N("Cast", ["x"], ["c"], to=1), N("Transpose", ["c"], ["h"], perm=[0, 3, 1, 2])],
+        {}, (8, 8, 3), BYTES, Head((0.0, 255.0), channels_last=True),
+    ),
+    "normalised after the move": (
+        [TO_NCHW, N("Sub", ["t", "m"], ["a"]), N("Div", ["a", "s"], ["h"])],
+        {"m": f(*MEAN, shape=CHANNELS), "s": f(*STD, shape=CHANNELS)}, (8, 8, 3), 1,
+        Head((0.0, 1.0), MEAN, STD, channels_last=True),
+    ),
+    "normalised before the move": (
+        [N("Sub", ["x", "m"], ["a"]), N("Div", ["a", "s"], ["b"]), N("Transpose", ["b"], ["h"], perm=[0, 3, 1, 2])],
+        {"m": f(*MEAN), "s": f(*STD)}, (8, 8, 3), 1, Head((0.0, 1.0), MEAN, STD, channels_last=True),
+    ),
+    "batch normalisation of the input": (
+        [N("BatchNormalization", ["x", "g", "b", "m", "v"], ["h"], epsilon=0.0)],
+        {"g": f(1, 2, 3), "b": f(0, 0, 1), "m": f(10, 20, 30), "v": f(4, 9, 16)}, IMAGE, 1,
+        Head((0.0, 255.0), (10.0, 20.0, 30.0), (2.0, 3.0, 4.0)),
+    ),
+    "quantised": (
+        [N("QuantizeLinear", ["x", "s", "z"], ["q"]), N("DequantizeLinear", ["q", "s", "z"], ["h"])],
+        {"s": f(0.5), "z": np.array(3, np.uint8)}, IMAGE, 1, Head((-1.5, 126.0)),
+    ),
+    "clipped": ([N("Clip", ["x", "l", "u"], ["h"])], {"l": f(0), "u": f(1)}, IMAGE, 1, Head((0.0, 1.0))),
+    "a product with what is no number for a channel": (
+        [N("Mul", ["x", "s"], ["h"])], {"s": f(*range(1, 65), shape=(1, 1, 8, 8))}, IMAGE, 1, Head(),
+    ),
+    "a quotient the other way round": ([N("Div", ["s", "x"], ["h"])], {"s": f(2)}, IMAGE, 1, Head()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_the_beginning_shows(name: str, handmade: Any) -> None:
+    nodes, weights, shape, kind, wanted = HEADS[name]
+    nodes = [*nodes, N("Flatten", ["h"], ["y"])]
+    graph = converted(handmade(nodes, weights, inputs=[value("x", "batch", *shape, kind=kind)]))
+    assert not graph.blocked
+    found = head(graph)
+    assert found.range == (None if wanted.range is None else pytest.approx(wanted.range, rel=1e-4))
+    assert found.mean == (None if wanted.mean is None else pytest.approx(wanted.mean, rel=1e-4))
+    assert found.deviation == (None if wanted.deviation is None else pytest.approx(wanted.deviation, rel=1e-4))
+    assert found.channels_last == wanted.channels_last
+    assert bool(found.seen) == (wanted.range is not None or wanted.mean is not None)
+
+
+@pytest.mark.parametrize(
+    ("stated", "bounds"), [("NominalRange_0_255", (0.0, 255.0)), ("Normalized_1_1", (-1.0, 1.0)), ("?", None)]
+)
+def test_metadata_states_the_range(stated: str, bounds: tuple[float, float] | None, handmade: Any) -> None:
+    model = handmade([N("Flatten", ["x"], ["y"])], inputs=[value("x", "batch", *IMAGE)])
+    model.metadata_props.add(key="Image.NominalPixelRange", value=stated)
+    assert head(converted(model)).range == bounds
