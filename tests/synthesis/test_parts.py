@@ -232,7 +232,8 @@ def test_a_start_depends_on_its_key_alone() -> None:
 @pytest.mark.parametrize(
     ("values", "low", "high"),
     [
-        ({"range": (0.0, 1.0), "location": (0.5,), "deviation": (0.25,)}, [-2.0, -2.0], [2.0, 2.0]),  # four deviations wide, around its middle
+        # four deviations wide, around its middle
+        ({"range": (0.0, 1.0), "location": (0.5,), "deviation": (0.25,)}, [-2.0, -2.0], [2.0, 2.0]),
         ({"range": (0.0, 255.0), "location": (127.5,), "deviation": (63.75,)}, [-2.0, -2.0], [2.0, 2.0]),
         ({"range": (0.0, 1.0), "mean": (0.5,), "std": (0.25,)}, [-2.0, -2.0], [2.0, 2.0]),
         ({"range": (0.0, 1.0), "mean": (0.5, 0.1), "std": (0.5, 0.2)}, [-1.0, -0.5], [1.0, 4.5]),
