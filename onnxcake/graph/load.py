@@ -85,12 +85,13 @@ def load(path: Path) -> TeacherFile:
     return TeacherFile(proto, weights, digest, size, name)
 
 
-def bytes_outside(path: Path) -> int:
-    """How much a model keeps in external files, as far as it and they can be read; what is wrong, `load` says."""
+def measure(path: Path) -> tuple[int, int]:
+    """Bytes that a model keeps in external files, and its nodes, as far as can be read; what is wrong, `load` says."""
     try:
-        return size_outside(tensors(_parsed(read_regular(path), path.name)), path)
+        proto = _parsed(read_regular(path), path.name)
+        return size_outside(tensors(proto), path), sum(1 for _ in nodes(proto))
     except TeacherError:
-        return 0
+        return 0, 0
 
 
 def _parsed(content: bytes, name: str) -> onnx.ModelProto:

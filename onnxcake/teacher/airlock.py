@@ -17,7 +17,7 @@ import psutil
 from .. import errors
 from ..child import Allowance, Array, Child, ChildDied, ChildRefused, Frame, serve, shared
 from ..errors import BadTeacherFile, OnnxcakeError, TeacherError, first_line
-from ..graph.load import LIMIT_WEIGHTS, bytes_outside
+from ..graph.load import LIMIT_NODES, LIMIT_WEIGHTS, measure
 from .examine import Examination
 from .facts import Facts
 from .options import Options
@@ -25,10 +25,12 @@ from .options import Options
 MODULE = "onnxcake.teacher.airlock"
 _MEMORY_SHARE = 0.75  # of what is free
 _LEAST_MEMORY = 1 << 30
-_READ_S, _PROBE_S = 9.0, 9.0  # processor seconds for a small file
+_BASE_S = 9.0  # processor seconds for a small file
 _S_PER_MB = 0.15
+_S_PER_NODE = 1e-3
 # Sixteen points forward and backward, parity and differences: about 100 forward passes, at a slow 10⁹ a second.
 _S_PER_MULTIPLY_ADD = 1e-7
+_PATIENCE = "ONNXCAKE_PATIENCE"  # the environment variable that multiplies all times
 _WALL = 8  # times the processor seconds: other work may hold the cores
 
 
@@ -49,17 +51,18 @@ class Airlock:
         memory = _memory()
         self._child.start()
         try:
-            measured = self._ask({"do": "measure", **question}, memory, _READ_S + megabytes * _S_PER_MB)
+            measured = self._ask({"do": "measure", **question}, memory, _BASE_S + megabytes * _S_PER_MB)
             megabytes += min(measured["bytes_outside"], LIMIT_WEIGHTS) / 1e6
-            answer = self._ask({"do": "read", "memory": memory, **question}, memory, _READ_S + megabytes * _S_PER_MB)
+            seconds = _BASE_S + megabytes * _S_PER_MB + min(measured["nodes"], LIMIT_NODES) * _S_PER_NODE
+            answer = self._ask({"do": "read", "memory": memory, **question}, memory, seconds)
             if answer["error"] is None:
-                seconds = _PROBE_S + megabytes * _S_PER_MB + answer["multiply_adds"] * _S_PER_MULTIPLY_ADD
-                answer = self._ask({"do": "probe"}, memory, seconds)
+                answer = self._ask({"do": "probe"}, memory, seconds + answer["multiply_adds"] * _S_PER_MULTIPLY_ADD)
         except ChildDied as death:
             error = BadTeacherFile(
                 f"it was given up while it was examined: {first_line(death)}",
                 where=path.name,
-                remedy="The file is broken or hostile, or too large for this machine's free memory.",
+                remedy="The file is broken or hostile, or too large for this machine's free memory. A sound one on a "
+                f"slow machine may take longer with {_PATIENCE}=10 in the environment.",
             )
             return Examination({"file": {"name": path.name}}, None, error)
         facts = None if answer["facts"] is None else Facts.from_dict(answer["facts"])
@@ -70,6 +73,7 @@ class Airlock:
         self._child.close()
 
     def _ask(self, question: dict[str, Any], memory: int, seconds: float) -> dict[str, Any]:
+        seconds *= _patience()
         allowance = Allowance(memory, seconds, seconds * _WALL)
         try:
             answer, _ = self._child.ask(question, allowance=allowance)
@@ -87,6 +91,13 @@ def _megabytes(path: Path) -> float:
     with contextlib.suppress(OSError, ValueError):  # no such file, or no such name: the child says so
         return path.stat().st_size / 1e6
     return 0.0
+
+
+def _patience() -> float:
+    try:
+        return max(1.0, float(os.environ.get(_PATIENCE, "1")))
+    except ValueError:
+        return 1.0
 
 
 def _memory() -> int:
@@ -125,7 +136,8 @@ class _Server:
         from .examine import Examiner
 
         if header["do"] == "measure":
-            return {"bytes_outside": bytes_outside(Path(header["path"]))}, None
+            outside, nodes = measure(Path(header["path"]))
+            return {"bytes_outside": outside, "nodes": nodes}, None
         macs = 0
         try:
             if header["do"] == "read":
