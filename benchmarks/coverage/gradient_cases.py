@@ -6,8 +6,10 @@ import zlib
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import TensorProto, helper, parser
 
+from .common import with_data
 from .gradient_forms import Example
 
 _JUMPS = "as it is constant between jumps"
@@ -211,3 +213,20 @@ def _example(domain: str, name: str, version: int, inputs: str, body: str) -> Ex
         else:
             arrays.append(random.integers(0, 256, shape).astype(helper.tensor_dtype_to_np_dtype(kind.elem_type)))
     return Example(f"{name} by hand", model, arrays)
+
+
+def straight_through(version: int) -> str:
+    """What is wrong with the gradient through quantising and back: 1 within the range, 0 outside; "" if nothing is."""
+    model = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : {version}]> g (float[40] x) => (float[40] y)
+        <float s = {{0.1}}, uint8 z = {{100}}> {{ q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }}"""
+    )
+    graph, (x,) = with_data(model, [np.linspace(-19.96, 19.94, 40)], lambda *_: True, torch.float64)
+    x.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(graph(x).sum(), x)
+    within = (x.detach() > -10) & (x.detach() < 15.5)
+    return (
+        ""
+        if torch.equal(gradient, within.double())
+        else "straight-through gradient is not 1 within the range, 0 outside"
+    )

@@ -131,13 +131,14 @@ def export(model: nn.Module, inputs: Tensor, exporter: str) -> onnx.ModelProto:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """The exporters print and warn about their own workings; errors still come through as exceptions."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)
 
 
 def _answer(model: nn.Module, inputs: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:

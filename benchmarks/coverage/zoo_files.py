@@ -32,19 +32,20 @@ def _written(path: Path, text: str, weights: list[onnx.TensorProto]) -> Path:
     return path
 
 
-def branches(path: Path) -> Path:
-    """If: which branch is decided by the whole batch."""
-    text = """<ir_version: 8, opset_import: ["" : 17]>
-    g (float[batch, 12] x) => (float[batch, 5] y) {
-        s = ReduceSum <keepdims = 0> (x)
-        zero = Constant <value_float = 0.0> ()
-        up = Greater (s, zero)
+def branches(path: Path, batch: str = "batch", by_shape: bool = False) -> Path:
+    """If: which branch is decided by the sum of all inputs, or by the input's shape as exporters write it."""
+    decided = "s = ReduceSum <keepdims = 0> (x) zero = Constant <value_float = 0.0> () up = Greater (s, zero)"
+    if by_shape:
+        decided = "s = Shape <start = 1, end = 2> (x) one = Constant <value_ints = [1]> () up = Equal (s, one)"
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[{batch}, 12] x) => (float[{batch}, 5] y) {{
+        {decided}
         h = If (up) <
-            then_branch = t () => (float[batch, 8] a) { u = MatMul (x, w1) a = Tanh (u) },
-            else_branch = e () => (float[batch, 8] b) { v = MatMul (x, w2) b = Sigmoid (v) }
+            then_branch = t () => (float[{batch}, 8] a) {{ u = MatMul (x, w1) a = Tanh (u) }},
+            else_branch = e () => (float[{batch}, 8] b) {{ v = MatMul (x, w2) b = Sigmoid (v) }}
         >
         y = MatMul (h, w3)
-    }"""
+    }}"""
     return _written(path, text, _weights(w1=(12, 8), w2=(12, 8), w3=(8, CLASSES)))
 
 

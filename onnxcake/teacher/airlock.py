@@ -47,7 +47,9 @@ class Airlock:
             nothing about the file: what is wrong with it is in the result.
         """
         megabytes = _megabytes(path)
-        question = {"path": str(path.absolute()), "options": options.as_dict()}
+        with contextlib.suppress(OSError):  # this folder may be gone: the child says that the file is missing
+            path = path.absolute()
+        question = {"path": str(path), "options": options.as_dict()}
         memory = _memory()
         self._child.start()
         try:

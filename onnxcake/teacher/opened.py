@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from ..errors import BadTeacherFile
 from ..graph.convert import Converted, convert
 from ..graph.ends import Tail, tail
 from ..graph.float_twin import is_quantised
@@ -43,14 +44,21 @@ class Opened:
         return self.tail.logits if squashed and kind != "logits" else self.output
 
 
-def open_graph(path: Path, options: Options, fixed: bool = False, limits: Limits = LIMITS) -> Opened:
+def open_graph(
+    path: Path, options: Options, fixed: bool = False, limits: Limits = LIMITS, digest: str | None = None
+) -> Opened:
     """Reads and builds a teacher's graph; checks nothing against onnxruntime.
+
+    Args:
+        digest: what the file's has to be, if it was looked at before: nothing is built of another.
 
     Raises:
         TeacherError, UsageError: if it cannot be read or built, or has no class scores.
     """
     options.check()
     file = load(path)
+    if digest is not None and file.digest != digest:
+        raise BadTeacherFile("it changed while it was read", where=path.name, remedy="Run the command again.")
     safe = normalise(file, options.choice)
     converted = convert(safe, fixed=fixed, limits=limits)
     output = choose_output(converted, file.name)

@@ -44,19 +44,21 @@ def choose_output(graph: Converted, file: str) -> str:
             reasons.append(f"output {graph.safe.name_of(name)} {why}")
             remedy = better or remedy
     # Of logits and their softmax, both outputs, the logits say more.
-    fit = [n for n in fit if not any(tail(graph, n).logits == other for other in fit if other != n)] or fit
+    tails = {name: tail(graph, name) for name in fit}
+    fit = [name for name in fit if tails[name].logits == name or tails[name].logits not in tails] or fit
     if len(fit) > 1:
         matrices = [name for name in fit if graph.values[name].seen[0].dim() == 2]
         fit = matrices if len(matrices) == 1 else fit
     if len(fit) > 1:
-        ended = [name for name in fit if tail(graph, name).kind in ("softmax", "log_softmax", "sigmoid")]
+        ended = [name for name in fit if tails[name].kind in ("softmax", "log_softmax", "sigmoid")]
         fit = ended if len(ended) == 1 else fit
     if len(fit) == 1:
         return fit[0]
     if blocked:
         raise in_the_way_error(graph, list(blocked), file)
     if fit:
-        names = ", ".join(f"{graph.safe.name_of(n)} {_shown_shape(graph, n)}" for n in fit)
+        names = ", ".join(f"{graph.safe.name_of(n)} {_shown_shape(graph, n)}" for n in fit[:_NAMED])
+        names += f" and {len(fit) - _NAMED} more" if len(fit) > _NAMED else ""
         raise UnsupportedTeacher(
             f"it is not plain which output holds the class scores: {names}",
             where=file,

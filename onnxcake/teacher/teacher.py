@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..child import Array
-from ..errors import BadTeacherFile, UsageError
+from ..errors import UsageError
 from . import airlock
 from .facts import Facts
 from .opened import open_graph
@@ -107,9 +107,7 @@ class Teacher:
             raise exam.error
         assert exam.facts is not None
         facts = exam.facts
-        opened = open_graph(path, options, fixed=facts.fixed_batch is not None)
-        if opened.digest != facts.digest:
-            raise BadTeacherFile("it changed while it was read", where=path.name, remedy="Run the command again.")
+        opened = open_graph(path, options, fixed=facts.fixed_batch is not None, digest=facts.digest)
         graph = opened.logits(facts.signature.output_kind)
         part = opened.safe.cut(opened.output)
         return cls(facts, part.SerializeToString(), opened.safe.beside(part), graph.to(place), place)

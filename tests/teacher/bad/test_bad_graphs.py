@@ -49,6 +49,20 @@ F16, I64, U8 = TensorProto.FLOAT16, TensorProto.INT64, TensorProto.UINT8
 
 # --- M07: the graph itself ----------------------------------------------------------------------------------
 
+
+def twice_the_weight() -> onnx.ModelProto:
+    model = made(SCORES)
+    model.graph.initializer.append(tensor(W * 2, "W"))
+    return model
+
+
+def dense_and_sparse() -> onnx.ModelProto:
+    model = made(SCORES)
+    few = helper.make_sparse_tensor(tensor([1.0], "W", np.float32), tensor([0], "at", np.int64), [4, 3])
+    model.graph.sparse_initializer.append(few)
+    return model
+
+
 GRAPHS = {
     "a cycle": bad(
         BadTeacherFile,
@@ -113,6 +127,8 @@ GRAPHS = {
     "no such attribute": bad(BadTeacherFile, "axis", N("MatMul", ["x", "W"], ["y"], axis=1)),
     "a missing attribute": bad(BadTeacherFile, "to", N("Cast", ["x"], ["c"]), N("MatMul", ["c", "W"], ["y"])),
     "an attribute of another type": bad(BadTeacherFile, "axis", HIDDEN, N("Softmax", ["h"], ["y"], axis=1.5)),
+    "two weights of one name": Bad(twice_the_weight(), BadTeacherFile, ("'W'",)),
+    "a dense and a sparse weight of one name": Bad(dense_and_sparse(), BadTeacherFile, ("'W'",)),
     "shapes that do not fit": bad(UnsupportedTeacher, "'MatMul #0'", SCORES, weights={"W": W[:3]}),
     "an axis that is not there": bad(
         TeacherError, ("onnxruntime", "('last') Op (Softmax)"), HIDDEN, N("Softmax", ["h"], ["y"], name="last", axis=7)
@@ -333,6 +349,19 @@ OPERATORS = {
 @table(OPERATORS)
 def test_operators_and_versions(row: Bad, tmp_path: Path) -> None:
     refused(saved(row.model, tmp_path), row.kind, *row.words)
+
+
+def test_very_many_outputs(tmp_path: Path) -> None:
+    names = [f"o{i}" for i in range(1000)]
+    model = made(*(N("MatMul", ["x", "W"], [name]) for name in names), outputs=[value(n, "batch", 3) for n in names])
+    refused(saved(model, tmp_path), UnsupportedTeacher, "not plain which output", "and 992 more")
+
+
+def test_very_many_inputs(tmp_path: Path) -> None:
+    names = [f"i{i}" for i in range(5000)]
+    model = made(N("Sum", names, ["y"]), inputs=[value(name, "batch", 3) for name in names])
+    refused(saved(model, tmp_path), UnsupportedTeacher, "5000 inputs", "'i0'")
+    refused(saved(model, tmp_path), UnsupportedTeacher, "it also needs", arguments=["--input", "i7"])
 
 
 def test_very_many_unsupported_operators(tmp_path: Path) -> None:
@@ -678,6 +707,13 @@ OUTPUTS = {
         HIDDEN,
         N("Cast", ["h"], ["y"], to=TensorProto.STRING),
         outputs=output_of("y", "batch", 3, kind=TensorProto.STRING),
+    ),
+    "a batch that is baked in": bad(
+        TeacherError,
+        "batch",
+        HIDDEN,
+        N("Expand", ["h", "to"], ["y"]),
+        weights={"to": np.array([2, 3])},
     ),
     "a batch that is summed over": bad(
         UnsupportedTeacher,

@@ -16,7 +16,7 @@ from refusals import SCORES, made, saved
 from test_bombs import endless
 
 from onnxcake.errors import BadTeacherFile, TeacherError
-from onnxcake.teacher import Options
+from onnxcake.teacher import Options, Teacher, airlock
 from onnxcake.teacher.airlock import Airlock
 from onnxcake.teacher.examine import Examination
 
@@ -93,7 +93,7 @@ def works(airlock: Airlock, folder: Path) -> None:
     assert exam.error is None and exam.facts is not None and exam.facts.parity < 1e-5
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGSEGV])
 def test_the_airlock_dies(number: signal.Signals, own: Airlock, tmp_path: Path) -> None:
     works(own, tmp_path)
     first = child_of(own)
@@ -165,3 +165,26 @@ def test_the_parent_dies(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
     assert all_end(family)
+
+
+def test_a_file_that_changes_behind_the_airlock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at is what is built, or nothing."""
+    path = saved(made(SCORES), tmp_path)
+    examine = airlock.examine
+
+    def then_changed(path: Path, options: Options) -> Examination:
+        exam = examine(path, options)
+        saved(endless(), tmp_path)
+        return exam
+
+    monkeypatch.setattr(airlock, "examine", then_changed)
+    with pytest.raises(BadTeacherFile, match="changed while it was read"):
+        Teacher.load(path)
+
+
+def test_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(BadTeacherFile, match="cannot be read"):
+        Teacher.load("t.onnx")

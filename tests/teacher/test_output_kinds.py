@@ -1,0 +1,565 @@
+"""What goes in and what comes out is inferred: every kind of score, layout and range, each against onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from onnxcake.errors import DeadTeacher, UnsupportedTeacher
+from onnxcake.ort import Runtime
+from onnxcake.teacher import Teacher, way_back
+
+N = helper.make_node
+I64, U8, I8, F16 = TensorProto.INT64, TensorProto.UINT8, TensorProto.INT8, TensorProto.FLOAT16
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def value(name: str, *shape: str | int | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+W, V, ONE, K, Q = normal(4, 3), normal(4, 7, seed=1), normal(4, 1, seed=2), normal(5, 3, 3, 3, seed=3), normal(5, 3)
+SCORES, HIDDEN = N("MatMul", ["x", "W"], ["y"]), N("MatMul", ["x", "W"], ["h"])
+SINGLE = N("MatMul", ["x", "one"], ["h"])
+WEIGHTS = {"W": W, "V": V, "one": ONE, "K": K, "Q": Q}
+
+
+def made(
+    *nodes: onnx.NodeProto,
+    inputs: Sequence[onnx.ValueInfoProto] | None = None,
+    outputs: Sequence[onnx.ValueInfoProto] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    opset: int = 17,
+    **weights: Any,
+) -> onnx.ModelProto:
+    """``x`` [batch, 4] → ``y`` [batch, 3], unless said otherwise."""
+    read = {name for node in nodes for name in node.input}
+    arrays = {name: np.asarray(array) for name, array in {**WEIGHTS, **weights}.items() if name in read}
+    graph = helper.make_graph(
+        list(nodes),
+        "kinds",
+        list(inputs or [value("x", "batch", 4)]),
+        list(outputs or [value("y", "batch", 3)]),
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    helper.set_model_props(model, dict(metadata or {}))
+    return model
+
+
+def loaded(model: onnx.ModelProto, folder: Path, **said: Any) -> Teacher:
+    path = folder / "t.onnx"
+    path.write_bytes(model.SerializeToString())
+    return Teacher.load(path, **said)
+
+
+def by_runtime(model: onnx.ModelProto, output: str, x: Tensor, runtime: Runtime) -> Tensor:
+    """What onnxruntime makes of the file's own output."""
+    only = onnx.ModelProto.FromString(model.SerializeToString())
+    del only.graph.output[:]
+    only.graph.output.add().name = output
+    return torch.from_numpy(runtime.load(only.SerializeToString()).run(x.numpy()).astype(np.float32))
+
+
+FROM_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logits": lambda logits: logits,
+    "probabilities": lambda logits: logits.softmax(1),
+    "log_probabilities": lambda logits: logits.log_softmax(1),
+    "binary_logit": lambda logits: logits[:, 1] - logits[:, 0],
+    "binary_probability": lambda logits: logits.softmax(1)[:, 1],
+    "multilabel_logits": lambda logits: logits,
+    "multilabel_probabilities": lambda logits: logits.sigmoid(),
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model, what is to be inferred of it, and what the user says."""
+
+    model: onnx.ModelProto
+    expected: Mapping[str, Any]
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+
+def kind(name: str, *nodes: onnx.NodeProto, said: Mapping[str, Any] | None = None, **rest: Any) -> Kind:
+    """A row of the table of outputs; ``also`` adds to what is expected."""
+    also = rest.pop("also", {})
+    return Kind(made(*nodes, **rest), {"output_kind": name, **also}, said or {})
+
+
+SOFTMAX = N("Softmax", ["h"], ["y"], axis=1)
+SIGMOID = N("Sigmoid", ["h"], ["y"])
+FLAT = {"outputs": [value("y", "batch")], "to": np.array([-1])}
+ONE_OUT = {"outputs": [value("y", "batch", 1)]}
+
+OUTPUTS = {
+    "logits": kind("logits", SCORES, also={"classes": 3, "task": "multiclass", "output_shape": None}),
+    "two logits": kind("logits", N("MatMul", ["x", "T"], ["y"]), T=W[:, :2], outputs=[value("y", "batch", 2)]),
+    "probabilities": kind("probabilities", HIDDEN, SOFTMAX),
+    "probabilities, last axis": kind("probabilities", HIDDEN, N("Softmax", ["h"], ["y"], axis=-1)),
+    "probabilities at an old opset": kind("probabilities", HIDDEN, N("Softmax", ["h"], ["y"]), opset=11),
+    "probabilities that no Softmax makes": kind(
+        "probabilities",
+        HIDDEN,
+        N("Exp", ["h"], ["e"]),
+        N("ReduceSum", ["e", "one_axis"], ["sum"]),
+        N("Div", ["e", "sum"], ["y"]),
+        one_axis=np.array([1]),
+    ),
+    "log-probabilities": kind("log_probabilities", HIDDEN, N("LogSoftmax", ["h"], ["y"], axis=1)),
+    "log of probabilities": kind(
+        "log_probabilities", HIDDEN, N("Softmax", ["h"], ["p"], axis=1), N("Log", ["p"], ["y"])
+    ),
+    "a binary logit by its name": kind(
+        "binary_logit",
+        N("MatMul", ["x", "one"], ["the_logit"]),
+        outputs=[value("the_logit", "batch", 1)],
+        also={"classes": 2, "task": "binary", "scores": 1},
+    ),
+    "a binary logit as the user says": kind(
+        "binary_logit", N("MatMul", ["x", "one"], ["y"]), said={"task": "binary"}, **ONE_OUT
+    ),
+    "a binary logit without a second dimension": kind(
+        "binary_logit",
+        SINGLE,
+        N("Reshape", ["h", "to"], ["y"]),
+        said={"task": "binary"},
+        also={"output_shape": ()},
+        **FLAT,
+    ),
+    "a binary probability": kind(
+        "binary_probability", SINGLE, SIGMOID, also={"classes": 2, "task": "binary"}, **ONE_OUT
+    ),
+    "a binary probability without a second dimension": kind(
+        "binary_probability",
+        SINGLE,
+        N("Sigmoid", ["h"], ["s"]),
+        N("Squeeze", ["s", "axis"], ["y"]),
+        axis=np.array([1]),
+        outputs=FLAT["outputs"],
+        also={"output_shape": ()},
+    ),
+    "a binary probability that no Sigmoid makes": kind(
+        "binary_probability",
+        SINGLE,
+        N("Tanh", ["h"], ["t"]),
+        N("Mul", ["t", "half"], ["m"]),
+        N("Add", ["m", "half"], ["y"]),
+        half=np.array(0.5, np.float32),
+        **ONE_OUT,
+    ),
+    "labels, each a probability": kind("multilabel_probabilities", HIDDEN, SIGMOID, also={"task": "multilabel"}),
+    "labels, each a logit": kind("multilabel_logits", SCORES, said={"task": "multilabel"}, also={"task": "multilabel"}),
+    "one against the rest": kind("logits", HIDDEN, SIGMOID, said={"task": "multiclass"}),
+    "scores with two sizes of one": kind(
+        "logits",
+        HIDDEN,
+        N("Reshape", ["h", "to"], ["y"]),
+        to=np.array([-1, 3, 1, 1]),
+        outputs=[value("y", "batch", 3, 1, 1)],
+        also={"output_shape": (3, 1, 1), "classes": 3},
+    ),
+    "probabilities with two sizes of one": kind(
+        "probabilities",
+        HIDDEN,
+        N("Reshape", ["h", "to"], ["r"]),
+        N("Softmax", ["r"], ["y"], axis=1),
+        to=np.array([-1, 3, 1, 1]),
+        outputs=[value("y", "batch", 3, 1, 1)],
+        also={"output_shape": (3, 1, 1)},
+    ),
+    "scores behind a size of one": kind(
+        "logits",
+        HIDDEN,
+        N("Unsqueeze", ["h", "axis"], ["y"]),
+        axis=np.array([1]),
+        outputs=[value("y", "batch", 1, 3)],
+        also={"output_shape": (1, 3)},
+    ),
+    "logits and probabilities": kind(
+        "logits",
+        SCORES,
+        N("Softmax", ["y"], ["p"], axis=1),
+        outputs=[value("p", "batch", 3), value("y", "batch", 3)],
+        also={"output_name": "y"},
+    ),
+    "probabilities of both, as the user says": kind(
+        "probabilities",
+        SCORES,
+        N("Softmax", ["y"], ["p"], axis=1),
+        outputs=[value("p", "batch", 3), value("y", "batch", 3)],
+        said={"output": "p"},
+        also={"output_name": "p"},
+    ),
+    "probabilities and features": kind(
+        "probabilities",
+        HIDDEN,
+        SOFTMAX,
+        N("MatMul", ["x", "V"], ["features"]),
+        outputs=[value("features", "batch", 7), value("y", "batch", 3)],
+        also={"output_name": "y"},
+    ),
+    "logits and features, as the user says": kind(
+        "logits",
+        SCORES,
+        N("MatMul", ["x", "V"], ["features"]),
+        outputs=[value("features", "batch", 7), value("y", "batch", 3)],
+        said={"output": "y"},
+        also={"output_name": "y", "classes": 3},
+    ),
+    "what is before the label": kind(
+        "logits",
+        HIDDEN,
+        N("ArgMax", ["h"], ["y"], axis=1),
+        outputs=[value("y", "batch", 1, kind=I64)],
+        said={"output": "h"},
+        also={"output_name": "h"},
+    ),
+    "scores beside boxes": kind(
+        "probabilities",
+        HIDDEN,
+        SOFTMAX,
+        N("MatMul", ["x", "B"], ["flat"]),
+        N("Reshape", ["flat", "to"], ["boxes"]),
+        B=normal(4, 20),
+        to=np.array([-1, 5, 4]),
+        outputs=[value("boxes", "batch", 5, 4), value("y", "batch", 3)],
+        also={"output_name": "y"},
+    ),
+    "in half precision": kind(
+        "probabilities",
+        HIDDEN,
+        N("Softmax", ["h"], ["p"], axis=1),
+        N("Cast", ["p"], ["y"], to=F16),
+        outputs=[value("y", "batch", 3, kind=F16)],
+    ),
+}
+
+
+@pytest.mark.parametrize("row", OUTPUTS.values(), ids=list(OUTPUTS))
+def test_outputs(row: Kind, tmp_path: Path, runtime: Runtime) -> None:
+    teacher = loaded(row.model, tmp_path, **row.said)
+    signature = teacher.signature
+    assert {name: getattr(signature, name) for name in row.expected} == dict(row.expected)
+    x = signature.to_input(torch.randn(9, *signature.shape, generator=torch.Generator().manual_seed(1)))
+    file = by_runtime(row.model, signature.output_name, x, runtime)
+    logits = teacher.logits(x)
+    low = row.model.graph.output[0].type.tensor_type.elem_type == F16
+    near = {"atol": 1e-3, "rtol": 2e-3} if low else {"atol": 1e-5, "rtol": 1e-4}
+    assert logits.shape == (9, signature.classes)
+    rows = FROM_LOGITS[signature.output_kind](logits).reshape(9, -1)
+    torch.testing.assert_close(rows, file.reshape(9, -1), **near)
+    torch.testing.assert_close(way_back(signature)(logits), file, **near)
+    leaf = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(teacher.logits(leaf)[:, -1].sum(), leaf)
+    assert gradient.isfinite().all() and gradient.flatten(1).any(1).all()
+
+
+REFUSED = {
+    "logits and features": (
+        made(
+            SCORES,
+            N("MatMul", ["x", "V"], ["features"]),
+            outputs=[value("features", "batch", 7), value("y", "batch", 3)],
+        ),
+        "not plain which output holds the class scores: 'features' [N, 7], 'y' [N, 3]",
+        "--output NAME",
+    ),
+    "labels alone": (
+        made(HIDDEN, N("ArgMax", ["h"], ["y"], axis=1), outputs=[value("y", "batch", 1, kind=I64)]),
+        "output 'y' (int64 [N, 1]) comes from ArgMax, which has no gradient",
+        "--output 'h'",
+    ),
+    "a regression": (
+        made(N("MatMul", ["x", "one"], ["price"]), outputs=[value("price", "batch", 1)]),
+        "output 'price' is one unbounded number for each input",
+        "--task binary",
+    ),
+    "an embedding": (
+        made(
+            HIDDEN,
+            N("ReduceL2", ["h"], ["n"], axes=[1]),
+            N("Clip", ["n", "least"], ["c"]),
+            N("Div", ["h", "c"], ["y"]),
+            least=np.array(1e-12, np.float32),
+        ),
+        "output 'y' is an embedding (its rows have length one)",
+        "--output NAME",
+    ),
+    "an embedding by its own operator": (
+        made(HIDDEN, N("LpNormalization", ["h"], ["y"], axis=-1)),
+        "output 'y' is an embedding",
+        "--output NAME",
+    ),
+    "a detector": (
+        made(
+            N("MatMul", ["x", "B"], ["b"]),
+            N("MatMul", ["x", "S"], ["s"]),
+            N("Reshape", ["b", "four"], ["boxes"]),
+            N("Reshape", ["s", "many"], ["scores"]),
+            B=normal(4, 20),
+            S=normal(4, 15),
+            four=np.array([-1, 5, 4]),
+            many=np.array([-1, 5, 3]),
+            outputs=[value("boxes", "batch", 5, 4), value("scores", "batch", 5, 3)],
+        ),
+        "[N, 5, 3] holds one answer for each of many places",
+        "--output NAME",
+    ),
+    "unknown sizes": (
+        made(
+            N("Conv", ["x", "K"], ["c"]),
+            N("GlobalAveragePool", ["c"], ["p"]),
+            N("Flatten", ["p"], ["f"]),
+            N("MatMul", ["f", "Q"], ["y"]),
+            inputs=[value("x", "batch", 3, "height", "width")],
+        ),
+        "input 'x' has the shape batch×3×height×width; all but the batch must be known",
+        "--shape 1,3,224,224",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_classifier(name: str, tmp_path: Path) -> None:
+    model, what, remedy = REFUSED[name]
+    with pytest.raises(UnsupportedTeacher) as caught:
+        loaded(model, tmp_path)
+    assert what in caught.value.what and remedy in caught.value.remedy
+
+
+# --- what goes in -------------------------------------------------------------------------------------------
+
+POOLED = (N("GlobalAveragePool", ["c"], ["p"]), N("Flatten", ["p"], ["f"]), N("MatMul", ["f", "Q"], ["y"]))
+CONV = (N("Conv", ["i", "K"], ["c"], pads=[1, 1, 1, 1]), *POOLED)
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+BYTES = (MEAN * 255, STD * 255)
+IMAGE, LAST = [value("x", "batch", 3, 8, 8)], [value("x", "batch", 8, 8, 3)]
+
+
+def by_channel(array: Any) -> Any:
+    return array.reshape(1, 3, 1, 1)
+
+
+def said_of(*parts: str) -> Callable[[tuple[str, ...]], bool]:
+    return lambda assumptions: all(any(part in text for text in assumptions) for part in parts)
+
+
+INPUTS = {
+    "nothing shown": (
+        made(*CONV[:1], *POOLED, inputs=[value("i", "batch", 3, 8, 8)]),
+        {"range": None, "location": (0.0,), "deviation": (1.0,), "input_name": "i"},
+        said_of("assumed to be normalised"),
+    ),
+    "channels last": (
+        made(N("Transpose", ["x"], ["i"], perm=[0, 3, 1, 2]), *CONV, inputs=LAST),
+        {"channels_last": True, "input_shape": (8, 8, 3), "shape": (3, 8, 8), "range": None},
+        said_of("their 3 channels last"),
+    ),
+    "normalised inside, values 0 to 1": (
+        made(
+            N("Sub", ["x", "m"], ["s"]),
+            N("Div", ["s", "d"], ["i"]),
+            *CONV,
+            inputs=IMAGE,
+            m=by_channel(MEAN),
+            d=by_channel(STD),
+        ),
+        {"range": (0.0, 1.0), "location": tuple(map(float, MEAN)), "deviation": tuple(map(float, STD))},
+        said_of("0…1, as the file shows (Sub, Div)", "normalises its inputs itself"),
+    ),
+    "normalised inside, values 0 to 255": (
+        made(
+            N("Mul", ["x", "scale"], ["u"]),
+            N("Sub", ["u", "m"], ["s"]),
+            N("Div", ["s", "d"], ["i"]),
+            *CONV,
+            inputs=IMAGE,
+            scale=np.array(1 / 255, np.float32),
+            m=by_channel(MEAN),
+            d=by_channel(STD),
+        ),
+        {"range": (0.0, 255.0)},
+        said_of("0…255, as the file shows (Mul, Sub, Div)"),
+    ),
+    "scaled inside": (
+        made(N("Div", ["x", "scale"], ["i"]), *CONV, inputs=IMAGE, scale=np.array(255, np.float32)),
+        {"range": (0.0, 255.0), "location": (127.5,), "deviation": (63.75,)},
+        said_of("0…255, as the file shows (Div)"),
+    ),
+    "bytes, with all of it inside": (
+        made(
+            N("Cast", ["x"], ["f0"], to=1),
+            N("Sub", ["f0", "m"], ["s"]),
+            N("Mul", ["s", "d"], ["i"]),
+            *CONV,
+            inputs=[value("x", "batch", 3, 8, 8, kind=U8)],
+            m=by_channel(BYTES[0]),
+            d=by_channel(1 / BYTES[1]),
+        ),
+        {"input_dtype": "uint8", "range": (0.0, 255.0), "location": tuple(map(float, BYTES[0]))},
+        said_of("0…255, as the file shows (its integer type, Sub, Mul)", "normalises its inputs itself"),
+    ),
+    "bytes, channels last": (
+        made(
+            N("Cast", ["x"], ["f0"], to=1),
+            N("Transpose", ["f0"], ["t"], perm=[0, 3, 1, 2]),
+            N("Div", ["t", "scale"], ["i"]),
+            *CONV,
+            inputs=[value("x", "batch", 8, 8, 3, kind=U8)],
+            scale=np.array(255, np.float32),
+        ),
+        {"input_dtype": "uint8", "range": (0.0, 255.0), "channels_last": True, "shape": (3, 8, 8)},
+        said_of("channels last", "its integer type"),
+    ),
+    "a BatchNormalization first": (
+        made(
+            N("BatchNormalization", ["x", "g", "b", "m", "v"], ["i"], epsilon=0.0),
+            *CONV,
+            inputs=IMAGE,
+            g=np.ones(3, np.float32),
+            b=np.zeros(3, np.float32),
+            m=MEAN,
+            v=STD**2,
+        ),
+        {"range": (0.0, 1.0), "location": tuple(map(float, MEAN))},
+        said_of("BatchNormalization"),
+    ),
+    "quantised first": (
+        made(
+            N("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            N("DequantizeLinear", ["q", "scale", "zero"], ["i"]),
+            *CONV,
+            inputs=IMAGE,
+            scale=np.array(0.02, np.float32),
+            zero=np.array(0, np.int8),
+        ),
+        {"range": (-2.56, 2.54)},
+        said_of("QuantizeLinear"),
+    ),
+    "cut first": (
+        made(
+            N("Clip", ["x", "low", "high"], ["i"]),
+            *CONV,
+            inputs=IMAGE,
+            low=np.array(-1, np.float32),
+            high=np.array(1, np.float32),
+        ),
+        {"range": (-1.0, 1.0), "location": (0.0,), "deviation": (0.5,)},
+        said_of("Clip"),
+    ),
+    "said in the metadata": (
+        made(
+            N("Identity", ["x"], ["i"]), *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "NominalRange_0_255"}
+        ),
+        {"range": (0.0, 255.0), "location": (127.5,)},
+        said_of("metadata Image.NominalPixelRange = NominalRange_0_255"),
+    ),
+    "nonsense in the metadata": (
+        made(N("Identity", ["x"], ["i"]), *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "\x1b[31m"}),
+        {"range": None},
+        said_of("assumed to be normalised"),
+    ),
+    "half precision": (
+        made(N("Cast", ["x"], ["i"], to=1), *CONV, inputs=[value("x", "batch", 3, 8, 8, kind=F16)]),
+        {"input_dtype": "float16", "range": None},
+        said_of("assumed to be normalised"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_inputs(name: str, tmp_path: Path, runtime: Runtime) -> None:
+    model, expected, stated = INPUTS[name]
+    teacher = loaded(model, tmp_path)
+    signature = teacher.signature
+    for key, wanted in expected.items():
+        close = isinstance(wanted, tuple) and any(isinstance(number, float) for number in wanted)
+        assert getattr(signature, key) == (pytest.approx(wanted, rel=1e-5) if close else wanted), key
+    assert stated(signature.assumptions), signature.assumptions
+    assert_answers_as_the_file(teacher, model, runtime)
+
+
+def assert_answers_as_the_file(teacher: Teacher, model: onnx.ModelProto, runtime: Runtime) -> None:
+    """On inputs drawn in standard units, which stay in the file's range; and units go there and back."""
+    signature = teacher.signature
+    standard = torch.randn(9, *signature.shape, generator=torch.Generator().manual_seed(1))
+    if (bounds := signature.bounds()) is not None:
+        standard = standard.clamp(*bounds)
+    inputs = signature.to_input(standard)
+    assert inputs.shape[1:] == signature.input_shape
+    torch.testing.assert_close(signature.to_standard(inputs), standard, atol=1e-4, rtol=1e-4)
+    if signature.range is not None and signature.mean is None:
+        low, high = signature.range
+        assert inputs.min() >= low - 1e-3 and inputs.max() <= high + 1e-3
+    whole = signature.whole(inputs)
+    file = by_runtime(model, signature.output_name, whole, runtime)
+    torch.testing.assert_close(way_back(signature)(teacher.logits(whole)), file, atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(teacher.logits_of_standard(standard), teacher.logits(inputs))
+    leaf = standard.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(teacher.logits_of_standard(leaf)[:, 0].sum(), leaf)
+    assert gradient.isfinite().all() and gradient.flatten(1).any(1).all()
+
+
+def test_the_user_knows_better(tmp_path: Path) -> None:
+    model = INPUTS["normalised inside, values 0 to 1"][0]
+    told = loaded(model, tmp_path, range=(-3, 5)).signature
+    assert told.range == (-3.0, 5.0)
+    told = loaded(model, tmp_path, range=(0, 255), mean=[1, 2, 3], std=[4]).signature
+    assert (told.range, told.mean, told.std) == ((0.0, 255.0), (1.0, 2.0, 3.0), (4.0,))
+    assert (told.location, told.deviation, told.assumptions) == ((0.0,), (1.0,), ())
+
+
+def test_unknown_sizes_that_the_user_says(tmp_path: Path, runtime: Runtime) -> None:
+    model = REFUSED["unknown sizes"][0]
+    teacher = loaded(model, tmp_path, shape=(1, 3, 9, 7))
+    assert teacher.signature.input_shape == (3, 9, 7)
+    assert_answers_as_the_file(teacher, model, runtime)
+
+
+def test_a_text_classifier_behind_its_embedding(tmp_path: Path, runtime: Runtime) -> None:
+    table = normal(20, 4, seed=9)
+    model = made(
+        N("Gather", ["table", "x"], ["embedded"]),
+        N("Tanh", ["embedded"], ["t"]),
+        N("ReduceMean", ["t"], ["pooled"], axes=[1], keepdims=0),
+        N("MatMul", ["pooled", "W"], ["y"]),
+        inputs=[value("x", "batch", 6, kind=I64)],
+        table=table,
+    )
+    with pytest.raises(DeadTeacher, match=r"(?s)gradient.*Gather.*--input NAME"):
+        loaded(model, tmp_path, range=(0, 19))
+    with pytest.raises(UnsupportedTeacher, match="shape of input 'embedded' is not known"):
+        loaded(model, tmp_path, input="embedded")
+    teacher = loaded(model, tmp_path, input="embedded", shape=(1, 6, 4))
+    assert (teacher.signature.input_name, teacher.signature.input_shape) == ("embedded", (6, 4))
+    words = torch.randint(0, 20, (9, 6), generator=torch.Generator().manual_seed(0))
+    file = by_runtime(model, "y", words, runtime)
+    torch.testing.assert_close(teacher.logits(torch.from_numpy(table)[words]), file, atol=1e-5, rtol=1e-4)
+    own = runtime.load(teacher.model, weights=teacher.weights).run(table[words.numpy()])
+    torch.testing.assert_close(torch.from_numpy(own), file, atol=1e-5, rtol=1e-4)
+
+
+def test_two_inputs_one_held(tmp_path: Path) -> None:
+    model = made(
+        N("Mul", ["x", "mask"], ["m"]),
+        N("MatMul", ["m", "W"], ["y"]),
+        inputs=[value("x", "batch", 4), value("mask", "batch", 4)],
+    )
+    with pytest.raises(UnsupportedTeacher, match="2 inputs"):
+        loaded(model, tmp_path)
+    teacher = loaded(model, tmp_path, constants={"mask": 3})
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(teacher.logits(x), x @ torch.from_numpy(W) * 3, atol=1e-5, rtol=1e-5)
