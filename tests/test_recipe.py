@@ -880,7 +880,8 @@ def wrong_for(value: Any, leaf: Place) -> st.SearchStrategy[Any]:
         wrong += [1, 0.5]
     if isinstance(value, int | float) and not isinstance(value, bool):
         wrong += [-1e31, 1e31]
-    if isinstance(value, int) and leaf[:2] != ("synthesis", "losses"):
+    # A whole number may stand where any number may: weights, and powers of ten.
+    if isinstance(value, int) and leaf[:2] != ("synthesis", "losses") and leaf[-1] != "magnitude":
         wrong += [0.5, 10**20]
     return st.sampled_from(wrong)
 

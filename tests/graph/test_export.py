@@ -71,7 +71,7 @@ def test_nothing_of_this_host_is_in_it() -> None:
 
 def test_a_student_is_a_teacher(tmp_path: Path, runtime: Runtime) -> None:
     (tmp_path / "student.onnx").write_bytes(exported(nn.Sequential(network(), nn.Softmax(1))))
-    teacher = Teacher.load(tmp_path / "student.onnx", runtime=runtime)
+    teacher = Teacher.load(tmp_path / "student.onnx")
     assert (teacher.signature.input_name, teacher.signature.output_name) == ("image", "scores")
     assert teacher.signature.output_kind == "probabilities"
     x = inputs(5)

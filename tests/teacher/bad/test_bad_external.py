@@ -185,7 +185,8 @@ _hooked: list[Any] = []
 
 @pytest.mark.parametrize("place", PLACES)
 def test_no_location_outside_is_read(place: Callable[[TensorProto], onnx.ModelProto], folder: Path) -> None:
-    for location, words in LOCATIONS.items():
+    step = 1 if place is as_initialiser else 4  # what is opened for any of them, the next test sees
+    for location, words in [*LOCATIONS.items()][PLACES.index(place) % step :: step]:
         path = saved(place(outside(location.format(folder=folder))), folder)
         refused(path, BadTeacherFile, words, "'far\\naway'" if "name" not in words else "external data")
 

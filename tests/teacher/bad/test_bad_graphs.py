@@ -127,8 +127,10 @@ GRAPHS = {
     "no such attribute": bad(BadTeacherFile, "axis", N("MatMul", ["x", "W"], ["y"], axis=1)),
     "a missing attribute": bad(BadTeacherFile, "to", N("Cast", ["x"], ["c"]), N("MatMul", ["c", "W"], ["y"])),
     "an attribute of another type": bad(BadTeacherFile, "axis", HIDDEN, N("Softmax", ["h"], ["y"], axis=1.5)),
-    "two weights of one name": Bad(twice_the_weight(), BadTeacherFile, ("'W'",)),
-    "a dense and a sparse weight of one name": Bad(dense_and_sparse(), BadTeacherFile, ("'W'",)),
+    "two weights of one name": Bad(twice_the_weight(), BadTeacherFile, ("W initializer name is not unique",)),
+    "a dense and a sparse weight of one name": Bad(
+        dense_and_sparse(), BadTeacherFile, ("W sparse initializer name is not unique",)
+    ),
     "shapes that do not fit": bad(UnsupportedTeacher, "'MatMul #0'", SCORES, weights={"W": W[:3]}),
     "an axis that is not there": bad(
         TeacherError, ("onnxruntime", "('last') Op (Softmax)"), HIDDEN, N("Softmax", ["h"], ["y"], name="last", axis=7)
@@ -709,8 +711,8 @@ OUTPUTS = {
         outputs=output_of("y", "batch", 3, kind=TensorProto.STRING),
     ),
     "a batch that is baked in": bad(
-        TeacherError,
-        "batch",
+        UnsupportedTeacher,
+        "'Expand #1'",
         HIDDEN,
         N("Expand", ["h", "to"], ["y"]),
         weights={"to": np.array([2, 3])},
