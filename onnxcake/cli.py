@@ -82,9 +82,9 @@ def extract(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
 ) -> None:
     """Make a student of a teacher. The same command again goes on where it stopped."""
+    _start_airlock()
     options = _options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    _start_airlock()
     from dataclasses import asdict
 
     from .extraction import look_ahead, run
@@ -124,9 +124,9 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a teacher is, whether it can be used, and what is in the way."""
+    _start_airlock()
     options = _options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    _start_airlock()
     from .inspection import inspect as run_inspect
 
     found = run_inspect(teacher, options)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .child import Array, Child, ChildDied, ChildRefused, Frame, serve
+from .child import Array, Child, ChildDied, ChildRefused, Frame, give_back_memory, serve
 from .errors import OnnxcakeError
 
 _WARM_UP = 5  # runs before a latency is taken
@@ -148,7 +148,7 @@ class _Server:
 
         onnxruntime.set_default_logger_severity(4)
         self.onnxruntime = onnxruntime
-        self.sessions: dict[int, tuple[Any, Any]] = {}
+        self.sessions: dict[int, tuple[Any, Any, bool]] = {}  # session, what it reads, lean
         self.weights: dict[str, Any] = {}
         self.count = 0
 
@@ -170,12 +170,14 @@ class _Server:
             del self.sessions[header["id"]]
             return {}, None
         assert array is not None
-        session, _ = self.sessions[header["id"]]
+        session, _, lean = self.sessions[header["id"]]
         feed = {session.get_inputs()[0].name: _as_type(array, session.get_inputs()[0].type)}
         if do == "run":
             result = np.asarray(session.run([session.get_outputs()[0].name], feed)[0])
             if result.dtype.hasobject:
                 raise TypeError("its output is no array of numbers")
+            if lean:
+                give_back_memory()
             return {}, result
         return {"median_ms": _median_ms(session, feed, header["runs"])}, None
 
@@ -195,8 +197,9 @@ class _Server:
             options.add_external_initializers(list(self.weights), values)
         session = self.onnxruntime.InferenceSession(model.tobytes(), options, providers=["CPUExecutionProvider"])
         session._model_bytes = None  # kept for a fallback that is never wanted here
+        give_back_memory()
         number, self.count = self.count, self.count + 1
-        self.sessions[number] = (session, (self.weights, values))  # the session reads the weights where they are
+        self.sessions[number] = (session, (self.weights, values), lean)  # it reads the weights where they are
         self.weights = {}
         described = [[[v.name, v.shape, v.type] for v in vs] for vs in (session.get_inputs(), session.get_outputs())]
         return {"id": number, "inputs": described[0], "outputs": described[1]}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.coverage [PART …] [--again] [--write]
 
-Parts: nodes, gradients, architectures, zoo, speed; all of them if none is named. The architectures are exported
+Parts: nodes, gradients, architectures, zoo, speed, inspecting; all if none is named. The architectures are exported
 first, which takes an hour or two, once; a stopped run goes on where it was. ``--write`` measures nothing and writes
 the document from the results at hand. Needs timm, and skl2onnx for the models of scikit-learn.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..results import commit
-from . import architectures, gradients, nodes, speed, zoo
+from . import architectures, gradients, inspecting, nodes, speed, zoo
 from .common import table
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "coverage.md"
@@ -25,6 +25,7 @@ PARTS: dict[str, Any] = {
     "architectures": architectures,
     "zoo": zoo,
     "speed": speed,
+    "inspecting": inspecting,
 }
 
 

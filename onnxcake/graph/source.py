@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from ..errors import UnsupportedTeacher, UsageError, did_you_mean, shown
-from .tensors import type_name
+from .tensors import DTYPES, type_name
 from .walk import reaching, read_by
 
 _LIMIT_INPUT = 1 << 26  # numbers in one: sixteen of them, with their gradients, are looked at
@@ -64,13 +64,18 @@ class Source:
         dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
         known = dims if tensor.HasField("shape") else None
         batch, shape = _shape(value.name, known, choice.shape, [d.dim_param for d in tensor.shape.dim], file)
-        if math.prod(shape) > _LIMIT_INPUT:
-            raise UnsupportedTeacher(
-                f"input {shown(value.name)} holds {math.prod(shape):,} numbers (allowed: {_LIMIT_INPUT:,})",
-                where=file,
-                remedy="Give a smaller teacher, or check the shapes in the file.",
-            )
+        _check_size(value.name, (batch or 1, *shape), file)
         return cls(value.name, kind, shape, batch)
+
+
+def _check_size(name: str, shape: Iterable[int], file: str) -> None:
+    size = math.prod(shape)
+    if size > _LIMIT_INPUT:
+        raise UnsupportedTeacher(
+            f"input {shown(name)} holds {size:,} numbers (allowed: {_LIMIT_INPUT:,})",
+            where=file,
+            remedy="Give a smaller teacher, or check the shapes in the file.",
+        )
 
 
 def _shape(
@@ -157,15 +162,31 @@ def held_nodes(
             where=file,
             remedy="Hold what else it needs constant with --hold NAME=VALUE.",
         )
+    names = {name for node in proto.graph.node for name in node.output}
     made: list[onnx.NodeProto] = []
     for value in others:
-        made += _constant_nodes(value, choice.constants[value.name], source, file)
+        prefix = value.name
+        while any(name.startswith(prefix + "/held") for name in names):
+            prefix += "/"
+        made += _constant_nodes(value, choice.constants[value.name], source, prefix + "/held", file)
     return made
 
 
-def _constant_nodes(value: onnx.ValueInfoProto, number: float, source: Source, file: str) -> list[onnx.NodeProto]:
-    """One tensor full of ``number``; its first size follows the batch if the file leaves it open."""
+def _constant_nodes(
+    value: onnx.ValueInfoProto, number: float, source: Source, prefix: str, file: str
+) -> list[onnx.NodeProto]:
+    """One tensor full of ``number``; its first size follows the batch if the file leaves it open.
+
+    Args:
+        prefix: how no name of the file begins.
+    """
     tensor = value.type.tensor_type
+    if value.type.HasField("tensor_type") and tensor.elem_type not in DTYPES:
+        raise UnsupportedTeacher(
+            f"input {shown(value.name)} is {type_name(tensor.elem_type)}, which no number can be held for",
+            where=file,
+            remedy="Export the model without it.",
+        )
     dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
     if any(d is None for d in dims[1:]):
         raise UnsupportedTeacher(
@@ -176,12 +197,22 @@ def _constant_nodes(value: onnx.ValueInfoProto, number: float, source: Source, f
     kind = tensor.elem_type or TensorProto.FLOAT
     follows = bool(dims) and dims[0] is None
     shape = [1 if d is None else int(d) for d in dims]
-    array = np.full(shape, number, onnx.helper.tensor_dtype_to_np_dtype(kind))
+    _check_size(value.name, shape, file)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    with np.errstate(all="ignore"):
+        held = np.array(number).astype(dtype)
+    if dtype.kind in "iub" and float(held) != number:
+        raise UsageError(
+            f"input {shown(value.name)} is {type_name(kind)} and cannot be held at {number:g}",
+            where=file,
+            remedy="Hold it at a whole number in its range.",
+        )
+    array = np.full(shape, held, dtype)
     make = onnx.helper.make_node
     full = make("Constant", [], [value.name], value=onnx.numpy_helper.from_array(array))
     if not follows:
         return [full]
-    one, whole = f"{value.name}/one", f"{value.name}/sizes"
+    one, whole = f"{prefix}/one", f"{prefix}/sizes"
     full.output[0] = one
     ones = onnx.numpy_helper.from_array(np.array([0], np.int64))
     rest = onnx.numpy_helper.from_array(np.array([1] * (len(dims) - 1), np.int64))

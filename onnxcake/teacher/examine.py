@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..child import Array
+from ..child import Array, give_back_memory
 from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, first_line, shown
 from ..graph.convert import convert
 from ..graph.cost import multiply_adds
@@ -60,7 +60,7 @@ class Examiner:
         self.runtime = runtime
         self.exam = Examination()
         self.opened: Opened | None = None
-        self.fixed = False
+        self.fixed, self.points = False, probe.POINTS
         self._held: tuple[str, Session] | None = None
 
     def read(self, path: Path, options: Options, limits: Limits) -> int:
@@ -72,6 +72,7 @@ class Examiner:
         self.exam.found["file"] |= {"sha256": file.digest, "bytes": file.size_bytes, **describe_file(file.proto)}
         safe = normalise(file, options.choice)
         del file
+        give_back_memory()
         converted = convert(safe, limits=limits)
         if safe.batch is not None and any(name not in converted.values for name in safe.outputs):
             self.fixed, converted = True, convert(safe, fixed=True, limits=limits)
@@ -80,6 +81,7 @@ class Examiner:
         digest, size = self.exam.found["file"]["sha256"], self.exam.found["file"]["bytes"]
         self.opened = Opened(safe, converted, output, tail(converted, output), digest, size, path.name)
         macs = multiply_adds(converted, output)
+        self.points = probe.points_for(macs)
         self.exam.found["cost"] = {"parameters": parameters(self.opened), "multiply_adds": macs}
         return macs
 
@@ -108,8 +110,12 @@ class Examiner:
         inputs = [signature.whole(draw).numpy() for draw in draws]
         expected = probe.answers(session, inputs, opened.name)
         probe.check_alone(session, inputs[-1], expected[-1], 10 * self._tolerance(), opened.name)
-        more = signature.whole(signature.to_input(probe.random_inputs(signature.shape, Key(0).at("kind"))))
-        rows = probe.rows_of(session.run_in_batches(more.numpy(), probe.BATCHES[-1]))
+        more = signature.whole(
+            signature.to_input(
+                probe.random_inputs(signature.shape, Key(0).at("kind"), max(self.points, probe.BATCHES[-1]))
+            )
+        )
+        rows = probe.rows_of(session.run_in_batches(more.numpy(), probe.BATCHES[0]))
         kind = output_kind(rows, opened.tail, output, self.options.task, opened.name)
         shape = tuple(expected[0].shape[1:])
         signature = replace(signature, output_kind=kind, classes=2 if kind.startswith("binary") else rows.shape[1])
@@ -209,7 +215,7 @@ class Examiner:
     def _gradient(self, signature: Signature) -> GradientHealth:
         assert self.opened is not None
         opened = self.opened
-        draw = signature.to_input(probe.random_inputs(signature.shape, Key(0).at("gradient")))
+        draw = signature.to_input(probe.random_inputs(signature.shape, Key(0).at("gradient"), self.points))
         logits = opened.logits(signature.output_kind)
         end = opened.end(signature.output_kind)
         before = end != opened.output
@@ -245,13 +251,18 @@ class Examiner:
 
     @staticmethod
     def _slopes(session: Session, scores: nn.Module) -> Callable[[Array], Array]:
-        return lambda x: np.asarray(scores(torch.from_numpy(session.run(x))).numpy())
+        def slopes(x: Array) -> Array:
+            told = session.run_in_batches(x, probe.BATCHES[0]).astype(np.float32)  # few at a time, for memory's sake
+            return np.asarray(scores(torch.from_numpy(told)).numpy())
+
+        return slopes
 
     def _twin_error(self, logits: nn.Module, draw: Tensor, slopes: Callable[[Array], Array]) -> float:
         x = draw.clone().requires_grad_(True)
         out = logits(x)
-        (gradient,) = torch.autograd.grad((out * score_weights(out)).sum(), x)
-        return slope_error(gradient, draw, slopes)
+        weights = score_weights(out)
+        (gradient,) = torch.autograd.grad((out * weights).sum(), x)
+        return slope_error(gradient, draw, slopes, weights)
 
     def _where_it_dies(self, draw: Tensor) -> str:
         assert self.opened is not None

@@ -27,6 +27,14 @@ OutputKind = Literal[
 Task = Literal["multiclass", "binary", "multilabel"]
 
 
+def limits_of(dtype: str) -> tuple[float, float]:
+    """The least and the largest number of a type, such as uint8; no end for floats."""
+    bits = dtype.removeprefix("u").removeprefix("int")
+    if not bits.isdigit():
+        return -math.inf, math.inf
+    return (0.0, 2.0 ** int(bits) - 1) if dtype[0] == "u" else (-(2.0 ** (int(bits) - 1)), 2.0 ** (int(bits) - 1) - 1)
+
+
 @dataclass(frozen=True)
 class Signature:
     """The teacher's input and output.
@@ -119,8 +127,10 @@ class Signature:
         """Inputs as the file can take them: rounded and cut to its range, where it takes whole numbers."""
         if "float" in self.input_dtype:
             return inputs
-        rounded = inputs.round()
-        return rounded if self.range is None else rounded.clamp(*self.range)
+        low, high = limits_of(self.input_dtype)
+        if self.range is not None and self.mean is None:
+            low, high = max(low, self.range[0]), min(high, self.range[1])
+        return inputs.round().clamp(low, high)
 
     def bounds(self) -> tuple[Tensor, Tensor] | None:
         """Lowest and highest value in standard units, each broadcastable to one input; None if unbounded."""

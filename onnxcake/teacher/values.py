@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+from ..errors import UsageError
 from ..graph.ends import Head
 from ..graph.normalise import SafeGraph
 from ..graph.tensors import type_name
 from .options import Options
-from .signature import Signature
+from .signature import Signature, limits_of
 
 # Values spread over a range have, as a rule, about a quarter of its width as deviation (natural images: 0.23).
 DEVIATION_OF_RANGE = 0.25
@@ -27,7 +28,18 @@ def values_of(safe: SafeGraph, output: str, head: Head, options: Options) -> Sig
     """
     channels = safe.input_shape[-1] if head.channels_last else safe.input_shape[0]
     options.check_channels(channels, safe.input_shape)
+    dtype = _NUMPY_NAMES.get(type_name(safe.input_type), type_name(safe.input_type))
     bounds = options.range or head.range
+    limits = limits_of(dtype)
+    if (
+        options.range is not None
+        and options.mean is None
+        and not (limits[0] <= options.range[0] and options.range[1] <= limits[1])
+    ):
+        raise UsageError(
+            f"range {options.range[0]:g},{options.range[1]:g} does not fit an input of type {dtype}",
+            remedy=f"Give a range within {limits[0]:g},{limits[1]:g}.",
+        )
     location, deviation, assumptions = _spread(bounds, head, options)
     if head.channels_last:
         assumptions = (*assumptions, f"inputs are images with their {channels} channels last")
@@ -37,7 +49,7 @@ def values_of(safe: SafeGraph, output: str, head: Head, options: Options) -> Sig
         output_name=output,
         output_kind="logits",
         classes=0,
-        input_dtype=_NUMPY_NAMES.get(type_name(safe.input_type), type_name(safe.input_type)),
+        input_dtype=dtype,
         channels_last=head.channels_last,
         range=None if bounds is None else (float(bounds[0]), float(bounds[1])),
         mean=None if options.mean is None else tuple(float(v) for v in options.mean),
