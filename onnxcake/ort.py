@@ -112,6 +112,10 @@ class Session:
         answer, _ = self._ask({"do": "time", "runs": runs}, x)
         return float(answer["median_ms"])
 
+    def rest(self) -> None:
+        """Lets the child give back what its runs took: it is not asked for a while."""
+        self._ask({"do": "rest"}, None)
+
     def close(self) -> None:
         """Lets the child forget the model."""
         if self._runtime._child.process is self._process and self._process is not None:
@@ -148,7 +152,7 @@ class _Server:
 
         onnxruntime.set_default_logger_severity(4)
         self.onnxruntime = onnxruntime
-        self.sessions: dict[int, tuple[Any, Any, bool]] = {}  # session, what it reads, lean
+        self.sessions: dict[int, tuple[Any, Any]] = {}
         self.weights: dict[str, Any] = {}
         self.count = 0
 
@@ -166,18 +170,19 @@ class _Server:
         if do == "load":
             assert array is not None
             return self.load(array, header["threads"], header["lean"]), None
+        if do == "rest":
+            give_back_memory()
+            return {}, None
         if do == "forget":
             del self.sessions[header["id"]]
             return {}, None
         assert array is not None
-        session, _, lean = self.sessions[header["id"]]
+        session, _ = self.sessions[header["id"]]
         feed = {session.get_inputs()[0].name: _as_type(array, session.get_inputs()[0].type)}
         if do == "run":
             result = np.asarray(session.run([session.get_outputs()[0].name], feed)[0])
             if result.dtype.hasobject:
                 raise TypeError("its output is no array of numbers")
-            if lean:
-                give_back_memory()
             return {}, result
         return {"median_ms": _median_ms(session, feed, header["runs"])}, None
 
@@ -199,7 +204,7 @@ class _Server:
         session._model_bytes = None  # kept for a fallback that is never wanted here
         give_back_memory()
         number, self.count = self.count, self.count + 1
-        self.sessions[number] = (session, (self.weights, values), lean)  # it reads the weights where they are
+        self.sessions[number] = (session, (self.weights, values))  # the session reads the weights where they are
         self.weights = {}
         described = [[[v.name, v.shape, v.type] for v in vs] for vs in (session.get_inputs(), session.get_outputs())]
         return {"id": number, "inputs": described[0], "outputs": described[1]}

@@ -3,7 +3,7 @@
     python -m benchmarks.coverage.inspecting
 
 Memory is what all its processes have resident at once, less the same for a file of a few kilobytes: the rest is
-what the file costs. Pages that a process just started still shares with the one that started it count once.
+what the file costs.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def measure(path: Path) -> tuple[float, int]:
 
 
 def _resident(process: psutil.Process) -> int:
+    """Bytes of all processes together; what they share, as one that was just forked does, is counted once (PSS)."""
     total = 0
     try:
         for one in (process, *process.children(recursive=True)):
-            if "onnxcake" in one.cmdline() or "-P" in one.cmdline():
-                total += one.memory_info().rss
+            total += one.memory_full_info().pss
     except psutil.Error:
         return 0  # one came or went while it was looked at
     return total

@@ -188,15 +188,15 @@ def _constant_nodes(
             remedy="Export the model without it.",
         )
     dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-    if any(d is None for d in dims[1:]):
+    if any(d is None or d < 0 for d in dims[1:]) or (dims and (dims[0] or 0) < 0):
         raise UnsupportedTeacher(
-            f"input {shown(value.name)} is to be held constant, but its sizes are open",
+            f"input {shown(value.name)} is to be held constant, but its sizes are open or negative",
             where=file,
             remedy="Export the model with fixed sizes.",
         )
     kind = tensor.elem_type or TensorProto.FLOAT
-    follows = bool(dims) and dims[0] is None
-    shape = [1 if d is None else int(d) for d in dims]
+    follows = bool(dims) and not dims[0]
+    shape = [int(d or 1) if place == 0 else int(d or 0) for place, d in enumerate(dims)]
     _check_size(value.name, shape, file)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
     with np.errstate(all="ignore"):

@@ -123,6 +123,8 @@ class Examiner:
         parity = self._parity(signature, inputs, expected)
         names = {"input_name": told(signature.input_name), "output_name": told(signature.output_name)}
         self.exam.found["signature"] = asdict(signature) | names | {"task": signature.task}
+        session.rest()
+        give_back_memory()
         health = self._gradient(signature)
         self.exam.found["gradient"] = health.as_dict()
         self.exam.facts = Facts(

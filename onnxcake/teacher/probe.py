@@ -15,7 +15,7 @@ BATCHES = (2, 5)  # two batch sizes, so that a batch baked into the graph shows
 TOLERANCE = 2e-3  # largest difference, relative to the largest answer
 CHECK_VALUES = "Check that --range, --mean and --std say what values the file takes."
 POINTS = 16  # random inputs for the gradient
-_LEAST_POINTS = 4
+_LEAST_POINTS = 3
 _MULTIPLY_ADDS = 4e9  # of all points together, from which on there are fewer
 
 

@@ -566,10 +566,46 @@ INPUTS = {
     ),
     "a constant of unknown sizes": bad(
         UnsupportedTeacher,
-        ("'mask'", "its sizes are open"),
+        ("'mask'", "its sizes are open or negative"),
         *SUM,
         inputs=[value("x", "batch", 4), value("mask", "batch", "other")],
         arguments="--hold mask=1",
+    ),
+    "a constant of a negative size": bad(
+        UnsupportedTeacher,
+        ("'mask'", "its sizes are open or negative"),
+        *SUM,
+        inputs=[value("x", "batch", 4), value("mask", -7, 4)],
+        arguments="--hold mask=1",
+    ),
+    "a constant of 2³¹ rows": bad(
+        UnsupportedTeacher,
+        "input 'mask' holds 8,589,934,592 numbers",
+        *SUM,
+        inputs=[value("x", "batch", 4), value("mask", 2**31, 4)],
+        arguments="--hold mask=1",
+    ),
+    "a constant of text": bad(
+        UnsupportedTeacher,
+        "input 'mask' is string, which no number can be held for",
+        *SUM,
+        inputs=[value("x", "batch", 4), value("mask", 1, 4, kind=TensorProto.STRING)],
+        arguments="--hold mask=1",
+    ),
+    "a constant that its type does not hold": bad(
+        UsageError,
+        "input 'mask' is int64 and cannot be held at 0.5",
+        N("Cast", ["mask"], ["m"], to=1),
+        N("Add", ["x", "m"], ["s"]),
+        N("MatMul", ["s", "W"], ["y"]),
+        inputs=[value("x", "batch", 4), value("mask", 1, 4, kind=I64)],
+        arguments="--hold mask=0.5",
+    ),
+    "a fixed batch of 2³¹": bad(
+        UnsupportedTeacher, "input 'x' holds 8,589,934,592 numbers", SCORES, inputs=[value("x", 2**31, 4)]
+    ),
+    "a fixed batch of 2⁶²": bad(
+        UnsupportedTeacher, "input 'x' holds 18,446,744,073,709,551,616 numbers", SCORES, inputs=[value("x", 2**62, 4)]
     ),
     "all inputs held": bad(UnsupportedTeacher, "0 inputs", *SUM, inputs=TWO, arguments="--hold mask=1 --hold x=1"),
     "an inner value of unknown sizes": bad(
@@ -585,6 +621,14 @@ INPUTS = {
 @table(INPUTS)
 def test_inputs(row: Bad, tmp_path: Path) -> None:
     refused(saved(row.model, tmp_path), row.kind, *row.words, arguments=row.arguments)
+
+
+def test_a_range_that_the_type_does_not_hold(tmp_path: Path) -> None:
+    model = made(
+        N("Cast", ["x"], ["f"], to=1), N("MatMul", ["f", "W"], ["y"]), inputs=[value("x", "batch", 4, kind=U8)]
+    )
+    code, _, err = command("inspect", saved(model, tmp_path), "--range", "-1,1")
+    assert code == 2 and "range -1,1 does not fit an input of type uint8" in err
 
 
 # --- M12 and M13: outputs -----------------------------------------------------------------------------------
@@ -864,6 +908,9 @@ DEAD = {
         HIDDEN,
         N("ReduceMax", ["h"], ["most"], axes=[0]),
         N("Div", ["h", "most"], ["y"]),
+    ),
+    "a decision by the place in the batch": bad(
+        UnsupportedTeacher, "depends on the others of its batch", HIDDEN, N("Trilu", ["h"], ["y"])
     ),
     "a fixed batch that is mixed": bad(
         UnsupportedTeacher,

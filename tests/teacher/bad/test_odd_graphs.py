@@ -298,6 +298,9 @@ WEIGHTS = {
     "sparse, by number": with_sparse(sparse(FLAT)),
     "sparse, by place": with_sparse(sparse(PAIRS)),
     "a sparse constant": good(N("Constant", [], ["S"], sparse_value=sparse(FLAT)), N("MatMul", ["x", "S"], ["y"])),
+    "a large number for what is masked": good(
+        HIDDEN, N("Add", ["h", "mask"], ["y"]), weights={"mask": np.array([0, -1e9, 0], np.float32)}
+    ),
     "no elements": good(
         HIDDEN, N("Concat", ["h", "none"], ["y"], axis=0), weights={"none": np.zeros((0, 3), np.float32)}
     ),
@@ -399,6 +402,14 @@ INPUTS = {
         inputs=[value("x", "batch", 4), value("scale")],
         said={"constants": {"scale": 0.5}},
         feed={"scale": np.array(0.5, np.float32)},
+    ),
+    "names like those of a held input": good(
+        N("Identity", ["W"], ["mask/held/one"]),
+        N("Add", ["x", "mask"], ["mask/held/sizes"]),
+        N("MatMul", ["mask/held/sizes", "mask/held/one"], ["y"]),
+        inputs=[value("x", "batch", 4), value("mask", "batch", 4)],
+        said={"constants": {"mask": 1}},
+        feed={"mask": np.ones((6, 4), np.float32)},
     ),
     "the other of the two chosen": good(
         *SUM,
