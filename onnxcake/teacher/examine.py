@@ -60,7 +60,7 @@ class Examiner:
         self.runtime = runtime
         self.exam = Examination()
         self.opened: Opened | None = None
-        self.fixed, self.points = False, probe.POINTS
+        self.fixed, self.points, self.batches = False, probe.POINTS, probe.BATCHES
         self._held: tuple[str, Session] | None = None
 
     def read(self, path: Path, options: Options, limits: Limits) -> int:
@@ -81,7 +81,7 @@ class Examiner:
         digest, size = self.exam.found["file"]["sha256"], self.exam.found["file"]["bytes"]
         self.opened = Opened(safe, converted, output, tail(converted, output), digest, size, path.name)
         macs = multiply_adds(converted, output)
-        self.points = probe.points_for(macs)
+        self.points, self.batches = probe.points_for(macs), probe.batches_for(macs)
         self.exam.found["cost"] = {"parameters": parameters(self.opened), "multiply_adds": macs}
         return macs
 
@@ -105,17 +105,17 @@ class Examiner:
         output = opened.safe.value_names.get(opened.output, "")
         signature = values_of(opened.safe, output, head(opened.converted), self.options)
         draws = [
-            signature.to_input(probe.random_inputs(signature.shape, Key(0).at("parity", n), n)) for n in probe.BATCHES
+            signature.to_input(probe.random_inputs(signature.shape, Key(0).at("parity", n), n)) for n in self.batches
         ]
         inputs = [signature.whole(draw).numpy() for draw in draws]
         expected = probe.answers(session, inputs, opened.name)
         probe.check_alone(session, inputs[-1], expected[-1], 10 * self._tolerance(), opened.name)
         more = signature.whole(
             signature.to_input(
-                probe.random_inputs(signature.shape, Key(0).at("kind"), max(self.points, probe.BATCHES[-1]))
+                probe.random_inputs(signature.shape, Key(0).at("kind"), max(self.points, self.batches[-1]))
             )
         )
-        rows = probe.rows_of(session.run_in_batches(more.numpy(), probe.BATCHES[0]))
+        rows = probe.rows_of(session.run_in_batches(more.numpy(), self.batches[0]))
         kind = output_kind(rows, opened.tail, output, self.options.task, opened.name)
         shape = tuple(expected[0].shape[1:])
         signature = replace(signature, output_kind=kind, classes=2 if kind.startswith("binary") else rows.shape[1])
@@ -251,10 +251,9 @@ class Examiner:
             return None
         return self._slopes(session, scores)
 
-    @staticmethod
-    def _slopes(session: Session, scores: nn.Module) -> Callable[[Array], Array]:
+    def _slopes(self, session: Session, scores: nn.Module) -> Callable[[Array], Array]:
         def slopes(x: Array) -> Array:
-            told = session.run_in_batches(x, probe.BATCHES[0]).astype(np.float32)  # few at a time, for memory's sake
+            told = session.run_in_batches(x, self.batches[0]).astype(np.float32)  # few at a time, for memory's sake
             return np.asarray(scores(torch.from_numpy(told)).numpy())
 
         return slopes

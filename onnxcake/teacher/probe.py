@@ -11,7 +11,7 @@ from ..errors import ConversionMismatch, DeadTeacher, TeacherError, UnsupportedT
 from ..ort import Runtime, RuntimeRefused, Session
 from ..rng import Key
 
-BATCHES = (2, 5)  # two batch sizes, so that a batch baked into the graph shows
+BATCHES = (2, 5)
 TOLERANCE = 2e-3  # largest difference, relative to the largest answer
 CHECK_VALUES = "Check that --range, --mean and --std say what values the file takes."
 POINTS = 16  # random inputs for the gradient
@@ -96,6 +96,11 @@ def check_alone(session: Session, x: Array, expected: Array, tolerance: float, n
 def points_for(multiply_adds: int) -> int:
     """How many random inputs to look at: fewer of a large network, whose answers have more numbers in the making."""
     return max(_LEAST_POINTS, min(POINTS, round(_MULTIPLY_ADDS / max(multiply_adds, 1))))
+
+
+def batches_for(multiply_adds: int) -> tuple[int, int]:
+    """Two batch sizes to compare at, so that a batch baked into the graph shows; smaller ones for a large network."""
+    return BATCHES if points_for(multiply_adds) > _LEAST_POINTS else (1, 3)
 
 
 def rows_of(answer: Array) -> Array:
