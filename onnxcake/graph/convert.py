@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .build import BATCHES, Builder
 from .module import Graph
@@ -130,7 +131,8 @@ class Vectorised(nn.Module):
         missing = -count % self.batch
         if missing:
             x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
-        out: Tensor = torch.vmap(self.graph)(x.unflatten(0, (-1, self.batch)))
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for vmap
+            out: Tensor = torch.vmap(self.graph)(x.unflatten(0, (-1, self.batch)))
         return out.flatten(0, 1)[:count]
 
 
