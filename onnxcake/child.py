@@ -97,6 +97,13 @@ class Child:
             self.process = _start(self.module)
         return self.process
 
+    def kill(self) -> None:
+        """Ends the child, and all that it started, at once."""
+        if self.process is not None:
+            child, self.process = self.process, None
+            _kill(child)
+            child.wait()
+
     def close(self) -> None:
         """Ends the child; the next question would start a fresh one."""
         if self.process is None:
@@ -121,7 +128,7 @@ def shared(module: str) -> Child:
     """The one child of a module that this process keeps warm, and ends when it ends itself."""
     if module not in _shared:
         _shared[module] = Child(module)
-        atexit.register(_shared[module].close)
+        atexit.register(_shared[module].kill)  # it has nothing to finish, and unloading its libraries takes a while
     return _shared[module]
 
 
