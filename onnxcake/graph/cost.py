@@ -13,6 +13,11 @@ def multiply_adds(graph: Converted, output: str) -> int:
     return round(sum(_of(record) for record in graph.on_the_way(output)) / graph.batch)
 
 
+def dearest(graph: Converted, output: str) -> Record:
+    """The node on the way to ``output`` that takes the most multiply-adds."""
+    return max(graph.on_the_way(output), key=_of)
+
+
 def _of(record: Record) -> int:
     """Multiply-adds of one node at the trial batch."""
     ins, outs, kind = record.inputs, record.outputs, record.op

@@ -30,6 +30,7 @@ _S_PER_MB = 0.15
 _S_PER_NODE = 1e-3
 # Sixteen points forward and backward, parity and differences: about 100 forward passes, at a slow 10⁹ a second.
 _S_PER_MULTIPLY_ADD = 1e-7
+_MOST_S = 3600.0
 _PATIENCE = "ONNXCAKE_PATIENCE"  # the environment variable that multiplies all times
 _WALL = 8  # times the processor seconds: other work may hold the cores
 
@@ -58,7 +59,8 @@ class Airlock:
             seconds = _BASE_S + megabytes * _S_PER_MB + min(measured["nodes"], LIMIT_NODES) * _S_PER_NODE
             answer = self._ask({"do": "read", "memory": memory, **question}, memory, seconds)
             if answer["error"] is None:
-                answer = self._ask({"do": "probe"}, memory, seconds + answer["multiply_adds"] * _S_PER_MULTIPLY_ADD)
+                seconds += min(answer["multiply_adds"] * _S_PER_MULTIPLY_ADD, _MOST_S)
+                answer = self._ask({"do": "probe"}, memory, seconds)
         except ChildDied as death:
             error = BadTeacherFile(
                 f"it was given up while it was examined: {first_line(death)}",

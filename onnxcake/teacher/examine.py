@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..child import Array, give_back_memory
-from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, first_line, shown
+from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, UnsupportedTeacher, first_line, shown
 from ..graph.convert import convert
-from ..graph.cost import multiply_adds
+from ..graph.cost import dearest, multiply_adds
 from ..graph.ends import head, tail
 from ..graph.float_twin import float_twin, is_quantised
 from ..graph.load import load
@@ -35,6 +35,7 @@ from .scores import Logits, way_back
 from .signature import Signature
 from .values import values_of
 
+_LIMIT_MULTIPLY_ADDS = 10**12  # ten times a large vision transformer's; synthesis takes a million of them
 _EXPORT = "Export it with torch.onnx.export(..., dynamo=False, opset_version=17)."
 
 
@@ -81,6 +82,14 @@ class Examiner:
         digest, size = self.exam.found["file"]["sha256"], self.exam.found["file"]["bytes"]
         self.opened = Opened(safe, converted, output, tail(converted, output), digest, size, path.name)
         macs = multiply_adds(converted, output)
+        if macs > _LIMIT_MULTIPLY_ADDS:
+            most = dearest(converted, output)
+            raise UnsupportedTeacher(
+                f"one input takes {macs:.1e} multiply-adds (allowed: {_LIMIT_MULTIPLY_ADDS:.0e}), most of them at "
+                f"{shown(safe.node_names.get(most.node, most.node))} ({most.op})",
+                where=path.name,
+                remedy="Give a smaller teacher, or check the shapes in the file.",
+            )
         self.points, self.batches = probe.points_for(macs), probe.batches_for(macs)
         self.exam.found["cost"] = {"parameters": parameters(self.opened), "multiply_adds": macs}
         return macs

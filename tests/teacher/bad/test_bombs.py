@@ -161,6 +161,21 @@ def test_sparse_constants_that_are_huge_when_written_out(tmp_path: Path) -> None
     refused(saved(sparse_constant([10**6, 10**6]), tmp_path), UnsupportedTeacher, "'bomb'", "GiB")
 
 
+def test_a_small_file_that_takes_days(tmp_path: Path) -> None:
+    """No value is too large: 64 × 64 kernels of 101 × 101 numbers, written as one number that is repeated."""
+    model = made(
+        N("Expand", ["one", "kernel"], ["K"]),
+        N("Conv", ["x", "K"], ["c"], name="bomb", pads=[50] * 4),
+        N("GlobalAveragePool", ["c"], ["p"]),
+        N("Flatten", ["p"], ["y"]),
+        weights={"one": np.ones(1, np.float32), "kernel": np.array([64, 64, 101, 101])},
+        inputs=[value("x", "batch", 64, 700, 700)],
+        outputs=[value("y", "batch", 64)],
+    )
+    words = ("one input takes 2.0e+13 multiply-adds", "most of them at 'bomb' (Conv)")
+    refused(saved(model, tmp_path), UnsupportedTeacher, *words)
+
+
 # --- loops --------------------------------------------------------------------------------------------------
 
 
