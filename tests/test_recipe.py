@@ -880,8 +880,9 @@ def wrong_for(value: Any, leaf: Place) -> st.SearchStrategy[Any]:
         wrong += [1, 0.5]
     if isinstance(value, int | float) and not isinstance(value, bool):
         wrong += [-1e31, 1e31]
-    # A whole number may stand where any number may: weights, and powers of ten.
-    if isinstance(value, int) and leaf[:2] != ("synthesis", "losses") and leaf[-1] != "magnitude":
+    # A whole number may stand where any number may: weights, step sizes and rates.
+    real = leaf[:2] == ("synthesis", "losses") or {"step_size", "learning_rate"} & set(leaf)
+    if isinstance(value, int) and not real:
         wrong += [0.5, 10**20]
     return st.sampled_from(wrong)
 
