@@ -119,8 +119,8 @@ def in_pieces(graph: Graph, batch: int, shape: tuple[int, ...]) -> nn.Module:
     return pieces
 
 
-class Vectorised(nn.Module):
-    """Many pieces of ``batch`` inputs at once; the last piece is filled up with zeros."""
+class Pieces(nn.Module):
+    """A graph of a fixed ``batch`` for any number of inputs: in pieces, the last one filled up with zeros."""
 
     def __init__(self, graph: Graph, batch: int) -> None:
         super().__init__()
@@ -131,21 +131,24 @@ class Vectorised(nn.Module):
         missing = -count % self.batch
         if missing:
             x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+        return self.answers(x)[:count]
+
+    def answers(self, x: Tensor) -> Tensor:
+        """The graph's, to a whole number of pieces."""
+        raise NotImplementedError
+
+
+class Vectorised(Pieces):
+    """All pieces at once."""
+
+    def answers(self, x: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for vmap
             out: Tensor = torch.vmap(self.graph)(x.unflatten(0, (-1, self.batch)))
-        return out.flatten(0, 1)[:count]
+        return out.flatten(0, 1)
 
 
-class Repeated(nn.Module):
-    """One piece of ``batch`` inputs after the other."""
+class Repeated(Pieces):
+    """One piece after the other."""
 
-    def __init__(self, graph: Graph, batch: int) -> None:
-        super().__init__()
-        self.graph, self.batch = graph, batch
-
-    def forward(self, x: Tensor) -> Tensor:
-        count = len(x)
-        missing = -count % self.batch
-        if missing:
-            x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
-        return torch.cat([self.graph(piece) for piece in x.split(self.batch)])[:count]
+    def answers(self, x: Tensor) -> Tensor:
+        return torch.cat([self.graph(piece) for piece in x.split(self.batch)])

@@ -147,7 +147,7 @@ class _Server:
             if header["do"] == "read":
                 _limit_address_space(header["memory"])
                 self.examiner = Examiner(self.runtime)
-                options = Options.from_dict(header["options"])
+                options = Options.of(**header["options"])
                 limits = Limits(value_bytes=min(4 << 30, header["memory"] // 4))
                 macs = self.examiner.read(Path(header["path"]), options, limits)
             else:

@@ -83,11 +83,14 @@ class Options:
                 )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for `from_dict`."""
+        """Plain data, for `of`."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Options:
-        """What `as_dict` told."""
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    def of(cls, **said: Any) -> Options:
+        """Options from what a caller, or `as_dict`, says: any sequence serves for a tuple."""
+        plain: dict[str, Any] = {
+            key: value if value is None or isinstance(value, (str, Mapping)) else tuple(value)
+            for key, value in said.items()
+        }
         return cls(**plain)

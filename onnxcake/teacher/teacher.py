@@ -81,15 +81,15 @@ class Teacher:
             TeacherError: if it cannot be used; the subclass says why.
             UsageError: if what is said does not fit the file.
         """
-        options = Options(
+        options = Options.of(
             input=input,
             output=output,
-            shape=None if shape is None else tuple(shape),
-            constants=dict(constants or {}),
+            shape=shape,
+            constants=constants or {},
             task=task,
             range=range,
-            mean=None if mean is None else tuple(mean),
-            std=None if std is None else tuple(std),
+            mean=mean,
+            std=std,
         )
         return cls.open(Path(path), options, device)
 
