@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import onnx
 
 from ..errors import BadTeacherFile, UnsupportedTeacher, first_line
+from .walk import nested
 
 _ASIDE = "unregistered"
 
@@ -60,19 +60,11 @@ def _set_aside(model: onnx.ModelProto, opset: int) -> None:
     that nobody knows are told later, all of them at once, with their nodes.
     """
     found = False
-    for node in _nodes(model.graph.node):
+    for node in nested(model.graph.node):
         if not node.domain and opset > 0 and not _known(node.op_type, opset):
             node.domain, found = _ASIDE, True
     if found:
         model.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
-
-
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
 
 
 def _known(op_type: str, opset: int) -> bool:

@@ -20,17 +20,18 @@ def graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node: the graph's, its sub-graphs', the functions'."""
-    yield from _nodes(proto.graph.node)
+    yield from nested(proto.graph.node)
     for function in proto.functions:
-        yield from _nodes(function.node)
+        yield from nested(function.node)
 
 
-def _nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
+def nested(nodes: Any) -> Iterator[onnx.NodeProto]:
+    """Nodes, and those of their sub-graphs."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
+                yield from nested(graph.node)
 
 
 def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
