@@ -1,4 +1,4 @@
-"""Appends measured figures to RESULTS.md, with the commit they were seen at."""
+"""Appends measured figures to RESULTS.md, with the commit they were seen at; knows which are there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = HERE / "RESULTS.md"
 def append(title: str, figures: dict[str, object]) -> None:
     """Adds a row to the table called ``title``, which is made if it is not there."""
     row = {**figures, "commit": commit()}
-    lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else ["# Results"]
+    lines = _lines() or ["# Results"]
     heading = f"## {title}"
     if heading not in lines:
         lines += ["", heading, "", _line(row.keys()), _line("---" for _ in row)]
@@ -22,7 +22,20 @@ def append(title: str, figures: dict[str, object]) -> None:
         at += 1
     lines.insert(at, _line(row.values()))
     FILE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
+    print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+
+
+def rows(title: str) -> list[dict[str, str]]:
+    """The rows of the table called ``title``, by the names of its columns; none if it is not there."""
+    lines, heading = _lines(), f"## {title}"
+    if heading not in lines:
+        return []
+    table = []
+    for line in lines[lines.index(heading) + 2 :]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return [dict(zip(table[0], cells, strict=False)) for cells in table[2:]]
 
 
 def commit() -> str:
@@ -33,5 +46,9 @@ def commit() -> str:
     return said.stdout.strip() or "?"
 
 
+def _lines() -> list[str]:
+    return FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
+
+
 def _line(cells: Iterable[object]) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return "| " + " | ".join(str(cell).replace("|", "∣") for cell in cells) + " |"

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from . import files, result
 from . import plan as plans
 from . import run as runs
+from .assembly import maker_of, training_of, watcher
+from .checkpoints import Checkpoints
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast
-from .job import Job, Pupil, Request, prepare
+from .job import Pupil, Request, prepare
 from .ort import Runtime
 from .plan import Plan
-from .progress import Progress
+from .progress import Progress, Stage
 from .recipe import Recipe
 from .report import Report
 from .rng import Key
+from .rounds import Rounds
 from .run import Run
 from .spent import Spent
-from .store import Store, StoreDataset
-from .student import Student, Training, make
-from .synthesis import synthesize
+from .store import Store
+from .student import Student, Training
+from .synthesis import Maker
 from .teacher import Options, Task
 
 
@@ -44,6 +48,8 @@ def extract(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     probe: str | Path | None = None,
+    data: str | Path | None = None,
+    stats: str | Path | None = None,
     device: str = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
@@ -63,6 +69,8 @@ def extract(
         range: lowest and highest raw value of an input.
         mean, std: the normalisation done outside the file, one value or one for each channel.
         probe: a file or folder of real inputs to compare on, with labels or without.
+        data: real inputs to learn from, for a recipe that asks for them (``kd``); read like a probe.
+        stats: statistics that the owner of the data has recorded (``onnxcake record``).
         device: "cpu" or "cuda".
         seed: all randomness depends on it.
         progress: told what goes on; silent if None.
@@ -89,6 +97,8 @@ def extract(
             std=std,
         ),
         probe=None if probe is None else Path(probe),
+        data=None if data is None else Path(data),
+        stats=None if stats is None else Path(stats),
         device=device,
         seed=seed,
     )
@@ -110,21 +120,27 @@ def run(request: Request, progress: Progress) -> Report:
             store = Store.create(out / runs.STORE, job.layout, progress.say)
             job.run.write(out)
             files.write_json(out / plans.FILE, job.plan.as_dict())
-            progress.say(describe(job, forecast(job, store.finished)))
-            spent = Spent(out)
-            make_set(job, store, spent, progress)
-            student = teach(job.pupil, store, out, job.teacher.device, spent, progress)
+            progress.say(describe(job, forecast(job, runtime, store.finished)))
+            spent, key = Spent(out), Key(job.run.seed)
+            show = Shown(spent)
+            training = training_of(job.pupil, key, job.teacher.device, job.teacher)
+            maker = maker_of(job, key, training, runtime, show)
+            watch = None if job.probe is None else watcher(job.teacher, job.probe)
+            rounds = rounds_of(job.pupil, training, store, out, spent, maker, watch)
+            student = work(rounds, spent, show, progress)
             return result.finish(
                 out,
                 job.run,
                 job.plan,
                 student,
                 store,
-                architecture=job.pupil.architecture,
+                pupil=job.pupil,
                 key=job.report_key,
                 teacher=job.teacher,
                 probe=job.probe,
                 spent=spent,
+                curve=rounds.curve,
+                substitutes=job.view.notes,
                 runtime=runtime,
             )
 
@@ -132,7 +148,8 @@ def run(request: Request, progress: Progress) -> Report:
 def look_ahead(request: Request, progress: Progress) -> Forecast:
     """What `run` would do; nothing is written."""
     job = prepare(request)
-    ahead = forecast(job)
+    with Runtime() as runtime:
+        ahead = forecast(job, runtime)
     progress.say(describe(job, ahead))
     return ahead
 
@@ -160,7 +177,19 @@ def train(
         raise StoreError("plan.json is missing", where=folder, remedy="Give the folder of a run.")
     chosen = Recipe.load(recipe if recipe is not None else made.recipe.as_dict(), overrides)
     samples = Store.open(folder / runs.STORE, progress.say)
-    pupil = Pupil.of(chosen, made.teacher, samples.layout.batches * samples.layout.batch, seed)
+    if not samples.layout.batches:
+        raise StoreError(
+            "its method keeps no samples to learn from",
+            where=folder,
+            remedy="Give the run of a recipe whose student learns from what is kept, such as cake.",
+        )
+    pupil = Pupil.of(chosen, made.teacher, samples.layout.batches * samples.layout.batch, seed).of_a_set()
+    if pupil.regime.live or pupil.regime.match is not None:
+        raise StoreError(
+            "the recipe's student asks the teacher as it learns, and only a set is given",
+            where=folder,
+            remedy="Run `onnxcake extract` with the recipe, or set -o student.answers=stored.",
+        )
     key = pupil.key(samples.layout)
     out = out or folder / "students" / f"{pupil.architecture}-{key[:8]}"
     runs.guard(out)
@@ -174,59 +203,76 @@ def train(
         own.write(out)
         torch.set_num_threads(plan.threads)
         spent = Spent(out)
-        student = teach(pupil, samples, out, torch.device(device), spent, progress)
+        training = training_of(pupil, Key(seed), torch.device(device), None)
+        student = work(rounds_of(pupil, training, samples, out, spent), spent, Shown(spent), progress)
         return result.finish(
             out,
             own,
             plan,
             student,
             samples,
-            architecture=pupil.architecture,
+            pupil=pupil,
             key=key,
             teacher=None,
             probe=None,
             spent=spent,
+            curve=[],
+            substitutes=(),
             runtime=runtime,
         )
 
 
-def make_set(job: Job, store: Store, spent: Spent, progress: Progress) -> None:
-    """Makes the batches that the store misses."""
-    samples = job.synthesis.steps * job.synthesis.batch
-    total = store.layout.batches + store.layout.held_out
+def work(rounds: Rounds, spent: Spent, show: Shown, progress: Progress) -> Student:
+    """Makes the samples and trains the student, turn by turn; what earlier starts have finished is not done again."""
+    synthesis = None if rounds.maker is None else rounds.maker.synthesis
+    if synthesis is not None and synthesis.rounds == 1:
+        each = synthesis.steps * synthesis.batch if synthesis.teacher_passes else synthesis.batch
+        unit = "teacher passes" if synthesis.teacher_passes else "samples"
+        total = (synthesis.batches + synthesis.held_out) * each
+        with (
+            spent.stage("synthesis"),
+            progress.stage("synthesis", total, rounds.store.finished * each, unit) as show.stage,
+        ):
+            rounds.make()
+        show.stage = None
+    name = "training" if rounds.course.rounds == 1 else "rounds"
     with (
-        spent.stage("synthesis"),
-        progress.stage("synthesis", total * samples, store.finished * samples, "teacher passes") as stage,
+        spent.stage(name),
+        progress.stage(name, rounds.course.total, rounds.training.step, "student steps") as stage,
     ):
 
-        def tick(passes: int) -> None:
-            spent.tick(passes)
-            stage.advance(passes)
-
-        synthesize(job.teacher, job.synthesis, store, Key(job.run.seed), tick)
-
-
-def teach(pupil: Pupil, store: Store, out: Path, device: torch.device, spent: Spent, progress: Progress) -> Student:
-    """Trains the student on the set, from its last checkpoint on."""
-    key = Key(pupil.seed)
-    student = make(pupil.architecture, pupil.hyper, pupil.signature, key)
-    training = Training(
-        student,
-        StoreDataset(store),
-        pupil.regime,
-        key=key.at("student", "order"),
-        folder=out / runs.CHECKPOINTS / pupil.key(store.layout)[:16],
-        run_key=pupil.key(store.layout),
-        device=device,
-    )
-    with (
-        spent.stage("training"),
-        progress.stage("training", pupil.regime.steps, training.step, "steps") as stage,
-    ):
-
-        def tick(loss: float) -> None:
+        def tick() -> None:
             spent.tick()
+            loss = rounds.training.loss
             stage.advance(1, "" if math.isnan(loss) else f"loss {loss:.4f}")
 
-        training.learn(tick)
-    return student
+        rounds.tick = tick
+        return cast(Student, rounds.run())
+
+
+class Shown:
+    """Counts what goes through the teacher, and shows it where a stage shows that."""
+
+    def __init__(self, spent: Spent) -> None:
+        self.spent, self.stage = spent, cast("Stage | None", None)
+
+    def __call__(self, passes: int, queries: int = 0) -> None:
+        self.spent.tick(passes, queries)
+        if self.stage is not None:
+            self.stage.advance(passes if self.stage.unit == "teacher passes" else queries)
+
+
+def rounds_of(
+    pupil: Pupil,
+    training: Training,
+    store: Store,
+    out: Path,
+    spent: Spent,
+    maker: Maker | None = None,
+    watch: Callable[[nn.Module], float] | None = None,
+) -> Rounds:
+    """The run in ``out``, where its last checkpoint left it."""
+    key = pupil.key(store.layout)
+    checkpoints = Checkpoints(out / runs.CHECKPOINTS / key[:16], key)
+    order = Key(pupil.seed).at("student", "order")
+    return Rounds(maker, training, store, pupil.course, checkpoints, order, watch, spent.point)

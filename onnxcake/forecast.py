@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
+from .assembly import maker_of, shortened, training_of
 from .job import Job
+from .ort import Runtime
 from .progress import duration, size
 from .rng import Key
-from .student import decisions, make
-from .synthesis import Synthesis, make_batch
-from .teacher import Teacher
+from .student import Lesson, Training
+
+_TRIED = 2  # steps of a batch that is made for timing
 
 
 @dataclass(frozen=True)
@@ -22,31 +25,42 @@ class Forecast:
     Attributes:
         batches: still to be made.
         teacher_passes: samples through the teacher with gradient, for those.
+        teacher_queries: samples through the teacher without gradient, what a decision-based source asks left out.
         store_bytes: of the finished set.
         student_steps: in all.
-        synthesis_s, training_s: seconds, from two short timed batches and two timed student steps each.
+        synthesis_s, training_s: seconds, from a little of each that is timed.
     """
 
     batches: int
     teacher_passes: int
+    teacher_queries: int
     store_bytes: int
     student_steps: int
     synthesis_s: float
     training_s: float
 
+    @property
+    def seconds(self) -> float:
+        """In all."""
+        return self.synthesis_s + self.training_s
 
-def forecast(job: Job, finished: int = 0) -> Forecast:
+
+def forecast(job: Job, runtime: Runtime, finished: int = 0) -> Forecast:
     """Times a little of the work and scales up; ``finished`` batches are there already."""
-    synthesis, regime = job.synthesis, job.pupil.regime
-    batches = synthesis.batches + synthesis.held_out - finished
+    synthesis, course, regime = job.synthesis, job.pupil.course, job.pupil.regime
+    batches = synthesis.total + synthesis.held_out - (finished if course.rounds == 1 else 0)
     sample_bytes = 4 * (job.teacher.signature.size + job.teacher.signature.classes) + 8
+    fresh = regime.steps if course.learn_from == "fresh" else 0
+    queries = (batches + fresh) * synthesis.batch + (regime.steps * regime.batch if regime.live else 0)
+    batch_s, fresh_s, step_s = _times(job, runtime)
     return Forecast(
         batches=batches,
-        teacher_passes=batches * synthesis.batch * synthesis.steps,
-        store_bytes=(synthesis.batches + synthesis.held_out) * synthesis.batch * sample_bytes,
+        teacher_passes=batches * synthesis.batch * synthesis.steps if synthesis.has_gradient else 0,
+        teacher_queries=queries,
+        store_bytes=(job.layout.batches + job.layout.held_out) * synthesis.batch * sample_bytes,
         student_steps=regime.steps,
-        synthesis_s=batches * synthesis.steps * _step_s(job.teacher, synthesis) if batches else 0.0,
-        training_s=regime.steps * _student_step_s(job),
+        synthesis_s=batches * batch_s + fresh * fresh_s,
+        training_s=regime.steps * step_s,
     )
 
 
@@ -54,48 +68,64 @@ def describe(job: Job, ahead: Forecast) -> str:
     """What is going to be done, in a few lines."""
     facts, signature, synthesis = job.teacher.facts, job.teacher.signature, job.synthesis
     shape = "×".join(map(str, signature.input_shape))
-    held_out = f" and {synthesis.held_out} held out" if synthesis.held_out else ""
     hyper = ", ".join(f"{key}={value}" for key, value in job.pupil.hyper.items())
     pupil, sizes = job.pupil, f"{job.pupil.parameters:,} parameters"
-    return "\n".join(
-        [
-            f"teacher    {facts.name}: {shape} {signature.input_dtype} → {signature.classes} classes "
-            f"({signature.output_kind.replace('_', '-')}), {facts.parameters:,} parameters",
-            *(f"input      {assumption}" for assumption in signature.assumptions),
-            f"recipe     {job.run.recipe.title}",
-            f"student    {pupil.architecture}{f' ({hyper})' if hyper else ''}, {sizes}, "
-            f"{pupil.parameters / facts.parameters:.0%} of the teacher's",
-            f"set        {synthesis.batches} batches of {synthesis.batch} samples{held_out}, {size(ahead.store_bytes)}",
-            f"work       {ahead.batches} batches to make, {ahead.teacher_passes:,} teacher passes with "
-            f"gradient, about {duration(ahead.synthesis_s)}; {ahead.student_steps:,} student steps, about "
-            f"{duration(ahead.training_s)} ({job.plan.device}, {job.plan.threads} threads)",
-        ]
+    int8 = ", int8" if pupil.quantised else ""
+    lines = [
+        f"teacher    {facts.name}: {shape} {signature.input_dtype} → {signature.classes} classes "
+        f"({signature.output_kind.replace('_', '-')}), {facts.parameters:,} parameters",
+        *(f"input      {assumption}" for assumption in signature.assumptions),
+        f"recipe     {job.run.recipe.title}",
+        *(f"instead    {note}" for note in job.view.notes),
+        f"student    {pupil.architecture}{f' ({hyper})' if hyper else ''}{int8}, {sizes}, "
+        f"{pupil.parameters / facts.parameters:.0%} of the teacher's",
+        _set(job, ahead),
+        f"work       {ahead.batches} batches to make, {ahead.teacher_passes:,} teacher passes with "
+        f"gradient, about {duration(ahead.synthesis_s)}; {ahead.student_steps:,} student steps, about "
+        f"{duration(ahead.training_s)} ({job.plan.device}, {job.plan.threads} threads)",
+    ]
+    if not synthesis.has_gradient:
+        lines[-1] = lines[-1].replace("0 teacher passes with gradient", "by asking for classes alone")
+    return "\n".join(lines)
+
+
+def _set(job: Job, ahead: Forecast) -> str:
+    synthesis, kept = job.synthesis, job.layout.batches
+    held_out = f" and {synthesis.held_out} held out" if synthesis.held_out else ""
+    if kept:
+        return f"set        {kept} batches of {synthesis.batch} samples{held_out}, {size(ahead.store_bytes)}"
+    return (
+        f"set        none is kept: {synthesis.rounds:,} rounds, {job.pupil.course.steps} student steps in each, "
+        f"batches of {synthesis.batch}"
     )
 
 
-def _step_s(teacher: Teacher, synthesis: Synthesis) -> float:
-    """Seconds of one step: the quicker of two batches of two steps, made for nothing but this."""
+def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
+    """Seconds of one batch, of one fresh draft, and of one student step: the quicker of two each."""
+    key = Key(0).at("timing")
+    training = training_of(job.pupil, key, job.teacher.device, job.teacher)
+    short = shortened(job.synthesis, _TRIED if job.synthesis.has_gradient else 1)
+    maker = maker_of(job, key, training, runtime, lambda passes, queries=0: None, short)
+    training.student.eval()
+    batch = maker.attempt(0)
+    whole = _quickest(lambda number: maker.attempt(number))
+    fresh = _quickest(lambda number: maker.fresh(key.at(number)))
+    each = max(whole - fresh, 0.0) / max(short.steps, 1)
+    rows = (batch.inputs, batch.logits, batch.labels)
+    if job.pupil.course.learn_from == "kept":
+        chosen = torch.arange(job.pupil.regime.batch, device=batch.inputs.device) % len(batch.inputs)
+        rows = (rows[0][chosen], rows[1][chosen], rows[2][chosen])
+    return fresh + each * job.synthesis.steps, fresh, _step_s(training, Lesson(rows, None), key)
+
+
+def _step_s(training: Training, lesson: Lesson, key: Key) -> float:
+    return _quickest(lambda number: training.take(lesson, key.at("draw").generator()))
+
+
+def _quickest(act: Callable[[int], object]) -> float:
     times = []
     for number in (0, 1):
         start = time.perf_counter()
-        make_batch(teacher, replace(synthesis, steps=2), number, Key(0).at("timing"))
-        times.append((time.perf_counter() - start) / 2.5)  # the answers at the end cost half a step
-    return min(times)
-
-
-def _student_step_s(job: Job) -> float:
-    """Seconds of one student step, the quicker of two."""
-    student = make(job.pupil.architecture, job.pupil.hyper, job.pupil.signature, Key(0).at("timing"))
-    student = student.to(job.teacher.device)
-    optimiser, loss = job.pupil.regime.optimiser.build(student.parameters()), job.pupil.regime.loss
-    shape, classes = job.pupil.signature.input_shape, job.pupil.signature.classes
-    rows = torch.zeros(job.pupil.regime.batch, *shape, device=job.teacher.device)
-    answers = rows.new_zeros(len(rows), classes)
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        given = (student(rows), answers, answers.argmax(1))
-        loss(*(decisions(*given) if job.pupil.regime.multilabel else given)).backward()
-        optimiser.step()
+        act(number)
         times.append(time.perf_counter() - start)
     return min(times)

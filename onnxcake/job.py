@@ -10,24 +10,30 @@ from typing import Any
 
 import torch
 
-from . import files, probes
+from . import files, matrix, needs, probes, recorded
 from . import plan as plans
+from .errors import RecipeError, UsageError
 from .plan import Plan
 from .probes import Probe
 from .recipe import Recipe
+from .rng import Key
+from .rounds import Course, steps_per_round
 from .run import Run
 from .store import Layout
 from .student import (
     ARCHITECTURES,
     LEARNING_RATES,
+    MATCHES,
     OPTIMISERS,
     Distillation,
+    Match,
     Regime,
     choose,
     parameters,
 )
-from .synthesis import Synthesis
+from .synthesis import AUGMENTS, MEMORIES, Augment, Synthesis
 from .teacher import Facts, Options, Signature, Teacher
+from .teacher.offers import View
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Request:
     overrides: Sequence[str] = ()
     options: Options = field(default_factory=Options)
     probe: Path | None = None
+    data: Path | None = None
+    stats: Path | None = None
     device: str = "cpu"
     seed: int = 0
 
@@ -57,6 +65,8 @@ class Pupil:
     architecture: str
     hyper: dict[str, Any]
     regime: Regime
+    course: Course
+    quantised: bool
     seed: int
     section: dict[str, Any]
     parameters: int
@@ -68,22 +78,43 @@ class Pupil:
         Raises:
             RecipeError: if the architecture does not fit the teacher's inputs.
         """
-        section = recipe.student
+        section, signature = recipe.student, teacher.signature
         name, hyper = section.architecture.name, section.architecture.keys()
         if name == "auto":
             name, hyper = choose(teacher, hyper["keep"])
-        steps = section.steps or (section.epochs or 1) * math.ceil(samples / section.batch)
+        rounds = recipe.synthesis.rounds
+        course = Course(
+            rounds=rounds,
+            steps=steps_per_round(section.epochs, section.steps, samples, section.batch),
+            first=min(math.ceil(section.after * rounds), rounds - 1),
+            learn_from=section.learn_from,
+            memory=None if section.memory is None else section.memory.build(MEMORIES),
+        )
         regime = Regime(
-            steps=steps,
+            steps=course.total,
             batch=section.batch,
-            loss=Distillation(**section.loss.model_dump()),
+            loss=_loss(section.loss.model_dump(), signature),
             optimiser=section.optimiser.build(OPTIMISERS),
             learning_rate=section.learning_rate.build(LEARNING_RATES),
             checkpoint_every=section.checkpoint_every,
-            multilabel=teacher.signature.task == "multilabel",
+            multilabel=signature.task == "multilabel",
+            live=section.answers == "live",
+            augment=tuple(_in_input_units(part, signature) for part in section.augment.build(AUGMENTS)),
+            match=Match(section.match.build(MATCHES)) if section.match.model_fields_set else None,
+            retain=None if section.retain is None else section.retain.lr,
         )
-        size = parameters(lambda: ARCHITECTURES[name](teacher.signature, **hyper))
-        return cls(teacher.signature, name, hyper, regime, seed, recipe.as_dict()["student"], size)
+        size = parameters(lambda: ARCHITECTURES[name](signature, **hyper))
+        quantised = section.quantise is not None
+        return cls(signature, name, hyper, regime, course, quantised, seed, recipe.as_dict()["student"], size)
+
+    def of_a_set(self) -> Pupil:
+        """The same, learning from a finished set: in one round, of all the steps."""
+        if self.course.learn_from != "kept":
+            raise RecipeError(
+                f"the recipe's student learns from what is made on the way (learn_from: {self.course.learn_from})",
+                remedy="Give a recipe whose student learns from what is kept, such as --recipe cake.",
+            )
+        return replace(self, course=Course(rounds=1, steps=self.course.total))
 
     def key(self, layout: Layout) -> str:
         """A digest over all that the trained student depends on."""
@@ -103,6 +134,7 @@ class Job:
     layout: Layout
     pupil: Pupil
     probe: Probe | None
+    view: View
 
     @property
     def report_key(self) -> str:
@@ -126,18 +158,70 @@ def prepare(request: Request) -> Job:
         teacher = _teacher(request, recipe)
     signature = teacher.signature
     asked = None if request.probe is None else probes.load(request.probe, signature.input_shape, signature.classes)
-    synthesis = plans.fit(recipe, teacher)
+    data = None if request.data is None else probes.load(request.data, signature.input_shape, signature.classes)
+    synthesis = plans.fit(recipe, teacher, None if data is None else len(data.inputs))
+    view = _view(request, recipe, teacher, synthesis, data)
     plan = _plan(request.folder, recipe, teacher, synthesis)
     synthesis = replace(synthesis, chunk=plan.chunk)
+    pupil = Pupil.of(recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed)
+    besides: dict[str, Any] = {"substitutes": list(view.notes)} if view.notes else {}
+    if data is not None:
+        besides["data"] = data.digest
+    if request.stats is not None:
+        besides["stats"] = files.sha256_file(request.stats)
+    if "student" in synthesis.needs:
+        besides["student"] = {**pupil.section, "architecture": {pupil.architecture: pupil.hyper}}
     return Job(
         teacher=teacher,
         run=Run(teacher.facts, recipe, request.seed),
         synthesis=synthesis,
         plan=plan,
-        layout=plans.layout(recipe, teacher, synthesis, plan, request.seed),
-        pupil=Pupil.of(recipe, teacher.facts, synthesis.batches * synthesis.batch, request.seed),
+        layout=plans.layout(recipe, teacher, synthesis, plan, request.seed, besides),
+        pupil=pupil,
         probe=asked,
+        view=view,
     )
+
+
+def _view(request: Request, recipe: Recipe, teacher: Teacher, synthesis: Synthesis, data: Probe | None) -> View:
+    """What the method may look at inside the teacher.
+
+    Raises:
+        RecipeError: if the teacher or the user does not give what the method needs, with the nearest that would run.
+    """
+    if data is not None and "data" not in synthesis.needs:
+        raise UsageError(
+            "--data is for a recipe that learns from real data", remedy="Add --recipe kd, or leave it out."
+        )
+    stats = None if request.stats is None else recorded.load(request.stats, teacher)
+    key = Key(request.seed)
+
+    def resolved(some: Synthesis) -> tuple[View, list[str]]:
+        only = any(getattr(term.loss, "recorded", False) for term in some.losses)
+        return needs.resolve(some.needs, teacher, key=key, recorded=stats, only_recorded=only, data=data)
+
+    def runs(other: Recipe) -> bool:
+        try:
+            return not resolved(plans.fit(other, teacher))[1]
+        except RecipeError:
+            return False
+
+    view, refusals = resolved(synthesis)
+    if refusals:
+        raise needs.refused(recipe.title, refusals, matrix.nearest(recipe, runs))
+    return view
+
+
+def _loss(keys: dict[str, Any], signature: Signature) -> Distillation:
+    """The student's loss; logits that are known up to a constant in each row are compared without it."""
+    loss = Distillation(**keys)
+    kind = signature.output_kind
+    return replace(loss, centred=loss.centred or kind.endswith("probabilities") or kind.startswith("binary"))
+
+
+def _in_input_units(part: Augment, signature: Signature) -> Any:
+    """An augmentation, which works in standard units, of what the teacher's file takes."""
+    return lambda inputs, draw: signature.to_input(part(signature.to_standard(inputs), draw))
 
 
 def default_recipe(signature: Signature) -> str:

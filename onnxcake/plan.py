@@ -7,6 +7,7 @@ chunk change the last bits of a gradient.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,17 @@ from .errors import RecipeError, StoreError
 from .files import canonical, sha256
 from .recipe import Recipe
 from .store import Layout
-from .synthesis import LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis
+from .synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Augment, Synthesis, Weighted
+from .synthesis.labels import Labels
+from .synthesis.schedules import Constant
+from .synthesis.source import Source
+from .synthesis.update import Sgd
 from .teacher import Teacher
 
 FILE = "plan.json"
 GROUPS = 10  # CAKE's rows, where the teacher has as many classes
-HELD_OUT = 20  # one batch held out for so many to learn from
+HELD_OUT = 20  # one batch held out for so many to learn from,
+HELD_OUT_SAMPLES = 1000  # but where rounds are many, only enough to compare on
 SHARD_BYTES = 1 << 20  # small batches share a file up to this size,
 SHARDS = 20  # but a set has so many files at least, if it has the batches
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 8 << 30}  # activations of one chunk: a core's cache, a card's memory
@@ -68,8 +74,11 @@ class Plan:
         return asdict(self)
 
 
-def fit(recipe: Recipe, teacher: Teacher) -> Synthesis:
+def fit(recipe: Recipe, teacher: Teacher, data: int | None = None) -> Synthesis:
     """The recipe's synthesis, fitted to a teacher; the chunk is the whole batch until `decide` says otherwise.
+
+    Args:
+        data: how many real inputs there are, if some were given.
 
     Raises:
         RecipeError: with everything that does not fit.
@@ -77,48 +86,79 @@ def fit(recipe: Recipe, teacher: Teacher) -> Synthesis:
     section, signature = recipe.synthesis, teacher.signature
     groups = min(GROUPS, signature.classes) if section.groups == "auto" else section.groups
     batch = section.batch - section.batch % groups if section.groups == "auto" else section.batch
-    held_out = -(-section.batches // HELD_OUT) if section.held_out == "auto" else section.held_out
+    fitting = max(1, (data or 1) * HELD_OUT // (HELD_OUT + 1) // max(batch, 1))
+    batches = fitting if section.batches == "auto" else section.batches
+    total = section.rounds * batches
     source, labels, losses = section.source.build(SOURCES), section.labels.build(LABELS), section.losses.build()
-    unfit = source.unfit(signature)
-    mistakes = [f"source {section.source.name} does not fit {teacher.name}: {unfit}"] if unfit else []
-    mistakes += [
-        f"{term.name} does not fit {teacher.name}: {why}; leave it out with -o synthesis.losses.{term.name}=null"
-        for term in losses
-        if (why := term.loss.unfit(signature))
-    ]
-    if groups > signature.classes and section.labels.name == "row_permutation":
-        mistakes.append(f"groups is {groups}, but {teacher.name} has only {signature.classes} classes")
+    augment = section.augment.build(AUGMENTS)
+    seen = (*augment, *recipe.student.augment.build(AUGMENTS))
+    mistakes = _misfits(recipe, teacher, groups, source, labels, losses, seen)
     if batch < groups:
         mistakes.append(f"a batch of {section.batch} holds no row of {groups} samples")
-    if labels.prior is not None and not _prior_fits(labels.prior, signature.classes, groups):
-        mistakes.append(f"labels.prior needs {signature.classes} weights, at least {groups} of them above zero")
     if mistakes:
         raise RecipeError("\n  ".join(mistakes), where=recipe.title, remedy="Mend the recipe, or choose another.")
+    chunk = batch if any(term.loss.scope == "batch" for term in losses) else section.chunk or batch
     return Synthesis(
         source=source,
         labels=labels,
         losses=losses,
-        update=section.update.build(UPDATES, step_size=SCHEDULES),
+        update=Sgd(Constant(1.0)) if section.update is None else section.update.build(UPDATES, step_size=SCHEDULES),
         groups=groups,
         batch=batch,
-        batches=section.batches,
-        held_out=held_out,
+        batches=batches,
+        held_out=_held_out(recipe, total, batch),
         steps=section.steps,
         reference_batch=section.reference_batch or batch,
-        chunk=max(groups, min(section.chunk or batch, batch) // groups * groups),
+        chunk=max(groups, min(chunk, batch) // groups * groups),
+        rounds=section.rounds,
+        augment=augment,
     )
+
+
+def _held_out(recipe: Recipe, total: int, batch: int) -> int:
+    section = recipe.synthesis
+    if section.held_out != "auto":
+        return section.held_out
+    part = -(-total // HELD_OUT)
+    return part if section.rounds == 1 else max(1, min(part, -(-HELD_OUT_SAMPLES // batch)))
+
+
+def _misfits(
+    recipe: Recipe,
+    teacher: Teacher,
+    groups: int,
+    source: Source,
+    labels: Labels,
+    losses: tuple[Weighted, ...],
+    augment: tuple[Augment, ...],
+) -> list[str]:
+    """Everything in a recipe that this teacher's inputs and classes forbid."""
+    section, signature, name = recipe.synthesis, teacher.signature, teacher.name
+    unfit = source.unfit(signature)
+    mistakes = [f"source {section.source.name} does not fit {name}: {unfit}"] if unfit else []
+    mistakes += [
+        f"{term.name} does not fit {name}: {why}; leave it out with -o synthesis.losses.{term.name}=null"
+        for term in losses
+        if (why := term.loss.unfit(signature))
+    ]
+    mistakes += [f"an augmentation does not fit {name}: {why}" for part in augment if (why := part.unfit(signature))]
+    if (why := labels.unfit(signature.classes, groups)) is not None:
+        mistakes.append(f"{why} ({name})")
+    return mistakes
 
 
 def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
     """A plan for this machine; nothing in it depends on timing, so that it comes out the same again."""
     chunk = synthesis.chunk
-    if recipe.synthesis.chunk is None:
+    whole = any(term.loss.scope == "batch" for term in synthesis.losses)
+    if recipe.synthesis.chunk is None and not whole and synthesis.steps:
         fitting = CHUNK_BYTES[teacher.device.type] // max(1, _activation_bytes(teacher, synthesis.groups))
         chunk = max(synthesis.groups, min(synthesis.batch, fitting - fitting % synthesis.groups))
         parts = -(-synthesis.batch // chunk)  # equal parts: no small remainder
         chunk = -(-synthesis.batch // (parts * synthesis.groups)) * synthesis.groups
     batch_bytes = synthesis.batch * teacher.signature.size * 4
-    most = (synthesis.batches + synthesis.held_out) // SHARDS  # a kill loses the shard in the making
+    kept = _kept(recipe, synthesis) + synthesis.held_out
+    most = kept // SHARDS  # a kill loses the shard in the making
     return Plan(
         device=teacher.device.type,
         threads=torch.get_num_threads(),
@@ -128,8 +168,19 @@ def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
     )
 
 
-def layout(recipe: Recipe, teacher: Teacher, synthesis: Synthesis, plan: Plan, seed: int) -> Layout:
-    """What the store will hold, and the key that says what it was made from."""
+def layout(
+    recipe: Recipe,
+    teacher: Teacher,
+    synthesis: Synthesis,
+    plan: Plan,
+    seed: int,
+    besides: Mapping[str, Any] | None = None,
+) -> Layout:
+    """What the store will hold, and the key that says what it was made from.
+
+    Args:
+        besides: what the samples depend on besides: given files, and the student where a loss looks at it.
+    """
     signature = teacher.signature
     made_from = {
         "teacher": f"{teacher.facts.digest[:16]} ({teacher.name})",
@@ -137,18 +188,24 @@ def layout(recipe: Recipe, teacher: Teacher, synthesis: Synthesis, plan: Plan, s
         **_flat("input", asdict(signature)),
         **_flat("synthesis", recipe.as_dict()["synthesis"]),
         **_flat("plan", plan.as_dict()),
+        **{key: text for name, value in (besides or {}).items() for key, text in _flat(name, value).items()},
     }
     digested = {**made_from, "teacher": teacher.facts.digest}
     return Layout(
         key=sha256(canonical(digested)),
         made_from=made_from,
-        batches=synthesis.batches,
+        batches=_kept(recipe, synthesis),
         held_out=synthesis.held_out,
         batches_per_shard=plan.batches_per_shard,
         batch=synthesis.batch,
         shape=signature.input_shape,
         classes=signature.classes,
     )
+
+
+def _kept(recipe: Recipe, synthesis: Synthesis) -> int:
+    """Batches that the store keeps to learn from."""
+    return synthesis.total if recipe.student.learn_from == "kept" else 0
 
 
 def _activation_bytes(teacher: Teacher, samples: int) -> int:
@@ -165,10 +222,6 @@ def _activation_bytes(teacher: Teacher, samples: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         teacher.logits(x)
     return sum(kept.values()) // samples
-
-
-def _prior_fits(prior: tuple[float, ...], classes: int, groups: int) -> bool:
-    return len(prior) == classes and sum(weight > 0 for weight in prior) >= groups
 
 
 def _flat(name: str, value: Any) -> dict[str, str]:

@@ -18,10 +18,10 @@ from . import schema, yaml_tree
 from .errors import RecipeError, did_you_mean
 from .files import canonical, sha256
 from .overrides import override
-from .quantities import Count, CountOrNone, NonNegative, Number, Positive, Share
+from .quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
 from .schema import Choice, Section
-from .student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS, Distillation
-from .synthesis import LABELS, LOSSES, SCHEDULES, SOURCES, UPDATES, Weighted
+from .student import ARCHITECTURES, LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
+from .synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SCHEDULES, SOURCES, UPDATES, Weighted
 from .synthesis.schedules import Schedule
 from .teacher import Options
 from .yaml_tree import Mistake, Tree
@@ -51,9 +51,23 @@ class Losses(Section):
         terms = []
         for name in sorted(self.model_fields_set):
             term = getattr(self, name)
-            keys = {key: getattr(term, key) for key in type(term).model_fields if key != "weight"}
-            terms.append(Weighted(name, term.weight, LOSSES[name](**keys)))
+            keys = {key: getattr(term, key) for key in type(term).model_fields if key not in ("weight", "after")}
+            terms.append(Weighted(name, term.weight, LOSSES[name](**keys), term.after))
         return tuple(terms)
+
+
+class Several(Section):
+    """Any number of parts by name: ``name: {keys}``, in the order of their registry."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, value: Any) -> Any:
+        return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, dict) else value
+
+    def build(self, registry: schema.Registry) -> tuple[Any, ...]:
+        """The parts that were named."""
+        named = [name for name in registry if name in self.model_fields_set]
+        return tuple(registry[name](**schema.values_of(getattr(self, name))) for name in named)
 
 
 if TYPE_CHECKING:
@@ -65,13 +79,19 @@ if TYPE_CHECKING:
     RateChoice: TypeAlias = Choice
     LossTerms: TypeAlias = Losses
     DistillationKeys: TypeAlias = Any
+    Augments: TypeAlias = Several
+    Matches: TypeAlias = Several
+    MemoryChoice: TypeAlias = Choice
 else:
     SourceChoice, LabelsChoice = schema.choice(SOURCES), schema.choice(LABELS)
     UpdateChoice = schema.choice(UPDATES, inner={Schedule: schema.choice(SCHEDULES)})
     StudentChoice = schema.choice({"auto": Auto, **ARCHITECTURES})
     OptimiserChoice, RateChoice = schema.choice(OPTIMISERS), schema.choice(LEARNING_RATES)
     DistillationKeys = schema.part(Distillation)
-    _weighted = {key: schema.part(loss, weight=(NonNegative, ...)) for key, loss in LOSSES.items()}
+    MemoryChoice = schema.choice(MEMORIES)
+    Augments = create_model("Augments", __base__=Several, **schema.optional(schema.parts(AUGMENTS)))
+    Matches = create_model("Matches", __base__=Several, **schema.optional(schema.parts(MATCHES)))
+    _weighted = {key: schema.part(loss, weight=(NonNegative, ...), after=(Part, 0.0)) for key, loss in LOSSES.items()}
     LossTerms = create_model("Losses", __base__=Losses, **schema.optional(_weighted))
 
 
@@ -92,18 +112,21 @@ class SynthesisSection(Section):
     """How the set is made; `onnxcake.synthesis.Synthesis` explains the numbers.
 
     ``groups: auto`` is 10 or, if there are fewer, the number of classes, and fits batch and chunk to whole rows;
-    ``held_out: auto`` is a twentieth of the batches.
+    ``held_out: auto`` is a twentieth of the batches, or, where rounds are many, a thousand samples.
+    ``batches: auto`` is as many as hold the data that was given, held-out ones included.
     """
 
     source: SourceChoice
-    labels: LabelsChoice
-    losses: LossTerms
-    update: UpdateChoice
-    groups: Count | Literal["auto"] = "auto"
+    labels: LabelsChoice = Field(default_factory=lambda: LabelsChoice.model_validate("independent"))
+    losses: LossTerms = Field(default_factory=lambda: LossTerms())
+    update: UpdateChoice | None = None
+    augment: Augments = Field(default_factory=lambda: Augments())
+    groups: Count | Literal["auto"] = 1
     batch: Count
-    batches: Count
+    rounds: Count = 1
+    batches: Count | Literal["auto"] = 1
     held_out: CountOrNone | Literal["auto"] = "auto"
-    steps: Count
+    steps: CountOrNone = 0
     reference_batch: Count | None = None
     chunk: Count | None = None
 
@@ -114,19 +137,40 @@ class SynthesisSection(Section):
                 raise ValueError(f"batch {self.batch} is no multiple of groups {self.groups}")
             if self.chunk is not None and self.chunk % self.groups:
                 raise ValueError(f"chunk {self.chunk} is no multiple of groups {self.groups}")
-        if not self.losses.model_fields_set:
+        if self.steps and self.update is None:
+            raise ValueError("update is missing: it says how samples are stepped")
+        if self.steps and self.source.name in ("noise", "data"):
+            raise ValueError(f"there is nothing to step in source {self.source.name}; set steps to 0")
+        if self.steps and self.source.name != "boundary" and not self.losses.model_fields_set:
             raise ValueError("losses names no loss term")
         return self
 
 
+class RetainSection(Section):
+    """The acquire/retain meta step: ``lr`` is that of its inner step."""
+
+    lr: Positive = 0.9
+
+
 class StudentSection(Section):
-    """What learns from the set, and how; `onnxcake.student.Regime` explains the numbers."""
+    """What learns, and how; `onnxcake.student.Regime` and `onnxcake.rounds.Course` explain the numbers.
+
+    ``steps`` and ``epochs`` are those of each round. The batch is the synthesis's where nothing is kept.
+    """
 
     architecture: StudentChoice
+    learn_from: Literal["kept", "same", "fresh"] = "kept"
     epochs: Count | None = None
     steps: Count | None = None
+    after: Part = 0.0
     batch: Count = 256
+    memory: MemoryChoice | None = None
+    retain: RetainSection | None = None
+    answers: Literal["stored", "live"] = "stored"
+    augment: Augments = Field(default_factory=lambda: Augments())
     loss: DistillationKeys = Field(default_factory=lambda: DistillationKeys())
+    match: Matches = Field(default_factory=lambda: Matches())
+    quantise: Literal["int8"] | None = None
     optimiser: OptimiserChoice
     learning_rate: RateChoice
     checkpoint_every: Count = 500
@@ -135,8 +179,12 @@ class StudentSection(Section):
     def _can_learn(self) -> StudentSection:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
-        if not (self.loss.hard or self.loss.soft):
-            raise ValueError("loss weighs neither hard nor soft labels")
+        if not (self.loss.hard or self.loss.soft or self.loss.l1):
+            raise ValueError("loss weighs neither hard nor soft labels, nor l1")
+        if self.learn_from == "kept" and (self.memory is not None or self.retain is not None):
+            raise ValueError("memory and retain are for learn_from: same or fresh, where nothing is kept otherwise")
+        if self.augment.model_fields_set and self.answers == "stored":
+            raise ValueError("with augment the answers must be live: the stored ones are to the samples as they were")
         return self
 
 
@@ -167,6 +215,21 @@ class Recipe(Section):
         if value != VERSION:
             raise ValueError(f"version {value} is not known; this onnxcake reads version {VERSION}")
         return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        synthesis, student = self.synthesis, self.student
+        if synthesis.rounds == 1 and student.learn_from != "kept":
+            raise ValueError(f"learn_from: {student.learn_from} needs synthesis.rounds above 1")
+        if synthesis.rounds > 1 and student.epochs is not None:
+            raise ValueError("epochs are passes over a finished set; give student.steps, those of each round")
+        if student.learn_from != "kept" and synthesis.held_out == 0:
+            raise ValueError("where nothing is kept, held-out samples are all that there is to compare on")
+        targets = getattr(synthesis.losses, "classification", None)
+        soft = synthesis.labels.name in ("dirichlet", "features")
+        if targets is not None and targets.toward == "targets" and not soft:
+            raise ValueError("classification toward targets needs a label policy with soft labels")
+        return self
 
     @classmethod
     def load(cls, source: str | Path | dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:

@@ -19,7 +19,7 @@ from .recipe import RequireSection
 
 FORMAT = 1
 # What may differ between an unbroken run and one that was stopped and went on.
-MEASURED = ("spent", "latency_ms")
+MEASURED = ("spent", "latency_ms", "curve")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ class Report:
             _add_rows(table, f"{source.replace('_', '-')} ({compared['samples']:,})", compared)
         if "spent" in self.data:
             seconds = ", ".join(f"{stage} {duration(s)}" for stage, s in self.data["spent"]["seconds"].items())
-            table.caption = f"cost: {self.data['spent']['teacher_passes']:,} teacher passes; {seconds}"
+            spent = self.data["spent"]
+            asked = f" and {n:,} without gradient" if (n := spent.get("teacher_queries", 0)) else ""
+            table.caption = f"cost: {spent['teacher_passes']:,} teacher passes with gradient{asked}; {seconds}"
         return table
 
 

@@ -65,8 +65,7 @@ class Choice(Section):
     def keys(self, **registries: Registry) -> dict[str, Any]:
         """The part's keys as Python values."""
         (attribute,) = self.model_fields_set
-        part = getattr(self, attribute)
-        values = {name: getattr(part, name) for name in type(part).model_fields}
+        values = values_of(getattr(self, attribute))
         return {n: v.build(registries[n]) if isinstance(v, Choice) else v for n, v in values.items()}
 
 
@@ -94,6 +93,16 @@ def choice(registry: Registry, *, inner: Mapping[Any, type[BaseModel]] = {}) -> 
     """The model of one part out of ``registry``."""
     fields = {key: part(made, inner=inner) for key, made in registry.items()}
     return create_model("Choice", __base__=Choice, **optional(fields))
+
+
+def parts(registry: Registry) -> dict[str, type[BaseModel]]:
+    """The model of each part in ``registry``."""
+    return {key: part(made) for key, made in registry.items()}
+
+
+def values_of(model: BaseModel) -> dict[str, Any]:
+    """A part's keys as Python values."""
+    return {name: getattr(model, name) for name in type(model).model_fields}
 
 
 def optional(models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:

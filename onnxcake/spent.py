@@ -15,17 +15,21 @@ _FLUSH_S = 10.0
 
 
 class Spent:
-    """Seconds for each stage, and teacher passes; kept in ``spent.json`` so that a later start adds to it."""
+    """Seconds for each stage, teacher passes with gradient and queries without.
+
+    Kept in ``spent.json``, so that a later start adds to them.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         self.seconds: dict[str, float] = {}
-        self.teacher_passes = 0
+        self.teacher_passes = self.teacher_queries = 0
         self._stage, self._since, self._flushed = "", 0.0, 0.0
         try:
             value = json.loads(self._path.read_text(encoding="utf-8"))
             self.seconds = {str(stage): float(s) for stage, s in value["seconds"].items()}
             self.teacher_passes = int(value["teacher_passes"])
+            self.teacher_queries = int(value["teacher_queries"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # a cost that cannot be read is no reason to stop
 
@@ -38,10 +42,12 @@ class Spent:
             yield
         finally:
             self._write()
+            self._stage = ""
 
-    def tick(self, teacher_passes: int = 0) -> None:
+    def tick(self, teacher_passes: int = 0, teacher_queries: int = 0) -> None:
         """Counts passes; writes the file now and then, so that a kill loses little."""
         self.teacher_passes += teacher_passes
+        self.teacher_queries += teacher_queries
         if time.monotonic() - self._flushed > _FLUSH_S:
             self._write()
 
@@ -50,6 +56,16 @@ class Spent:
         return {
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
             "teacher_passes": self.teacher_passes,
+            "teacher_queries": self.teacher_queries,
+        }
+
+    def point(self) -> dict[str, float]:
+        """What was spent so far, for a point of a curve."""
+        running = time.monotonic() - self._since if self._stage else 0.0
+        return {
+            "teacher_passes": self.teacher_passes,
+            "teacher_queries": self.teacher_queries,
+            "seconds": round(sum(self.seconds.values()) + running, 2),
         }
 
     def _write(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import OnnxcakeError
+from .quantised import with_whole_weights
 
 OPSETS = (13, 17)  # the range that both exporters and every runtime of the last years read
 PRODUCER = "onnxcake"
@@ -58,7 +59,7 @@ def export(
         try:
             with _quiet():
                 proto = exporter(module, example, opset)
-            proto = _named(_clean(proto), input_name, output_name)
+            proto = _named(with_whole_weights(_clean(proto)), input_name, output_name)
             onnx.checker.check_model(proto, full_check=True)
             content: bytes = proto.SerializeToString(deterministic=True)
             check(content)

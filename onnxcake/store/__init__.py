@@ -1,7 +1,8 @@
 """A synthetic set as sharded, checksummed files. It keeps tensors and does not know why."""
 
-from .dataset import StoreDataset
+from .dataset import Samples, StoreDataset
+from .pool import Pool
 from .shard import Batch, Shard
 from .store import Layout, Store
 
-__all__ = ["Batch", "Layout", "Shard", "Store", "StoreDataset"]
+__all__ = ["Batch", "Layout", "Pool", "Samples", "Shard", "Store", "StoreDataset"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +18,40 @@ RESIDENT_BYTES = 1 << 30  # a set up to this size is held as one tensor; larger 
 Rows = tuple[Tensor, Tensor, Tensor]
 
 
-class StoreDataset(Dataset[Rows]):
+class Samples(Dataset[Rows]):
+    """Samples that a student learns from: (input, the teacher's logits, asked-for label)."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def take(self, rows: Tensor | list[int]) -> Rows:
+        """Several samples at once, stacked: ([n, …], [n, classes], [n])."""
+        raise NotImplementedError
+
+    def epoch(self, batch: int, key: Key, number: int, first: int = 0) -> Iterator[Rows]:
+        """Batches of epoch ``number`` in an order that depends on the key and the number alone.
+
+        Args:
+            batch: samples in each; the last may have fewer, but not a lone one (batch statistics need two): it
+                then takes one from the batch before.
+            first: batches to leave out at the start, to go on within an epoch.
+        """
+        order = torch.randperm(len(self), generator=key.at("epoch", number).generator())
+        parts = list(order.split(batch))
+        if len(parts) > 1 and len(parts[-1]) == 1 and batch > 1:
+            parts[-2:] = parts[-2][:-1], torch.cat([parts[-2][-1:], parts[-1]])
+        for rows in parts[first:]:
+            yield self.take(rows)
+
+    def endless(self, batch: int, key: Key, first: int = 0) -> Iterator[Rows]:
+        """Epoch after epoch, from batch ``first`` on."""
+        number, done = divmod(first, math.ceil(len(self) / batch))
+        while True:
+            yield from self.epoch(batch, key, number, done)
+            number, done = number + 1, 0
+
+
+class StoreDataset(Samples):
     """Samples of a store: (input, the teacher's logits, asked-for label).
 
     Args:
@@ -57,25 +91,9 @@ class StoreDataset(Dataset[Rows]):
         return inputs[0], logits[0], labels[0]
 
     def take(self, rows: Tensor | list[int]) -> Rows:
-        """Several samples at once, stacked: ([n, …], [n, classes], [n])."""
         rows = torch.as_tensor(rows, dtype=torch.long)
         inputs = self._gather(rows) if self._inputs is None else self._inputs[rows]
         return inputs, self.logits[rows], self.labels[rows]
-
-    def epoch(self, batch: int, key: Key, number: int, first: int = 0) -> Iterator[Rows]:
-        """Batches of epoch ``number`` in an order that depends on the key and the number alone.
-
-        Args:
-            batch: samples in each; the last may have fewer, but not a lone one (batch statistics need two): it
-                then takes one from the batch before.
-            first: batches to leave out at the start, to go on within an epoch.
-        """
-        order = torch.randperm(len(self), generator=key.at("epoch", number).generator())
-        parts = list(order.split(batch))
-        if len(parts) > 1 and len(parts[-1]) == 1 and batch > 1:
-            parts[-2:] = parts[-2][:-1], torch.cat([parts[-2][-1:], parts[-1]])
-        for rows in parts[first:]:
-            yield self.take(rows)
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Inputs out of the mapped shards, shard by shard."""

@@ -39,6 +39,10 @@ class Batch:
     labels: Tensor
     attempts: int = 0
 
+    def cpu(self) -> Batch:
+        """The same in main memory."""
+        return Batch(self.index, self.inputs.cpu(), self.logits.cpu(), self.labels.cpu(), self.attempts)
+
 
 @dataclass(frozen=True)
 class Shard:

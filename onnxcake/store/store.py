@@ -25,7 +25,7 @@ class Layout:
     Attributes:
         key: a digest over all that the samples depend on.
         made_from: the same in readable parts, to say what differs.
-        batches: to learn from.
+        batches: to learn from; 0 if the method keeps none.
         held_out: not to learn from; they come after the others.
         batches_per_shard: batches in one file.
         batch: samples in one batch.
@@ -145,6 +145,21 @@ class Store:
             assert found is not None, "what was just written is whole"
             self._shards[number] = found
 
+    @property
+    def waiting(self) -> list[Batch]:
+        """Batches taken in whose shard is not complete yet: they are in memory alone."""
+        return [self._waiting[index] for index in sorted(self._waiting)]
+
+    def batch(self, index: int) -> Batch | None:
+        """A batch that was taken in, or None."""
+        if index in self._waiting:
+            return self._waiting[index]
+        number, place = divmod(index, self.layout.batches_per_shard)
+        if number not in self._shards:
+            return None
+        shard, rows = self._shards[number], slice(place * self.layout.batch, (place + 1) * self.layout.batch)
+        return Batch(index, shard.inputs[rows], shard.logits[rows], shard.labels[rows], shard.attempts[place])
+
     def shard(self, number: int) -> Shard:
         """A shard's tensors, mapped into memory."""
         return self._shards[number]
@@ -180,8 +195,9 @@ def _layout(folder: Path) -> Layout:
         if value.pop("format") != shards.FORMAT:
             raise _unreadable(folder, "it was written by another version of onnxcake")
         layout = Layout(**{**value, "shape": tuple(value["shape"])})
-        counts = (layout.batches, layout.batches_per_shard, layout.batch, layout.classes, *layout.shape)
-        if not all(type(n) is int and n >= least for n, least in [(layout.held_out, 0), *((n, 1) for n in counts)]):
+        counts = (layout.batches_per_shard, layout.batch, layout.classes, *layout.shape)
+        sets = [(layout.batches, 0), (layout.held_out, 0), (layout.batches + layout.held_out, 1)]
+        if not all(type(n) is int and n >= least for n, least in [*sets, *((n, 1) for n in counts)]):
             raise ValueError
         if not all(isinstance(text, str) for text in (layout.key, *layout.made_from.values())):
             raise ValueError

@@ -3,15 +3,19 @@
 from .architectures import ARCHITECTURES
 from .auto import choose
 from .loss import Distillation, decisions
+from .match import MATCHES, Match
 from .optimise import LEARNING_RATES, OPTIMISERS
 from .student import Student, count, make, parameters
-from .training import Regime, Training
+from .training import Lesson, Regime, Training
 
 __all__ = [
     "ARCHITECTURES",
     "LEARNING_RATES",
+    "MATCHES",
     "OPTIMISERS",
     "Distillation",
+    "Lesson",
+    "Match",
     "Regime",
     "Student",
     "Training",

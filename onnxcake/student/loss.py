@@ -14,22 +14,29 @@ from ..quantities import NonNegative, Positive
 
 @dataclass(frozen=True)
 class Distillation:
-    """L = hard · CE(y, S) + soft · τ² KL(softmax(T/τ) ‖ softmax(S/τ)), means over samples, in nats.
+    """L = hard · CE(y, S) + soft · τ² KL(softmax(T/τ) ‖ softmax(S/τ)) + l1 · |T − S|, means over samples, in nats.
 
     Hinton, Vinyals and Dean, 2015. At τ = 1 the soft term has the gradient of the soft cross-entropy, which
-    alone is what CAKE's code trains on.
+    alone is what CAKE's code trains on. The last term, a mean over classes too, is that of data-free adversarial
+    distillation (Fang et al., 2019): its gradient does not vanish where two answers are nearly the same.
 
     Attributes:
         hard: weight of the hard labels.
         soft: weight of the soft labels.
         temperature: τ.
         hard_labels: y is the class that the ``teacher`` sees, or the class that was ``asked`` for.
+        l1: weight of the distance between the logits themselves; τ does not touch it.
+        centred: whether that distance is taken after each row's mean is subtracted from it, on both sides. Where
+            the teacher gives probabilities its logits are known but for a constant in each row, and what is left
+            of one would drown the distance.
     """
 
     hard: NonNegative = 0.0
     soft: NonNegative = 1.0
     temperature: Positive = 1.0
     hard_labels: Literal["teacher", "asked"] = "teacher"
+    l1: NonNegative = 0.0
+    centred: bool = False
 
     def __call__(self, student: Tensor, teacher: Tensor, asked: Tensor) -> Tensor:
         """The loss of student logits [n, classes] given teacher logits [n, classes] and labels [n]."""
@@ -46,6 +53,11 @@ class Distillation:
                 reduction="batchmean",
             )
             total = total + self.soft * tau**2 * soft
+        if self.l1:
+            difference = student - teacher
+            if self.centred:  # as good as on both sides: the mean is linear
+                difference = difference - difference.mean(1, keepdim=True)
+            total = total + self.l1 * difference.abs().mean()
         return total
 
 

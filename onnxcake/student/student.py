@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..rng import Key
 from ..teacher import Signature
 from .architectures import ARCHITECTURES
+from .quantise import quantised as quantise
 
 
 class Student(nn.Module):
@@ -30,14 +31,18 @@ class Student(nn.Module):
         return logits
 
 
-def make(name: str, hyper: dict[str, Any], signature: Signature, key: Key) -> Student:
+def make(name: str, hyper: dict[str, Any], signature: Signature, key: Key, *, quantised: bool = False) -> Student:
     """A fresh student of a named architecture, its weights drawn from ``key``.
+
+    Args:
+        quantised: whether it computes as its int8 export will, from the first step on.
 
     Raises:
         RecipeError: if the architecture does not fit the inputs.
     """
     with key.at("student", "weights").as_default():
-        return Student(signature, ARCHITECTURES[name](signature, **hyper))
+        net = ARCHITECTURES[name](signature, **hyper)
+    return Student(signature, quantise(net) if quantised else net)
 
 
 def parameters(make_net: Callable[[], nn.Module]) -> int:

@@ -1,28 +1,27 @@
-"""The one place that steps a student: it learns from a store, step by step, and goes on where it stopped."""
+"""The one place that steps a student."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import interrupt
 from ..errors import Diverged
-from ..files import make_folder, remove, sweep, write_with_digest
-from ..rng import Key
-from ..store import StoreDataset
-from ..tensorfile import SUFFIX, pack, unpack
 from .loss import Distillation, decisions
+from .match import Match, Watch
 from .optimise import OPTIMISERS, LearningRate, Optimiser, set_rate
+from .retain import retained_loss
 
-_NAME = re.compile(r"^step-(\d{9})-[0-9a-f]{16}\.safetensors$")
-_KEEP = 2  # checkpoints: the newest, and one more should that be damaged
 _LOOK_EVERY = 50  # steps between two looks at whether the loss is finite
+
+Rows = tuple[Tensor, Tensor, Tensor]  # inputs [n, …], the teacher's logits [n, classes], labels asked for [n]
+# inputs, names of values inside the teacher → logits, those values
+Ask = Callable[[Tensor, tuple[str, ...]], tuple[Tensor, dict[str, Tensor]]]
+Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,10 @@ class Regime:
         loss, optimiser, learning_rate: the parts that a recipe named.
         checkpoint_every: steps between two checkpoints.
         multilabel: whether each logit is a yes or no of its own.
+        live: the teacher is asked about what the student sees, in place of the answers that came with it.
+        augment: what changes inputs on their way to the student.
+        match: what is compared besides the answers.
+        retain: the inner step size of the acquire/retain step, or None.
     """
 
     steps: int
@@ -44,83 +47,96 @@ class Regime:
     learning_rate: LearningRate
     checkpoint_every: int
     multilabel: bool = False
+    live: bool = False
+    augment: tuple[Change, ...] = ()
+    match: Match | None = None
+    retain: float | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one step is about: new samples, and some out of a memory."""
+
+    fresh: Rows
+    memory: Rows | None = None
+
+    @property
+    def rows(self) -> Rows:
+        """All of them."""
+        if self.memory is None:
+            return self.fresh
+        both = [torch.cat(pair) for pair in zip(self.fresh, self.memory, strict=True)]
+        return both[0], both[1], both[2]
 
 
 class Training:
     """A student, its optimiser and the step they have reached.
 
     Args:
-        student: fresh; its weights are replaced if ``folder`` has a checkpoint of this training.
-        data: what it learns from.
-        key: the order of the samples depends on it.
-        folder: for the checkpoints.
-        run_key: a digest over all that the student depends on; checkpoints of another are removed.
-        device: where it learns.
+        student: takes what the teacher takes.
+        ask: the teacher, for a regime that asks it about what the student sees.
     """
 
-    def __init__(
-        self,
-        student: nn.Module,
-        data: StoreDataset,
-        regime: Regime,
-        *,
-        key: Key,
-        folder: Path,
-        run_key: str,
-        device: torch.device,
-    ) -> None:
-        self.student, self.data, self.regime, self.key = student.to(device), data, regime, key
-        self.folder, self.run_key, self.device = folder, run_key, device
+    def __init__(self, student: nn.Module, regime: Regime, device: torch.device, ask: Ask | None = None) -> None:
+        self.student, self.regime, self.device, self._ask = student.to(device), regime, device, ask
         self.optimiser = regime.optimiser.build(student.parameters())
         self.step, self.loss = 0, math.nan
-        make_folder(folder)
-        sweep(folder)
-        self._resume()
+        self._watch = None if regime.match is None else Watch(getattr(student, "net", student), regime.match.student_modules)
 
     @property
     def finished(self) -> bool:
         """Whether all steps are done."""
         return self.step >= self.regime.steps
 
-    def learn(self, tick: Callable[[float], None] = lambda loss: None) -> nn.Module:
-        """Takes the steps that are left, writing checkpoints; returns the student in eval mode.
-
-        Args:
-            tick: told the loss as last seen, once a step.
+    def take(self, lesson: Lesson, draw: torch.Generator | None = None) -> None:
+        """One step; ``draw`` is what augmentations draw from.
 
         Raises:
-            Diverged: at a loss that is not finite; the last checkpoint before it is kept.
-            Interrupted: after a checkpoint, if a signal came.
+            Diverged: at a loss or weights that are not finite; looked at now and then.
         """
-        self.student.train()
-        per_epoch = math.ceil(len(self.data) / self.regime.batch)
-        with interrupt.deferred():
-            while not self.finished and not interrupt.requested():
-                epoch, first = divmod(self.step, per_epoch)
-                for rows in self.data.epoch(self.regime.batch, self.key, epoch, first):
-                    loss = self._take_step(*(tensor.to(self.device) for tensor in rows))
-                    self.step += 1
-                    due = self.step % self.regime.checkpoint_every == 0
-                    if self.step % _LOOK_EVERY == 0 or due or self.finished or interrupt.requested():
-                        self._look(loss)
-                    tick(self.loss)
-                    if due or self.finished or interrupt.requested():
-                        self._save()
-                    if self.finished or interrupt.requested():
-                        break
-        return self.student.eval()
-
-    def _take_step(self, inputs: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         factor, momentum = self.regime.learning_rate.at(self.step, self.regime.steps)
         set_rate(self.optimiser, self.regime.optimiser.lr * factor, momentum)
         self.optimiser.zero_grad(set_to_none=True)
-        rows = (self.student(inputs), logits, labels)
-        loss = self.regime.loss(*(decisions(*rows) if self.regime.multilabel else rows))
+        self.student.train()
+        if self.regime.retain is None:
+            loss = self.loss_of(self.student, self._prepared(lesson.rows, draw))
+        else:
+            fresh = self._prepared(lesson.fresh, draw)
+            memory = None if lesson.memory is None else self._prepared(lesson.memory, draw)
+            loss = retained_loss(self.student, self.loss_of, fresh, memory, self.regime.retain)
         loss.backward()
         self.optimiser.step()
-        return loss.detach()
+        self.step += 1
+        if self.step % _LOOK_EVERY == 0 or self.finished:
+            self.look(loss.detach())
 
-    def _look(self, loss: Tensor) -> None:
+    def loss_of(self, student: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
+        """The regime's loss on rows."""
+        inputs, logits, labels = rows
+        given = (student(inputs), logits, labels)
+        loss = self.regime.loss(*(decisions(*given) if self.regime.multilabel else given))
+        if self.regime.match is not None and self._watch is not None:
+            assert self._ask is not None, "values inside the teacher were asked for with the regime"
+            loss = loss + self.regime.match(self._ask(inputs, self.regime.match.teacher_taps)[1], self._watch.taken())
+        return loss
+
+    def _prepared(self, rows: Rows, draw: torch.Generator | None) -> Rows:
+        inputs, logits, labels = (tensor.to(self.device) for tensor in rows)
+        for change in self.regime.augment:
+            assert draw is not None
+            inputs = change(inputs, draw)
+        if self.regime.live:
+            assert self._ask is not None, "a live regime is given the teacher"
+            with torch.no_grad():
+                logits = self._ask(inputs, ())[0]
+        return inputs, logits, labels
+
+    def look(self, loss: Tensor) -> None:
+        """Takes note of a loss.
+
+        Raises:
+            Diverged: if it or the weights are not finite.
+        """
         self.loss = float(loss)
         if math.isfinite(self.loss) and all(weights.isfinite().all() for weights in self.student.parameters()):
             return
@@ -128,50 +144,30 @@ class Training:
         name = next(name for name, kind in OPTIMISERS.items() if isinstance(optimiser, kind))
         raise Diverged(
             f"the student's loss or weights are not finite at step {self.step}",
-            where=self.folder,
+            where="the student",
             remedy=f"Lower the learning rate, for example -o student.optimiser.{name}.lr={optimiser.lr / 10:g}. "
             "The synthetic set is kept.",
         )
 
-    def _save(self) -> None:
+    def tensors(self) -> dict[str, Tensor]:
+        """The state, as plain tensors for a checkpoint."""
         tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
         for number, state in self.optimiser.state_dict()["state"].items():
-            for name, value in state.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimiser.{number}.{name}"] = value
-        content = pack(
-            {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
-            {"run_key": self.run_key, "step": self.step},
-        )
-        write_with_digest(self.folder, f"step-{self.step:09d}", SUFFIX, content)
-        for old in self._checkpoints()[_KEEP:]:
-            remove(old)
+            held = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in held.items()}
+        return tensors
 
-    def _checkpoints(self) -> list[Path]:
-        """All checkpoints, newest first."""
-        return sorted((path for path in self.folder.iterdir() if _NAME.match(path.name)), reverse=True)
-
-    def _resume(self) -> None:
-        for path in self._checkpoints():
-            if self._load(path):
-                return
-            remove(path)  # damaged, or of another training in the same folder
-
-    def _load(self, path: Path) -> bool:
-        found = unpack(path)
-        if found is None or found[1].get("run_key") != self.run_key:
-            return False
-        tensors, facts = found
-        state: dict[int, dict[str, Tensor]] = {}
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Puts back what `tensors` gave."""
+        state: dict[int, dict[str, Any]] = {}
         weights: dict[str, Tensor] = {}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "optimiser":
                 number, _, entry = rest.partition(".")
                 state.setdefault(int(number), {})[entry] = value.clone()
-            else:
+            elif kind == "student":
                 weights[rest] = value
         self.student.load_state_dict(weights)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
-        self.step = int(facts["step"])
-        return True
+        self.step = step

@@ -1,21 +1,31 @@
 """From a teacher and the parts of a recipe to batches of samples."""
 
-from .labels import LABELS
-from .loop import Synthesis, make_batch, synthesize
+from .augment import AUGMENTS, Augment
+from .loop import Maker, Tick, synthesize
 from .losses import LOSSES
+from .memory import Memory
+from .policies import LABELS
+from .replay import MEMORIES
 from .schedules import SCHEDULES
 from .sources import SOURCES
-from .step import Weighted
+from .step import Need, Weighted
+from .synthesis import Synthesis
 from .update import UPDATES
 
 __all__ = [
+    "AUGMENTS",
     "LABELS",
     "LOSSES",
+    "MEMORIES",
     "SCHEDULES",
     "SOURCES",
     "UPDATES",
+    "Augment",
+    "Maker",
+    "Memory",
+    "Need",
     "Synthesis",
+    "Tick",
     "Weighted",
-    "make_batch",
     "synthesize",
 ]

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..quantities import NonNegative
-from .step import Parts
+from .source import Asked
+from .step import Context, Need
 
 
-class Labels(Protocol):
+class Labels:
     """A frozen dataclass whose fields are its recipe keys."""
 
-    prior: tuple[float, ...] | None
+    needs: ClassVar[tuple[Need, ...]] = ()
 
-    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator) -> Tensor:
-        """Labels for rows · groups samples, row after row, int64."""
+    def begin(self, context: Context) -> Any:
+        """What is worked out once for a run, on the CPU; handed to every call."""
+        return None
+
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
+        """What rows · groups samples are asked to be, row after row, on the CPU."""
+        raise NotImplementedError
+
+    def unfit(self, classes: int, groups: int) -> str | None:
+        """Why it cannot be used for so many classes in rows of so many samples, or None."""
+        return None
 
 
 @dataclass(frozen=True)
-class RowPermutation:
+class RowPermutation(Labels):
     """All labels of a row differ: drawn without replacement, so that a row holds contrasts (CAKE).
 
     Attributes:
@@ -31,13 +41,18 @@ class RowPermutation:
 
     prior: tuple[NonNegative, ...] | None = None
 
-    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator) -> Tensor:
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
         weights = _weights(self.prior, classes).expand(rows, -1)
-        return torch.multinomial(weights, groups, replacement=False, generator=generator).flatten()
+        return Asked(torch.multinomial(weights, groups, replacement=False, generator=generator).flatten())
+
+    def unfit(self, classes: int, groups: int) -> str | None:
+        if groups > classes:
+            return f"groups is {groups}, but there are only {classes} classes"
+        return _prior_unfit(self.prior, classes, groups)
 
 
 @dataclass(frozen=True)
-class Independent:
+class Independent(Labels):
     """Every label drawn for itself.
 
     Attributes:
@@ -46,12 +61,27 @@ class Independent:
 
     prior: tuple[NonNegative, ...] | None = None
 
-    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator) -> Tensor:
-        return torch.multinomial(_weights(self.prior, classes), rows * groups, replacement=True, generator=generator)
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
+        weights = _weights(self.prior, classes)
+        return Asked(torch.multinomial(weights, rows * groups, replacement=True, generator=generator))
+
+    def unfit(self, classes: int, groups: int) -> str | None:
+        return _prior_unfit(self.prior, classes, 1)
+
+
+@dataclass(frozen=True)
+class Balanced(Labels):
+    """The classes one after the other, so that each is asked for equally often."""
+
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
+        return Asked(torch.arange(rows * groups) % classes)
 
 
 def _weights(prior: tuple[float, ...] | None, classes: int) -> Tensor:
     return torch.ones(classes) if prior is None else torch.tensor(prior)
 
 
-LABELS: Parts = {"row_permutation": RowPermutation, "independent": Independent}
+def _prior_unfit(prior: tuple[float, ...] | None, classes: int, least: int) -> str | None:
+    if prior is None or (len(prior) == classes and sum(weight > 0 for weight in prior) >= least):
+        return None
+    return f"labels.prior needs {classes} weights, at least {least} of them above zero"

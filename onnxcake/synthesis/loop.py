@@ -1,192 +1,284 @@
 """The one loop: noise → samples on which the teacher tells its boundary.
 
-It is the only place that steps samples.
+It is the only place that steps samples, generators, or whatever else samples are made from.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import Diverged
 from ..rng import Key
 from ..store import Batch, Store
 from ..teacher import Teacher
-from .labels import Labels
-from .schedules import SCHEDULES
-from .sources import Draft, Source
-from .step import Step, Weighted
-from .update import UPDATES, Update
+from ..teacher.offers import View
+from .finite import NotFinite, check, diverged
+from .lasting import Lasting
+from .source import Asked, Draft
+from .step import Context, Leaves, Step, Weighted
+from .synthesis import Synthesis
+from .update import Update
 
-ATTEMPTS = 3  # a batch that diverges is started afresh, each time with another key
+ATTEMPTS = 3  # an independent batch that diverges is started afresh, each time with another key
 _LOOK_EVERY = 50  # steps between two looks at whether the losses are finite
 
-Tick = Callable[[int], None]  # told how many samples were stepped
+Answers = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Synthesis:
-    """How a set is made: the parts that a recipe named, fitted to a teacher.
+class Tick(Protocol):
+    """Told how many samples went through the teacher: with gradient, and without."""
 
-    Attributes:
-        source, labels, losses, update: the parts.
-        groups: samples in a row.
-        batch: samples in a batch, a multiple of ``groups``.
-        batches: in the set that a student learns from.
-        held_out: batches made besides, spread over the same schedule, that no student learns from.
-        steps: for each batch.
-        reference_batch: the batch that step size and weights were chosen for. Losses are means, so a sample's
-            own gradient shrinks as the batch grows; it is scaled back to what it is at this size.
-        chunk: samples that go through the teacher at once, a multiple of ``groups``.
+    def __call__(self, passes: int, queries: int = 0) -> None: ...
+
+
+def _silent(passes: int, queries: int = 0) -> None:
+    pass
+
+
+class Maker:
+    """Makes batches, and holds what lasts from one to the next.
+
+    Args:
+        view: what the parts may look at inside the teacher.
+        student: input units → the student's logits, for losses that need it.
+        classify: input units → the classes that onnxruntime names, for a decision-based source.
     """
 
-    source: Source
-    labels: Labels
-    losses: tuple[Weighted, ...]
-    update: Update
-    groups: int
-    batch: int
-    batches: int
-    held_out: int
-    steps: int
-    reference_batch: int
-    chunk: int
-
-    def position(self, index: int) -> float:
-        """Where batch ``index`` lies in the schedule over the set; held-out batches lie evenly in it."""
-        if index < self.batches:
-            return index / self.batches
-        return (index - self.batches + 0.5) / self.held_out
+    def __init__(
+        self,
+        teacher: Teacher,
+        synthesis: Synthesis,
+        key: Key,
+        *,
+        view: View | None = None,
+        student: Answers | None = None,
+        classify: Answers | None = None,
+        tick: Tick = _silent,
+    ) -> None:
+        self.teacher, self.synthesis, self.key, self.tick = teacher, synthesis, key, tick
+        self._student, self._classify = student, classify
+        view = view or View()
+        self.context = Context(teacher.signature, view, key.at("parts"), teacher.device, synthesis.batch)
+        self.source = synthesis.source.begin(self.context)
+        self.states = {term.name: term.loss.begin(self.context) for term in synthesis.losses}
+        self._begun = synthesis.labels.begin(self.context)
+        for state in (self.source, *self.states.values()):
+            if state is not None:
+                state.to(teacher.device)
+        self._learnt = [leaves for leaves in map(_parameters, self.states.values()) if leaves.tensors]
+        needs, last = synthesis.needs, view.last_layer
+        self._taps = view.statistics.taps if view.statistics and "statistics" in needs else ()
+        self._taps += (last.features,) if last and "features" in needs and last.features not in self._taps else ()
 
     @property
-    def teacher_passes(self) -> int:
-        """Samples through the teacher with gradient, for the whole set, held-out batches included."""
-        return (self.batches + self.held_out) * self.batch * self.steps
+    def lasting(self) -> Lasting:
+        """What a checkpoint keeps."""
+        modules = {"source": self.source, **{f"loss.{name}": state for name, state in self.states.items()}}
+        held: Leaves | None = getattr(self.source, "leaves", None)
+        return Lasting(
+            {name: module for name, module in modules.items() if module is not None},
+            {"source": held, **{f"loss.{number}": leaves for number, leaves in enumerate(self._learnt)}},
+        )
+
+    @property
+    def independent(self) -> bool:
+        """Whether a batch is a pure function of teacher, recipe, plan and key."""
+        alone = self.synthesis.source.independent and "student" not in self.synthesis.needs
+        return alone and not self.lasting.tensors()
+
+    def make(self, index: int) -> Batch:
+        """Batch ``index``; an independent one that diverges is started afresh, a few times.
+
+        Raises:
+            Diverged: if it stays non-finite.
+        """
+        failures: list[NotFinite] = []
+        for attempt in range(ATTEMPTS if self.independent else 1):
+            try:
+                return self.attempt(index, attempt)
+            except NotFinite as failure:
+                failures.append(failure)
+        raise diverged(self.teacher.name, self.synthesis, index, failures)
+
+    def attempt(self, index: int, attempt: int = 0) -> Batch:
+        """Batch ``index`` from its start number ``attempt``."""
+        synthesis, key = self.synthesis, self.key.at("batch", index, attempt)
+        asked, draft = self._start(key, index)
+        position = synthesis.position(index)
+        size = synthesis.update.step_size(position)
+        terms = tuple(term for term in synthesis.losses if position >= term.after)
+        self.refine(draft, asked, terms, synthesis.steps, synthesis.update, size, key, self._learnt)
+        return self._finished(draft, asked, index, attempt)
+
+    def refine(
+        self,
+        draft: Draft,
+        asked: Asked,
+        terms: tuple[Weighted, ...],
+        steps: int,
+        update: Update,
+        size: float,
+        key: Key,
+        learnt: Sequence[Leaves] = (),
+    ) -> None:
+        """Steps a draft's leaves, and those that the losses learn, down the losses' gradient."""
+        noise, draw = key.at("noise").generator(self.teacher.device), key.at("draw").generator()
+        trace = torch.zeros(steps, max(len(terms), 1), device=self.teacher.device)
+        step: Step | None = None
+        for number in range(steps):
+            gradients = draft.gradients(self._classes, asked.labels)
+            if gradients is None:
+                gradients, step = self._gradients(draft, asked, terms, trace[number], draw, learnt)
+            draft.saw(gradients[: len(draft.leaves)])
+            for leaves, gradient in zip((*draft.leaves, *learnt), gradients, strict=False):
+                _advance(update, leaves, gradient, size, noise)
+            with torch.no_grad():
+                draft.project()
+            if (number + 1) % _LOOK_EVERY == 0:
+                check(trace[: number + 1], terms)
+        if (outer := draft.outer()) is not None:
+            _advance(update, *outer, size, noise)
+        if step is not None:
+            with torch.no_grad():
+                for term in terms:
+                    term.loss.settle(step, self.states.get(term.name))
+        check(trace, terms)
+
+    def fresh(self, key: Key, number: int = 0) -> Batch:
+        """The batch of some number as it is drafted, without steps, with the teacher's answers."""
+        asked, draft = self._start(key, number)
+        return self._finished(draft, asked, 0, 0)
+
+    def answers(self, inputs: Tensor) -> Tensor:
+        """The teacher's logits [n, classes] to inputs, without gradient, in chunks."""
+        with torch.no_grad():
+            parts = [self.teacher.logits(part) for part in inputs.split(self.synthesis.chunk)]
+        self.tick(0, len(inputs))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _start(self, key: Key, number: int) -> tuple[Asked, Draft]:
+        synthesis, device = self.synthesis, self.teacher.device
+        rows = synthesis.batch // synthesis.groups
+        classes, labels = self.teacher.signature.classes, key.at("labels").generator()
+        asked = synthesis.labels(rows, synthesis.groups, classes, labels, self._begun)
+        draft = synthesis.source.draft(synthesis.batch, self.context, key.at("start"), self.source, number)
+        own = draft.asked()
+        targets = None if asked.targets is None else asked.targets.to(device)
+        return Asked((asked.labels if own is None else own).to(device), targets), draft
+
+    def _gradients(
+        self,
+        draft: Draft,
+        asked: Asked,
+        terms: tuple[Weighted, ...],
+        trace: Tensor,
+        draw: torch.Generator,
+        learnt: Sequence[Leaves],
+    ) -> tuple[list[Sequence[Tensor]], Step | None]:
+        """∂L/∂leaf for the draft's leaves, then the losses' own; the terms' values are added into ``trace``."""
+        synthesis = self.synthesis
+        with torch.enable_grad():
+            for leaf in (leaf for leaves in draft.leaves for leaf in leaves.tensors):
+                leaf.requires_grad_(True)
+            x = draft.render()
+            direct = not synthesis.augment and x is draft.leaves[0].tensors[0]  # the samples are what is stepped
+            for augment in synthesis.augment:
+                x = augment(x, draw)
+        own = [tensor for leaves in learnt for tensor in leaves.tensors]
+        parts, of_own, step = [], [torch.zeros_like(tensor) for tensor in own], None
+        for rows in self._chunks(len(x)):
+            part = x[rows].detach().requires_grad_(True)
+            share = len(part) / len(x)
+            step = self._step(part, asked, rows, draw)
+            values = [term.loss(step, self.states.get(term.name)) for term in terms] or [step.logits.sum() * 0]
+            trace.add_(torch.stack(values).detach(), alpha=share)  # the terms are means
+            weighted = [value * term.weight for term, value in zip(terms, values, strict=False)] or values
+            total = torch.stack(weighted).sum() * (share * synthesis.batch / synthesis.reference_batch)
+            found = torch.autograd.grad(total, [part, *own], allow_unused=True, materialize_grads=True)
+            parts.append(found[0])
+            if own:
+                torch._foreach_add_(of_own, found[1:])
+        gradient = parts[0] if len(parts) == 1 else torch.cat(parts)
+        flat = (gradient,) if direct else _through(x, draft, gradient)
+        return _by_leaves((*flat, *of_own), (*draft.leaves, *learnt)), step
+
+    def _step(self, part: Tensor, asked: Asked, rows: slice, draw: torch.Generator) -> Step:
+        inputs = self.teacher.signature.to_input(part)
+        logits, taps = self.teacher.answer(inputs, self._taps)
+        self.tick(len(part))
+        student = self._student
+        return Step(
+            part,
+            asked.labels[rows],
+            logits,
+            self.synthesis.groups,
+            self.teacher.signature.task == "multilabel",
+            None if asked.targets is None else asked.targets[rows],
+            taps,
+            ask=None if student is None else lambda: student(inputs),
+            again=lambda view: self._step(view, asked, rows, draw),
+            draw=draw,
+        )
+
+    def _chunks(self, samples: int) -> Iterator[slice]:
+        for start in range(0, samples, self.synthesis.chunk):
+            yield slice(start, min(start + self.synthesis.chunk, samples))
+
+    def _classes(self, x: Tensor) -> Tensor:
+        assert self._classify is not None, "a source that asks for classes says so in its needs"
+        self.tick(0, len(x))
+        return self._classify(self.teacher.signature.whole(self.teacher.signature.to_input(x)))
+
+    def _finished(self, draft: Draft, asked: Asked, index: int, attempt: int) -> Batch:
+        """The last iterate with what the teacher says to it."""
+        with torch.no_grad():
+            given = draft.answers(self._classes, asked.labels)
+            own = draft.asked()
+            inputs = self.teacher.signature.whole(self.teacher.signature.to_input(draft.render())).detach()
+            logits = self.answers(inputs) if given is None else given
+        if not (inputs.isfinite().all() and logits.isfinite().all()):
+            raise NotFinite(None, self.synthesis.steps)
+        labels = asked.labels if own is None else own.to(asked.labels)
+        return Batch(index, inputs, logits.float(), labels, attempt)
 
 
-def synthesize(
-    teacher: Teacher, synthesis: Synthesis, store: Store, key: Key, tick: Tick = lambda samples: None
-) -> None:
-    """Makes every batch that the store misses; the store keeps what is finished at any moment.
+def synthesize(maker: Maker, store: Store) -> None:
+    """Makes every independent batch that the store misses; the store keeps what is finished at any moment.
 
     Raises:
         Diverged: if a batch stays non-finite after fresh starts.
     """
     for index in store.missing():
-        store.append(_with_fresh_starts(teacher, synthesis, index, key, tick))
+        store.append(maker.make(index))
 
 
-def _with_fresh_starts(teacher: Teacher, synthesis: Synthesis, index: int, key: Key, tick: Tick) -> Batch:
-    failures: list[_NotFinite] = []
-    for attempt in range(ATTEMPTS):
-        try:
-            return make_batch(teacher, synthesis, index, key, attempt, tick)
-        except _NotFinite as failure:
-            failures.append(failure)
-    step = ", ".join(str(failure.step) for failure in failures)
-    term = failures[-1].term
-    raise Diverged(
-        f"{f'the loss term {term.name!r} is' if term else 'the samples are'} not finite at step {step} "
-        f"of batch {index} ({ATTEMPTS} starts from different noise)",
-        where=teacher.name,
-        remedy=f"Lower the step size or that term's weight, for example -o {_smaller_steps(synthesis.update)}. "
-        "Finished batches are kept; another recipe needs another --out.",
-    )
+def _parameters(state: nn.Module | None) -> Leaves:
+    return Leaves([] if state is None else list(state.parameters()))
 
 
-def _smaller_steps(update: Update) -> str:
-    """An override that makes the recipe's steps ten times smaller."""
-    name = next(name for name, kind in UPDATES.items() if isinstance(update, kind))
-    schedule = next(name for name, kind in SCHEDULES.items() if isinstance(update.step_size, kind))
-    key, value = next(iter(vars(update.step_size).items()))
-    return f"synthesis.update.{name}.step_size.{schedule}.{key}={value / 10:g}"
-
-
-def make_batch(
-    teacher: Teacher,
-    synthesis: Synthesis,
-    index: int,
-    key: Key,
-    attempt: int = 0,
-    tick: Tick = lambda samples: None,
-) -> Batch:
-    """Batch ``index``, a pure function of the arguments before ``tick``."""
-    key = key.at("batch", index, attempt)
-    device, rows = teacher.device, synthesis.batch // synthesis.groups
-    labels = synthesis.labels(rows, synthesis.groups, teacher.signature.classes, key.at("labels").generator()).to(
-        device
-    )
-    draft = synthesis.source.draft(synthesis.batch, teacher.signature, key.at("start"), device)
-    noise = key.at("noise").generator(device)
-    step_size = synthesis.update.step_size(synthesis.position(index))
-    trace = torch.zeros(synthesis.steps, len(synthesis.losses), device=device)
-    for step in range(synthesis.steps):
-        gradients = _gradients(teacher, synthesis, draft, labels, trace[step])
-        with torch.no_grad():
-            for leaf, gradient in zip(draft.leaves, gradients, strict=True):
-                synthesis.update(leaf, gradient, step_size, noise)
-            draft.project()
-        if (step + 1) % _LOOK_EVERY == 0:
-            _check(trace[: step + 1], synthesis.losses)
-        tick(synthesis.batch)
-    _check(trace, synthesis.losses)
-    return _finished(teacher, synthesis, draft, labels, index, attempt)
-
-
-def _gradients(
-    teacher: Teacher, synthesis: Synthesis, draft: Draft, labels: Tensor, trace: Tensor
-) -> tuple[Tensor, ...]:
-    """∂L/∂leaf for each leaf; the terms' values are added into ``trace`` [terms]."""
-    x = draft.render()
-    multilabel = teacher.signature.task == "multilabel"
-    parts = []
-    for rows in _chunks(synthesis):
-        part = x[rows].detach().requires_grad_(True)
-        step = Step(part, labels[rows], teacher.logits_of_standard(part), synthesis.groups, multilabel)
-        values = [term.loss(step) for term in synthesis.losses]
-        trace.add_(torch.stack(values).detach(), alpha=len(part) / synthesis.batch)  # the terms are means
-        weighted = [value * term.weight for term, value in zip(synthesis.losses, values, strict=True)]
-        total = torch.stack(weighted).sum() * (len(part) / synthesis.reference_batch)
-        parts.append(torch.autograd.grad(total, part)[0])
-    gradient = parts[0] if len(parts) == 1 else torch.cat(parts)
-    if x is draft.leaves[0]:
-        return (gradient,)
-    return torch.autograd.grad(x, draft.leaves, gradient)
-
-
-def _chunks(synthesis: Synthesis) -> Iterator[slice]:
-    for start in range(0, synthesis.batch, synthesis.chunk):
-        yield slice(start, min(start + synthesis.chunk, synthesis.batch))
-
-
-def _finished(teacher: Teacher, synthesis: Synthesis, draft: Draft, labels: Tensor, index: int, attempt: int) -> Batch:
-    """The last iterate with what the teacher says to it."""
+def _advance(
+    update: Update, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator
+) -> None:
+    """The one place where inputs and generators are stepped."""
     with torch.no_grad():
-        inputs = teacher.signature.whole(teacher.signature.to_input(draft.render()))
-        logits = torch.cat([teacher.logits(inputs[rows]) for rows in _chunks(synthesis)])
-    if not (inputs.isfinite().all() and logits.isfinite().all()):
-        raise _NotFinite(None, synthesis.steps)
-    return Batch(index, inputs.cpu(), logits.float().cpu(), labels.cpu(), attempt)
+        update(leaves, gradients, step_size, noise)
 
 
-class _NotFinite(Exception):
-    """Of a loss term, or (None) of the finished samples."""
+def _through(x: Tensor, draft: Draft, gradient: Tensor) -> tuple[Tensor, ...]:
+    """The gradient at the samples, taken on to what they were rendered from."""
+    tensors = [tensor for leaves in draft.leaves for tensor in leaves.tensors]
+    with torch.enable_grad():
+        penalty = draft.penalty()
+    ends, along = ([x], [gradient]) if penalty is None else ([x, penalty], [gradient, torch.ones_like(penalty)])
+    return torch.autograd.grad(ends, tensors, along, allow_unused=True, materialize_grads=True)
 
-    def __init__(self, term: Weighted | None, step: int) -> None:
-        self.term, self.step = term, step
 
-
-def _check(trace: Tensor, losses: tuple[Weighted, ...]) -> None:
-    """Finds the first step and the first term at which a loss was not finite."""
-    if math.isfinite(float(trace.sum())):
-        return
-    finite = trace.isfinite().cpu()
-    if finite.all():
-        return
-    step = int((~finite.all(dim=1)).nonzero()[0])
-    term = int((~finite[step]).nonzero()[0])
-    raise _NotFinite(losses[term], step)
+def _by_leaves(flat: Sequence[Tensor], leaves: Sequence[Leaves]) -> list[Sequence[Tensor]]:
+    grouped, start = [], 0
+    for group in leaves:
+        grouped.append(flat[start : start + len(group.tensors)])
+        start += len(group.tensors)
+    return grouped

@@ -49,4 +49,15 @@ class Decay:
         return float(self.start * 10 ** (-self.magnitude * s))
 
 
-SCHEDULES: Parts = {"constant": Constant, "decay": Decay}
+@dataclass(frozen=True)
+class Cosine:
+    """Falls from ``start`` to ``final`` along half a cosine."""
+
+    start: Positive
+    final: NonNegative = 0.0
+
+    def __call__(self, position: float) -> float:
+        return self.final + (self.start - self.final) / 2 * (1 + math.cos(math.pi * position))
+
+
+SCHEDULES: Parts = {"constant": Constant, "decay": Decay, "cosine": Cosine}

@@ -1,63 +1,146 @@
-"""What a loss may look at."""
+"""What the parts of a method are told, and what they are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from ..rng import Key
 from ..teacher import Signature
+from ..teacher.offers import View
 
 Scope = Literal["sample", "row", "batch"]
+# What a part asks of the teacher, beyond its answers and their gradient, or of the run:
+#   statistics   of values inside the teacher, to be matched
+#   last_layer   the weights of its last linear layer
+#   features     what goes into that layer
+#   similarity   how alike the teacher holds two classes to be
+#   labels       the class alone, through onnxruntime (a decision-based method)
+#   student      the student's answers
+#   data         real inputs, given with --data
+Need = Literal["statistics", "last_layer", "features", "similarity", "labels", "student", "data"]
 
 
 @dataclass(frozen=True)
+class Context:
+    """What the parts of a method may know before the first step.
+
+    Attributes:
+        signature: what goes in and what comes out.
+        view: what they may look at inside the teacher.
+        key: what their own randomness depends on.
+        device: where tensors live.
+        batch: samples in a batch.
+    """
+
+    signature: Signature
+    view: View
+    key: Key
+    device: torch.device
+    batch: int
+
+
+@dataclass
+class Leaves:
+    """Tensors that are stepped together.
+
+    Attributes:
+        tensors: stepped in place.
+        rate: a factor on the step size.
+        moments: what the update remembers of them. Whoever keeps the tensors for the next batch keeps this too.
+    """
+
+    tensors: list[Tensor]
+    rate: float = 1.0
+    moments: dict[str, list[Tensor]] = field(default_factory=dict)
+
+
+@dataclass
 class Step:
     """One evaluation of the teacher on whole rows of samples.
 
     Attributes:
-        x: samples in standard units [rows · groups, …], a row's samples one after the other.
+        x: samples in standard units [rows · groups, …], as the teacher saw them; a row's samples follow each other.
         labels: the classes asked for [rows · groups], int64.
         logits: the teacher's [rows · groups, classes].
         groups: samples in a row.
         multilabel: whether each logit is a yes or no of its own; the class asked for is then the one label to set.
+        targets: soft labels asked for [rows · groups, classes], where the label policy gives such.
+        taps: values inside the teacher, by name; those that the losses' needs came to.
+        ask: gives the student's logits to the samples; None if no loss needs the student.
+        again: gives the Step of other samples [n, …] in standard units, the labels' order kept: for second views.
+        draw: what randomness inside a loss comes from.
     """
 
     x: Tensor
     labels: Tensor
     logits: Tensor
-    groups: int
+    groups: int = 1
     multilabel: bool = False
+    targets: Tensor | None = None
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    ask: Callable[[], Tensor] | None = None
+    again: Callable[[Tensor], Step] | None = None
+    draw: torch.Generator | None = None
 
     @property
     def rows(self) -> int:
         """Rows in this evaluation."""
         return self.x.shape[0] // self.groups
 
+    @cached_property
+    def student(self) -> Tensor:
+        """The student's logits [rows · groups, classes]; asked for once."""
+        assert self.ask is not None, "a loss that looks at the student says so in its needs"
+        return self.ask()
 
-class Loss(Protocol):
+
+class Loss:
     """A frozen dataclass whose fields are its recipe keys; one file, one equation.
 
-    Calling it gives a scalar, the mean over what `scope` names, so that a batch may be computed in chunks.
+    Calling it gives a scalar: the mean over what `scope` names, so that a batch may be computed in chunks
+    unless that is the batch. One that learns or remembers has `begin`; what that returns is handed to every
+    call, its parameters are stepped with the samples, and its state is kept in checkpoints.
     """
 
-    scope: ClassVar[Scope]
+    scope: ClassVar[Scope] = "sample"
+    needs: ClassVar[tuple[Need, ...]] = ()
 
-    def __call__(self, step: Step) -> Tensor: ...
+    def __call__(self, step: Step, state: Any = None) -> Tensor:
+        raise NotImplementedError
 
     def unfit(self, signature: Signature) -> str | None:
         """Why this loss cannot be used on such inputs, or None."""
+        return None
+
+    def begin(self, context: Context) -> nn.Module | None:
+        """What it learns or remembers, at the start of a run."""
+        return None
+
+    def settle(self, step: Step, state: Any) -> None:
+        """Told the last step of each finished batch, without gradient."""
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """A loss term of a recipe: its name, its weight and the loss."""
+    """A loss term of a recipe.
+
+    Attributes:
+        name: in the recipe.
+        weight: on its value.
+        loss: the term.
+        after: the share of the run before which it does not count.
+    """
 
     name: str
     weight: float
     loss: Loss
+    after: float = 0.0
 
 
 Parts = Mapping[str, type]

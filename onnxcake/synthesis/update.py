@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..quantities import Positive
+from ..quantities import Momentum, Positive
 from .schedules import Schedule
-from .step import Parts
+from .step import Leaves, Parts
 
 
 class Update(Protocol):
     """A frozen dataclass whose fields are its recipe keys."""
 
-    step_size: Schedule
+    @property
+    def step_size(self) -> Schedule: ...
 
-    def __call__(self, leaf: Tensor, gradient: Tensor, step_size: float, noise: torch.Generator) -> None:
-        """Steps ``leaf`` in place."""
+    def __call__(self, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator) -> None:
+        """Steps the leaves in place, ``step_size`` · ``leaves.rate`` along their gradients."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ class Sgd:
     step_size: Schedule
     max_move: Positive | None = None
 
-    def __call__(self, leaf: Tensor, gradient: Tensor, step_size: float, noise: torch.Generator) -> None:
-        if self.max_move is None:
-            leaf.add_(gradient, alpha=-step_size)
-        else:
-            leaf.sub_((gradient * step_size).clamp_(-self.max_move, self.max_move))
+    def __call__(self, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator) -> None:
+        step_size *= leaves.rate
+        for leaf, gradient in zip(leaves.tensors, gradients, strict=True):
+            if self.max_move is None:
+                leaf.add_(gradient, alpha=-step_size)
+            else:
+                leaf.sub_((gradient * step_size).clamp_(-self.max_move, self.max_move))
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,39 @@ class Langevin:
 
     step_size: Schedule
 
-    def __call__(self, leaf: Tensor, gradient: Tensor, step_size: float, noise: torch.Generator) -> None:
-        leaf.add_(gradient, alpha=-step_size)
-        draw = torch.randn(leaf.shape, generator=noise, device=leaf.device, dtype=leaf.dtype)
-        leaf.add_(draw, alpha=math.sqrt(2 * step_size))
+    def __call__(self, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator) -> None:
+        step_size *= leaves.rate
+        for leaf, gradient in zip(leaves.tensors, gradients, strict=True):
+            leaf.add_(gradient, alpha=-step_size)
+            draw = torch.randn(leaf.shape, generator=noise, device=leaf.device, dtype=leaf.dtype)
+            leaf.add_(draw, alpha=math.sqrt(2 * step_size))
 
 
-UPDATES: Parts = {"sgd": Sgd, "langevin": Langevin}
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba, ICLR 2015); its moments last as long as the leaves do."""
+
+    step_size: Schedule
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.999
+    epsilon: Positive = 1e-8
+
+    def __call__(self, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator) -> None:
+        held = leaves.moments
+        if not held:
+            held["mean"] = [torch.zeros_like(leaf) for leaf in leaves.tensors]
+            held["square"] = [torch.zeros_like(leaf) for leaf in leaves.tensors]
+            held["steps"] = [torch.zeros((), dtype=torch.int64)]
+        held["steps"][0] += 1
+        steps, listed = int(held["steps"][0]), list(gradients)
+        torch._foreach_lerp_(held["mean"], listed, 1 - self.beta1)
+        torch._foreach_mul_(held["square"], self.beta2)
+        torch._foreach_addcmul_(held["square"], listed, listed, 1 - self.beta2)
+        below = torch._foreach_sqrt(held["square"])
+        torch._foreach_div_(below, math.sqrt(1 - self.beta2**steps))
+        torch._foreach_add_(below, self.epsilon)
+        rate = step_size * leaves.rate / (1 - self.beta1**steps)
+        torch._foreach_addcdiv_(leaves.tensors, held["mean"], below, -rate)
+
+
+UPDATES: Parts = {"sgd": Sgd, "langevin": Langevin, "adam": Adam}

@@ -1,9 +1,22 @@
 """The teacher: what goes in, what comes out, is it alive, answer and gradient."""
 
 from .facts import Facts
+from .offers import LastLayer, Offers, Statistics, View
 from .options import Options
 from .scores import way_back
 from .signature import OutputKind, Signature, Task
 from .teacher import Teacher
 
-__all__ = ["Facts", "Options", "OutputKind", "Signature", "Task", "Teacher", "way_back"]
+__all__ = [
+    "Facts",
+    "LastLayer",
+    "Offers",
+    "Options",
+    "OutputKind",
+    "Signature",
+    "Statistics",
+    "Task",
+    "Teacher",
+    "View",
+    "way_back",
+]

@@ -36,9 +36,14 @@ class Logits(nn.Module):
 
 
 def _unsquashed(rows: Tensor, kind: OutputKind) -> Tensor:
-    """Numbers that give ``rows`` back under softmax or sigmoid."""
-    if kind == "probabilities":
-        return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
+    """Numbers that give ``rows`` back under softmax or sigmoid.
+
+    Probabilities tell logits but for one number in a row; the row's mean is put at 0, where a network's logits
+    tend to have theirs, so that losses on logits can be used.
+    """
+    if kind in ("probabilities", "log_probabilities"):
+        logs = rows if kind == "log_probabilities" else rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
+        return logs - logs.mean(1, keepdim=True)
     if kind in ("binary_probability", "multilabel_probabilities"):
         return rows.logit(torch.finfo(rows.dtype).eps)
     return rows

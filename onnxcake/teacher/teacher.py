@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 
 from ..child import Array
 from ..errors import UsageError
-from . import airlock
+from . import airlock, look
 from .facts import Facts
-from .opened import open_graph
+from .offers import Offers, Statistics
+from .opened import Opened, open_graph
 from .options import Options
 from .signature import Signature, Task
+from .taps import Tapped, shape_of, tap_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Teacher:
     weights: Mapping[str, Array] = field(repr=False)
     graph: nn.Module = field(repr=False)
     device: torch.device
+    _opened: Opened = field(repr=False, compare=False)
+    _tapped: dict[tuple[str, ...], Tapped] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def signature(self) -> Signature:
@@ -110,7 +115,7 @@ class Teacher:
         opened = open_graph(path, options, fixed=facts.fixed_batch is not None, digest=facts.digest)
         graph = opened.logits(facts.signature.output_kind)
         part = opened.safe.cut(opened.output)
-        return cls(facts, part.SerializeToString(), opened.safe.beside(part), graph.to(place), place)
+        return cls(facts, part.SerializeToString(), opened.safe.beside(part), graph.to(place), place, opened)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """[batch, …] in input units → logits [batch, classes]; differentiable."""
@@ -120,6 +125,39 @@ class Teacher:
     def logits_of_standard(self, x: Tensor) -> Tensor:
         """`logits` of a sample in standard units."""
         return self.logits(self.signature.to_input(x))
+
+    @cached_property
+    def offers(self) -> Offers:
+        """What the graph holds besides its answers; looked for when first asked."""
+        return look.offers(self._opened, self.signature.output_kind)
+
+    @cached_property
+    def whitening(self) -> Statistics | None:
+        """What may stand for the statistics where no BatchNormalization is left; None without convolutions."""
+        return look.whitening(self._opened, self.signature.output_kind)
+
+    def answer(self, inputs: Tensor, taps: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """`logits`, and the values of ``taps`` [batch, …] (see `offers` and `tap`), in one pass; differentiable."""
+        if not taps:
+            return self.logits(inputs), {}
+        if taps not in self._tapped:
+            made = Tapped(self._opened, self.signature.output_kind, taps)
+            made.share(self.graph)
+            self._tapped[taps] = made.eval().to(self.device)
+        logits, values = self._tapped[taps](inputs)
+        return logits, dict(zip(taps, values, strict=True))
+
+    def tap(self, name: str) -> str:
+        """The tap of the value that the file calls ``name``.
+
+        Raises:
+            UsageError: if there is none, or it holds no numbers for each input.
+        """
+        return tap_of(self._opened, name)
+
+    def shape_of(self, tap: str) -> tuple[int, ...]:
+        """A tap's shape, without the batch."""
+        return shape_of(self._opened, tap)
 
 
 def _device(name: str) -> torch.device:

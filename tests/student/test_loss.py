@@ -110,3 +110,63 @@ def test_it_is_a_mean_over_samples() -> None:
     loss = Distillation(hard=0.5, temperature=2.0)
     each = [loss(STUDENT[i : i + 1], TEACHER[i : i + 1], ASKED[i : i + 1]) for i in range(5)]
     torch.testing.assert_close(loss(STUDENT, TEACHER, ASKED), torch.stack(each).mean())
+
+
+def test_l1_by_hand() -> None:
+    """|1 − 3|, |2 − 0|, |0 − 0| and |4 − 3| over four."""
+    student, teacher = torch.tensor([[1.0, 2.0], [0.0, 4.0]]), torch.tensor([[3.0, 0.0], [0.0, 3.0]])
+    asked = torch.tensor([0, 1])
+    assert Distillation(soft=0.0, l1=2.0)(student, teacher, asked).item() == pytest.approx(2 * 5 / 4)
+    # Differences (−2, 2) of mean 0 and (0, 1) of mean ½: |−2|, |2|, |−½|, |½| over four.
+    assert Distillation(soft=0.0, l1=1.0, centred=True)(student, teacher, asked).item() == pytest.approx(5 / 4)
+
+
+def test_centred_l1_does_not_see_an_offset_and_the_plain_one_does() -> None:
+    """A teacher that ends in Softmax gives log-probabilities: its logits less a number for each row."""
+    given = TEACHER.log_softmax(1)
+    centred, plain = (Distillation(soft=0.0, l1=1.0, centred=centred) for centred in (True, False))
+    torch.testing.assert_close(centred(STUDENT, given, ASKED), centred(STUDENT, TEACHER, ASKED))
+    assert centred(TEACHER, given, ASKED).item() == pytest.approx(0, abs=1e-12)
+    assert plain(TEACHER, given, ASKED) > 1
+
+
+def test_centring_both_sides() -> None:
+    """What the option is said to do, word by word."""
+    student, teacher = (each - each.mean(1, keepdim=True) for each in (STUDENT, TEACHER))
+    loss = Distillation(soft=0.0, l1=0.3, centred=True)
+    torch.testing.assert_close(loss(STUDENT, TEACHER, ASKED), 0.3 * F.l1_loss(student, teacher))
+
+
+@pytest.mark.parametrize("loss", [Distillation(soft=0.0, l1=1.0), Distillation(soft=0.0, l1=1.0, centred=True)])
+def test_the_gradient_of_l1_is_that_of_differences(loss: Distillation) -> None:
+    leaf = STUDENT.clone().requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda student: loss(student, TEACHER, ASKED), leaf)
+
+
+def test_temperature_leaves_l1_alone_and_terms_add_up() -> None:
+    l1, soft = Distillation(soft=0.0, l1=0.5, temperature=9.0), Distillation(temperature=4.0)
+    torch.testing.assert_close(l1(STUDENT, TEACHER, ASKED), F.l1_loss(STUDENT, TEACHER) / 2)
+    both = Distillation(l1=0.5, temperature=4.0)(STUDENT, TEACHER, ASKED)
+    torch.testing.assert_close(both, l1(STUDENT, TEACHER, ASKED) + soft(STUDENT, TEACHER, ASKED))
+
+
+TERMS = [
+    Distillation(hard=1.0, soft=0.0),
+    Distillation(temperature=20.0),
+    Distillation(soft=0.0, l1=1.0),
+    Distillation(soft=0.0, l1=1.0, centred=True),
+]
+
+
+@pytest.mark.parametrize("loss", TERMS)
+def test_five_steps_lower_it(loss: Distillation) -> None:
+    leaf = STUDENT.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([leaf], lr=0.3)
+    values = []
+    for _ in range(6):
+        value = loss(leaf, TEACHER, ASKED)
+        values.append(value.item())
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    assert values[5] < 0.7 * values[0]

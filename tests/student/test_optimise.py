@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from onnxcake.student import LEARNING_RATES, OPTIMISERS
-from onnxcake.student.optimise import AdamWOptimiser, ConstantRate, Cosine, OneCycle, SgdOptimiser, set_rate
+from onnxcake.student.optimise import (
+    AdamOptimiser,
+    AdamWOptimiser,
+    ConstantRate,
+    Cosine,
+    Milestones,
+    OneCycle,
+    SgdOptimiser,
+    set_rate,
+)
 
 
 def weights() -> list[nn.Parameter]:
@@ -111,6 +120,27 @@ def test_cosine(steps: int, final: float) -> None:
     assert Cosine(final).at(0, steps)[0] == 1
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7, 10, 30, 1000])
+@pytest.mark.parametrize("after", [(0.4, 0.8), (0.1, 0.3, 0.7), (0.5,), (0.2, 0.2), ()])
+def test_milestones_are_those_of_torch(after: tuple[float, ...], steps: int) -> None:
+    """At the nearest step: 0.1 · 30 and 0.7 · 10 are a little more than 3 and 7 in floats."""
+    optimiser = SgdOptimiser(lr=0.5).build(weights())
+    milestones = [round(share * steps) for share in after]
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, gamma=0.2)
+    for step in range(steps):
+        factor, momentum = Milestones(after, 0.2).at(step, steps)
+        assert momentum is None
+        assert 0.5 * factor == pytest.approx(rates(optimiser)[0]), f"step {step}"
+        optimiser.step()
+        scheduler.step()
+
+
+def test_milestones_of_dafl() -> None:
+    """Divided by ten after 800 and 1600 of 2000 epochs: methods.md 4.1."""
+    factors = [Milestones().at(step, 2000)[0] for step in (0, 799, 800, 1599, 1600, 1999)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
 def test_constant() -> None:
     assert {ConstantRate().at(step, 7) for step in range(7)} == {(1.0, None)}
 
@@ -141,9 +171,10 @@ def test_defaults_are_those_of_cakes_students() -> None:
         (SgdOptimiser(0.3, 0.0, 0.0), lambda w: torch.optim.SGD(w, 0.3)),
         # Without momentum there is nothing to look ahead along; torch refuses the pair.
         (SgdOptimiser(0.3, 0.0, 0.0, True), lambda w: torch.optim.SGD(w, 0.3)),
+        (AdamOptimiser(0.1, 0.8, 0.99, 0.2), lambda w: torch.optim.Adam(w, 0.1, (0.8, 0.99), weight_decay=0.2)),
         (AdamWOptimiser(0.1, 0.8, 0.99, 0.2), lambda w: torch.optim.AdamW(w, 0.1, (0.8, 0.99), weight_decay=0.2)),
     ],
-    ids=["sgd", "plain", "nesterov without momentum", "adamw"],
+    ids=["sgd", "plain", "nesterov without momentum", "adam", "adamw"],
 )
 def test_optimisers_step_as_those_of_torch(made: Any, theirs: Any) -> None:
     results = []
@@ -169,5 +200,5 @@ def test_rates_are_put_in_and_nothing_else(name: str) -> None:
     assert rates(optimiser) == (0.6, 0.5)
     changed = {key for key in before if before[key] is not after[key]}
     assert changed == {"lr", "momentum" if name == "sgd" else "betas"}
-    if name == "adamw":
+    if name != "sgd":
         assert after["betas"] == (0.5, 0.999)

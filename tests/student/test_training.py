@@ -16,10 +16,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from onnxcake import interrupt
+from onnxcake.checkpoints import Checkpoints
 from onnxcake.errors import Diverged, Interrupted
 from onnxcake.files import write_with_digest
 from onnxcake.recipe import Recipe
 from onnxcake.rng import Key
+from onnxcake.rounds import Course, Rounds
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.student import Distillation, Regime, Training, make
 from onnxcake.student.optimise import AdamWOptimiser, ConstantRate, Cosine, OneCycle, SgdOptimiser
@@ -69,7 +71,7 @@ every_pupil = pytest.mark.parametrize("pupil", PUPILS.values(), ids=PUPILS)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> StoreDataset:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A set in a store, with answers that can be learnt."""
     layout = Layout("k", {}, BATCHES, 0, 2, BATCH, SHAPE, CLASSES)
     store = Store.create(tmp_path_factory.mktemp("set"), layout)
@@ -78,7 +80,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> StoreDataset:
         inputs = torch.rand(BATCH, *SHAPE, generator=Key(0).at(index).generator())
         logits = (inputs.flatten(1) - 0.5) @ teacher
         store.append(Batch(index, inputs, logits, logits.argmin(1)))
-    return StoreDataset(store)
+    return store
 
 
 @pytest.fixture(autouse=True)
@@ -86,21 +88,22 @@ def no_signal_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupt, "_received", None)
 
 
-def training(
-    pupil: Pupil, data: StoreDataset, folder: Path, *, run_key: str = "run", noise: int = 0, **changes: Any
-) -> Training:
+def begun(
+    pupil: Pupil, store: Store, folder: Path, *, run_key: str = "run", order: Key = KEY, noise: int = 0, **changes: Any
+) -> Rounds:
     """As if by a new process: a fresh student, and another state of the global generator."""
     student = make(pupil.architecture, pupil.hyper, SIGNATURE, KEY)
     torch.manual_seed(noise)
-    return Training(
-        student,
-        data,
-        replace(pupil.regime, **changes),
-        key=KEY.at("order"),
-        folder=folder,
-        run_key=run_key,
-        device=torch.device("cpu"),
-    )
+    regime = replace(pupil.regime, **changes)
+    training = Training(student, regime, torch.device("cpu"))
+    return Rounds(None, training, store, Course(steps=regime.steps), Checkpoints(folder, run_key), order)
+
+
+def finished(pupil: Pupil, store: Store, folder: Path, **changes: Any) -> Training:
+    """Trained to the end."""
+    run = begun(pupil, store, folder, **changes)
+    run.run()
+    return run.training
 
 
 def state(trained: Training) -> dict[str, Tensor]:
@@ -135,12 +138,15 @@ class Crash(Exception):
     """Ends a training where it stands, with nothing more written."""
 
 
-def stopping(trained: Training, step: int, how: Callable[[], None]) -> Callable[[float], None]:
-    def tick(loss: float) -> None:
-        if trained.step == step:
+def stopped(run: Rounds, step: int, how: Callable[[], None]) -> None:
+    """Runs until ``how`` ends it, told at ``step``."""
+
+    def tick() -> None:
+        if run.training.step == step:
             how()
 
-    return tick
+    run.tick = tick
+    run.run()
 
 
 def crash() -> None:
@@ -156,73 +162,64 @@ def terminate() -> None:
 
 @every_pupil
 @pytest.mark.parametrize("step", [1, 7, 20])
-def test_crashed_at_any_step_it_ends_the_same(step: int, pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
-    unbroken = training(pupil, data, tmp_path / "unbroken")
-    unbroken.learn()
-    broken = training(pupil, data, tmp_path / "broken", noise=1)
+def test_crashed_at_any_step_it_ends_the_same(step: int, pupil: Pupil, store: Store, tmp_path: Path) -> None:
+    unbroken = finished(pupil, store, tmp_path / "unbroken")
     with pytest.raises(Crash):
-        broken.learn(stopping(broken, step, crash))
-    again = training(pupil, data, tmp_path / "broken", noise=2)
+        stopped(begun(pupil, store, tmp_path / "broken", noise=1), step, crash)
+    again = begun(pupil, store, tmp_path / "broken", noise=2)
     # The crash comes before the checkpoint of its own step.
-    assert again.step == (step - 1) // 5 * 5
-    again.learn()
-    assert_same(again, unbroken)
-    assert again.loss == unbroken.loss
+    assert again.training.step == (step - 1) // 5 * 5
+    again.run()
+    assert_same(again.training, unbroken)
+    assert again.training.loss == unbroken.loss
     assert names(tmp_path / "broken") == names(tmp_path / "unbroken"), "their files are the same to the bit"
 
 
 @every_pupil
-@pytest.mark.parametrize("step", [4, 7, 23])
-def test_a_signal_stops_it_after_a_checkpoint(step: int, pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
-    unbroken = training(pupil, data, tmp_path / "unbroken")
-    unbroken.learn()
-    broken = training(pupil, data, tmp_path / "broken")
+@pytest.mark.parametrize("step", [4, 7, 20, 23, 24])
+def test_a_signal_stops_it_after_a_checkpoint(step: int, pupil: Pupil, store: Store, tmp_path: Path) -> None:
+    unbroken = finished(pupil, store, tmp_path / "unbroken")
+    broken = begun(pupil, store, tmp_path / "broken")
     with pytest.raises(Interrupted) as caught, interrupt.handled():
-        broken.learn(stopping(broken, step, terminate))
+        stopped(broken, step, terminate)
     assert caught.value.exit_code == 143
-    assert broken.step == step and steps_of(tmp_path / "broken")[0] == step
+    assert broken.training.step == step and steps_of(tmp_path / "broken")[0] == step
     interrupt._received = None
-    again = training(pupil, data, tmp_path / "broken", noise=1)
-    assert_same(again, broken)
-    again.learn()
-    assert_same(again, unbroken)
+    again = begun(pupil, store, tmp_path / "broken", noise=1)
+    assert_same(again.training, broken.training)
+    again.run()
+    assert_same(again.training, unbroken)
 
 
 @every_pupil
-def test_stopped_after_every_single_step(pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
-    unbroken = training(pupil, data, tmp_path / "unbroken")
-    unbroken.learn()
+def test_stopped_after_every_single_step(pupil: Pupil, store: Store, tmp_path: Path) -> None:
+    unbroken = finished(pupil, store, tmp_path / "unbroken")
     for step in range(1, REGIME.steps):
-        broken = training(pupil, data, tmp_path / "broken", noise=step)
         with pytest.raises(Interrupted), interrupt.handled():
-            broken.learn(stopping(broken, step, terminate))
+            stopped(begun(pupil, store, tmp_path / "broken", noise=step), step, terminate)
         interrupt._received = None
-    last = training(pupil, data, tmp_path / "broken")
-    last.learn()
-    assert_same(last, unbroken)
+    assert_same(finished(pupil, store, tmp_path / "broken"), unbroken)
 
 
-def test_two_trainings_are_the_same_and_other_keys_are_not(data: StoreDataset, tmp_path: Path) -> None:
-    one, two, other = (training(CNN, data, tmp_path / name, noise=n) for n, name in enumerate("abc"))
-    other.key = Key(4)
-    for each in (one, two, other):
-        each.learn()
+def test_two_trainings_are_the_same_and_other_keys_are_not(store: Store, tmp_path: Path) -> None:
+    one, two = (finished(CNN, store, tmp_path / name, noise=n) for n, name in enumerate("ab"))
+    other = finished(CNN, store, tmp_path / "c", order=Key(4))
     assert_same(one, two)
-    assert not torch.equal(torch.nn.utils.parameters_to_vector(one.student.parameters()), weights(other))
+    assert not torch.equal(weights(one), weights(other))
 
 
 def weights(trained: Training) -> Tensor:
     return torch.nn.utils.parameters_to_vector(trained.student.parameters()).detach()
 
 
-def test_a_finished_training_is_not_trained_further(data: StoreDataset, tmp_path: Path) -> None:
-    done = training(CNN, data, tmp_path)
-    done.learn()
+def test_a_finished_training_is_not_trained_further(store: Store, tmp_path: Path) -> None:
+    done = finished(CNN, store, tmp_path)
     before = names(tmp_path)
-    again, ticks = training(CNN, data, tmp_path), list[float]()
-    assert again.finished
-    assert not again.learn(ticks.append).training and ticks == []
-    assert_same(again, done)
+    again, ticks = begun(CNN, store, tmp_path), list[int]()
+    again.tick = lambda: ticks.append(1)
+    assert again.training.finished
+    assert not again.run().training and ticks == []
+    assert_same(again.training, done)
     assert names(tmp_path) == before
 
 
@@ -269,48 +266,44 @@ DAMAGES = [truncated, flipped, emptied, gone, linked, not_safetensors, without_f
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("both", "step"), [(False, 10), (True, 0)], ids=["the newest", "both"])
 def test_a_damaged_checkpoint_falls_back(
-    both: bool, step: int, damage: Callable[[Path], None], data: StoreDataset, tmp_path: Path
+    both: bool, step: int, damage: Callable[[Path], None], store: Store, tmp_path: Path
 ) -> None:
-    unbroken = training(CNN, data, tmp_path / "unbroken")
-    unbroken.learn()
+    unbroken = finished(CNN, store, tmp_path / "unbroken")
     folder = tmp_path / "broken"
-    broken = training(CNN, data, folder)
     with pytest.raises(Crash):
-        broken.learn(stopping(broken, 17, crash))
+        stopped(begun(CNN, store, folder), 17, crash)
     assert steps_of(folder) == [15, 10]
     for path in checkpoints(folder)[: 2 if both else 1]:
         damage(path)
-    again = training(CNN, data, folder)
-    assert again.step == step
+    again = begun(CNN, store, folder)
+    assert again.training.step == step
     assert steps_of(folder) == ([] if both else [10]), "what is damaged is removed"
-    again.learn()
-    assert_same(again, unbroken)
+    again.run()
+    assert_same(again.training, unbroken)
     assert steps_of(folder) == [24, 20]
 
 
-def test_another_trainings_checkpoints_are_not_used(data: StoreDataset, tmp_path: Path) -> None:
-    training(CNN, data, tmp_path, run_key="another").learn()
-    fresh, unbroken = training(CNN, data, tmp_path), training(CNN, data, tmp_path / "unbroken")
+def test_another_trainings_checkpoints_are_not_used(store: Store, tmp_path: Path) -> None:
+    finished(CNN, store, tmp_path, run_key="another")
+    fresh, unbroken = begun(CNN, store, tmp_path).training, begun(CNN, store, tmp_path / "unbroken").training
     assert fresh.step == 0
     assert_same(fresh, unbroken)
     assert torch.equal(weights(fresh), weights(unbroken))
 
 
 @pytest.mark.parametrize(("every", "kept"), [(5, [24, 20]), (1, [24, 23]), (24, [24]), (100, [24]), (12, [24, 12])])
-def test_two_checkpoints_are_kept(every: int, kept: list[int], data: StoreDataset, tmp_path: Path) -> None:
+def test_two_checkpoints_are_kept(every: int, kept: list[int], store: Store, tmp_path: Path) -> None:
     leftover = tmp_path / ".step-000000003-0000000000000000.safetensors.99.tmp"
     leftover.write_bytes(b"half")
-    most = []
-    trained = training(CNN, data, tmp_path, checkpoint_every=every)
-    trained.learn(lambda loss: most.append(len(checkpoints(tmp_path))))
+    run, most = begun(CNN, store, tmp_path, checkpoint_every=every), list[int]()
+    run.tick = lambda: most.append(len(checkpoints(tmp_path)))
+    run.run()
     assert steps_of(tmp_path) == kept and max(most) <= 2
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
 
 
-def test_how_often_checkpoints_are_written_changes_nothing(data: StoreDataset, tmp_path: Path) -> None:
-    trained = [training(CNN, data, tmp_path / str(every), checkpoint_every=every) for every in (1, 7, 100)]
-    for each in trained:
-        each.learn()
+def test_how_often_checkpoints_are_written_changes_nothing(store: Store, tmp_path: Path) -> None:
+    trained = [finished(CNN, store, tmp_path / str(every), checkpoint_every=every) for every in (1, 7, 100)]
     for each in trained[1:]:
         assert_same(each, trained[0])
 
@@ -319,39 +312,42 @@ def test_how_often_checkpoints_are_written_changes_nothing(data: StoreDataset, t
 
 
 @every_pupil
-def test_it_learns(pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
-    trained = training(pupil, data, tmp_path, steps=200, checkpoint_every=200)
+def test_it_learns(pupil: Pupil, store: Store, tmp_path: Path) -> None:
+    run, losses = begun(pupil, store, tmp_path, steps=200, checkpoint_every=200), list[float]()
+    data = StoreDataset(store)
     everything = data.take(torch.arange(len(data)))
 
     def loss(student: nn.Module) -> float:
         with torch.no_grad():
             return Distillation()(student(everything[0]), everything[1], everything[2]).item()
 
-    before = loss(trained.student.eval())
-    student, ticks = trained.student, list[float]()
-    assert trained.learn(ticks.append) is student and not student.training
+    student = run.training.student
+    before = loss(student.eval())
+    run.tick = lambda: losses.append(run.training.loss)
+    assert run.run() is student and not student.training
     assert loss(student) < 0.7 * before
-    assert len(ticks) == 200 and math.isnan(ticks[48]) and not math.isnan(ticks[49])
+    assert len(losses) == 200 and math.isnan(losses[48]) and not math.isnan(losses[49])
 
 
-def test_inputs_reach_the_network_in_standard_units(data: StoreDataset, tmp_path: Path) -> None:
+def test_inputs_reach_the_network_in_standard_units(store: Store, tmp_path: Path) -> None:
     """The set's values are in 0…1; batch norm's first mean is that of −2…2."""
     seen: list[Tensor] = []
-    trained = training(CNN, data, tmp_path)
-    first: nn.Module = trained.student.net[0]  # type: ignore[index, assignment]
+    run = begun(CNN, store, tmp_path)
+    first: nn.Module = run.training.student.net[0]  # type: ignore[index, assignment]
     first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    trained.learn()
+    run.run()
     values = torch.cat(seen)
     assert values.min() < -1.9 and values.max() > 1.9 and values.abs().max() <= 2
 
 
-def test_an_epoch_sees_every_sample_once(data: StoreDataset, tmp_path: Path) -> None:
-    trained = training(CNN, data, tmp_path, steps=8)
+def test_an_epoch_sees_every_sample_once(store: Store, tmp_path: Path) -> None:
+    run = begun(CNN, store, tmp_path, steps=8)
     seen: list[Tensor] = []
-    trained.student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    trained.learn()
+    run.training.student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    run.run()
     assert [len(rows) for rows in seen] == [24, 24, 24, 8] * 2
     epochs = torch.cat(seen[:4]).flatten(1), torch.cat(seen[4:]).flatten(1)
+    data = StoreDataset(store)
     everything = data.take(torch.arange(len(data)))[0].flatten(1)
     for epoch in epochs:
         assert sorted(epoch.tolist()) == sorted(everything.tolist())
@@ -373,33 +369,35 @@ class Leap:
 
 
 @pytest.mark.parametrize("pupil", [CNN, PUPILS["adamw and batch norm"], PUPILS["plain sgd"]])
-def test_it_diverges_with_the_last_good_checkpoint_kept(pupil: Pupil, data: StoreDataset, tmp_path: Path) -> None:
+def test_it_diverges_with_the_last_good_checkpoint_kept(pupil: Pupil, store: Store, tmp_path: Path) -> None:
     lr = pupil.regime.optimiser.lr
-    broken = training(pupil, data, tmp_path, learning_rate=Leap(12))
     with pytest.raises(Diverged) as caught:
-        broken.learn()
+        finished(pupil, store, tmp_path, learning_rate=Leap(12))
     assert caught.value.what == "the student's loss or weights are not finite at step 15"
-    assert caught.value.exit_code == 3 and caught.value.where == str(tmp_path)
+    assert caught.value.exit_code == 3 and caught.value.where == "the student"
     assert steps_of(tmp_path) == [10, 5]
     option = caught.value.remedy.partition("-o ")[2].partition(". ")[0]
     name = "adamw" if "adamw" in option else "sgd"
     assert option == f"student.optimiser.{name}.lr={lr / 10:g}"
     recipe = Recipe.load("cake-vector" if name == "adamw" else "cake", [option])
     assert recipe.student.optimiser.keys()["lr"] == pytest.approx(lr / 10)
-    assert all(value.isfinite().all() for value in state(training(pupil, data, tmp_path)).values())
+    kept = begun(pupil, store, tmp_path).training
+    assert kept.step == 10 and all(value.isfinite().all() for value in state(kept).values())
 
 
-def test_weights_that_the_last_step_broke_are_no_student(data: StoreDataset, tmp_path: Path) -> None:
+def test_weights_that_the_last_step_broke_are_no_student(store: Store, tmp_path: Path) -> None:
     """The loss is that before the step, and may be finite."""
     steep = Distillation(soft=1e6)
-    broken = training(PUPILS["plain sgd"], data, tmp_path, steps=7, loss=steep, learning_rate=Leap(6, 1e-6))
+    broken = begun(PUPILS["plain sgd"], store, tmp_path, steps=7, loss=steep, learning_rate=Leap(6, 1e-6))
     with pytest.raises(Diverged, match="at step 7"):
-        broken.learn()
-    assert steps_of(tmp_path) == [5] and math.isfinite(broken.loss)
+        broken.run()
+    assert steps_of(tmp_path) == [5] and math.isfinite(broken.training.loss)
 
 
-def test_a_diverging_training_is_stopped_soon(data: StoreDataset, tmp_path: Path) -> None:
-    broken, ticks = training(CNN, data, tmp_path, steps=10_000, learning_rate=Leap(0), checkpoint_every=10_000), []
+def test_a_diverging_training_is_stopped_soon(store: Store, tmp_path: Path) -> None:
+    broken = begun(CNN, store, tmp_path, steps=10_000, learning_rate=Leap(0), checkpoint_every=10_000)
+    ticks: list[int] = []
+    broken.tick = lambda: ticks.append(1)
     with pytest.raises(Diverged, match="at step 50"):
-        broken.learn(ticks.append)
+        broken.run()
     assert len(ticks) < 50 and steps_of(tmp_path) == []

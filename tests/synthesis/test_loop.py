@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,16 +18,18 @@ from onnxcake.ort import Runtime
 from onnxcake.recipe import Recipe
 from onnxcake.rng import Key
 from onnxcake.store import Batch, Layout, Store, StoreDataset
-from onnxcake.synthesis import SCHEDULES, UPDATES, Synthesis, Weighted, make_batch, synthesize
+from onnxcake.synthesis import SCHEDULES, UPDATES, Maker, Synthesis, Weighted
+from onnxcake.synthesis import synthesize as synthesize_with
 from onnxcake.synthesis.labels import Independent, RowPermutation
 from onnxcake.synthesis.losses.classification import Classification
 from onnxcake.synthesis.losses.contrastive import Contrastive
 from onnxcake.synthesis.losses.total_variation import TotalVariation
 from onnxcake.synthesis.schedules import Constant, Decay
+from onnxcake.synthesis.source import Asked, Source
 from onnxcake.synthesis.sources.pixels import PixelDraft, Pixels
-from onnxcake.synthesis.step import Step
+from onnxcake.synthesis.step import Context, Leaves, Loss, Step
 from onnxcake.synthesis.update import Langevin, Sgd
-from onnxcake.teacher import Signature, Teacher
+from onnxcake.teacher import Teacher
 
 KEY = Key(7)
 SIGMAS = 5
@@ -73,6 +75,16 @@ def image(teachers: dict[str, Teacher]) -> Teacher:
 @pytest.fixture
 def table(teachers: dict[str, Teacher]) -> Teacher:
     return teachers["table"]
+
+
+def make_batch(teacher: Teacher, synthesis: Synthesis, index: int, key: Key, attempt: int = 0) -> Batch:
+    return Maker(teacher, synthesis, key).attempt(index, attempt)
+
+
+def synthesize(
+    teacher: Teacher, synthesis: Synthesis, store: Store, key: Key, told: Callable[[int], None] = lambda passes: None
+) -> None:
+    synthesize_with(Maker(teacher, synthesis, key, tick=lambda passes, queries=0: told(passes)), store)
 
 
 def recipe(**changes: Any) -> Synthesis:
@@ -185,18 +197,19 @@ def test_every_pass_is_told(image: Teacher, tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(Source):
     """Starts and labels from a list, so that batches of several sizes share their samples."""
 
-    independent: ClassVar[bool] = True
-    prior: None = None
     start: Tensor = field(default_factory=lambda: torch.randn(40, 5, generator=Key(1).generator()))
 
-    def draft(self, samples: int, signature: Signature, key: Key, device: torch.device) -> PixelDraft:
+    def draft(self, samples: int, context: Context, key: Key, lasting: Any, number: int = 0) -> PixelDraft:
         return PixelDraft(self.start[:samples].clone(), None)
 
-    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator) -> Tensor:
-        return torch.arange(rows * groups) % groups
+    def begin(self, context: Context) -> None:
+        return None
+
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
+        return Asked(torch.arange(rows * groups) % groups)
 
 
 @pytest.mark.parametrize("chunk", [2, 20])
@@ -222,8 +235,9 @@ class Recording:
     sizes: list[float] = field(default_factory=list)
     iterates: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, leaf: Tensor, gradient: Tensor, step_size: float, noise: torch.Generator) -> None:
-        leaf.sub_(gradient * step_size)
+    def __call__(self, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator) -> None:
+        leaf = leaves.tensors[0]
+        leaf.sub_(gradients[0] * step_size)
         self.sizes.append(step_size)
         self.iterates.append(leaf.clone())
 
@@ -317,16 +331,11 @@ def test_langevin_noise_differs_from_batch_to_batch(table: Teacher) -> None:
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(Loss):
     """−log p of N(0, 1), mean over samples."""
 
-    scope: ClassVar[Literal["sample"]] = "sample"
-
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step, state: Any = None) -> Tensor:
         return step.x.square().sum() / (2 * len(step.x))
-
-    def unfit(self, signature: Signature) -> None:
-        return None
 
 
 def test_langevin_samples_from_the_density(table: Teacher) -> None:
@@ -378,7 +387,7 @@ def test_clipped_samples_are_values_that_exist(name: str, teachers: dict[str, Te
 
 
 @dataclass
-class Breaking:
+class Breaking(Loss):
     """Zero, but NaN or infinite at one step of some of the starts (of `steps` steps each)."""
 
     at: int
@@ -386,16 +395,12 @@ class Breaking:
     starts: Sequence[int] = range(1000)
     steps: int = 12
     calls: int = 0
-    scope: ClassVar[Literal["sample"]] = "sample"
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step, state: Any = None) -> Tensor:
         start, number = divmod(self.calls, self.steps)
         self.calls += 1
         factor = self.value if number == self.at and start in self.starts else 0.0
         return step.logits.sum() * 0 + factor
-
-    def unfit(self, signature: Signature) -> None:
-        return None
 
 
 def breaking(loss: Breaking) -> Synthesis:

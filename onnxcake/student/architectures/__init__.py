@@ -14,7 +14,7 @@ from torch import nn
 from .cnn import cnn_small
 from .lenet import lenet5, lenet5_half
 from .mlp import mlp
-from .resnet import resnet8, resnet18, resnet20, resnet34, wrn_16_1
+from .resnet import resnet8, resnet18, resnet20, resnet34, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 from .vit import vit_small
 
 __all__ = ["ARCHITECTURES"]
@@ -29,5 +29,8 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "resnet34": resnet34,
     "wrn-16-1": wrn_16_1,
+    "wrn-16-2": wrn_16_2,
+    "wrn-40-1": wrn_40_1,
+    "wrn-40-2": wrn_40_2,
     "vit-small": vit_small,
 }

@@ -1,12 +1,28 @@
 """Losses on the samples: one file, one equation. A recipe names them by the keys of `LOSSES`."""
 
 from ..step import Parts
+from .activation import Activation
+from .balance import Balance
 from .classification import Classification
 from .contrastive import Contrastive
+from .disagreement import Disagreement
+from .instance_contrast import InstanceContrast
+from .l2 import L2
+from .sample_entropy import SampleEntropy
+from .statistics import Statistics
 from .total_variation import TotalVariation
+from .total_variation_l2 import TotalVariationL2
 
 LOSSES: Parts = {
+    "activation": Activation,
+    "balance": Balance,
     "classification": Classification,
     "contrastive": Contrastive,
+    "disagreement": Disagreement,
+    "instance_contrast": InstanceContrast,
+    "l2": L2,
+    "sample_entropy": SampleEntropy,
+    "statistics": Statistics,
     "total_variation": TotalVariation,
+    "total_variation_l2": TotalVariationL2,
 }

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...teacher import Signature
-from ..step import Scope, Step
+from ..step import Loss, Scope, Step
 
 
 @dataclass(frozen=True)
-class Contrastive:
+class Contrastive(Loss):
     """Squared distance of the logits of all pairs in a row, mean over rows and classes.
 
     L = 1/(2bC) Σ_b Σ_{i≠j} ‖T(x_bi) − T(x_bj)‖² (Braun et al., AISTATS 2024). Against the classification
@@ -23,12 +22,9 @@ class Contrastive:
 
     scope: ClassVar[Scope] = "row"
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step, state: Any = None) -> Tensor:
         logits = step.logits.unflatten(0, (step.rows, step.groups))
         spread = logits - logits.mean(dim=1, keepdim=True)
         rows, groups, classes = logits.shape
         loss: Tensor = spread.square().sum() * (groups / (rows * classes))
         return loss
-
-    def unfit(self, signature: Signature) -> str | None:
-        return None

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...teacher import Signature
-from ..step import Scope, Step
+from ..step import Loss, Step
 
 
 @dataclass(frozen=True)
-class TotalVariation:
+class TotalVariation(Loss):
     """Mean absolute difference of vertical neighbours plus that of horizontal ones, in standard units.
 
     L = mean |∂_h x| + mean |∂_w x| over samples and channels: anisotropic, ℓ1, as in CAKE's code (Braun et al.,
@@ -26,11 +26,9 @@ class TotalVariation:
             images of any size.
     """
 
-    scope: ClassVar[Scope] = "sample"
-
     reduction: Literal["mean", "sum"] = "mean"
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: Step, state: Any = None) -> Tensor:
         samples, channels, height, width = step.x.shape
         if self.reduction == "sum":
             down = across = samples * channels

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...quantities import Number, Positive
 from ...rng import Key
 from ...teacher import Signature
+from ..source import Draft, Source
+from ..step import Context, Leaves
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Source):
     """Free values, one for each number of an input, started from the prior p(x).
 
     Attributes:
@@ -25,21 +27,20 @@ class Pixels:
         clip: keep the values in the teacher's valid range after each step (CAKE does not).
     """
 
-    independent: ClassVar[bool] = True
-
     prior: Literal["normal", "uniform"] = "normal"
     mean: Number = 0.0
     std: Positive = 1.0
     clip: bool = False
 
-    def draft(self, samples: int, signature: Signature, key: Key, device: torch.device) -> PixelDraft:
-        shape, generator = (samples, *signature.shape), key.generator()
+    def draft(self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0) -> PixelDraft:
+        shape, generator = (samples, *context.signature.shape), key.generator()
         # Drawn on the CPU whatever the device, so that a key means the same start everywhere.
         if self.prior == "normal":
             start = torch.randn(shape, generator=generator)
         else:
             start = (torch.rand(shape, generator=generator) * 2 - 1) * 3**0.5
-        bounds = signature.bounds() if self.clip else None
+        bounds = context.signature.bounds() if self.clip else None
+        device = context.device
         limits = None if bounds is None else (bounds[0].to(device), bounds[1].to(device))
         return PixelDraft((start * self.std + self.mean).to(device), limits)
 
@@ -49,16 +50,16 @@ class Pixels:
         return None
 
 
-class PixelDraft:
+class PixelDraft(Draft):
     """One leaf: the samples."""
 
     def __init__(self, start: Tensor, bounds: tuple[Tensor, Tensor] | None) -> None:
-        self.leaves = [start]
+        self.leaves = [Leaves([start])]
         self._bounds = bounds
 
     def render(self) -> Tensor:
-        return self.leaves[0]
+        return self.leaves[0].tensors[0]
 
     def project(self) -> None:
         if self._bounds is not None:
-            torch.clamp(self.leaves[0], *self._bounds, out=self.leaves[0])
+            torch.clamp(self.leaves[0].tensors[0], *self._bounds, out=self.leaves[0].tensors[0])

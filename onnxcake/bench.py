@@ -1,0 +1,160 @@
+"""Several methods on the same teacher, with the same student, budget and evaluation: one fair table.
+
+::
+
+    bench.json         what was asked, every cell, and the figures over the seeds
+    bench.txt          the table
+    bench.png          agreement against the samples that went through the teacher, one curve for each method
+    METHOD/seed-N/     the run of each cell, as `onnxcake extract` leaves it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from . import extraction, files
+from . import run as runs
+from .bench_table import FILE, Cell, Table
+from .budget import Budget, fit
+from .errors import Diverged, RecipeError, StoreError, TeacherError, UsageError
+from .job import Request
+from .progress import Progress
+from .recipe import Recipe
+
+_PASSED_OVER = (RecipeError, TeacherError, Diverged)  # what is wrong with one method on this teacher, not with all
+_ELSEWHERE = "Choose another --out."
+_NO_LIMIT = Budget()
+
+
+def bench(
+    request: Request,
+    methods: Sequence[str],
+    *,
+    student: str | None = None,
+    budget: Budget = _NO_LIMIT,
+    seeds: Sequence[int] = (0,),
+    only: Mapping[str, Sequence[str]] = {},
+    progress: Progress | None = None,
+) -> Table:
+    """Runs every method with every seed, one after the other. Run again, it goes on where it stopped.
+
+    Methods and seeds may be added later, to the same table. A method that this teacher gives too little for, or
+    that diverges on it, has a row with the reason.
+
+    Args:
+        request: teacher, options, probe, device, overrides for all methods; ``out`` is the folder of the table, and
+            ``data`` is for those methods alone that learn from data.
+        methods: names of recipes, or files.
+        student: the architecture that learns; by each recipe if None.
+        budget: of each run; the recipes are scaled to it, once for all seeds.
+        only: overrides for single methods, after those for all.
+
+    Raises:
+        OnnxcakeError: as `onnxcake.extract`, of what concerns all methods.
+    """
+    progress, out = progress or Progress(quiet=True), request.folder
+    requests = _requests(request, methods, student, only)
+    asked = _asked(request, student, budget, requests)
+    files.make_folder(out)
+    with files.sole_writer(out):
+        files.sweep(out)
+        table = _merged(out, asked)
+        files.write_json(out / FILE, table.data)
+        for method, template in requests.items():
+            for seed in seeds:
+                cell = _run(replace(template, out=out / method / f"seed-{seed}", seed=seed), method, budget, progress)
+                table = table.plus(cell)
+                files.write_json(out / FILE, table.data)
+        table.write(out)
+    return table
+
+
+def parse_only(pairs: Iterable[str]) -> dict[str, list[str]]:
+    """``METHOD:KEY=VALUE`` … → the overrides of each method.
+
+    Raises:
+        UsageError: if one is written otherwise.
+    """
+    only: dict[str, list[str]] = {}
+    for pair in pairs:
+        method, colon, assignment = pair.partition(":")
+        if not (method and colon and "=" in assignment):
+            raise UsageError(f"--only {pair!r} is not METHOD:KEY=VALUE", remedy="Write --only dafl:synthesis.batch=64.")
+        only.setdefault(method, []).append(assignment)
+    return only
+
+
+def _requests(
+    request: Request, methods: Sequence[str], student: str | None, only: Mapping[str, Sequence[str]]
+) -> dict[str, Request]:
+    """What is asked for each method, by the name of its folder; mistakes in recipes and overrides are found here."""
+    names = [Path(method).stem for method in methods]
+    if not methods or len(set(names)) < len(names):
+        raise UsageError("name at least one method, and none twice", remedy="Write --methods cake,dafl.")
+    if strange := [name for name in only if name not in (*methods, *names)]:
+        raise UsageError(f"overrides for {strange[0]!r}, which is not among the methods")
+    shared = [*([] if student is None else [f"student.architecture={student}"]), *request.overrides]
+    requests = {}
+    for name, method in zip(names, methods, strict=True):
+        overrides = [*shared, *only.get(method, only.get(name, ()))]
+        takes_data = Recipe.load(method, overrides).synthesis.source.name == "data"
+        data = request.data if takes_data else None
+        requests[name] = replace(request, recipe=method, overrides=overrides, data=data)
+    return requests
+
+
+def _asked(request: Request, student: str | None, budget: Budget, requests: Mapping[str, Request]) -> dict[str, Any]:
+    teacher = {"name": request.teacher.name, "sha256": None}
+    if request.teacher.is_file():
+        teacher["sha256"] = files.sha256_file(request.teacher)
+    asked = {
+        "teacher": teacher,
+        "options": asdict(request.options),
+        "student": student,
+        "budget": budget.as_dict(),
+        "probe": None if request.probe is None else request.probe.name,
+        "device": request.device,
+        "methods": {name: _digest(each) for name, each in requests.items()},
+    }
+    same: dict[str, Any] = json.loads(json.dumps(asked))  # as it reads back
+    return same
+
+
+def _digest(request: Request) -> str:
+    """A digest over what is asked of one method alone."""
+    given = [None if path is None else path.name for path in (request.data, request.stats)]
+    return files.sha256(files.canonical([Recipe.load(request.recipe or "", request.overrides).digest, *given]))
+
+
+def _merged(out: Path, asked: dict[str, Any]) -> Table:
+    """The table of earlier starts, made ready for what is asked now."""
+    try:
+        earlier = Table.read(out)
+        before, methods = earlier.asked, earlier.asked["methods"]
+    except FileNotFoundError:
+        return Table(asked, ())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError("the earlier table cannot be read", where=out / FILE, remedy=_ELSEWHERE) from error
+    other = [key for key in asked if key != "methods" and before.get(key) != asked[key]]
+    begun = {name: digest for name, digest in methods.items() if any((out / name).glob(f"seed-*/{runs.FILE}"))}
+    other += [f"recipe of {name}" for name, digest in asked["methods"].items() if begun.get(name, digest) != digest]
+    if other:
+        what = f"this table was begun with another {', another '.join(other)}"
+        raise StoreError(what, where=out, remedy=_ELSEWHERE)
+    return Table({**asked, "methods": {**methods, **asked["methods"]}}, earlier.cells)
+
+
+def _run(request: Request, method: str, budget: Budget, progress: Progress) -> Cell:
+    progress.say(f"{method}, seed {request.seed}")
+    earlier = sorted(request.folder.parent.glob("seed-*"))  # all seeds of a method have the same recipe
+    try:
+        report = extraction.run(fit(request, budget, earlier), progress)
+    except _PASSED_OVER as error:
+        cell = Cell(method, request.seed, reason=" ".join(str(error).split()))
+        progress.say(f"{method}, seed {request.seed}: {cell.reason}")
+        return cell
+    return Cell.of(method, request.seed, report)

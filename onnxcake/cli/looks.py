@@ -1,0 +1,91 @@
+"""The commands that look at something: inspect, verify, record."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    DeviceOption,
+    HoldOption,
+    InputOption,
+    JsonOption,
+    MeanOption,
+    OutputOption,
+    ProbeOption,
+    RangeOption,
+    ShapeOption,
+    StdOption,
+    TaskOption,
+    TeacherArgument,
+    options_of,
+    print_json,
+    start_airlock,
+    tell,
+)
+
+
+def inspect(
+    teacher: TeacherArgument,
+    input_: InputOption = None,
+    output: OutputOption = None,
+    shape: ShapeOption = None,
+    task: TaskOption = None,
+    range_: RangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    hold: HoldOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a teacher is, whether it can be used, and what is in the way."""
+    start_airlock()
+    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+
+    from ..inspection import inspect as run_inspect
+
+    found = run_inspect(teacher, options)
+    if as_json:
+        print_json(found.data)
+    else:
+        found.show()
+    if found.error is not None:
+        print(f"onnxcake: {found.error}", file=sys.stderr)
+        raise typer.Exit(found.error.exit_code)
+
+
+def verify(
+    teacher: Annotated[Path, typer.Argument(metavar="TEACHER", help="An .onnx file.")],
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Another .onnx file.")],
+    probe: ProbeOption = None,
+    store: Annotated[Path | None, typer.Option(help="Compare on the held-out batches of this run.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two classifiers in onnxruntime."""
+    start_airlock()
+    from ..verification import verify as run_verify
+
+    tell(run_verify(teacher, student, probe=probe, store=store), as_json)
+
+
+def record(
+    teacher: TeacherArgument,
+    data: Annotated[Path, typer.Option(help="Real inputs: .npz, .npy, .safetensors or a folder.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .safetensors.")],
+    input_: InputOption = None,
+    output: OutputOption = None,
+    shape: ShapeOption = None,
+    task: TaskOption = None,
+    hold: HoldOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Record what a teacher's layers see on real data, to hand over instead of the data (--stats)."""
+    start_airlock()
+    options = options_of(input_, output, shape, task, None, None, None, hold)
+
+    from ..recorded import record_files
+
+    names = record_files(teacher, data, out, options, device)
+    typer.echo(f"{out}: means and variances of {len(names)} values")

@@ -1,0 +1,116 @@
+"""What several commands take, and how it is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+
+TeacherArgument = Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe's name or YAML file.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-o", metavar="KEY=VALUE", help="Goes before the recipe, as student.epochs=5."),
+]
+ProbeOption = Annotated[
+    Path | None,
+    typer.Option("--probe", help="Real inputs to compare on: .npz, .npy, .safetensors or a folder."),
+]
+InputOption = Annotated[
+    str | None, typer.Option("--input", metavar="NAME", help="The value to optimise: an input, or one inside.")
+]
+OutputOption = Annotated[str | None, typer.Option("--output", metavar="NAME", help="The value with the class scores.")]
+ShapeOption = Annotated[
+    str | None, typer.Option("--shape", metavar="N,C,H,W", help="The input's sizes, where the file leaves them open.")
+]
+TaskOption = Annotated[str | None, typer.Option("--task", help="multiclass, binary or multilabel.")]
+RangeOption = Annotated[
+    str | None, typer.Option("--range", metavar="LO,HI", help="Lowest and highest raw input value.")
+]
+MeanOption = Annotated[
+    str | None, typer.Option("--mean", help="Normalisation outside the file: mean, one value or one for each channel.")
+]
+StdOption = Annotated[str | None, typer.Option("--std", help="Normalisation outside the file: deviation.")]
+HoldOption = Annotated[
+    list[str] | None, typer.Option("--hold", metavar="NAME=VALUE", help="Another input, held at a value.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="All randomness depends on it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Real inputs to learn from, for recipes that ask for them; as a probe.")
+]
+StatsOption = Annotated[
+    Path | None, typer.Option("--stats", help="Statistics that the data's owner recorded: `onnxcake record`.")
+]
+
+
+def tell(report: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(report.data)
+    else:
+        report.show()
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))  # in ASCII: a teacher's names may hold what a terminal obeys
+
+
+def start_airlock() -> None:
+    """Lets the process that looks at the teacher load its libraries while this one does too."""
+    from ..child import shared
+
+    shared("onnxcake.teacher.airlock").start()
+
+
+def options_of(
+    input_: str | None,
+    output: str | None,
+    shape: str | None,
+    task: str | None,
+    range_: str | None,
+    mean: str | None,
+    std: str | None,
+    hold: list[str] | None,
+) -> Any:
+    """What the user says of the teacher's file."""
+    limits = None if range_ is None else _numbers("--range", range_)
+    if limits is not None and len(limits) != 2:
+        raise UsageError(f"--range {range_!r} is not two numbers", remedy="Write --range 0,1.")
+    sizes = None if shape is None else _numbers("--shape", shape, "1,3,224,224")
+    if sizes is not None and not all(size.is_integer() for size in sizes):
+        raise UsageError(f"--shape {shape!r} is not a list of whole numbers", remedy="Write --shape 1,3,224,224.")
+    held: dict[str, float] = {}
+    for pair in hold or ():
+        name, equals, value = pair.rpartition("=")
+        if not (name and equals):
+            raise UsageError(f"--hold {pair!r} is not NAME=VALUE", remedy="Write --hold mask=1.")
+        held[name] = _numbers(f"--hold {name}=", value)[0]
+
+    from ..teacher import Options
+
+    return Options(
+        input=input_,
+        output=output,
+        shape=None if sizes is None else tuple(int(size) for size in sizes),
+        constants=held,
+        task=task,  # type: ignore[arg-type] # checked where all options are
+        range=None if limits is None else (limits[0], limits[1]),
+        mean=None if mean is None else _numbers("--mean", mean),
+        std=None if std is None else _numbers("--std", std),
+    )
+
+
+def _numbers(option: str, text: str, example: str = "0.5,0.5,0.5") -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"{option} {text!r} is not a list of numbers",
+            remedy=f"Write {option} {example}.",
+        ) from error

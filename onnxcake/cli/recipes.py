@@ -1,0 +1,46 @@
+"""The commands about recipes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The recipes that come with onnxcake.")
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A recipe's name.")]
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """List the recipes: name, title, and what each needs of the teacher."""
+    from ..matrix import needs
+    from ..recipe import Recipe, names
+
+    for name in names():
+        recipe = Recipe.load(name)
+        typer.echo(f"{name:22} {recipe.title}; needs: {', '.join(needs(recipe)) or 'answers alone'}")
+
+
+@app.command("show")
+def show_recipe(name: Name) -> None:
+    """Print a recipe, comments included."""
+    from ..recipe import text_of
+
+    typer.echo(text_of(name), nl=False)
+
+
+@app.command("diff")
+def diff_recipes(
+    one: Name, other: Annotated[str, typer.Argument(metavar="OTHER", help="Another recipe's name.")]
+) -> None:
+    """Say in which parts two methods differ."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..matrix import difference
+    from ..recipe import Recipe
+
+    table = Table("", one, other)
+    for row in difference(Recipe.load(one), Recipe.load(other)):
+        table.add_row(*row)
+    Console().print(table)

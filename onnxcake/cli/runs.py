@@ -1,0 +1,162 @@
+"""The commands that make something: extract, train, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..progress import Progress
+from .options import (
+    DataOption,
+    DeviceOption,
+    HoldOption,
+    InputOption,
+    JsonOption,
+    MeanOption,
+    OutOption,
+    OutputOption,
+    Overrides,
+    ProbeOption,
+    RangeOption,
+    RecipeOption,
+    SeedOption,
+    ShapeOption,
+    StatsOption,
+    StdOption,
+    TaskOption,
+    TeacherArgument,
+    options_of,
+    print_json,
+    start_airlock,
+    tell,
+)
+
+
+def extract(
+    teacher: TeacherArgument,
+    recipe: RecipeOption = None,
+    out: OutOption = None,
+    overrides: Overrides = None,
+    input_: InputOption = None,
+    output: OutputOption = None,
+    shape: ShapeOption = None,
+    task: TaskOption = None,
+    range_: RangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    hold: HoldOption = None,
+    probe: ProbeOption = None,
+    data: DataOption = None,
+    stats: StatsOption = None,
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
+) -> None:
+    """Make a student of a teacher. The same command again goes on where it stopped."""
+    start_airlock()
+    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+
+    from dataclasses import asdict
+
+    from ..extraction import look_ahead, run
+    from ..job import Request
+
+    request = Request(
+        teacher=teacher,
+        recipe=recipe,
+        out=out,
+        overrides=overrides or (),
+        options=options,
+        probe=probe,
+        data=data,
+        stats=stats,
+        device=device,
+        seed=seed,
+    )
+    if dry_run:
+        ahead = look_ahead(request, Progress())
+        if as_json:
+            print_json(asdict(ahead))
+        return
+    report = run(request, Progress())
+    tell(report, as_json)
+    report.check_floor()
+
+
+def train(
+    store: Annotated[Path, typer.Option(help="The folder of a run that has made a set.")],
+    recipe: RecipeOption = None,
+    out: OutOption = None,
+    overrides: Overrides = None,
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train another student on a set that exists."""
+    from ..extraction import train as run_train
+
+    report = run_train(store, recipe, out, overrides or (), seed, device, Progress())
+    tell(report, as_json)
+    report.check_floor()
+
+
+def bench(
+    teacher: TeacherArgument,
+    methods: Annotated[str, typer.Option(help="Recipes, as cake,dafl,zskt.")],
+    student: Annotated[
+        str | None, typer.Option(help="The architecture that learns, if one for all.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for each run, as 90s, 3m or 1.5h.")] = None,
+    passes: Annotated[str | None, typer.Option(help="Teacher passes with gradient for each run, as 1e6.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, … of each method.")] = 1,
+    out: OutOption = None,
+    overrides: Overrides = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD:KEY=VALUE", help="-o for one of the methods.")
+    ] = None,
+    input_: InputOption = None,
+    output: OutputOption = None,
+    shape: ShapeOption = None,
+    task: TaskOption = None,
+    range_: RangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    hold: HoldOption = None,
+    probe: ProbeOption = None,
+    data: DataOption = None,
+    stats: StatsOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare methods on one teacher: the same student, budget and evaluation for all."""
+    start_airlock()
+    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+
+    from ..bench import bench as run_bench
+    from ..bench import parse_only
+    from ..budget import Budget
+    from ..job import Request
+
+    request = Request(
+        teacher=teacher,
+        out=out or Path(f"{teacher.stem}-bench"),
+        overrides=overrides or (),
+        options=options,
+        probe=probe,
+        data=data,
+        stats=stats,
+        device=device,
+    )
+    table = run_bench(
+        request,
+        [name.strip() for name in methods.split(",") if name.strip()],
+        student=student,
+        budget=Budget.of(budget, passes),
+        seeds=range(seeds),
+        only=parse_only(only or ()),
+        progress=Progress(),
+    )
+    tell(table, as_json)

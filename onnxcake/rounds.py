@@ -1,0 +1,263 @@
+"""Synthesis and student take turns: the whole of a method, whatever its regime.
+
+One round is the offline case: make everything, then learn from what was kept. In many short ones the student
+learns from the batch just made, or from fresh drafts, and what is made may depend on the student.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import interrupt
+from .checkpoints import Checkpoints
+from .rng import Key
+from .store import Batch, Pool, Samples, Store, StoreDataset
+from .student import Lesson, Training
+from .synthesis import Maker, Memory, synthesize
+from .synthesis.lasting import Lasting
+
+LearnFrom = Literal["kept", "same", "fresh"]
+POINTS = 20  # of the curve
+_SAVE_S = 30.0  # between two checkpoints of short rounds, at most, and a round
+_WAITING = "waiting"
+
+
+@dataclass(frozen=True)
+class Course:
+    """When the student learns, and from what.
+
+    Attributes:
+        rounds: in all.
+        steps: of the student in each.
+        first: the round in which it begins.
+        learn_from: all that was kept; the batch just made; or fresh drafts for every step.
+        memory: what it sees again besides.
+    """
+
+    rounds: int = 1
+    steps: int = 1
+    first: int = 0
+    learn_from: LearnFrom = "kept"
+    memory: Memory | None = None
+
+    @property
+    def total(self) -> int:
+        """Student steps in all."""
+        return (self.rounds - self.first) * self.steps
+
+
+@dataclass
+class Rounds:
+    """A run under way.
+
+    Attributes:
+        maker: makes samples; None where a finished set is learnt from.
+        training: the student.
+        store: what is kept.
+        course: when the student learns, and from what.
+        checkpoints: where the state is kept.
+        key: what the order of samples, augmentations and recollections depend on.
+        watch: the student's agreement on real inputs, for the curve; None if there are none.
+        spent: seconds, teacher passes and teacher queries so far, for the curve.
+        tick: told after each student step.
+    """
+
+    maker: Maker | None
+    training: Training
+    store: Store
+    course: Course
+    checkpoints: Checkpoints
+    key: Key
+    watch: Callable[[nn.Module], float] | None = None
+    spent: Callable[[], dict[str, Any]] = dict
+    tick: Callable[[], None] = lambda: None
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.round, self.made, self._latest = 0, False, _nothing()
+        self._memory: nn.Module | None = None
+        if self.course.memory is not None and self.maker is not None:
+            self._memory = self.course.memory.begin(self.maker.context).to(self.training.device)
+        layout = self.store.layout
+        self._pool: Pool | None = None
+        if self.course.rounds > 1 and layout.batches:
+            self._pool = Pool(layout.batches, layout.batch, layout.shape, layout.classes)
+        self._saved, self._saved_at = 0, time.monotonic()
+        self._resume()
+
+    def run(self) -> nn.Module:
+        """All that is left; returns the student in eval mode.
+
+        Raises:
+            Diverged: if samples or student stay non-finite; what was finished is kept.
+            Interrupted: after a checkpoint, if a signal came.
+        """
+        with nullcontext() if self.course.rounds == 1 else interrupt.deferred():
+            while self.round < self.course.rounds and not interrupt.requested():
+                self.make()
+                with interrupt.deferred():
+                    self._learn()
+        self.training.student.eval()
+        if self.maker is not None:
+            self._hold_out(self.maker)
+        return self.training.student
+
+    def make(self) -> None:
+        """This round's batches, unless an earlier start has made them."""
+        if self.maker is None or (self.made and self.course.rounds > 1):
+            return
+        self.training.student.eval()
+        if self.course.rounds == 1:
+            synthesize(self.maker, self.store)
+        else:
+            each = self.maker.synthesis.batches
+            for index in range(self.round * each, (self.round + 1) * each):
+                self._latest = self.maker.make(index)
+                if self._pool is not None:
+                    self.store.append(self._latest.cpu())
+                    self._pool.extend(self._latest)
+            if self.course.memory is not None:
+                key = self.key.at("memory", self.round)
+                self.course.memory.remember(self._memory, self._latest, self.round, self.maker, key)
+        self.made = True
+
+    def _hold_out(self, maker: Maker) -> None:
+        """Makes the batches that the store still misses, each from what the last round has left, in whatever order."""
+        missing = [index for index in self.store.missing() if self.store.batch(index) is None]
+        ahead = maker.synthesis.total - self.store.layout.batches  # those that were not kept
+        left = {name: tensor.clone() for name, tensor in maker.lasting.tensors().items()} if missing else {}
+        for index in missing:
+            maker.lasting.restore(left)
+            self.store.append(replace(maker.make(ahead + index).cpu(), index=index))
+
+    def _learn(self) -> None:
+        """This round's student steps, then the next round; stops between two steps if a signal came."""
+        before = max(self.round - self.course.first, 0) * self.course.steps
+        steps = self.course.steps if self.round >= self.course.first else 0
+        lessons = self._lessons(self.training.step - before)
+        anywhere = self.course.learn_from == "kept"  # else a round's samples are nowhere but here
+        while self.training.step < before + steps:
+            draw = self.key.at("augment", self.training.step).generator() if self.training.regime.augment else None
+            self.training.take(next(lessons), draw)
+            self._look()
+            self.tick()
+            if not anywhere or self.training.step == before + steps:
+                continue
+            stop = interrupt.requested()
+            if stop or self.training.step % self.training.regime.checkpoint_every == 0:
+                self._save()
+            if stop:
+                return
+        self.round, self.made = self.round + 1, False
+        late = time.monotonic() - self._saved_at > _SAVE_S
+        due = self.training.step - self._saved >= self.training.regime.checkpoint_every
+        if late or due or interrupt.requested() or self.round == self.course.rounds:
+            self._save()
+
+    def _lessons(self, first: int) -> Iterator[Lesson]:
+        """What this round's steps are about, from the round's step ``first`` on."""
+        course, maker = self.course, self.maker
+        if course.learn_from == "kept":
+            key = self.key if course.rounds == 1 else self.key.at("round", self.round)
+            for rows in self._kept().endless(self.training.regime.batch, key, first):
+                yield Lesson(rows)
+        assert maker is not None, "what is not kept has to be made"
+        for number in range(first, course.steps):
+            key = self.key.at("round", self.round, number)
+            batch = self._latest if course.learn_from == "same" else maker.fresh(key.at("fresh"), self.training.step)
+            memory = None if course.memory is None else course.memory.recall(self._memory, maker, key.at("recall"))
+            yield Lesson((batch.inputs, batch.logits, batch.labels), memory)
+
+    def _kept(self) -> Samples:
+        return StoreDataset(self.store) if self._pool is None else self._pool
+
+    def _look(self) -> None:
+        """Adds a point to the curve, a few times over the run."""
+        step, total = self.training.step, self.training.regime.steps
+        if self.watch is not None and step * POINTS // total > (step - 1) * POINTS // total:
+            agreement = self.watch(self.training.student.eval())
+            self.curve.append({**self.spent(), "student_steps": step, "agreement": agreement})
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    @property
+    def _lasting(self) -> Lasting:
+        """What lasts between rounds, besides student and store."""
+        if self.maker is None:
+            return Lasting({}, {})
+        own = self.maker.lasting
+        if self._memory is None:
+            return own
+        held = getattr(self._memory, "leaves", None)
+        return Lasting({**own.modules, "memory": self._memory}, {**own.leaves, "memory": held})
+
+    def _save(self) -> None:
+        tensors = {**self.training.tensors(), **self._lasting.tensors()}
+        for batch in self.store.waiting if self._pool is not None else ():
+            named = {"inputs": batch.inputs, "logits": batch.logits, "labels": batch.labels}
+            named["attempts"] = torch.tensor(batch.attempts)
+            tensors |= {f"{_WAITING}.{batch.index}.{name}": tensor for name, tensor in named.items()}
+        facts = {"round": self.round, "made": self.made, "step": self.training.step, "curve": self.curve}
+        number = (
+            self.training.step
+            if self.course.rounds == 1
+            else self.round * (self.course.steps + 1)
+            + (self.training.step - max(self.round - self.course.first, 0) * self.course.steps if self.made else 0)
+        )
+        self.checkpoints.save(number, tensors, facts)
+        self._saved, self._saved_at = self.training.step, time.monotonic()
+
+    def _resume(self) -> None:
+        found = self.checkpoints.newest()
+        if found is None:
+            return
+        tensors, facts = found
+        made = (int(facts["round"]) + bool(facts["made"])) * (self.maker.synthesis.batches if self.maker else 0)
+        if self._pool is not None and not self._refill(tensors, made):
+            self.checkpoints.clear()  # a shard is damaged: what came after it depends on it, so the run begins anew
+            return
+        self._lasting.restore({k: v for k, v in tensors.items() if not k.startswith(("student.", "optimiser."))})
+        self.training.restore(tensors, int(facts["step"]))
+        self.round, self.made = int(facts["round"]), bool(facts["made"])
+        self.curve = list(facts["curve"])
+        self._saved = self.training.step
+
+    def _refill(self, tensors: dict[str, Tensor], made: int) -> bool:
+        """Puts the first ``made`` batches back into the pool; says whether they are all there."""
+        assert self._pool is not None
+        batches = [_waiting(tensors, index) or self.store.batch(index) for index in range(made)]
+        whole = [batch for batch in batches if batch is not None]
+        if len(whole) < made:
+            return False
+        for batch in whole:
+            if f"{_WAITING}.{batch.index}.inputs" in tensors:
+                self.store.append(batch)
+            self._pool.extend(batch)
+        return True
+
+
+def _waiting(tensors: dict[str, Tensor], index: int) -> Batch | None:
+    """A batch out of a checkpoint, or None."""
+    named = [tensors.get(f"{_WAITING}.{index}.{name}") for name in ("inputs", "logits", "labels", "attempts")]
+    inputs, logits, labels, attempts = named
+    if inputs is None or logits is None or labels is None or attempts is None:
+        return None
+    return Batch(index, inputs, logits, labels, int(attempts))
+
+
+def _nothing() -> Batch:
+    empty = torch.empty(0)
+    return Batch(0, empty, empty, empty)
+
+
+def steps_per_round(epochs: int | None, steps: int | None, samples: int, batch: int) -> int:
+    """Student steps in a round: as many as are given, or enough for so many passes over the samples."""
+    return steps or (epochs or 1) * math.ceil(samples / batch)

@@ -1,0 +1,168 @@
+"""Random changes to samples that leave their class: between a source and the teacher, or before the student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..quantities import Count, Positive
+from ..teacher import Signature
+from .step import Parts
+
+
+class Augment:
+    """A frozen dataclass whose fields are its recipe keys.
+
+    Calling it gives the changed samples in standard units [n, …], differentiable in those that it was given. What is
+    random is drawn where the generator lives, and moved to the samples.
+    """
+
+    def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+    def unfit(self, signature: Signature) -> str | None:
+        """Why this cannot be done to such inputs, or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class Jitter(Augment):
+    """The whole batch rolled by one random offset along each side, what leaves on one end coming back on the other.
+
+    DeepInversion's (Yin et al., CVPR 2020): ±2 pixels on CIFAR-10, ±30 on ImageNet. Signals are rolled in time.
+
+    Attributes:
+        pixels: the most, either way.
+    """
+
+    pixels: Count = 2
+
+    def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        sides = tuple(range(2, x.dim()))
+        offsets = torch.randint(-self.pixels, self.pixels + 1, (len(sides),), generator=draw, device=draw.device)
+        return torch.roll(x, tuple(offsets.tolist()), sides)
+
+    def unfit(self, signature: Signature) -> str | None:
+        return _without_sides(signature)
+
+
+@dataclass(frozen=True)
+class Flip(Augment):
+    """Half of the images mirrored, left to right.
+
+    Attributes:
+        whole_batch: one toss for all, as in DeepInversion, in place of one for each image.
+    """
+
+    whole_batch: bool = False
+
+    def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        tosses = torch.rand(1 if self.whole_batch else len(x), generator=draw, device=draw.device) < 0.5
+        return torch.where(tosses.to(x.device).reshape(-1, *[1] * (x.dim() - 1)), x.flip(-1), x)
+
+    def unfit(self, signature: Signature) -> str | None:
+        if signature.is_image:
+            return None
+        return f"it mirrors images, and inputs of shape {list(signature.shape)} are none"
+
+
+@dataclass(frozen=True)
+class Crop(Augment):
+    """Each sample padded with zeros, the mean in standard units, and a window of its own size cut out at random.
+
+    Attributes:
+        padding: on each end of each side.
+    """
+
+    padding: Count = 4
+
+    def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        padded = F.pad(x, [self.padding] * 2 * (x.dim() - 2))
+        return _windows(padded, x, draw)
+
+    def unfit(self, signature: Signature) -> str | None:
+        return _without_sides(signature)
+
+
+@dataclass(frozen=True)
+class Shift(Augment):
+    """Each sample moved by a random offset along each side, its edge repeated into what becomes free.
+
+    Attributes:
+        pixels: the most, either way.
+    """
+
+    pixels: Count = 2
+
+    def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        padded = x
+        for side in range(2, x.dim()):
+            # By hand: torch's own replicating pad adds up its gradient in no fixed order on a GPU.
+            sizes = [-1] * x.dim()
+            sizes[side] = self.pixels
+            ends = padded.narrow(side, 0, 1), padded.narrow(side, x.shape[side] - 1, 1)
+            padded = torch.cat([ends[0].expand(sizes), padded, ends[1].expand(sizes)], side)
+        return _windows(padded, x, draw)
+
+    def unfit(self, signature: Signature) -> str | None:
+        return _without_sides(signature)
+
+
+@dataclass(frozen=True)
+class Noise(Augment):
+    """N(0, std²) added to every value.
+
+    Attributes:
+        std: in standard units.
+    """
+
+    std: Positive = 0.1
+
+    def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        return x + torch.randn(x.shape, generator=draw, device=draw.device).to(x) * self.std
+
+
+@dataclass(frozen=True)
+class Augments:
+    """Several, one after the other; none gives the samples as they are.
+
+    Attributes:
+        parts: in their order.
+    """
+
+    parts: tuple[Augment, ...] = ()
+
+    def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        for part in self.parts:
+            x = part(x, draw)
+        return x
+
+    def unfit(self, signature: Signature) -> str | None:
+        """The first reason why one of them cannot be done to such inputs, or None."""
+        return next((reason for part in self.parts if (reason := part.unfit(signature))), None)
+
+
+def _windows(padded: Tensor, like: Tensor, draw: torch.Generator) -> Tensor:
+    """Out of each padded sample a window of the shape of ``like``, its place drawn for each side."""
+    for side in range(2, like.dim()):
+        size, spare = like.shape[side], padded.shape[side] - like.shape[side]
+        starts = torch.randint(spare + 1, (len(like), 1), generator=draw, device=draw.device).to(like.device)
+        index = starts + torch.arange(size, device=like.device)
+        shape = [len(like)] + [1] * (like.dim() - 1)
+        shape[side] = size
+        sizes = list(padded.shape)
+        sizes[side] = size
+        padded = padded.gather(side, index.reshape(shape).expand(sizes))
+    return padded
+
+
+def _without_sides(signature: Signature) -> str | None:
+    if len(signature.shape) > 1:
+        return None
+    return f"it moves samples along their sides, and inputs of shape {list(signature.shape)} have none"
+
+
+AUGMENTS: Parts = {"jitter": Jitter, "flip": Flip, "crop": Crop, "shift": Shift, "noise": Noise}

@@ -1,0 +1,152 @@
+"""A memory that is learnt: a variational autoencoder of the samples, sampled again (PRE-DFKD)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..quantities import Count, NonNegative, Positive, Share
+from ..rng import Key
+from ..store import Batch
+from .loop import Maker
+from .losses.balance import Balance
+from .losses.classification import Classification
+from .memory import Bank, Memory, Rows
+from .networks import encoder, generator
+from .schedules import Constant
+from .source import Asked, Draft
+from .step import Context, Leaves, Loss, Parts, Step, Weighted
+from .update import Adam
+
+
+@dataclass(frozen=True)
+class Replay(Memory):
+    """A variational autoencoder of what the student has seen (Binici et al., AAAI 2022).
+
+    It is fitted to half of each round's samples and to samples out of itself, by the absolute difference of the
+    samples and of the teacher's logits to them, and its Kullback-Leibler divergence. A recollection is a draw of the
+    latent z ~ N(0, I), improved by one step toward sure and balanced answers, and decoded.
+
+    Attributes:
+        latent: numbers in z.
+        width: of the two networks.
+        fits: steps of fitting in a round.
+        share: of a batch that is recalled.
+        step_size: of fitting, by Adam.
+        recall_step: of the step on z, by Adam.
+        divergence: weight of the divergence.
+        balance: weight of the balance of classes in a recollection.
+    """
+
+    latent: Count = 256
+    width: Count = 64
+    fits: Count = 4
+    share: Share = 0.125
+    step_size: Positive = 5e-4
+    recall_step: Positive = 2e-2
+    divergence: NonNegative = 1e-5
+    balance: NonNegative = 5.0
+
+    def begin(self, context: Context) -> ReplayState:
+        with context.key.at("replay").as_default():
+            return ReplayState(self, context)
+
+    def remember(self, state: ReplayState, batch: Batch, number: int, maker: Maker, key: Key) -> None:
+        signature = maker.teacher.signature
+        x, logits = signature.to_standard(batch.inputs), batch.logits
+        half = max(1, len(x) // 2)
+        x, logits = x[:half], logits[:half]
+        if state.fitted:
+            z = state.draw(round(self.share * len(batch.inputs)), key.at("own"))
+            with torch.no_grad():
+                again = state.decoder(z)
+            x = torch.cat([x, again])
+            logits = torch.cat([logits, maker.answers(signature.to_input(again))])
+        draft = _Fit(state, x, self.divergence, key.at("spread"))
+        asked = Asked(logits.argmax(1), logits)
+        terms = (Weighted("answers", 1.0, _Answers()),)
+        maker.refine(draft, asked, terms, self.fits, Adam(Constant(self.step_size)), self.step_size, key)
+        state.fitted.fill_(True)
+
+    def recall(self, state: ReplayState, maker: Maker, key: Key) -> Rows | None:
+        if not state.fitted:
+            return None
+        z = state.draw(max(2, round(self.share * maker.synthesis.batch)), key)
+        draft = _Recollection(state, z)
+        nobody = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        terms = (Weighted("balance", self.balance, Balance(base=10)), Weighted("sure", 1.0, Classification("self")))
+        maker.refine(draft, Asked(nobody), terms, 1, Adam(Constant(self.recall_step)), self.recall_step, key)
+        with torch.no_grad():
+            inputs = maker.teacher.signature.to_input(draft.render())
+        logits = maker.answers(inputs)
+        return inputs, logits, logits.argmax(1)
+
+
+class ReplayState(nn.Module):
+    """The two networks; `leaves` are their weights."""
+
+    fitted: Tensor
+
+    def __init__(self, replay: Replay, context: Context) -> None:
+        super().__init__()
+        self.encoder = encoder(context.signature, latent=replay.latent, width=replay.width)
+        self.decoder = generator(context.signature, latent=replay.latent, width=replay.width, head="tanh_norm")
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        self.leaves = Leaves([*self.encoder.parameters(), *self.decoder.parameters()])
+        self.latent = replay.latent
+
+    def draw(self, samples: int, key: Key) -> Tensor:
+        """z [samples, latent] from its prior."""
+        return torch.randn(samples, self.latent, generator=key.generator()).to(self.fitted.device)
+
+
+class _Fit(Draft):
+    """Reconstructions of samples; what is stepped are the networks."""
+
+    def __init__(self, state: ReplayState, x: Tensor, divergence: float, key: Key) -> None:
+        self.leaves = [state.leaves]
+        self._state, self._x, self._weight, self._draw = state, x, divergence, key.generator()
+        self._penalty: Tensor | None = None
+
+    def render(self) -> Tensor:
+        mean, log_variance = self._state.encoder(self._x)
+        noise = torch.randn(mean.shape, generator=self._draw).to(mean)
+        x: Tensor = self._state.decoder(mean + noise * (0.5 * log_variance).exp())
+        apart = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        self._penalty = F.l1_loss(x, self._x) + self._weight * apart
+        return x
+
+    def penalty(self) -> Tensor | None:
+        return self._penalty
+
+
+class _Recollection(Draft):
+    """Samples out of the memory; what is stepped is z, which keeps its mean and variance."""
+
+    def __init__(self, state: ReplayState, z: Tensor) -> None:
+        self.leaves = [Leaves([z])]
+        self._decoder = state.decoder
+
+    def render(self) -> Tensor:
+        x: Tensor = self._decoder(self.leaves[0].tensors[0])
+        return x
+
+    def penalty(self) -> Tensor | None:
+        z = self.leaves[0].tensors[0]
+        return z.mean().square() + (z.var() - 1).square()
+
+
+@dataclass(frozen=True)
+class _Answers(Loss):
+    """Mean absolute difference of the teacher's logits to those that were asked for."""
+
+    def __call__(self, step: Step, state: Any = None) -> Tensor:
+        assert step.targets is not None
+        return F.l1_loss(step.logits, step.targets)
+
+
+MEMORIES: Parts = {"bank": Bank, "replay": Replay}

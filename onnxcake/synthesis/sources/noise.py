@@ -1,0 +1,62 @@
+"""Noise as it comes: nothing is optimised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ...quantities import Number, Positive
+from ...rng import Key
+from ...teacher import Signature
+from ..source import Draft, Source
+from ..step import Context
+from .pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Noise(Source):
+    """Draws from the prior p(x), each value for itself.
+
+    The lower anchor of the field (Vinell, 2020: a normal distribution clipped to the range), and, with a teacher
+    that normalises by the batch, the method of Raikwar and Mishra (NeurIPS 2022).
+
+    Attributes:
+        prior: in standard units: ``normal`` N(mean, std²) or ``uniform`` of the same mean and deviation.
+        mean: of the prior.
+        std: of the prior.
+        clip: cut the values to the teacher's valid range.
+    """
+
+    prior: Literal["normal", "uniform"] = "normal"
+    mean: Number = 0.0
+    std: Positive = 1.0
+    clip: bool = False
+
+    def draft(self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0) -> Given:
+        start = self._start.draft(samples, context, key, None)
+        start.project()
+        return Given(start.render())
+
+    def unfit(self, signature: Signature) -> str | None:
+        return self._start.unfit(signature)
+
+    @property
+    def _start(self) -> Pixels:
+        """Where optimising pixels begins is where this ends."""
+        return Pixels(self.prior, self.mean, self.std, self.clip)
+
+
+class Given(Draft):
+    """Finished samples, and their labels [samples] if they came with any: there is nothing to step."""
+
+    def __init__(self, x: Tensor, labels: Tensor | None = None) -> None:
+        self.leaves = []
+        self._x, self._labels = x, labels
+
+    def render(self) -> Tensor:
+        return self._x
+
+    def asked(self) -> Tensor | None:
+        return self._labels
