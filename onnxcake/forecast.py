@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -13,9 +14,12 @@ from .job import Job
 from .ort import Runtime
 from .progress import duration, size
 from .rng import Key
-from .student import Lesson, Training
+from .student import Lesson
 
 _TRIED = 2  # steps of a batch that is made for timing
+_TIMES, _LONG_S = 3, 1.0  # of which the quickest counts, but no more once they have taken so long
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -101,31 +105,30 @@ def _set(job: Job, ahead: Forecast) -> str:
 
 
 def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
-    """Seconds of one batch, of one fresh draft, and of one student step: the quicker of two each."""
+    """Seconds of one batch, of one fresh draft, and of one student step."""
     key = Key(0).at("timing")
     training = training_of(job.pupil, key, job.teacher.device, job.teacher)
     short = shortened(job.synthesis, _TRIED if job.synthesis.has_gradient else 1)
     maker = maker_of(job, key, training, runtime, lambda passes, queries=0: None, short)
     training.student.eval()
-    batch = maker.attempt(0)
-    whole = _quickest(lambda number: maker.attempt(number))
-    fresh = _quickest(lambda number: maker.fresh(key.at(number)))
+    whole, batch = _timed(lambda number: maker.attempt(number))
+    fresh = _timed(lambda number: maker.fresh(key.at(number)))[0] if short.steps else whole
     each = max(whole - fresh, 0.0) / max(short.steps, 1)
     rows = (batch.inputs, batch.logits, batch.labels)
     if job.pupil.course.learn_from == "kept":
         chosen = torch.arange(job.pupil.regime.batch, device=batch.inputs.device) % len(batch.inputs)
         rows = (rows[0][chosen], rows[1][chosen], rows[2][chosen])
-    return fresh + each * job.synthesis.steps, fresh, _step_s(training, Lesson(rows, None), key)
+    lesson = Lesson(rows)
+    step_s = _timed(lambda number: training.take(lesson, key.at("draw").generator()))[0]
+    return fresh + each * job.synthesis.steps, fresh, step_s
 
 
-def _step_s(training: Training, lesson: Lesson, key: Key) -> float:
-    return _quickest(lambda number: training.take(lesson, key.at("draw").generator()))
-
-
-def _quickest(act: Callable[[int], object]) -> float:
-    times = []
-    for number in (0, 1):
+def _timed(act: Callable[[int], Made]) -> tuple[float, Made]:
+    """Seconds, and what came of it: of the quickest of three, or of the first alone if that takes long."""
+    times: list[float] = []
+    while True:
         start = time.perf_counter()
-        act(number)
+        made = act(len(times))
         times.append(time.perf_counter() - start)
-    return min(times)
+        if len(times) == _TIMES or sum(times) > _LONG_S:
+            return min(times), made

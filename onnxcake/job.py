@@ -159,8 +159,7 @@ def prepare(request: Request) -> Job:
     signature = teacher.signature
     asked = None if request.probe is None else probes.load(request.probe, signature.input_shape, signature.classes)
     data = None if request.data is None else probes.load(request.data, signature.input_shape, signature.classes)
-    synthesis = plans.fit(recipe, teacher, None if data is None else len(data.inputs))
-    view = _view(request, recipe, teacher, synthesis, data)
+    synthesis, view = _method(request, recipe, teacher, data)
     plan = _plan(request.folder, recipe, teacher, synthesis)
     synthesis = replace(synthesis, chunk=plan.chunk)
     pupil = Pupil.of(recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed)
@@ -183,33 +182,42 @@ def prepare(request: Request) -> Job:
     )
 
 
-def _view(request: Request, recipe: Recipe, teacher: Teacher, synthesis: Synthesis, data: Probe | None) -> View:
-    """What the method may look at inside the teacher.
+def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | None) -> tuple[Synthesis, View]:
+    """The recipe's synthesis, fitted to the teacher, and what it may look at inside.
 
     Raises:
-        RecipeError: if the teacher or the user does not give what the method needs, with the nearest that would run.
+        RecipeError: if it does not fit, or the teacher or the user does not give what the method needs; with the
+            nearest recipe that would run.
     """
-    if data is not None and "data" not in synthesis.needs:
-        raise UsageError(
-            "--data is for a recipe that learns from real data", remedy="Add --recipe kd, or leave it out."
-        )
     stats = None if request.stats is None else recorded.load(request.stats, teacher)
-    key = Key(request.seed)
+    key, samples = Key(request.seed), None if data is None else len(data.inputs)
 
-    def resolved(some: Synthesis) -> tuple[View, list[str]]:
-        only = any(getattr(term.loss, "recorded", False) for term in some.losses)
-        return needs.resolve(some.needs, teacher, key=key, recorded=stats, only_recorded=only, data=data)
+    def resolved(some: Recipe) -> tuple[Synthesis, View]:
+        fitted = plans.fit(some, teacher, samples)
+        only = any(getattr(term.loss, "recorded", False) for term in fitted.losses)
+        view, refusals = needs.resolve(fitted.needs, teacher, key=key, recorded=stats, only_recorded=only, data=data)
+        if refusals:
+            raise RecipeError("; ".join(refusals), where=some.title)
+        return fitted, view
 
     def runs(other: Recipe) -> bool:
         try:
-            return not resolved(plans.fit(other, teacher))[1]
+            resolved(other)
         except RecipeError:
             return False
+        return True
 
-    view, refusals = resolved(synthesis)
-    if refusals:
-        raise needs.refused(recipe.title, refusals, matrix.nearest(recipe, runs))
-    return view
+    try:
+        synthesis, view = resolved(recipe)
+    except RecipeError as error:
+        nearest = matrix.nearest(recipe, runs)
+        would = f"The nearest that runs on {teacher.name} is --recipe {nearest}. " if nearest else ""
+        remedy = would + (error.remedy or "`onnxcake recipes list` says what each needs.")
+        raise RecipeError(error.what, where=error.where, remedy=remedy) from None
+    if data is not None and "data" not in synthesis.needs:
+        remedy = "Add --recipe kd, or leave it out."
+        raise UsageError("--data is for a recipe that learns from real data", remedy=remedy)
+    return synthesis, view
 
 
 def _loss(keys: dict[str, Any], signature: Signature) -> Distillation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import RecipeError, printable
+from .errors import printable
 from .probes import Probe
 from .rng import Key
 from .teacher import LastLayer, Statistics, Teacher, View
@@ -84,20 +84,6 @@ def resolve(
         else:
             view = replace(view, data=_in_standard_units(data, teacher))
     return replace(view, notes=tuple(map(printable, notes))), refusals
-
-
-def refused(recipe: str, refusals: Sequence[str], nearest: str | None) -> RecipeError:
-    """The error that says why a method cannot run on a teacher, and which would.
-
-    Args:
-        recipe: the method's name.
-        refusals: those that `resolve` gave.
-        nearest: the recipe that is most like it of those that would run; None if none would.
-    """
-    would = f"The nearest that runs on this teacher is --recipe {nearest}; " if nearest else ""
-    return RecipeError(
-        "; ".join(refusals), where=recipe, remedy=f"{would}`onnxcake recipes list` says what each needs."
-    )
 
 
 # Statistics

@@ -19,7 +19,7 @@ from .errors import RecipeError, StoreError
 from .files import canonical, sha256
 from .recipe import Recipe
 from .store import Layout
-from .synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Augment, Synthesis, Weighted
+from .synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis, Weighted
 from .synthesis.labels import Labels
 from .synthesis.schedules import Constant
 from .synthesis.source import Source
@@ -91,8 +91,7 @@ def fit(recipe: Recipe, teacher: Teacher, data: int | None = None) -> Synthesis:
     total = section.rounds * batches
     source, labels, losses = section.source.build(SOURCES), section.labels.build(LABELS), section.losses.build()
     augment = section.augment.build(AUGMENTS)
-    seen = (*augment, *recipe.student.augment.build(AUGMENTS))
-    mistakes = _misfits(recipe, teacher, groups, source, labels, losses, seen)
+    mistakes = _misfits(recipe, teacher, groups, source, labels, losses)
     if batch < groups:
         mistakes.append(f"a batch of {section.batch} holds no row of {groups} samples")
     if mistakes:
@@ -130,7 +129,6 @@ def _misfits(
     source: Source,
     labels: Labels,
     losses: tuple[Weighted, ...],
-    augment: tuple[Augment, ...],
 ) -> list[str]:
     """Everything in a recipe that this teacher's inputs and classes forbid."""
     section, signature, name = recipe.synthesis, teacher.signature, teacher.name
@@ -141,7 +139,11 @@ def _misfits(
         for term in losses
         if (why := term.loss.unfit(signature))
     ]
-    mistakes += [f"an augmentation does not fit {name}: {why}" for part in augment if (why := part.unfit(signature))]
+    for place, part in (("synthesis", section), ("student", recipe.student)):
+        for key, augment in part.augment.named(AUGMENTS).items():
+            if (why := augment.unfit(signature)) is not None:
+                leave = f"leave it out with -o {place}.augment.{key}=null"
+                mistakes.append(f"{place}.augment.{key} does not fit {name}: {why}; {leave}")
     if (why := labels.unfit(signature.classes, groups)) is not None:
         mistakes.append(f"{why} ({name})")
     return mistakes
@@ -185,6 +187,7 @@ def layout(
     made_from = {
         "teacher": f"{teacher.facts.digest[:16]} ({teacher.name})",
         "seed": str(seed),
+        "kept": str(_kept(recipe, synthesis)),
         **_flat("input", asdict(signature)),
         **_flat("synthesis", recipe.as_dict()["synthesis"]),
         **_flat("plan", plan.as_dict()),

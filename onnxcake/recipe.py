@@ -64,10 +64,14 @@ class Several(Section):
     def _defaults(cls, value: Any) -> Any:
         return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, dict) else value
 
+    def named(self, registry: schema.Registry) -> dict[str, Any]:
+        """The parts that were named, by their names."""
+        chosen = [name for name in registry if name in self.model_fields_set]
+        return {name: registry[name](**schema.values_of(getattr(self, name))) for name in chosen}
+
     def build(self, registry: schema.Registry) -> tuple[Any, ...]:
         """The parts that were named."""
-        named = [name for name in registry if name in self.model_fields_set]
-        return tuple(registry[name](**schema.values_of(getattr(self, name))) for name in named)
+        return tuple(self.named(registry).values())
 
 
 if TYPE_CHECKING:
@@ -137,6 +141,8 @@ class SynthesisSection(Section):
                 raise ValueError(f"batch {self.batch} is no multiple of groups {self.groups}")
             if self.chunk is not None and self.chunk % self.groups:
                 raise ValueError(f"chunk {self.chunk} is no multiple of groups {self.groups}")
+        if not self.steps and (self.losses.model_fields_set or self.update is not None):
+            raise ValueError("steps is missing: how often each batch is stepped")
         if self.steps and self.update is None:
             raise ValueError("update is missing: it says how samples are stepped")
         if self.steps and self.source.name in ("noise", "data"):

@@ -16,16 +16,17 @@ from torch import nn
 
 from onnxcake import plan as plans
 from onnxcake.errors import RecipeError, StoreError
+from onnxcake.job import Request, prepare
 from onnxcake.ort import Runtime
 from onnxcake.plan import Plan, decide, fit, layout
 from onnxcake.recipe import Recipe, names
 from onnxcake.rng import Key
-from onnxcake.synthesis import make_batch
+from onnxcake.synthesis import Maker
 from onnxcake.synthesis.labels import Independent, RowPermutation
 from onnxcake.synthesis.schedules import Decay
 from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.update import Langevin, Sgd
-from onnxcake.teacher import Teacher
+from onnxcake.teacher import Options, Teacher
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits.onnx"
 INDEPENDENT = "synthesis.labels=independent"
@@ -107,7 +108,7 @@ def test_a_prior_arrives(policy: str, prior: str, table: Teacher) -> None:
     labels = fit(vector(f"synthesis.labels={{{policy}: {{prior: {prior}}}}}"), table).labels
     assert isinstance(labels, RowPermutation if policy == "row_permutation" else Independent)
     assert labels.prior == tuple(float(weight) for weight in prior.strip("[]").split(","))
-    assert labels(2, 3, 3, Key(0).generator()).shape == (6,)
+    assert labels(2, 3, 3, Key(0).generator()).labels.shape == (6,)
 
 
 CLIP = "source pixels does not fit table.onnx: it clips to the valid range, which is not known; give --range LO,HI"
@@ -122,19 +123,19 @@ TV = (
     [
         (["synthesis.losses.total_variation=1e5"], [TV]),
         (["synthesis.source={pixels: {clip: true}}"], [CLIP]),
-        (["synthesis.groups=10"], ["groups is 10, but table.onnx has only 3 classes"]),
+        (["synthesis.groups=10"], ["groups is 10, but there are only 3 classes (table.onnx)"]),
         (["synthesis.batch=2"], ["a batch of 2 holds no row of 3 samples"]),
         (
             ["synthesis.labels={row_permutation: {prior: [1, 1]}}"],
-            ["labels.prior needs 3 weights, at least 3 of them above zero"],
+            ["labels.prior needs 3 weights, at least 3 of them above zero (table.onnx)"],
         ),
         (
             ["synthesis.labels={row_permutation: {prior: [1, 0, 1]}}"],
-            ["labels.prior needs 3 weights, at least 3 of them above zero"],
+            ["labels.prior needs 3 weights, at least 3 of them above zero (table.onnx)"],
         ),
         (
             ["synthesis.labels={independent: {prior: [1, 1, 1, 1]}}", "synthesis.groups=1"],
-            ["labels.prior needs 3 weights, at least 1 of them above zero"],
+            ["labels.prior needs 3 weights, at least 1 of them above zero (table.onnx)"],
         ),
         (
             [
@@ -144,8 +145,8 @@ TV = (
             ],
             [
                 TV,
-                "groups is 4, but table.onnx has only 3 classes",
-                "labels.prior needs 3 weights, at least 4 of them above zero",
+                "groups is 4, but there are only 3 classes; labels.prior needs 3 weights, at least 4 of them above "
+                "zero (table.onnx)",
             ],
         ),
     ],
@@ -173,7 +174,7 @@ def test_zero_weights_of_an_independent_prior_are_fine(table: Teacher) -> None:
 def test_a_fitted_recipe_runs(table: Teacher) -> None:
     """Whatever chunk the recipe asked for; the contrast needs whole rows."""
     recipe = vector("synthesis.batch=20", "synthesis.chunk=5", "synthesis.steps=2")
-    assert len(make_batch(table, fit(recipe, table), 0, Key(0)).inputs) == 18
+    assert len(Maker(table, fit(recipe, table), Key(0)).make(0).inputs) == 18
 
 
 # --- the plan ----------------------------------------------------------------------------------------------
@@ -280,7 +281,10 @@ SYNTHESIS_CHANGES = [
     "synthesis.steps=255",
     "synthesis.reference_batch=400",
     "synthesis.chunk=100",
+    "synthesis.augment={jitter: {}}",
+    "synthesis.augment={jitter: {pixels: 1}}",
 ]
+TURNS = ("synthesis.rounds=2", "student.epochs=null", "student.steps=10")  # one is nothing without the others
 STUDENT_CHANGES = [
     "student.architecture=mlp",
     "student.epochs=3",
@@ -289,6 +293,10 @@ STUDENT_CHANGES = [
     "student.optimiser=adamw",
     "student.learning_rate=cosine",
     "student.checkpoint_every=7",
+    "student.after=0.1",
+    "student.answers=live",
+    "student.match={attention: {pairs: {a: b}}}",
+    "student.quantise=int8",
     "title=another",
     "require.agreement=0.9",
 ]
@@ -296,15 +304,16 @@ STUDENT_CHANGES = [
 
 def test_every_key_of_the_section_is_tried() -> None:
     tried = {change.split(".")[1].partition("=")[0] for change in SYNTHESIS_CHANGES}
-    assert tried == set(Recipe.load("cake").synthesis.model_dump())
-    assert {change.split(".")[1].partition("=")[0] for change in STUDENT_CHANGES[:7]} == set(
-        Recipe.load("cake").student.model_dump()
-    ) - {"steps"}
+    assert tried | {"rounds"} == set(Recipe.load("cake").synthesis.model_dump())
+    of_student = {change.split(".")[1].partition("=")[0] for change in STUDENT_CHANGES if change.startswith("student.")}
+    of_turns = {"steps", "learn_from", "memory", "retain", "augment"}
+    assert of_student | of_turns == set(Recipe.load("cake").student.model_dump())
 
 
 def test_all_that_a_set_depends_on_changes_its_key(digits: Teacher) -> None:
     keys = {change: key(digits, change) for change in ("synthesis.held_out=25", *SYNTHESIS_CHANGES)}
     keys |= {f"plan {n}": key(digits, **{n: v}) for n, v in (("threads", 99), ("chunk", 10), ("torch", "0.1"))}
+    keys |= {"turns": key(digits, *TURNS), "nothing kept": key(digits, *TURNS, "student.learn_from=same")}
     keys |= {f"seed {seed}": key(digits, seed=seed) for seed in (1, 2)}
     for name, values in (
         ("digest", {"digest": "0" * 64}),
@@ -320,6 +329,23 @@ def test_all_that_a_set_depends_on_changes_its_key(digits: Teacher) -> None:
 @pytest.mark.parametrize("change", STUDENT_CHANGES)
 def test_the_student_does_not_change_the_set(change: str, digits: Teacher) -> None:
     assert key(digits, change) == key(digits)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["student.memory={bank: {}}", "student.retain={lr: 0.1}", "student.steps=3"],
+)
+def test_the_student_does_not_change_what_is_made_in_turns(change: str, digits: Teacher) -> None:
+    turns = (*TURNS, "student.learn_from=same")
+    assert key(digits, *turns, change) == key(digits, *turns)
+
+
+def test_the_student_changes_a_set_that_is_made_against_it(tmp_path: Path, runtime: Runtime) -> None:
+    def of(*more: str) -> str:
+        against = [*TURNS, "synthesis.losses.disagreement=1.0", *more]
+        return prepare(Request(DIGITS, "cake", tmp_path, against, Options.of(range=(0, 1)))).layout.key
+
+    assert of() == of() != of("student.learning_rate=cosine")
 
 
 def test_the_teachers_content_counts_and_not_its_name(digits: Teacher, runtime: Runtime, tmp_path: Path) -> None:

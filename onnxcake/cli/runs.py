@@ -106,9 +106,7 @@ def train(
 def bench(
     teacher: TeacherArgument,
     methods: Annotated[str, typer.Option(help="Recipes, as cake,dafl,zskt.")],
-    student: Annotated[
-        str | None, typer.Option(help="The architecture that learns, if one for all.")
-    ] = None,
+    student: Annotated[str | None, typer.Option(help="The architecture that learns, if one for all.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for each run, as 90s, 3m or 1.5h.")] = None,
     passes: Annotated[str | None, typer.Option(help="Teacher passes with gradient for each run, as 1e6.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, … of each method.")] = 1,

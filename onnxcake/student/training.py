@@ -81,7 +81,9 @@ class Training:
         self.student, self.regime, self.device, self._ask = student.to(device), regime, device, ask
         self.optimiser = regime.optimiser.build(student.parameters())
         self.step, self.loss = 0, math.nan
-        self._watch = None if regime.match is None else Watch(getattr(student, "net", student), regime.match.student_modules)
+        self._watch = (
+            None if regime.match is None else Watch(getattr(student, "net", student), regime.match.student_modules)
+        )
 
     @property
     def finished(self) -> bool:

@@ -46,9 +46,8 @@ class RowPermutation(Labels):
         return Asked(torch.multinomial(weights, groups, replacement=False, generator=generator).flatten())
 
     def unfit(self, classes: int, groups: int) -> str | None:
-        if groups > classes:
-            return f"groups is {groups}, but there are only {classes} classes"
-        return _prior_unfit(self.prior, classes, groups)
+        many = f"groups is {groups}, but there are only {classes} classes" if groups > classes else None
+        return "; ".join(filter(None, [many, _prior_unfit(self.prior, classes, groups)])) or None
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,9 @@ class Maker:
         draft = synthesis.source.draft(synthesis.batch, self.context, key.at("start"), self.source, number)
         own = draft.asked()
         targets = None if asked.targets is None else asked.targets.to(device)
-        return Asked((asked.labels if own is None else own).to(device), targets), draft
+        asked = Asked((asked.labels if own is None else own).to(device), targets)
+        draft.told(asked)
+        return asked, draft
 
     def _gradients(
         self,

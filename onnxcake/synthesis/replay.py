@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import Diverged
 from ..quantities import Count, NonNegative, Positive, Share
 from ..rng import Key
 from ..store import Batch
+from .finite import NotFinite
 from .loop import Maker
 from .losses.balance import Balance
 from .losses.classification import Classification
@@ -21,6 +23,8 @@ from .schedules import Constant
 from .source import Asked, Draft
 from .step import Context, Leaves, Loss, Parts, Step, Weighted
 from .update import Adam
+
+_LEAST = 2  # samples that BatchNorm can normalise
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,10 @@ class Replay(Memory):
     def remember(self, state: ReplayState, batch: Batch, number: int, maker: Maker, key: Key) -> None:
         signature = maker.teacher.signature
         x, logits = signature.to_standard(batch.inputs), batch.logits
-        half = max(1, len(x) // 2)
+        half = max(_LEAST, len(x) // 2)
         x, logits = x[:half], logits[:half]
         if state.fitted:
-            z = state.draw(round(self.share * len(batch.inputs)), key.at("own"))
+            z = state.draw(self._recalled(len(batch.inputs)), key.at("own"))
             with torch.no_grad():
                 again = state.decoder(z)
             x = torch.cat([x, again])
@@ -69,21 +73,37 @@ class Replay(Memory):
         draft = _Fit(state, x, self.divergence, key.at("spread"))
         asked = Asked(logits.argmax(1), logits)
         terms = (Weighted("answers", 1.0, _Answers()),)
-        maker.refine(draft, asked, terms, self.fits, Adam(Constant(self.step_size)), self.step_size, key)
+        self._refine(maker, draft, asked, terms, self.fits, self.step_size, key)
         state.fitted.fill_(True)
 
     def recall(self, state: ReplayState, maker: Maker, key: Key) -> Rows | None:
         if not state.fitted:
             return None
-        z = state.draw(max(2, round(self.share * maker.synthesis.batch)), key)
+        z = state.draw(self._recalled(maker.synthesis.batch), key)
         draft = _Recollection(state, z)
         nobody = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         terms = (Weighted("balance", self.balance, Balance(base=10)), Weighted("sure", 1.0, Classification("self")))
-        maker.refine(draft, Asked(nobody), terms, 1, Adam(Constant(self.recall_step)), self.recall_step, key)
+        self._refine(maker, draft, Asked(nobody), terms, 1, self.recall_step, key)
+        signature = maker.teacher.signature
         with torch.no_grad():
-            inputs = maker.teacher.signature.to_input(draft.render())
+            inputs = signature.whole(signature.to_input(draft.render()))
         logits = maker.answers(inputs)
         return inputs, logits, logits.argmax(1)
+
+    def _recalled(self, batch: int) -> int:
+        return max(_LEAST, round(self.share * batch))
+
+    def _refine(
+        self, maker: Maker, draft: Draft, asked: Asked, terms: tuple[Weighted, ...], steps: int, size: float, key: Key
+    ) -> None:
+        try:
+            maker.refine(draft, asked, terms, steps, Adam(Constant(size)), size, key)
+        except NotFinite as failure:  # a recollection takes one step only: it is the networks that are broken
+            raise Diverged(
+                f"the memory's loss is not finite at step {failure.step}",
+                where=maker.teacher.name,
+                remedy=f"Lower its step size, for example -o student.memory.replay.step_size={self.step_size / 10:g}.",
+            ) from failure
 
 
 class ReplayState(nn.Module):

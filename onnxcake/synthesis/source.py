@@ -28,6 +28,9 @@ class Draft:
 
     leaves: list[Leaves]
 
+    def told(self, asked: Asked) -> None:
+        """What the samples are asked to be, before they are rendered: for sources that begin with that."""
+
     def render(self) -> Tensor:
         """The samples in standard units [samples, …], differentiable in the leaves."""
         raise NotImplementedError

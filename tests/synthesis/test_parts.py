@@ -283,8 +283,8 @@ def test_langevin_noise_differs_from_step_to_step() -> None:
 
 
 def test_adams_first_steps_by_hand() -> None:
-    """m = 0.1 g, v = 0.001 g², corrected to g and g²: the first step is η · sign g, whatever the slope; the second,
-    back along −g: m = (0.09 g − 0.1 g) / 0.19, v = g² still, so a step of η/19 on along g's side."""
+    """m = 0.1 g and v = 0.001 g², corrected to g and g²: the first step is η · sign g, whatever the slope's size.
+    The second, along −g: m = 0.09 g − 0.1 g, corrected to −g/19, and v to g² again, hence η/19 back."""
     leaf = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     slope, leaves, noise = torch.tensor([4.0, -1e-3, 25.0], dtype=torch.float64), Leaves([leaf]), generator("noise")
     before = noise.get_state()

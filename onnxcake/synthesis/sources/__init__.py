@@ -6,6 +6,7 @@ from .data import Data
 from .generator import Generator
 from .latent import Latent, MetaLatent
 from .noise import Noise
+from .noisy_layer import NoisyLayer
 from .pixels import Pixels
 
 SOURCES: Parts = {
@@ -15,5 +16,6 @@ SOURCES: Parts = {
     "latent": Latent,
     "meta_latent": MetaLatent,
     "noise": Noise,
+    "noisy_layer": NoisyLayer,
     "pixels": Pixels,
 }
