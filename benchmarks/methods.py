@@ -12,7 +12,8 @@ published       the authors' settings for MNIST, where there are such (see each 
 small           generators of width 16 in place of 64, on batches of 64 in place of 128 … 1024: as published, two
                 cores come to one step in a second, so that three minutes would show nothing of the method
 short           200 steps on each batch of pixels in place of 1000 … 2000, longer ones to reach as far, and 30 epochs
-                in place of 500: for the same reason. CAKE's and LAKE's 256 steps become 100, as in mnist.py
+                in place of 500: for the same reason. CAKE's and LAKE's 256 steps become 100, as in mnist.py;
+                CMI's 200 become 100, and its and Fast-DFKD's student takes 100 for each batch, not 400
 digits          no mirror images: digits have a left and a right
 lenet           LeNet-5-Half has no BatchNormalization and does not survive SGD at 0.1 and more: it learns at DFAD's
                 0.01, or by Adam at DAFL's 2e-3. The inner step of retain-acquire is a tenth of 0.9 likewise

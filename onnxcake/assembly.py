@@ -22,22 +22,24 @@ from .teacher import Teacher
 _WATCHED = 2000  # of the probe's samples, for the curve
 
 
-def training_of(pupil: Pupil, key: Key, device: torch.device, teacher: Teacher | None) -> Training:
+def training_of(pupil: Pupil, key: Key, device: torch.device, teacher: Teacher | None, tick: Tick) -> Training:
     """A fresh student, ready to learn.
 
     Args:
         teacher: for a regime that asks it; None where a finished set stands for it.
+        tick: told how much it is asked.
     """
     student = make(pupil.architecture, pupil.hyper, pupil.signature, key, quantised=pupil.quantised)
-    return Training(student, pupil.regime, device, None if teacher is None else _asked_of(teacher))
+    return Training(student, pupil.regime, device, None if teacher is None else _asked_of(teacher, tick))
 
 
-def _asked_of(teacher: Teacher) -> Ask:
+def _asked_of(teacher: Teacher, tick: Tick) -> Ask:
     """The teacher, values inside it asked for by the file's own names."""
 
     def ask(inputs: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         taps = tuple(map(teacher.tap, names))
         logits, values = teacher.answer(inputs, taps)
+        tick(0, len(inputs))
         return logits, {name: values[tap] for name, tap in zip(names, taps, strict=True)}
 
     return ask

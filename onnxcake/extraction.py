@@ -123,7 +123,7 @@ def run(request: Request, progress: Progress) -> Report:
             progress.say(describe(job, forecast(job, runtime, store.finished)))
             spent, key = Spent(out), Key(job.run.seed)
             show = Shown(spent)
-            training = training_of(job.pupil, key, job.teacher.device, job.teacher)
+            training = training_of(job.pupil, key, job.teacher.device, job.teacher, show)
             maker = maker_of(job, key, training, runtime, show)
             watch = None if job.probe is None else watcher(job.teacher, job.probe)
             rounds = rounds_of(job.pupil, training, store, out, spent, maker, watch)
@@ -203,8 +203,9 @@ def train(
         own.write(out)
         torch.set_num_threads(plan.threads)
         spent = Spent(out)
-        training = training_of(pupil, Key(seed), torch.device(device), None)
-        student = work(rounds_of(pupil, training, samples, out, spent), spent, Shown(spent), progress)
+        show = Shown(spent)
+        training = training_of(pupil, Key(seed), torch.device(device), None, show)
+        student = work(rounds_of(pupil, training, samples, out, spent), spent, show, progress)
         return result.finish(
             out,
             own,

@@ -107,9 +107,9 @@ def _set(job: Job, ahead: Forecast) -> str:
 def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
     """Seconds of one batch, of one fresh draft, and of one student step."""
     key = Key(0).at("timing")
-    training = training_of(job.pupil, key, job.teacher.device, job.teacher)
+    training = training_of(job.pupil, key, job.teacher.device, job.teacher, _untold)
     short = shortened(job.synthesis, _TRIED if job.synthesis.has_gradient else 1)
-    maker = maker_of(job, key, training, runtime, lambda passes, queries=0: None, short)
+    maker = maker_of(job, key, training, runtime, _untold, short)
     training.student.eval()
     whole, batch = _timed(lambda number: maker.attempt(number))
     fresh = _timed(lambda number: maker.fresh(key.at(number)))[0] if short.steps else whole
@@ -121,6 +121,10 @@ def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
     lesson = Lesson(rows)
     step_s = _timed(lambda number: training.take(lesson, key.at("draw").generator()))[0]
     return fresh + each * job.synthesis.steps, fresh, step_s
+
+
+def _untold(passes: int, queries: int = 0) -> None:
+    pass
 
 
 def _timed(act: Callable[[int], Made]) -> tuple[float, Made]:

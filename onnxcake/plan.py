@@ -97,7 +97,7 @@ def fit(recipe: Recipe, teacher: Teacher, data: int | None = None) -> Synthesis:
     if mistakes:
         raise RecipeError("\n  ".join(mistakes), where=recipe.title, remedy="Mend the recipe, or choose another.")
     chunk = batch if any(term.loss.scope == "batch" for term in losses) else section.chunk or batch
-    return Synthesis(
+    synthesis = Synthesis(
         source=source,
         labels=labels,
         losses=losses,
@@ -112,6 +112,14 @@ def fit(recipe: Recipe, teacher: Teacher, data: int | None = None) -> Synthesis:
         rounds=section.rounds,
         augment=augment,
     )
+    if synthesis.rounds == 1 and synthesis.lasting:
+        raise RecipeError(
+            f"synthesis.rounds is 1, but {' and '.join(synthesis.lasting)} goes on from batch to batch or looks at the "
+            "student, and neither is kept within a round",
+            where=recipe.title,
+            remedy="Make one batch in each of many rounds: synthesis.rounds=N, synthesis.batches=1.",
+        )
+    return synthesis
 
 
 def _held_out(recipe: Recipe, total: int, batch: int) -> int:

@@ -200,6 +200,7 @@ class Rounds:
         return Lasting({**own.modules, "memory": self._memory}, {**own.leaves, "memory": held})
 
     def _save(self) -> None:
+        self.training.look()  # what is not finite is not kept
         tensors = {**self.training.tensors(), **self._lasting.tensors()}
         for batch in self.store.waiting if self._pool is not None else ():
             named = {"inputs": batch.inputs, "logits": batch.logits, "labels": batch.labels}
@@ -216,19 +217,26 @@ class Rounds:
         self._saved, self._saved_at = self.training.step, time.monotonic()
 
     def _resume(self) -> None:
+        made = self._restored()
+        if self.course.rounds > 1 and self.round < self.course.rounds:
+            self.store.forget(made)  # they are made again; on a card not always to the same bits
+
+    def _restored(self) -> int:
+        """Puts back the newest state; the number of kept batches that it knows."""
         found = self.checkpoints.newest()
         if found is None:
-            return
+            return 0
         tensors, facts = found
         made = (int(facts["round"]) + bool(facts["made"])) * (self.maker.synthesis.batches if self.maker else 0)
         if self._pool is not None and not self._refill(tensors, made):
             self.checkpoints.clear()  # a shard is damaged: what came after it depends on it, so the run begins anew
-            return
+            return 0
         self._lasting.restore({k: v for k, v in tensors.items() if not k.startswith(("student.", "optimiser."))})
         self.training.restore(tensors, int(facts["step"]))
         self.round, self.made = int(facts["round"]), bool(facts["made"])
         self.curve = list(facts["curve"])
         self._saved = self.training.step
+        return made if self._pool is not None else 0
 
     def _refill(self, tensors: dict[str, Tensor], made: int) -> bool:
         """Puts the first ``made`` batches back into the pool; says whether they are all there."""

@@ -46,6 +46,7 @@ student:
 require: {agreement: 0.9}
 """
 STUDENTS = "auto, " + ", ".join(ARCHITECTURES)
+LOSS_NAMES, SOURCE_NAMES, POLICIES = (", ".join(sorted(registry)) for registry in (LOSSES, SOURCES, LABELS))
 
 
 def refused(source: Any, *overrides: str) -> list[str]:
@@ -98,8 +99,25 @@ def test_what_is_left_out_has_its_default(written: Any) -> None:
     assert told["synthesis"]["held_out"] == "auto"
     assert told["synthesis"]["source"]["pixels"] == {"prior": "normal", "mean": 0.0, "std": 1.0, "clip": False}
     assert told["student"]["batch"] == 256 and told["student"]["checkpoint_every"] == 500
-    assert told["student"]["loss"] == {"hard": 0.0, "soft": 1.0, "temperature": 1.0, "hard_labels": "teacher"}
+    loss = {"hard": 0.0, "soft": 1.0, "temperature": 1.0, "hard_labels": "teacher", "l1": 0.0, "centred": False}
+    assert told["student"]["loss"] == loss
+    assert (told["student"]["learn_from"], told["student"]["answers"], told["student"]["after"]) == (
+        "kept",
+        "stored",
+        0,
+    )
     assert told["require"] == {"agreement": 0.9}
+
+
+def test_what_is_made_without_steps_needs_no_more_than_a_source_and_a_batch(written: Any) -> None:
+    start, end = BASE.index("  labels"), BASE.index("student:")
+    synthesis = Recipe.load(
+        written(BASE[:start].replace("pixels: {prior: normal}", "noise: {}") + "  batch: 8\n" + BASE[end:])
+    )
+    told = synthesis.as_dict()["synthesis"]
+    assert told["labels"] == {"independent": {}} and "update" not in told
+    assert (told["groups"], told["rounds"], told["batches"], told["steps"]) == (1, 1, 1, 0)
+    assert told["losses"] == {} and told["augment"] == {}
 
 
 def test_parts_are_built(written: Any) -> None:
@@ -185,7 +203,7 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "in a section",
         "  steps: 20",
         "  step: 20",
-        ["4:1: synthesis.steps is missing", "16:3: unknown key 'step' (did you mean 'steps'?)"],
+        ["16:3: unknown key 'step' (did you mean 'steps'?)"],
     ),
     ("in input", "{range: [0, 1]}", "{rnge: [0, 1]}", ["3:9: unknown key 'rnge' (did you mean 'range'?)"]),
     (
@@ -260,10 +278,10 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "loss like none",
         "    classification: 1e3",
         "    zzz: 1e3",
-        ["8:5: unknown key 'zzz' (known: classification, contrastive, total_variation)"],
+        [f"8:5: unknown key 'zzz' (known: {LOSS_NAMES})"],
     ),
     ("update", "    sgd:", "    sdg:", ["11:5: unknown key 'sdg' (did you mean 'sgd'?)"]),
-    ("schedule", STEP_SIZE, "{linear: {start: 1}}", ["12:19: unknown key 'linear' (known: constant, decay)"]),
+    ("schedule", STEP_SIZE, "{linear: {start: 1}}", ["12:19: unknown key 'linear' (known: constant, decay, cosine)"]),
     ("student", "{mlp: {hidden: [8]}}", "resnet-8", ["18:3: unknown key 'resnet-8' (did you mean 'resnet8'?)"]),
     (
         "student by a dotted path",
@@ -271,20 +289,20 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "os.system",
         [f"18:3: unknown key 'os.system' (known: {STUDENTS})"],
     ),
-    ("optimiser", "{adamw: {lr: 1e-3}}", "adam", ["20:3: unknown key 'adam' (did you mean 'adamw'?)"]),
+    ("optimiser", "{adamw: {lr: 1e-3}}", "adamx", ["20:3: unknown key 'adamx' (did you mean 'adamw'?)"]),
     ("rate", "_rate: one_cycle", "_rate: onecycle", ["21:3: unknown key 'onecycle' (did you mean 'one_cycle'?)"]),
     # Exactly one part
     (
         "two parts",
         "{adamw: {lr: 1e-3}}",
         "{adamw: {lr: 1e-3}, sgd: {}}",
-        ["20:3: student.optimiser: name exactly one of sgd, adamw"],
+        ["20:3: student.optimiser: name exactly one of sgd, adam, adamw"],
     ),
     (
         "two parts without keys",
         "labels: row_permutation",
         "labels: {row_permutation: , independent: }",
-        ["6:3: synthesis.labels: name exactly one of row_permutation, independent"],
+        [f"6:3: synthesis.labels: name exactly one of {POLICIES}"],
     ),
     ("no part", "{mlp: {hidden: [8]}}", "{}", [f"18:3: student.architecture: name exactly one of {STUDENTS}"]),
     ("null", "labels: row_permutation", "labels:", ["6:3: synthesis.labels: should be an object, not 'null'"]),
@@ -486,7 +504,7 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "nothing to learn from",
         "epochs: 3",
         "epochs: 3\n  loss: {soft: 0}",
-        ["17:1: student: loss weighs neither hard nor soft labels"],
+        ["17:1: student: loss weighs neither hard nor soft labels, nor l1"],
     ),
     # Missing
     ("a section", BASE[BASE.index("student:") :], "", ["1:1: student is missing"]),
@@ -494,7 +512,7 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "keys",
         BASE[BASE.index("  source") : BASE.index("student:")],
         "  steps: 3\n",
-        [f"4:1: synthesis.{key} is missing" for key in ("source", "labels", "losses", "update", "batch", "batches")],
+        [f"4:1: synthesis.{key} is missing" for key in ("source", "batch")],
     ),
     (
         "a schedule's key",
@@ -522,7 +540,7 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "  ѕteps: 20",
         [
             r"16:3: the key '\u0455teps' holds U+0455 (CYRILLIC SMALL LETTER DZE); keys are plain ASCII",
-            "4:1: synthesis.steps is missing",
+            "4:1: synthesis: steps is missing: how often each batch is stepped",
         ],
     ),
     (
@@ -538,7 +556,7 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "batch: 40\n  batch: 41",
         ["15:3: the key 'batch' is on line 14 already; keep one of them"],
     ),
-    ("path", "{pixels: {prior: normal}}", "/etc/passwd", ["5:3: unknown key '/etc/passwd' (known: pixels)"]),
+    ("path", "{pixels: {prior: normal}}", "/etc/passwd", [f"5:3: unknown key '/etc/passwd' (known: {SOURCE_NAMES})"]),
 ]
 
 
@@ -756,12 +774,16 @@ schedules = st.one_of(
             )
         }
     ),
+    st.fixed_dictionaries({"cosine": st.fixed_dictionaries({"start": positives}, optional={"final": weights})}),
 )
 updates = st.one_of(
     st.fixed_dictionaries(
         {"sgd": st.fixed_dictionaries({"step_size": schedules}, optional={"max_move": positives})},
     ),
     st.fixed_dictionaries({"langevin": st.fixed_dictionaries({"step_size": schedules})}),
+    st.fixed_dictionaries(
+        {"adam": st.fixed_dictionaries({"step_size": schedules}, optional={"beta1": momenta, "epsilon": positives})}
+    ),
 )
 pixels = st.fixed_dictionaries(
     {},
@@ -777,7 +799,7 @@ policies = st.sampled_from(["row_permutation", "independent"]).flatmap(
         {name: st.fixed_dictionaries({}, optional={"prior": st.lists(weights, max_size=4)})}
     )
 )
-terms = st.one_of(weights, st.fixed_dictionaries({"weight": weights}))
+terms = st.one_of(weights, st.fixed_dictionaries({"weight": weights}, optional={"after": momenta}))
 losses = st.dictionaries(st.sampled_from(sorted(LOSSES)), terms, min_size=1)
 synthesis_sections = st.fixed_dictionaries(
     {
@@ -794,6 +816,13 @@ synthesis_sections = st.fixed_dictionaries(
         "held_out": st.one_of(st.just("auto"), st.integers(0, 10**9)),
         "reference_batch": counts,
         "chunk": counts,
+        "augment": st.fixed_dictionaries(
+            {},
+            optional={
+                "jitter": st.fixed_dictionaries({"pixels": counts}),
+                "noise": st.fixed_dictionaries({"std": positives}),
+            },
+        ),
     },
 )
 architectures = st.one_of(
@@ -812,6 +841,7 @@ optimisers = st.one_of(
     st.fixed_dictionaries(
         {"adamw": st.fixed_dictionaries({}, optional={"lr": positives, "beta1": momenta, "beta2": momenta})}
     ),
+    st.fixed_dictionaries({"adam": st.fixed_dictionaries({}, optional={"lr": positives, "weight_decay": weights})}),
 )
 rates = st.one_of(
     st.fixed_dictionaries(
@@ -822,6 +852,9 @@ rates = st.one_of(
         }
     ),
     st.fixed_dictionaries({"cosine": st.fixed_dictionaries({}, optional={"final": weights})}),
+    st.fixed_dictionaries(
+        {"milestones": st.fixed_dictionaries({"after": st.lists(shares, max_size=3)}, optional={"factor": shares})}
+    ),
     st.fixed_dictionaries({"constant": st.just({})}),
 )
 student_sections = st.fixed_dictionaries(
@@ -834,9 +867,10 @@ student_sections = st.fixed_dictionaries(
     optional={
         "batch": counts,
         "checkpoint_every": counts,
+        "after": momenta,
         "loss": st.fixed_dictionaries(
             {"hard": positives},
-            optional={"temperature": positives, "hard_labels": st.sampled_from(["teacher", "asked"])},
+            optional={"temperature": positives, "hard_labels": st.sampled_from(["teacher", "asked"]), "l1": weights},
         ),
     },
 )
@@ -867,7 +901,9 @@ def at(data: Any, path: Place) -> Any:
 
 def wrong_for(value: Any, leaf: Place) -> st.SearchStrategy[Any]:
     """Values of other kinds, and numbers out of any range."""
-    wrong: list[Any] = [[None], [[1]]]
+    wrong: list[Any] = (
+        [[0, None], [0, [1]]] if leaf[-1] == "range" else [[None], [[1]]]
+    )  # a short range is another mistake
     if leaf[-1] not in MAY_BE_NULL:
         wrong += [None]
     if leaf[:2] != ("synthesis", "losses") or leaf[-1] == "weight":  # elsewhere there is `name: {weight: …}`

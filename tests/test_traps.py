@@ -63,7 +63,7 @@ def test_true_logits_are_compared_as_they_are() -> None:
 
 
 def test_the_exported_student_normalises_by_what_it_learnt(runtime: Runtime, tmp_path: Path) -> None:
-    """Not by the batch at hand: an input's answer is the same whatever its neighbours (Gaussian distillation's trap)."""
+    """Not by the batch at hand: an answer is the same whatever the neighbours (the trap of Gaussian distillation)."""
     report = run(Request(DIGITS, "zskt", tmp_path, SHORT, Options.of(range=(0, 1))), Progress(quiet=True))
     assert report.data["student"]["architecture"] == "cnn-small", "it has BatchNormalization"
     session = runtime.load((tmp_path / "student.onnx").read_bytes())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
-from ..files import make_folder, move, sweep, write_json
+from ..files import make_folder, move, remove, sweep, write_json
 from . import shard as shards
 from .shard import Batch, Shard
 
@@ -144,6 +144,18 @@ class Store:
             found = self._read(number, path)
             assert found is not None, "what was just written is whole"
             self._shards[number] = found
+
+    def forget(self, first: int) -> None:
+        """Removes the shards that hold batch ``first`` or later ones: these are going to be made again.
+
+        Raises:
+            OutputError: if one cannot be removed.
+        """
+        for path in sorted(self.folder.iterdir()):
+            number = shards.number_of(path)
+            if number is not None and (not (there := self.layout.batches_in(number)) or there.stop > first):
+                remove(path)
+                self._shards.pop(number, None)
 
     @property
     def waiting(self) -> list[Batch]:

@@ -81,6 +81,7 @@ class Training:
         self.student, self.regime, self.device, self._ask = student.to(device), regime, device, ask
         self.optimiser = regime.optimiser.build(student.parameters())
         self.step, self.loss = 0, math.nan
+        self._last: Tensor | None = None  # the loss of the last step, not looked at yet
         self._watch = (
             None if regime.match is None else Watch(getattr(student, "net", student), regime.match.student_modules)
         )
@@ -108,9 +109,9 @@ class Training:
             loss = retained_loss(self.student, self.loss_of, fresh, memory, self.regime.retain)
         loss.backward()
         self.optimiser.step()
-        self.step += 1
+        self.step, self._last = self.step + 1, loss.detach()
         if self.step % _LOOK_EVERY == 0 or self.finished:
-            self.look(loss.detach())
+            self.look()
 
     def loss_of(self, student: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
         """The regime's loss on rows."""
@@ -133,13 +134,15 @@ class Training:
                 logits = self._ask(inputs, ())[0]
         return inputs, logits, labels
 
-    def look(self, loss: Tensor) -> None:
-        """Takes note of a loss.
+    def look(self) -> None:
+        """Takes note of the last step's loss.
 
         Raises:
             Diverged: if it or the weights are not finite.
         """
-        self.loss = float(loss)
+        if self._last is None:
+            return
+        self.loss, self._last = float(self._last), None
         if math.isfinite(self.loss) and all(weights.isfinite().all() for weights in self.student.parameters()):
             return
         optimiser = self.regime.optimiser

@@ -42,7 +42,7 @@ class Lasting:
             for key, value in tensors.items():
                 if key.startswith(f"{name}:"):
                     moment, _, number = key.removeprefix(f"{name}:").rpartition(".")
-                    place = device if value.dim() else torch.device("cpu")
+                    place = torch.device("cpu") if moment == "steps" else device
                     moments.setdefault(moment, {})[int(number)] = value.to(place).clone()
             leaves.moments.clear()
             leaves.moments.update({moment: [v[n] for n in sorted(v)] for moment, v in moments.items()})

@@ -150,7 +150,10 @@ class Maker:
     def fresh(self, key: Key, number: int = 0) -> Batch:
         """The batch of some number as it is drafted, without steps, with the teacher's answers."""
         asked, draft = self._start(key, number)
-        return self._finished(draft, asked, 0, 0)
+        try:
+            return self._finished(draft, asked, 0, 0)
+        except NotFinite as failure:
+            raise diverged(self.teacher.name, self.synthesis, number, [failure]) from failure
 
     def answers(self, inputs: Tensor) -> Tensor:
         """The teacher's logits [n, classes] to inputs, without gradient, in chunks."""
@@ -210,7 +213,8 @@ class Maker:
     def _step(self, part: Tensor, asked: Asked, rows: slice, draw: torch.Generator) -> Step:
         inputs = self.teacher.signature.to_input(part)
         logits, taps = self.teacher.answer(inputs, self._taps)
-        self.tick(len(part))
+        with_gradient = torch.is_grad_enabled()
+        self.tick(len(part) if with_gradient else 0, 0 if with_gradient else len(part))
         student = self._student
         return Step(
             part,

@@ -118,6 +118,11 @@ class Loss:
         """Why this loss cannot be used on such inputs, or None."""
         return None
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it learns or remembers from one batch to the next."""
+        return False
+
     def begin(self, context: Context) -> nn.Module | None:
         """What it learns or remembers, at the start of a run."""
         return None

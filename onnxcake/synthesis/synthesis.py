@@ -54,6 +54,13 @@ class Synthesis:
         of_losses = (need for term in self.losses for need in term.loss.needs)
         return frozenset((*self.source.needs, *self.labels.needs, *of_losses))
 
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """What makes a batch depend on those before it, or on the student, in words."""
+        parts = [] if self.source.independent else ["the source"]
+        parts += [f"the loss {term.name}" for term in self.losses if term.loss.lasts or "student" in term.loss.needs]
+        return tuple(parts)
+
     def position(self, index: int) -> float:
         """Where batch ``index`` lies in the schedule over the run; held-out batches lie evenly in it, or at its end."""
         if index < self.total:

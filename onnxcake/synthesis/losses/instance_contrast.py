@@ -54,6 +54,10 @@ class InstanceContrast(Loss):
     mirror: bool = True
     layers: Count | Literal["all"] = "all"
 
+    @property
+    def lasts(self) -> bool:
+        return True
+
     def begin(self, context: Context) -> nn.Module | None:
         known = context.view.statistics
         assert known is not None, "needs are resolved before a run"

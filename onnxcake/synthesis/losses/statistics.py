@@ -40,6 +40,10 @@ class Statistics(Loss):
     momentum: Momentum = 0.0
     recorded: bool = False
 
+    @property
+    def lasts(self) -> bool:
+        return self.momentum > 0
+
     def begin(self, context: Context) -> nn.Module | None:
         assert context.view.statistics is not None, "needs are resolved before a run"
         return _Matched(context.view.statistics, self.momentum)
