@@ -1,20 +1,29 @@
-"""The parts of a run, put together: the student with its training, and what makes the samples."""
+"""The parts of a run, put together: the student with its training, what makes the samples, and their turns."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import run as runs
 from .agreement import top_classes
+from .checkpoints import Checkpoints
 from .job import Job, Pupil
 from .ort import Runtime
 from .probes import Probe
+from .progress import Progress, Stage
 from .rng import Key
-from .student import Training, make
+from .rounds import Rounds
+from .spent import Spent
+from .store import Store
+from .student import Student, Training, make
 from .student.training import Ask
 from .synthesis import Maker, Synthesis, Tick
 from .teacher import Teacher
@@ -91,3 +100,59 @@ def _classes(teacher: Teacher, runtime: Runtime) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(np.asarray(top_classes(answers, kind))).long().to(inputs.device)
 
     return classify
+
+
+def work(rounds: Rounds, spent: Spent, show: Shown, progress: Progress) -> Student:
+    """Makes the samples and trains the student, turn by turn; what earlier starts have finished is not done again."""
+    synthesis = None if rounds.maker is None else rounds.maker.synthesis
+    if synthesis is not None and synthesis.rounds == 1:
+        each = synthesis.steps * synthesis.batch if synthesis.teacher_passes else synthesis.batch
+        unit = "teacher passes" if synthesis.teacher_passes else "samples"
+        total = (synthesis.batches + synthesis.held_out) * each
+        with (
+            spent.stage("synthesis"),
+            progress.stage("synthesis", total, rounds.store.finished * each, unit) as show.stage,
+        ):
+            rounds.make()
+        show.stage = None
+    name = "training" if rounds.course.rounds == 1 else "rounds"
+    with (
+        spent.stage(name),
+        progress.stage(name, rounds.course.total, rounds.training.step, "student steps") as stage,
+    ):
+
+        def tick() -> None:
+            spent.tick()
+            loss = rounds.training.loss
+            stage.advance(1, "" if math.isnan(loss) else f"loss {loss:.4f}")
+
+        rounds.tick = tick
+        return cast(Student, rounds.run())
+
+
+class Shown:
+    """Counts what goes through the teacher, and shows it where a stage shows that."""
+
+    def __init__(self, spent: Spent) -> None:
+        self.spent, self.stage = spent, cast("Stage | None", None)
+
+    def __call__(self, passes: int, queries: int = 0) -> None:
+        self.spent.tick(passes, queries)
+        if self.stage is not None:
+            self.stage.advance(passes if self.stage.unit == "teacher passes" else queries)
+
+
+def rounds_of(
+    pupil: Pupil,
+    training: Training,
+    store: Store,
+    out: Path,
+    spent: Spent,
+    maker: Maker | None = None,
+    watch: Callable[[nn.Module], float] | None = None,
+) -> Rounds:
+    """The run in ``out``, where its last checkpoint left it."""
+    key = pupil.key(store.layout)
+    checkpoints = Checkpoints(out / runs.CHECKPOINTS / key[:16], key)
+    order = Key(pupil.seed).at("student", "order")
+    return Rounds(maker, training, store, pupil.course, checkpoints, order, watch, spent.point)

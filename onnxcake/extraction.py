@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 
 from . import files, result
 from . import plan as plans
 from . import run as runs
-from .assembly import maker_of, training_of, watcher
-from .checkpoints import Checkpoints
+from .assembly import Shown, maker_of, rounds_of, training_of, watcher, work
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast
 from .job import Pupil, Request, prepare
 from .ort import Runtime
 from .plan import Plan
-from .progress import Progress, Stage
+from .progress import Progress
 from .recipe import Recipe
 from .report import Report
 from .rng import Key
-from .rounds import Rounds
 from .run import Run
 from .spent import Spent
 from .store import Store
-from .student import Student, Training
-from .synthesis import Maker
 from .teacher import Options, Task
 
 
@@ -221,59 +215,3 @@ def train(
             substitutes=(),
             runtime=runtime,
         )
-
-
-def work(rounds: Rounds, spent: Spent, show: Shown, progress: Progress) -> Student:
-    """Makes the samples and trains the student, turn by turn; what earlier starts have finished is not done again."""
-    synthesis = None if rounds.maker is None else rounds.maker.synthesis
-    if synthesis is not None and synthesis.rounds == 1:
-        each = synthesis.steps * synthesis.batch if synthesis.teacher_passes else synthesis.batch
-        unit = "teacher passes" if synthesis.teacher_passes else "samples"
-        total = (synthesis.batches + synthesis.held_out) * each
-        with (
-            spent.stage("synthesis"),
-            progress.stage("synthesis", total, rounds.store.finished * each, unit) as show.stage,
-        ):
-            rounds.make()
-        show.stage = None
-    name = "training" if rounds.course.rounds == 1 else "rounds"
-    with (
-        spent.stage(name),
-        progress.stage(name, rounds.course.total, rounds.training.step, "student steps") as stage,
-    ):
-
-        def tick() -> None:
-            spent.tick()
-            loss = rounds.training.loss
-            stage.advance(1, "" if math.isnan(loss) else f"loss {loss:.4f}")
-
-        rounds.tick = tick
-        return cast(Student, rounds.run())
-
-
-class Shown:
-    """Counts what goes through the teacher, and shows it where a stage shows that."""
-
-    def __init__(self, spent: Spent) -> None:
-        self.spent, self.stage = spent, cast("Stage | None", None)
-
-    def __call__(self, passes: int, queries: int = 0) -> None:
-        self.spent.tick(passes, queries)
-        if self.stage is not None:
-            self.stage.advance(passes if self.stage.unit == "teacher passes" else queries)
-
-
-def rounds_of(
-    pupil: Pupil,
-    training: Training,
-    store: Store,
-    out: Path,
-    spent: Spent,
-    maker: Maker | None = None,
-    watch: Callable[[nn.Module], float] | None = None,
-) -> Rounds:
-    """The run in ``out``, where its last checkpoint left it."""
-    key = pupil.key(store.layout)
-    checkpoints = Checkpoints(out / runs.CHECKPOINTS / key[:16], key)
-    order = Key(pupil.seed).at("student", "order")
-    return Rounds(maker, training, store, pupil.course, checkpoints, order, watch, spent.point)

@@ -12,12 +12,12 @@ import torch
 
 from . import files, matrix, needs, probes, recorded
 from . import plan as plans
+from .course import Course, steps_per_round
 from .errors import RecipeError, UsageError
 from .plan import Plan
 from .probes import Probe
 from .recipe import Recipe
 from .rng import Key
-from .rounds import Course, steps_per_round
 from .run import Run
 from .store import Layout
 from .student import (

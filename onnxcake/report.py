@@ -15,7 +15,7 @@ from rich.table import Table
 from . import __version__, ort
 from .errors import BelowFloor
 from .progress import duration, size
-from .recipe import RequireSection
+from .sections import RequireSection
 
 FORMAT = 1
 # What may differ between an unbroken run and one that was stopped and went on.

@@ -6,52 +6,27 @@ learns from the batch just made, or from fresh drafts, and what is made may depe
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import interrupt
 from .checkpoints import Checkpoints
+from .course import Course
 from .rng import Key
 from .store import Batch, Pool, Samples, Store, StoreDataset
 from .student import Lesson, Training
-from .synthesis import Maker, Memory, synthesize
+from .synthesis import Maker, synthesize
 from .synthesis.lasting import Lasting
 
-LearnFrom = Literal["kept", "same", "fresh"]
 POINTS = 20  # of the curve
 _SAVE_S = 30.0  # between two checkpoints of short rounds, at most, and a round
 _WAITING = "waiting"
-
-
-@dataclass(frozen=True)
-class Course:
-    """When the student learns, and from what.
-
-    Attributes:
-        rounds: in all.
-        steps: of the student in each.
-        first: the round in which it begins.
-        learn_from: all that was kept; the batch just made; or fresh drafts for every step.
-        memory: what it sees again besides.
-    """
-
-    rounds: int = 1
-    steps: int = 1
-    first: int = 0
-    learn_from: LearnFrom = "kept"
-    memory: Memory | None = None
-
-    @property
-    def total(self) -> int:
-        """Student steps in all."""
-        return (self.rounds - self.first) * self.steps
 
 
 @dataclass
@@ -264,8 +239,3 @@ def _waiting(tensors: dict[str, Tensor], index: int) -> Batch | None:
 def _nothing() -> Batch:
     empty = torch.empty(0)
     return Batch(0, empty, empty, empty)
-
-
-def steps_per_round(epochs: int | None, steps: int | None, samples: int, batch: int) -> int:
-    """Student steps in a round: as many as are given, or enough for so many passes over the samples."""
-    return steps or (epochs or 1) * math.ceil(samples / batch)

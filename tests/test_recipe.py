@@ -289,7 +289,7 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "os.system",
         [f"18:3: unknown key 'os.system' (known: {STUDENTS})"],
     ),
-    ("optimiser", "{adamw: {lr: 1e-3}}", "adamx", ["20:3: unknown key 'adamx' (did you mean 'adamw'?)"]),
+    ("optimiser", "{adamw: {lr: 1e-3}}", "adamm", ["20:3: unknown key 'adamm' (did you mean 'adam'?)"]),
     ("rate", "_rate: one_cycle", "_rate: onecycle", ["21:3: unknown key 'onecycle' (did you mean 'one_cycle'?)"]),
     # Exactly one part
     (
@@ -460,6 +460,12 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "{adamw: {lr: 1e-3}}",
         "{sgd: {momentum: 1}}",
         ["20:21: student.optimiser.sgd.momentum: should be less than 1, not '1'"],
+    ),
+    (
+        "width of none",
+        "{mlp: {hidden: [8]}}",
+        "{cnn-small: {width: 0}}",
+        ["18:30: student.architecture.cnn-small.width: should be greater than or equal to 1, not '0'"],
     ),
     (
         "negative keep",

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from onnxcake import interrupt
 from onnxcake.checkpoints import Checkpoints
+from onnxcake.course import Course, steps_per_round
 from onnxcake.errors import Interrupted
 from onnxcake.ort import Runtime
 from onnxcake.rng import Key
-from onnxcake.rounds import POINTS, Course, Rounds, steps_per_round
+from onnxcake.rounds import POINTS, Rounds
 from onnxcake.store import Batch, Layout, Store
 from onnxcake.student import Distillation, Lesson, Regime, Student, Training
 from onnxcake.student.optimise import AdamOptimiser, Cosine, SgdOptimiser

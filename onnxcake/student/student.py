@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import RecipeError
 from ..rng import Key
 from ..teacher import Signature
 from .architectures import ARCHITECTURES
@@ -46,9 +47,18 @@ def make(name: str, hyper: dict[str, Any], signature: Signature, key: Key, *, qu
 
 
 def parameters(make_net: Callable[[], nn.Module]) -> int:
-    """How many weights a network would have, without making them."""
-    with torch.device("meta"):
-        return count(make_net())
+    """How many weights a network would have, without making them.
+
+    Raises:
+        RecipeError: if they are more than can be counted.
+    """
+    try:
+        with torch.device("meta"):
+            return count(make_net())
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise RecipeError("a student of this size fits no memory", remedy="Choose smaller sizes for it.") from error
 
 
 def count(module: nn.Module) -> int:

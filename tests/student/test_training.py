@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from onnxcake import interrupt
 from onnxcake.checkpoints import Checkpoints
+from onnxcake.course import Course
 from onnxcake.errors import Diverged, Interrupted
 from onnxcake.files import write_with_digest
 from onnxcake.recipe import Recipe
 from onnxcake.rng import Key
-from onnxcake.rounds import Course, Rounds
+from onnxcake.rounds import Rounds
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.student import Distillation, Regime, Training, make
 from onnxcake.student.optimise import AdamWOptimiser, ConstantRate, Cosine, OneCycle, SgdOptimiser

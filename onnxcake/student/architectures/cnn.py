@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from ...quantities import Count
 from ...teacher.signature import Signature
 from . import fit
 
@@ -14,7 +15,7 @@ _LEAST_SIDE = 2  # halving stops here, so that a map keeps neighbours and BatchN
 _MOST_GROWTH = 16  # times the width: the many halvings of a long signal would double it out of bounds
 
 
-def cnn_small(signature: Signature, *, width: int = 16, depth: int = 3) -> nn.Module:
+def cnn_small(signature: Signature, *, width: Count = 16, depth: Count = 3) -> nn.Module:
     """Convolution 3, BatchNorm and ReLU, two in a stage; then global average pooling and one linear layer.
 
     From the second stage on, each begins with stride 2 and twice the channels, where the size allows it.

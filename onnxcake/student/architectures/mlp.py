@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from ...quantities import Count
 from ...teacher.signature import Signature
 from . import fit
 
 
-def mlp(signature: Signature, *, hidden: tuple[int, ...] = (128, 64)) -> nn.Module:
+def mlp(signature: Signature, *, hidden: tuple[Count, ...] = (128, 64)) -> nn.Module:
     """Fully connected layers with ReLU between them, for inputs of any shape.
 
     Args:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import RecipeError
+from ...quantities import Count
 from ...teacher.signature import Signature
 from . import fit
 
@@ -19,7 +20,7 @@ _LEAST_SIDE = 8
 _SMALL_SIDE = 64  # up to here the first convolution keeps the resolution
 
 
-def resnet8(signature: Signature, *, width: int = 16) -> nn.Module:
+def resnet8(signature: Signature, *, width: Count = 16) -> nn.Module:
     """`resnet20` with one block in each stage.
 
     Raises:
@@ -28,7 +29,7 @@ def resnet8(signature: Signature, *, width: int = 16) -> nn.Module:
     return _small("resnet8", signature, width, blocks=1)
 
 
-def resnet20(signature: Signature, *, width: int = 16) -> nn.Module:
+def resnet20(signature: Signature, *, width: Count = 16) -> nn.Module:
     """The paper's network for CIFAR: three stages of three blocks (section 4.2; 0.27 M parameters).
 
     Shortcuts that change the shape are 1×1 convolutions (option B). Above 64 pixels the first layers halve
@@ -43,7 +44,7 @@ def resnet20(signature: Signature, *, width: int = 16) -> nn.Module:
     return _small("resnet20", signature, width, blocks=3)
 
 
-def resnet18(signature: Signature, *, width: int = 64) -> nn.Module:
+def resnet18(signature: Signature, *, width: Count = 64) -> nn.Module:
     """The paper's network for ImageNet: four stages of two blocks (table 1; 11.7 M parameters).
 
     Up to 64 pixels it starts with a 3×3 convolution at full resolution (11.2 M parameters for CIFAR), above
@@ -58,7 +59,7 @@ def resnet18(signature: Signature, *, width: int = 64) -> nn.Module:
     return _large("resnet18", signature, width, blocks=(2, 2, 2, 2))
 
 
-def resnet34(signature: Signature, *, width: int = 64) -> nn.Module:
+def resnet34(signature: Signature, *, width: Count = 64) -> nn.Module:
     """`resnet18` with three, four, six and three blocks.
 
     Raises:
@@ -67,7 +68,7 @@ def resnet34(signature: Signature, *, width: int = 64) -> nn.Module:
     return _large("resnet34", signature, width, blocks=(3, 4, 6, 3))
 
 
-def wrn_16_1(signature: Signature, *, depth: int = 16, widen: int = 1) -> nn.Module:
+def wrn_16_1(signature: Signature, *, depth: Count = 16, widen: Count = 1) -> nn.Module:
     """A wide residual network for CIFAR: three stages of (depth − 4) / 6 blocks (table 1; 0.17 M parameters).
 
     Above 64 pixels the first layers halve the resolution until at most 64 are left.
@@ -82,17 +83,17 @@ def wrn_16_1(signature: Signature, *, depth: int = 16, widen: int = 1) -> nn.Mod
     return _wide("wrn-16-1", signature, depth, widen)
 
 
-def wrn_16_2(signature: Signature, *, depth: int = 16, widen: int = 2) -> nn.Module:
+def wrn_16_2(signature: Signature, *, depth: Count = 16, widen: Count = 2) -> nn.Module:
     """`wrn_16_1`, twice as wide (0.69 M parameters)."""
     return _wide("wrn-16-2", signature, depth, widen)
 
 
-def wrn_40_1(signature: Signature, *, depth: int = 40, widen: int = 1) -> nn.Module:
+def wrn_40_1(signature: Signature, *, depth: Count = 40, widen: Count = 1) -> nn.Module:
     """`wrn_16_1` with six blocks in each stage (0.56 M parameters)."""
     return _wide("wrn-40-1", signature, depth, widen)
 
 
-def wrn_40_2(signature: Signature, *, depth: int = 40, widen: int = 2) -> nn.Module:
+def wrn_40_2(signature: Signature, *, depth: Count = 40, widen: Count = 2) -> nn.Module:
     """`wrn_40_1`, twice as wide (2.24 M parameters): the usual teacher of data-free distillation on CIFAR."""
     return _wide("wrn-40-2", signature, depth, widen)
 

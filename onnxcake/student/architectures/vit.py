@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RecipeError
+from ...quantities import Count, CountOrNone
 from ...teacher.signature import Signature
 from . import fit
 
@@ -22,7 +23,13 @@ _POSITION_STD = 0.5  # as strong as an embedded patch; with the usual 0.02 short
 
 
 def vit_small(
-    signature: Signature, *, patch: int = 0, dim: int = 64, depth: int = 4, heads: int = 4, mlp: int = 128
+    signature: Signature,
+    *,
+    patch: CountOrNone = 0,
+    dim: Count = 64,
+    depth: Count = 4,
+    heads: Count = 4,
+    mlp: Count = 128,
 ) -> nn.Module:
     """A pre-norm vision transformer for images of 4×4 or more.
 
