@@ -74,7 +74,7 @@ class Cell:
             teacher_accuracy=known.get("teacher"),
             teacher_passes=spent["teacher_passes"],
             teacher_queries=spent["teacher_queries"],
-            student_steps=curve[-1]["student_steps"],
+            student_steps=report.data["student"]["steps"],
             seconds=round(sum(spent["seconds"].values()), 2),
             curve=curve,
         )

@@ -95,6 +95,7 @@ def finish(
                 "bytes": len(content),
                 "architecture": pupil.architecture,
                 "parameters": count(student),
+                "steps": pupil.regime.steps,
                 "torch_vs_onnxruntime": parity,
             },
             "agreement": {source: compared.as_dict() for source, compared in agreement.items()},
