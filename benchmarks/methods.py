@@ -13,7 +13,7 @@ small           generators of width 16 in place of 64, on batches of 64 in place
                 cores come to one step in a second, so that three minutes would show nothing of the method
 short           200 steps on each batch of pixels in place of 1000 … 2000, longer ones to reach as far, and 30 epochs
                 in place of 500: for the same reason. CAKE's and LAKE's 256 steps become 100, as in mnist.py;
-                CMI's 200 become 100, and its and Fast-DFKD's student takes 100 for each batch, not 400
+                CMI's 200 become 100; ADI's, CMI's, Fast-DFKD's and NAYER's student takes 100 steps in a round, not 400;
                 ZSDB3KD moves each sample 5 times, 500 queries each, in place of 40 and 5000, and takes distances as
                 they are found by bisection
 digits          no mirror images: digits have a left and a right
@@ -74,7 +74,7 @@ METHODS = {
     "lake": Method((*CAKE, "synthesis.losses.contrastive=1e-3", "synthesis.losses.total_variation=1e7")),  # CAKE's
     "metadata": Method(SHORT, "92.47"),
     "deepinversion": Method((*SHORT, *DIGITS, *SGD_LENET)),
-    "adi": Method((*SHORT, *JITTERED, *DIGITS, *SGD_LENET)),
+    "adi": Method((*SHORT, "student.steps=100", *JITTERED, *DIGITS, *SGD_LENET)),
     "zskd": Method(
         (*SHORT, "synthesis.update.adam.step_size.constant.value=2.4e-2", *DIGITS, "student.epochs=30"),
         "98.77 (repeated: 96.98)",  # with 1500 steps of 3.2e-3
@@ -136,6 +136,16 @@ METHODS = {
     "fast-dfkd": Method(
         (
             "synthesis.source.meta_latent.width=16",
+            "synthesis.batch=64",
+            "student.steps=100",
+            *CROPPED,
+            *DIGITS,
+            *SGD_LENET,
+        ),
+    ),
+    "nayer": Method(
+        (
+            "synthesis.source.noisy_layer.width=16",
             "synthesis.batch=64",
             "student.steps=100",
             *CROPPED,

@@ -225,15 +225,22 @@ def _mu_sigma2(cells: Sequence[Cell]) -> dict[str, float] | None:
 
 
 def _mean_curve(method: str, cells: Sequence[Cell]) -> Curve:
-    """Over the seeds, point by point."""
-    points = list(zip(*(cell.curve for cell in cells), strict=False))
-    agreements = [[point["agreement"] for point in at] for at in points]
+    """Over the seeds, point by point; of points at the same cost, as an offline method has them, the last."""
+    points = list(zip(*(_costs(cell) for cell in cells), strict=False))
+    by_cost = {statistics.fmean(cost for cost, _ in at): [agreement for _, agreement in at] for at in points}
     return Curve(
         title=method,
-        x=[statistics.fmean(point["teacher_passes"] + point["teacher_queries"] for point in at) for at in points],
-        y=[statistics.fmean(values) for values in agreements],
-        spread=[statistics.stdev(values) for values in agreements] if len(cells) > 1 else (),
+        x=list(by_cost),
+        y=[statistics.fmean(values) for values in by_cost.values()],
+        spread=[statistics.stdev(values) for values in by_cost.values()] if len(cells) > 1 else (),
     )
+
+
+def _costs(cell: Cell) -> list[tuple[int, float]]:
+    """Samples through the teacher and the agreement then; of a run that was not watched, the end alone."""
+    assert cell.agreement is not None, "a cell with figures"
+    end = (cell.teacher_passes + cell.teacher_queries, cell.agreement)
+    return [(at["teacher_passes"] + at["teacher_queries"], at["agreement"]) for at in cell.curve] or [end]
 
 
 def _text(figure: dict[str, float | None] | None, form: str) -> str:

@@ -15,6 +15,7 @@ from .ort import Runtime
 from .progress import duration, size
 from .rng import Key
 from .student import Lesson
+from .synthesis import silent
 
 _TRIED = 2  # steps of a batch that is made for timing
 _TIMES, _LONG_S = 3, 1.0  # of which the quickest counts, but no more once they have taken so long
@@ -107,9 +108,9 @@ def _set(job: Job, ahead: Forecast) -> str:
 def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
     """Seconds of one batch, of one fresh draft, and of one student step."""
     key = Key(0).at("timing")
-    training = training_of(job.pupil, key, job.teacher.device, job.teacher, _untold)
+    training = training_of(job.pupil, key, job.teacher.device, job.teacher, silent)
     short = shortened(job.synthesis, _TRIED if job.synthesis.has_gradient else 1)
-    maker = maker_of(job, key, training, runtime, _untold, short)
+    maker = maker_of(job, key, training, runtime, silent, short)
     training.student.eval()
     whole, batch = _timed(lambda number: maker.attempt(number))
     fresh = _timed(lambda number: maker.fresh(key.at(number)))[0] if short.steps else whole
@@ -121,10 +122,6 @@ def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
     lesson = Lesson(rows)
     step_s = _timed(lambda number: training.take(lesson, key.at("draw").generator()))[0]
     return fresh + each * job.synthesis.steps, fresh, step_s
-
-
-def _untold(passes: int, queries: int = 0) -> None:
-    pass
 
 
 def _timed(act: Callable[[int], Made]) -> tuple[float, Made]:

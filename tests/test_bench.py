@@ -304,6 +304,31 @@ def test_a_grid_of_shares() -> None:
     assert has(full, (68, 1, 84)) and not has(none, (68, 1, 84))  # 0 in the map's darkest colour
 
 
+def test_the_picture_of_a_table_takes_the_mean_over_seeds(
+    runs: Runs, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Curve] = []
+    monkeypatch.setattr("onnxcake.bench_table.curves_png", lambda curves, **_: drawn.extend(curves) or b"")
+    bench(request_, ["cake", "naive"], seeds=(0, 1)).picture()
+    cake, naive = drawn[-2:]
+    assert (cake.title, cake.x, cake.y) == ("cake", [1010, 2020, 3030], pytest.approx([0.4, 0.6, 0.85]))
+    assert cake.spread == pytest.approx([0.02**0.5, 0.02**0.5, 0.005**0.5])
+    assert (naive.x, naive.y) == ([1010], pytest.approx([0.3]))
+
+
+def test_points_at_the_same_cost_are_one_and_a_run_without_points_has_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Curve] = []
+    monkeypatch.setattr("onnxcake.bench_table.curves_png", lambda curves, **_: drawn.extend(curves) or b"")
+    offline = [{"teacher_passes": 500, "teacher_queries": 5, "agreement": value} for value in (0.2, 0.6, 0.8)]
+    cells = (
+        Cell("cake", 0, agreement=0.8, curve=tuple(offline)),
+        Cell("dafl", 0, agreement=0.7, teacher_passes=40, teacher_queries=2),
+        Cell("zskd", 0, reason="needs more"),
+    )
+    Table({"budget": {"seconds": None, "passes": None}, "teacher": {"name": "t"}, "student": None}, cells).picture()
+    assert [(curve.title, curve.x, curve.y) for curve in drawn] == [("cake", [505], [0.8]), ("dafl", [42], [0.7])]
+
+
 # --- for real ----------------------------------------------------------------------------------------------
 
 TINY = ["synthesis.batches=2", "synthesis.batch=50", "synthesis.steps=4", "synthesis.held_out=1", "student.epochs=2"]

@@ -6,8 +6,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The recipes that come with onnxcake.")
+app = typer.Typer(help="The recipes that come with onnxcake; lists them if no command is given.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A recipe's name.")]
+
+
+@app.callback(invoke_without_command=True)
+def _listed(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_recipes()
 
 
 @app.command("list")

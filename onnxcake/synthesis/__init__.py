@@ -1,14 +1,14 @@
 """From a teacher and the parts of a recipe to batches of samples."""
 
 from .augment import AUGMENTS, Augment
-from .loop import Maker, Tick, synthesize
+from .loop import Maker, synthesize
 from .losses import LOSSES
 from .memory import Memory
 from .policies import LABELS
 from .replay import MEMORIES
 from .schedules import SCHEDULES
 from .sources import SOURCES
-from .step import Need, Weighted
+from .step import Need, Tick, Weighted, silent
 from .synthesis import Synthesis
 from .update import UPDATES
 
@@ -27,5 +27,6 @@ __all__ = [
     "Synthesis",
     "Tick",
     "Weighted",
+    "silent",
     "synthesize",
 ]

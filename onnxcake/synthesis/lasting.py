@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,3 +46,17 @@ class Lasting:
                     moments.setdefault(moment, {})[int(number)] = value.to(place).clone()
             leaves.moments.clear()
             leaves.moments.update({moment: [v[n] for n in sorted(v)] for moment, v in moments.items()})
+
+
+def parameters_of(state: nn.Module | None) -> Leaves:
+    """What a loss learns, as leaves."""
+    return Leaves([] if state is None else list(state.parameters()))
+
+
+def by_leaves(flat: Sequence[Tensor], leaves: Sequence[Leaves]) -> list[Sequence[Tensor]]:
+    """One sequence of tensors, such as gradients, in parts as long as those of ``leaves``."""
+    grouped, start = [], 0
+    for group in leaves:
+        grouped.append(flat[start : start + len(group.tensors)])
+        start += len(group.tensors)
+    return grouped

@@ -5,37 +5,24 @@ It is the only place that steps samples, generators, or whatever else samples ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..rng import Key
 from ..store import Batch, Store
 from ..teacher import Teacher
 from ..teacher.offers import View
 from .finite import NotFinite, check, diverged
-from .lasting import Lasting
+from .lasting import Lasting, by_leaves, parameters_of
 from .source import Asked, Draft
-from .step import Context, Leaves, Step, Weighted
+from .step import Answers, Context, Leaves, Step, Tick, Weighted, silent
 from .synthesis import Synthesis
 from .update import Update
 
 ATTEMPTS = 3  # an independent batch that diverges is started afresh, each time with another key
 _LOOK_EVERY = 50  # steps between two looks at whether the losses are finite
-
-Answers = Callable[[Tensor], Tensor]
-
-
-class Tick(Protocol):
-    """Told how many samples went through the teacher: with gradient, and without."""
-
-    def __call__(self, passes: int, queries: int = 0) -> None: ...
-
-
-def _silent(passes: int, queries: int = 0) -> None:
-    pass
 
 
 class Maker:
@@ -56,7 +43,7 @@ class Maker:
         view: View | None = None,
         student: Answers | None = None,
         classify: Answers | None = None,
-        tick: Tick = _silent,
+        tick: Tick = silent,
     ) -> None:
         self.teacher, self.synthesis, self.key, self.tick = teacher, synthesis, key, tick
         self._student, self._classify = student, classify
@@ -68,7 +55,7 @@ class Maker:
         for state in (self.source, *self.states.values()):
             if state is not None:
                 state.to(teacher.device)
-        self._learnt = [leaves for leaves in map(_parameters, self.states.values()) if leaves.tensors]
+        self._learnt = [leaves for leaves in map(parameters_of, self.states.values()) if leaves.tensors]
         needs, last = synthesis.needs, view.last_layer
         self._taps = view.statistics.taps if view.statistics and "statistics" in needs else ()
         self._taps += (last.features,) if last and "features" in needs and last.features not in self._taps else ()
@@ -208,7 +195,7 @@ class Maker:
                 torch._foreach_add_(of_own, found[1:])
         gradient = parts[0] if len(parts) == 1 else torch.cat(parts)
         flat = (gradient,) if direct else _through(x, draft, gradient)
-        return _by_leaves((*flat, *of_own), (*draft.leaves, *learnt)), step
+        return by_leaves((*flat, *of_own), (*draft.leaves, *learnt)), step
 
     def _step(self, part: Tensor, asked: Asked, rows: slice, draw: torch.Generator) -> Step:
         inputs = self.teacher.signature.to_input(part)
@@ -261,10 +248,6 @@ def synthesize(maker: Maker, store: Store) -> None:
         store.append(maker.make(index))
 
 
-def _parameters(state: nn.Module | None) -> Leaves:
-    return Leaves([] if state is None else list(state.parameters()))
-
-
 def _advance(
     update: Update, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator
 ) -> None:
@@ -280,11 +263,3 @@ def _through(x: Tensor, draft: Draft, gradient: Tensor) -> tuple[Tensor, ...]:
         penalty = draft.penalty()
     ends, along = ([x], [gradient]) if penalty is None else ([x, penalty], [gradient, torch.ones_like(penalty)])
     return torch.autograd.grad(ends, tensors, along, allow_unused=True, materialize_grads=True)
-
-
-def _by_leaves(flat: Sequence[Tensor], leaves: Sequence[Leaves]) -> list[Sequence[Tensor]]:
-    grouped, start = [], 0
-    for group in leaves:
-        grouped.append(flat[start : start + len(group.tensors)])
-        start += len(group.tensors)
-    return grouped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,19 @@ Scope = Literal["sample", "row", "batch"]
 #   student      the student's answers
 #   data         real inputs, given with --data
 Need = Literal["statistics", "last_layer", "features", "similarity", "labels", "student", "data"]
+
+
+Answers = Callable[[Tensor], Tensor]  # inputs as the file takes them → answers
+
+
+class Tick(Protocol):
+    """Told how many samples went through the teacher: with gradient, and without."""
+
+    def __call__(self, passes: int, queries: int = 0) -> None: ...
+
+
+def silent(passes: int, queries: int = 0) -> None:
+    """A `Tick` that nobody hears."""
 
 
 @dataclass(frozen=True)
