@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import extraction, files
+from . import extraction, files, matrix
 from . import run as runs
 from .bench_table import FILE, Cell, Table
 from .budget import Budget, fit
@@ -47,7 +47,7 @@ def bench(
 
     Args:
         request: teacher, options, probe, device, overrides for all methods; ``out`` is the folder of the table, and
-            ``data`` is for those methods alone that learn from data.
+            ``data`` and ``stats`` are for those methods alone that ask for them.
         methods: names of recipes, or files.
         student: the architecture that learns; by each recipe if None.
         budget: of each run; the recipes are scaled to it, once for all seeds.
@@ -101,9 +101,10 @@ def _requests(
     requests = {}
     for name, method in zip(names, methods, strict=True):
         overrides = [*shared, *only.get(method, only.get(name, ()))]
-        takes_data = Recipe.load(method, overrides).synthesis.source.name == "data"
-        data = request.data if takes_data else None
-        requests[name] = replace(request, recipe=method, overrides=overrides, data=data)
+        needs = matrix.needs(Recipe.load(method, overrides))
+        data = request.data if "data" in needs else None
+        stats = request.stats if "statistics" in needs else None
+        requests[name] = replace(request, recipe=method, overrides=overrides, data=data, stats=stats)
     return requests
 
 

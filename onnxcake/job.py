@@ -217,6 +217,9 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
     if data is not None and "data" not in synthesis.needs:
         remedy = "Add --recipe kd, or leave it out."
         raise UsageError("--data is for a recipe that learns from real data", remedy=remedy)
+    if stats is not None and "statistics" not in synthesis.needs:
+        remedy = "Add --recipe metadata, or leave it out."
+        raise UsageError("--stats is for a recipe that matches statistics", remedy=remedy)
     return synthesis, view
 
 

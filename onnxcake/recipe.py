@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from . import schema, yaml_tree
-from .errors import RecipeError, did_you_mean
+from .errors import RecipeError, did_you_mean, shown
 from .files import canonical, sha256
 from .overrides import override
 from .schema import Section
@@ -111,7 +111,13 @@ def names() -> list[str]:
 
 
 def text_of(name: str) -> str:
-    """The YAML of a recipe that comes with onnxcake, comments included."""
+    """The YAML of a recipe that comes with onnxcake, comments included.
+
+    Raises:
+        RecipeError: if none is called so.
+    """
+    if name not in names():
+        raise _unknown(name)
     text: str = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
     return text
 
@@ -129,9 +135,7 @@ def _tree(source: str | Path | dict[str, Any]) -> tuple[Tree, list[Mistake]]:
         return yaml_tree.parse(text_of(source), f"{source}.yaml")
     path = Path(source)
     if not path.exists() and os.sep not in str(source) and path.suffix not in (".yaml", ".yml"):
-        known = names()
-        hint = did_you_mean(str(source), known) or f"; there are {', '.join(known)}"
-        raise RecipeError(f"no recipe is called {str(source)!r}{hint}", remedy="Give a name or a YAML file.")
+        raise _unknown(str(source), "Give a name or a YAML file.")
     try:
         with path.open("rb") as file:
             content = file.read(yaml_tree.LIMIT_BYTES + 1)
@@ -141,6 +145,12 @@ def _tree(source: str | Path | dict[str, Any]) -> tuple[Tree, list[Mistake]]:
             f"cannot be read ({reason})", where=path, remedy="Give a recipe's name or a YAML file."
         ) from error
     return yaml_tree.parse(content, path.name)
+
+
+def _unknown(name: str, remedy: str = "`onnxcake recipes list` names them.") -> RecipeError:
+    known = names()
+    hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+    return RecipeError(f"no recipe is called {shown(name)}{hint}", remedy=remedy)
 
 
 def _refused(source: str, mistakes: list[Mistake]) -> RecipeError:

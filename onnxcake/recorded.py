@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from . import probes
-from .errors import UsageError, shown
+from .errors import OutputError, UsageError, shown
 from .files import canonical, sha256, write_atomic
 from .teacher import Options, Statistics, Teacher
 from .tensorfile import pack
@@ -51,8 +51,9 @@ def record(teacher: Teacher, inputs: Tensor, path: Path) -> tuple[str, ...]:
 
     Raises:
         UsageError: if there is nothing to record, or too few inputs, or they give values that are not finite.
-        OutputError: if it cannot be written.
+        OutputError: if it cannot be written, or there is a file of another kind.
     """
+    _guard(path)
     taps, names = _taps(teacher), dict(teacher.offers.names)
     if not taps:
         raise UsageError(
@@ -80,6 +81,16 @@ def record(teacher: Teacher, inputs: Tensor, path: Path) -> tuple[str, ...]:
     }
     write_atomic(path, pack(tensors, {**facts, "digest": _digest(tensors, facts)}))
     return tuple(names[tap] for tap in taps)
+
+
+def _guard(path: Path) -> None:
+    """Makes sure that nothing but earlier statistics is overwritten."""
+    try:
+        if path.exists():
+            _read(path)
+    except UsageError as error:
+        what = "is not a file of recorded statistics, and it would be overwritten"
+        raise OutputError(what, where=path, remedy="Choose another file with --out.") from error
 
 
 _PARTS = ("mean", "variance")

@@ -46,7 +46,11 @@ def diff_recipes(
     from ..matrix import difference
     from ..recipe import Recipe
 
+    differ = difference(Recipe.load(one), Recipe.load(other))
     table = Table("", one, other)
-    for row in difference(Recipe.load(one), Recipe.load(other)):
+    for row in differ:
         table.add_row(*row)
-    Console().print(table)
+    if differ:
+        Console().print(table)
+    else:
+        typer.echo("The same parts; if they differ, then in their numbers.")
