@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from .student import Lesson
 from .synthesis import silent
 
 _TRIED = 2  # steps of a batch that is made for timing
-_TIMES, _LONG_S = 3, 1.0  # of which the quickest counts, but no more once they have taken so long
+_MOMENT_S = 0.7  # for timing a batch, a draft and a student step each, at least
 
 Made = TypeVar("Made")
 
@@ -125,11 +126,11 @@ def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
 
 
 def _timed(act: Callable[[int], Made]) -> tuple[float, Made]:
-    """Seconds, and what came of it: of the quickest of three, or of the first alone if that takes long."""
+    """Seconds, and what came of it: the median of as many as fit into a moment, the first left out if others do."""
     times: list[float] = []
     while True:
         start = time.perf_counter()
         made = act(len(times))
         times.append(time.perf_counter() - start)
-        if len(times) == _TIMES or sum(times) > _LONG_S:
-            return min(times), made
+        if sum(times) > _MOMENT_S:
+            return statistics.median(times[1:] or times), made
