@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import OnnxcakeError, UsageError
 
 TeacherArgument = Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe's name or YAML file.")]
@@ -50,11 +52,17 @@ StatsOption = Annotated[
 ]
 
 
-def tell(report: Any, as_json: bool) -> None:
+def tell(report: Any, as_json: bool, check: Callable[[], None] = lambda: None) -> None:
+    """Prints a report. What ``check`` misses in it goes to stderr alone: one object is on stdout already."""
     if as_json:
         print_json(report.data)
     else:
         report.show()
+    try:
+        check()
+    except OnnxcakeError as error:
+        print(f"onnxcake: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
 
 
 def print_json(value: Any) -> None:

@@ -82,8 +82,7 @@ def extract(
             print_json(asdict(ahead))
         return
     report = run(request, Progress())
-    tell(report, as_json)
-    report.check_floor()
+    tell(report, as_json, report.check_floor)
 
 
 def train(
@@ -99,8 +98,7 @@ def train(
     from ..extraction import train as run_train
 
     report = run_train(store, recipe, out, overrides or (), seed, device, Progress())
-    tell(report, as_json)
-    report.check_floor()
+    tell(report, as_json, report.check_floor)
 
 
 def bench(
@@ -157,4 +155,4 @@ def bench(
         only=parse_only(only or ()),
         progress=Progress(),
     )
-    tell(table, as_json)
+    tell(table, as_json, table.check)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onnxcake.errors import RecipeError
 from onnxcake.rng import Key
-from onnxcake.synthesis.source import Draft, Source
+from onnxcake.synthesis.source import Asked, Draft, Source
 from onnxcake.synthesis.sources.data import Data
 from onnxcake.synthesis.sources.generator import Generator, GeneratorDraft, Learning, Together
 from onnxcake.synthesis.sources.latent import Latent, LatentDraft, MetaDraft, MetaLatent
@@ -430,3 +430,23 @@ def test_drafts_are_what_the_loop_expects() -> None:
     there = context()
     for source, kind in zip(LEARNING, (GeneratorDraft, LatentDraft, MetaDraft, MetaDraft), strict=True):
         assert type(source.draft(8, there, key(), source.begin(there))) is kind
+
+
+def test_a_conditional_generator_follows_the_class_asked_for() -> None:
+    source = Generator(latent=6, width=4, conditional=True)
+    there = given(20)
+    lasting = source.begin(there)
+    classes = there.signature.classes
+
+    def made(labels: Tensor) -> Tensor:
+        draft = source.draft(8, there, key(), lasting)
+        draft.told(Asked(labels))
+        return draft.render()
+
+    ones, others = torch.zeros(8, dtype=torch.int64), torch.full((8,), classes - 1)
+    assert torch.equal(made(ones), made(ones)) and not torch.allclose(made(ones), made(others))
+    free = Generator(latent=6, width=4)
+    draft = free.draft(8, there, key(), held := free.begin(there))
+    before = draft.render()
+    draft.told(Asked(others))
+    assert held is not None and torch.equal(draft.render(), before), "it is told nothing"

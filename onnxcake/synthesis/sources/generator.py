@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import RecipeError
 from ...quantities import Count, Positive
 from ...rng import Key
 from ..networks import Head, generator
-from ..source import Draft, Source
+from ..source import Asked, Draft, Source
 from ..step import Context, Leaves
 
 
@@ -30,6 +31,7 @@ class Generator(Source):
         epsilon: of the BatchNorm after hidden layers; 0.8 in DAFL and PRE-DFKD.
         spectral_norm: of the convolutions, as in PRE-DFKD.
         networks: generators that share a batch, each making as much of it as the others (DFQ).
+        conditional: G is told the class asked for as well, one-hot beside z (the CAKE paper's generic baseline).
     """
 
     independent: ClassVar[bool] = False
@@ -40,6 +42,7 @@ class Generator(Source):
     epsilon: Positive = 1e-5
     spectral_norm: bool = False
     networks: Count = 1
+    conditional: bool = False
 
     def begin(self, context: Context) -> Learning:
         with context.key.at("generator").as_default():
@@ -51,12 +54,12 @@ class Generator(Source):
     ) -> GeneratorDraft:
         assert isinstance(lasting, Learning)
         z = latent_start(samples, self.latent, key, each=self.networks).to(context.device)
-        return GeneratorDraft(lasting, z)
+        return GeneratorDraft(lasting, z, context.signature.classes if self.conditional else 0)
 
     def _network(self, context: Context) -> nn.Module:
         return generator(
             context.signature,
-            latent=self.latent,
+            latent=self.latent + (context.signature.classes if self.conditional else 0),
             width=self.width,
             head=self.head,
             epsilon=self.epsilon,
@@ -94,11 +97,19 @@ class Together(nn.Module):
 
 
 class GeneratorDraft(Draft):
-    """One batch of z, which stays as it is, under a network that does not."""
+    """One batch of z, which stays as it is, under a network that does not.
 
-    def __init__(self, lasting: Learning, z: Tensor) -> None:
+    Args:
+        classes: that z is told beside its own numbers; 0 if it is told none.
+    """
+
+    def __init__(self, lasting: Learning, z: Tensor, classes: int = 0) -> None:
         self.leaves = [lasting.leaves]
-        self._network, self._z = lasting.network, z
+        self._network, self._z, self._classes = lasting.network, z, classes
+
+    def told(self, asked: Asked) -> None:
+        if self._classes:
+            self._z = torch.cat([self._z, F.one_hot(asked.labels, self._classes).to(self._z)], 1)
 
     def render(self) -> Tensor:
         x: Tensor = self._network(self._z)
