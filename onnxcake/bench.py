@@ -20,12 +20,22 @@ from . import extraction, files, matrix
 from . import run as runs
 from .bench_table import FILE, Cell, Table
 from .budget import Budget, fit
-from .errors import Diverged, RecipeError, StoreError, TeacherError, UsageError
+from .errors import (
+    ConversionMismatch,
+    DeadTeacher,
+    Diverged,
+    RecipeError,
+    StoreError,
+    UnsupportedTeacher,
+    UsageError,
+)
+from .graph.reading import read_regular
 from .job import Request
 from .progress import Progress
 from .recipe import Recipe
 
-_PASSED_OVER = (RecipeError, TeacherError, Diverged)  # what is wrong with one method on this teacher, not with all
+# What is wrong with one method on this teacher; a file that is no model is wrong for all.
+_PASSED_OVER = (RecipeError, UnsupportedTeacher, ConversionMismatch, DeadTeacher, Diverged)
 _ELSEWHERE = "Choose another --out."
 _NO_LIMIT = Budget()
 
@@ -109,11 +119,8 @@ def _requests(
 
 
 def _asked(request: Request, student: str | None, budget: Budget, requests: Mapping[str, Request]) -> dict[str, Any]:
-    teacher = {"name": request.teacher.name, "sha256": None}
-    if request.teacher.is_file():
-        teacher["sha256"] = files.sha256_file(request.teacher)
     asked = {
-        "teacher": teacher,
+        "teacher": {"name": request.teacher.name, "sha256": files.sha256(read_regular(request.teacher))},
         "options": asdict(request.options),
         "student": student,
         "budget": budget.as_dict(),

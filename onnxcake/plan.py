@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -86,8 +86,10 @@ def fit(recipe: Recipe, teacher: Teacher, data: int | None = None) -> Synthesis:
     section, signature = recipe.synthesis, teacher.signature
     groups = min(GROUPS, signature.classes) if section.groups == "auto" else section.groups
     batch = section.batch - section.batch % groups if section.groups == "auto" else section.batch
-    fitting = max(1, (data or 1) * HELD_OUT // (HELD_OUT + 1) // max(batch, 1))
-    batches = fitting if section.batches == "auto" else section.batches
+    if section.batches == "auto":
+        batch, batches = _holding(data or 0, groups, batch, section.held_out)
+    else:
+        batches = section.batches
     total = section.rounds * batches
     source, labels, losses = section.source.build(SOURCES), section.labels.build(LABELS), section.losses.build()
     augment = section.augment.build(AUGMENTS)
@@ -120,6 +122,16 @@ def fit(recipe: Recipe, teacher: Teacher, data: int | None = None) -> Synthesis:
             remedy="Make one batch in each of many rounds: synthesis.rounds=N, synthesis.batches=1.",
         )
     return synthesis
+
+
+def _holding(data: int, groups: int, batch: int, held_out: int | Literal["auto"]) -> tuple[int, int]:
+    """A batch and how many of them hold the data; none of it is both learnt from and held out.
+
+    Little data go into so many smaller batches that few of them are held out.
+    """
+    batch = max(groups, min(batch, data // (HELD_OUT + 1)) // groups * groups)
+    whole = data // batch
+    return batch, max(1, whole * HELD_OUT // (HELD_OUT + 1) if held_out == "auto" else whole - held_out)
 
 
 def _held_out(recipe: Recipe, total: int, batch: int) -> int:
