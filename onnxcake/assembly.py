@@ -115,18 +115,20 @@ def work(rounds: Rounds, spent: Spent, show: Shown, progress: Progress) -> Stude
         ):
             rounds.make()
         show.stage = None
-    name = "training" if rounds.course.rounds == 1 else "rounds"
-    with (
-        spent.stage(name),
-        progress.stage(name, rounds.course.total, rounds.training.step, "student steps") as stage,
-    ):
+    offline = rounds.course.rounds == 1
+    name, unit = ("training", "student steps") if offline else ("rounds", "rounds")
+    total, done = (rounds.course.total, rounds.training.step) if offline else (rounds.course.rounds, rounds.round)
+    with spent.stage(name), progress.stage(name, total, done, unit) as stage:
 
-        def tick() -> None:
+        def advance() -> None:
             spent.tick()
             loss = rounds.training.loss
             stage.advance(1, "" if math.isnan(loss) else f"loss {loss:.4f}")
 
-        rounds.tick = tick
+        if offline:
+            rounds.tick = advance
+        else:
+            rounds.turn = advance
         return cast(Student, rounds.run())
 
 

@@ -43,6 +43,7 @@ class Rounds:
         watch: the student's agreement on real inputs, for the curve; None if there are none.
         spent: seconds, teacher passes and teacher queries so far, for the curve.
         tick: told after each student step.
+        turn: told after each round.
     """
 
     maker: Maker | None
@@ -54,6 +55,7 @@ class Rounds:
     watch: Callable[[nn.Module], float] | None = None
     spent: Callable[[], dict[str, Any]] = dict
     tick: Callable[[], None] = lambda: None
+    turn: Callable[[], None] = lambda: None
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -132,6 +134,7 @@ class Rounds:
             if stop:
                 return
         self.round, self.made = self.round + 1, False
+        self.turn()
         late = time.monotonic() - self._saved_at > _SAVE_S
         due = self.training.step - self._saved >= self.training.regime.checkpoint_every
         if late or due or interrupt.requested() or self.round == self.course.rounds:
