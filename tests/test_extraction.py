@@ -131,6 +131,26 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path: Pa
     assert not shards["a"] & shards["c"]
 
 
+@pytest.mark.parametrize(("rows", "batch"), [(450, 256), (100, 20), (60, 30), (21, 1), (2, 256)])
+def test_what_is_held_out_of_real_inputs_is_not_learnt_from(rows: int, batch: int, tmp_path: Path) -> None:
+    file = _teacher(tmp_path, _net(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 4)), (5,))
+    given = np.random.default_rng(0).normal(size=(rows, 5)).astype(np.float32)
+    np.save(tmp_path / "given.npy", given)
+    report = onnxcake.extract(
+        file,
+        out=tmp_path / "run",
+        recipe="kd",
+        data=tmp_path / "given.npy",
+        overrides=[f"synthesis.batch={batch}", "student.epochs=1"],
+    )
+    store = onnxcake.Store.open(tmp_path / "run" / "store")
+    sets = (onnxcake.StoreDataset(store, held_out=held_out) for held_out in (False, True))
+    learnt, held_out = ({sample[0].numpy().tobytes() for sample in samples} for samples in sets)
+    assert learnt.isdisjoint(held_out) and learnt | held_out <= {row.tobytes() for row in given}
+    assert (len(learnt), len(held_out)) == (report.data["set"]["samples"], report.data["set"]["held_out_samples"])
+    assert len(learnt) > 0.85 * rows or rows == 2
+
+
 def test_an_architecture_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
     file = _teacher(tmp_path, _net(nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 4)), (5,))
     with pytest.raises(RecipeError, match="mlp"):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxcake.recipe import Recipe
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -51,8 +53,8 @@ def test_the_wheel_works_in_a_folder_of_its_own(tmp_path: Path) -> None:
     assert recipes == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import onnxcake.recipe as r; "
-        "print(r.__file__); print(r.Recipe.load('cake').title)"
+        "import onnxcake.cli; print(r.__file__); print(*(r.Recipe.load(name).title for name in r.names()), sep='\\n')"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.stdout.startswith(str(tmp_path / "site")), result.stderr
-    assert "CAKE as published" in result.stdout
+    assert sorted(result.stdout.splitlines()[1:]) == sorted(Recipe.load(name).title for name in recipes)

@@ -18,6 +18,7 @@ from torch import nn
 
 from onnxcake.errors import RecipeError
 from onnxcake.student.architectures import ARCHITECTURES
+from onnxcake.student.student import parameters
 from onnxcake.teacher.signature import Signature
 
 Shape = tuple[int, ...]
@@ -268,3 +269,21 @@ def test_the_caller_seeds(name: str) -> None:
             net = ARCHITECTURES[name](signature((1, 16, 16)), **hyper)
             nets.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
     assert torch.equal(nets[0], nets[1]) and not torch.equal(nets[0], nets[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [
+        ("cnn-small", {"width": 10**9}),
+        ("mlp", {"hidden": (10**9, 10**9, 10**9)}),
+        ("resnet18", {"width": 10**9}),
+        ("vit-small", {"dim": 10**9, "heads": 1, "mlp": 10**9}),
+    ],
+)
+def test_a_student_of_any_size_is_counted_or_refused(name: str, hyper: dict[str, Any]) -> None:
+    """The largest numbers that a recipe may hold."""
+    signature = Signature("x", (3, 32, 32), "y", "logits", 10)
+    try:
+        assert parameters(lambda: ARCHITECTURES[name](signature, **hyper)) > 10**18
+    except RecipeError as error:
+        assert error.what == "a student of this size fits no memory"

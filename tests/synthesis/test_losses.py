@@ -1,4 +1,4 @@
-"""Every loss on the samples: a row in the table, and what must hold for all of them."""
+"""The losses of CAKE and of its anchors: a row each in the table, and what must hold for all of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from test_method_losses import TABLE as OTHERS
 from torch import Tensor, nn
 
 from onnxcake.ort import Runtime
@@ -29,6 +30,7 @@ BY_HAND = Step(
     labels=torch.tensor([0, 1, 1, 0]),
     logits=torch.tensor([[0.0, 1], [2, 1], [0, 0], [3, 4]]),
     groups=2,
+    targets=torch.tensor([1 / 4, 3 / 4]).repeat(4, 1),
 )
 
 
@@ -50,6 +52,15 @@ class Row:
 TABLE = {
     # Three samples miss by one logit, ln(1 + e); the fourth has equal ones, ln 2; summed, over 2 rows.
     "classification": Row(Classification(), (3 * math.log(1 + math.e) + math.log(2)) / 2, 1.0),
+    # The three are sure of the class that they see, by one logit: ln(1 + 1/e).
+    "classification, self": Row(Classification("self"), (3 * math.log(1 + 1 / math.e) + math.log(2)) / 2, 1.0),
+    # ln(e⁰ + e¹) less 3/4; once 2 + 1 of the logits' 5/4 more; and ln 2.
+    "classification, targets": Row(
+        Classification("targets"), (3 * math.log(1 + math.e) + math.log(2) - 3 / 4 - 1 / 4 - 3 / 4) / 2, 1.0
+    ),
+    "classification, temperature": Row(
+        Classification(temperature=0.5), (3 * math.log(1 + math.e**2) + math.log(2)) / 2, 0.5
+    ),
     # Squared distances 2² and 3² + 4², each pair twice; over 2 · 2 rows · 2 classes.
     "contrastive": Row(Contrastive(), 2 * (4 + 25) / (2 * 2 * 2), 0.1),
     # Only the first image varies: |2 − 0| + |5 − 1| downwards and 1 + 3 sideways, out of 4 images · 2 each.
@@ -78,8 +89,13 @@ def labels(samples: int) -> Tensor:
     return torch.arange(samples) % CLASSES
 
 
+def targets(samples: int) -> Tensor:
+    """Soft labels: 0.7 of the class asked for, 0.1 of each other one."""
+    return 0.1 + 0.6 * F.one_hot(labels(samples), CLASSES).double()
+
+
 def of_samples(loss: Loss, graph: nn.Module, groups: int = GROUPS) -> Callable[[Tensor], Tensor]:
-    return lambda x: loss(Step(x, labels(len(x)), graph(x), groups))
+    return lambda x: loss(Step(x, labels(len(x)), graph(x), groups, targets=targets(len(x))))
 
 
 def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -88,8 +104,9 @@ def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def test_every_loss_has_a_row() -> None:
-    named = {name.partition(",")[0]: type(row.loss) for name, row in TABLE.items()}
+    named = {name.partition(",")[0]: type(row.loss) for name, row in (TABLE | OTHERS).items()}
     assert named == dict(LOSSES)
+    assert not TABLE.keys() & OTHERS.keys()
 
 
 @every_loss
@@ -121,7 +138,8 @@ def test_gradient_is_finite_where_values_are_extreme(row: Row, graph: nn.Module)
         assert gradient(of_samples(row.loss, graph), x.double()).isfinite().all()
     logits = torch.tensor([[0.0, 5e3], [5e3, 0.0]], requires_grad=True)
     x = torch.zeros(2, 1, 2, 2, requires_grad=True)
-    loss = row.loss(Step(x, torch.tensor([0, 1]), logits, 2)) + 0 * logits.sum() + 0 * x.sum()
+    step = Step(x, torch.tensor([0, 1]), logits, 2, targets=torch.tensor([[0.5, 0.5], [0.25, 0.75]]))
+    loss = row.loss(step) + 0 * logits.sum() + 0 * x.sum()
     assert all(part.isfinite().all() for part in torch.autograd.grad(loss, [logits, x]))
 
 
@@ -140,9 +158,11 @@ def test_five_steps_bring_it_down(row: Row, graph: nn.Module) -> None:
 def test_chunks_of_whole_rows_make_the_whole(row: Row, rows: tuple[int, ...], graph: nn.Module) -> None:
     assert row.loss.scope in ("sample", "row")  # one of scope "batch" must not be computed in chunks
     x = normal(ROWS * GROUPS, *SHAPE)
-    whole = Step(x, labels(len(x)), graph(x), GROUPS)
-    parts = [part.split([count * GROUPS for count in rows]) for part in (whole.x, whole.labels, whole.logits)]
-    total = sum(row.loss(Step(*part, GROUPS)) * len(part[0]) / len(x) for part in zip(*parts, strict=True))
+    whole = Step(x, labels(len(x)), graph(x), GROUPS, targets=targets(len(x)))
+    tensors = (whole.x, whole.labels, whole.logits, targets(len(x)))
+    total = torch.zeros((), dtype=torch.float64)
+    for part in zip(*(tensor.split([count * GROUPS for count in rows]) for tensor in tensors), strict=True):
+        total += row.loss(Step(*part[:3], GROUPS, targets=part[3])) * len(part[0]) / len(x)
     torch.testing.assert_close(total, row.loss(whole), rtol=1e-12, atol=0)
 
 
@@ -163,6 +183,26 @@ def test_it_is_a_frozen_dataclass_of_recipe_keys(row: Row) -> None:
     with pytest.raises(FrozenInstanceError):
         row.loss.scope = "batch"  # type: ignore[misc]
     assert "scope" not in {field.name for field in fields(row.loss)}
+
+
+# --- labels, one by one ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "value"),
+    [
+        # Of the logits 0, ln 3 and −ln 3, set are with shares 1/2, 3/4 and 1/4.
+        (Classification(), math.log(2) + math.log(4 / 3) + math.log(4 / 3)),  # asked for the second alone
+        (Classification("self"), math.log(2) + math.log(4 / 3) + math.log(4 / 3)),
+        (Classification("targets"), math.log(2) + math.log(4) + (math.log(4) + math.log(4 / 3)) / 2),
+        (Classification(temperature=0.5), math.log(2) + math.log(10 / 9) + math.log(10 / 9)),
+    ],
+    ids=["asked", "self", "targets", "temperature"],
+)
+def test_a_multi_label_teacher_is_asked_label_by_label(loss: Classification, value: float) -> None:
+    logits = torch.tensor([[0.0, math.log(3), -math.log(3)]])
+    step = Step(torch.zeros(1, 1), torch.tensor([1]), logits, multilabel=True, targets=torch.tensor([[1.0, 0.0, 0.5]]))
+    assert loss(step).item() == pytest.approx(value, rel=1e-6)
 
 
 # --- CAKE's code form: methods.md 2.1 ----------------------------------------------------------------------

@@ -17,6 +17,7 @@ from torch import Tensor
 from onnxcake.errors import DeadTeacher, UnsupportedTeacher
 from onnxcake.ort import Runtime
 from onnxcake.teacher import Teacher, way_back
+from onnxcake.teacher.scores import Logits
 
 N = helper.make_node
 I64, U8, I8, F16 = TensorProto.INT64, TensorProto.UINT8, TensorProto.INT8, TensorProto.FLOAT16
@@ -265,6 +266,22 @@ def test_outputs(row: Kind, tmp_path: Path, runtime: Runtime) -> None:
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(teacher.logits(leaf)[:, -1].sum(), leaf)
     assert gradient.isfinite().all() and gradient.flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "log_probabilities"])
+def test_what_probabilities_do_not_tell_is_put_at_zero(kind: Any) -> None:
+    """They tell logits but for one number in each row: the mean is 0, whatever it was."""
+    logits = 3 * torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) + 20
+    told = Logits(kind, before=False)(logits.softmax(1) if kind == "probabilities" else logits.log_softmax(1))
+    torch.testing.assert_close(told, logits - logits.mean(1, keepdim=True), atol=1e-4, rtol=1e-4)
+    seen = Logits(kind, before=True)(logits)  # where the Softmax is visible nothing is lost
+    assert torch.equal(seen, logits)
+
+
+def test_a_class_without_any_probability_leaves_the_others_finite() -> None:
+    told = Logits("probabilities", before=False)(torch.tensor([[0.0, 0.25, 0.75], [0.0, 0.0, 1.0]]))
+    assert told.isfinite().all()
+    torch.testing.assert_close(told.softmax(1), torch.tensor([[0.0, 0.25, 0.75], [0.0, 0.0, 1.0]]))
 
 
 REFUSED = {
