@@ -15,8 +15,10 @@ from .job import Job
 from .ort import Runtime
 from .progress import duration, size
 from .rng import Key
+from .store import Batch
 from .student import Lesson
-from .synthesis import silent
+from .student.training import Rows
+from .synthesis import Maker, Memory, silent
 
 _TRIED = 2  # steps of a batch that is made for timing
 _MOMENT_S = 0.7  # for timing a batch, a draft and a student step each, at least
@@ -120,9 +122,20 @@ def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
     if job.pupil.course.learn_from == "kept":
         chosen = torch.arange(job.pupil.regime.batch, device=batch.inputs.device) % len(batch.inputs)
         rows = (rows[0][chosen], rows[1][chosen], rows[2][chosen])
-    lesson = Lesson(rows)
+    remember_s, recall_s, recalled = _memory(job.pupil.course.memory, maker, batch, key)
+    lesson = Lesson(rows, recalled)
     step_s = _timed(lambda number: training.take(lesson, key.at("draw").generator()))[0]
-    return fresh + each * job.synthesis.steps, fresh, step_s
+    return fresh + each * job.synthesis.steps + remember_s, fresh, step_s + recall_s
+
+
+def _memory(memory: Memory | None, maker: Maker, batch: Batch, key: Key) -> tuple[float, float, Rows | None]:
+    """Seconds of remembering a batch and of a recollection, and a recollection."""
+    if memory is None:
+        return 0.0, 0.0, None
+    state = memory.begin(maker.context).to(maker.teacher.device)
+    remember_s = _timed(lambda number: memory.remember(state, batch, 0, maker, key.at("remember", number)))[0]
+    recall_s, recalled = _timed(lambda number: memory.recall(state, maker, key.at("recall", number)))
+    return remember_s, recall_s, recalled
 
 
 def _timed(act: Callable[[int], Made]) -> tuple[float, Made]:
