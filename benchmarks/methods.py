@@ -9,8 +9,9 @@ What is set here differs from the recipes as follows.
 
 ==============  ====================================================================================================
 published       the authors' settings for MNIST, where there are such (see each recipe's header)
-small           generators of width 16 in place of 64, on batches of 64 in place of 128 … 1024: as published, two
-                cores come to one step in a second, so that three minutes would show nothing of the method
+small           generators of width 16 in place of 64, on batches of 64 in place of 128 … 1024 (the student's too where
+                it learns from what those made): as published, two cores come to one step in a second, so that three
+                minutes would show nothing of the method
 short           200 steps on each batch of pixels in place of 1000 … 2000, longer ones to reach as far, and 30 epochs
                 in place of 500: for the same reason. CAKE's and LAKE's 256 steps become 100, as in mnist.py;
                 CMI's 200 become 100; ADI's, CMI's, Fast-DFKD's and NAYER's student takes 100 steps in a round, not 400;
@@ -128,6 +129,7 @@ METHODS = {
             "synthesis.batch=64",
             "synthesis.steps=100",
             "student.steps=100",
+            "student.batch=64",
             *CROPPED,
             *DIGITS,
             *SGD_LENET,
@@ -138,6 +140,7 @@ METHODS = {
             "synthesis.source.meta_latent.width=16",
             "synthesis.batch=64",
             "student.steps=100",
+            "student.batch=64",
             *CROPPED,
             *DIGITS,
             *SGD_LENET,
@@ -148,6 +151,7 @@ METHODS = {
             "synthesis.source.noisy_layer.width=16",
             "synthesis.batch=64",
             "student.steps=100",
+            "student.batch=64",
             *CROPPED,
             *DIGITS,
             *SGD_LENET,
