@@ -39,15 +39,15 @@ def rows(title: str) -> list[dict[str, str]]:
 
 
 def commit() -> str:
-    """The commit of the code, with a plus if it was changed since."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=HERE, capture_output=True, text=True
-    )
-    return said.stdout.strip() or "?"
+    """The commit of the code, with a plus if what computes the figures was changed since."""
+    code = ["onnxcake", "recipes", "benchmarks", ":!benchmarks/RESULTS.md"]
+    changed = _git("status", "--porcelain", "--", *code)
+    return (_git("rev-parse", "--short", "HEAD") or "?") + ("+" if changed else "")
 
 
-def _lines() -> list[str]:
-    return FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
+def _git(*arguments: str) -> str:
+    said = subprocess.run(["git", *arguments], cwd=HERE.parent, capture_output=True, text=True)
+    return said.stdout.strip()
 
 
 def _line(cells: Iterable[object]) -> str:
