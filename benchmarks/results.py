@@ -50,5 +50,9 @@ def _git(*arguments: str) -> str:
     return said.stdout.strip()
 
 
+def _lines() -> list[str]:
+    return FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
+
+
 def _line(cells: Iterable[object]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "∣") for cell in cells) + " |"
