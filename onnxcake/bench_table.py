@@ -23,6 +23,7 @@ from .report import Report
 FILE, TABLE, PICTURE = "bench.json", "bench.txt", "bench.png"
 FORMAT = 1
 _SIDES = ("student", "teacher")
+_TOLERANCE = 1.2  # times the budget
 _WIDTH = 120  # in characters: of the text file, and at least in a window
 # Titles of the columns: the figure, and how one is written.
 _COLUMNS = {
@@ -171,7 +172,7 @@ class Table:
                 *(("", "") if spread is None else (f"{100 * spread['mu']:.1f}", f"{1e4 * spread['sigma2']:.1f}")),
             )
         words = "Last iterate; μ and σ² (in points²): mean and variance of the agreement over the training."
-        drawn.caption = "\n".join([words, *self._reasons()])
+        drawn.caption = "\n".join([words, *self._over_budget(), *self._reasons()])
         return drawn
 
     def picture(self) -> bytes:
@@ -196,6 +197,19 @@ class Table:
             "spread_over_training": _mu_sigma2(done),
             "reasons": {str(cell.seed): cell.reason for cell in of_method if cell.reason},
         }
+
+    def _over_budget(self) -> list[str]:
+        """The methods that cost clearly more than they were to: least work, or a forecast that fell short."""
+        budget = self.asked["budget"]
+        passes = "{:,.0f} passes".format
+        limits = [("seconds", budget["seconds"], duration), ("teacher_passes", budget["passes"], passes)]
+        over = [
+            f"{method} ({words(cost)})"
+            for key, limit, words in limits
+            for method in self.methods
+            if limit and (cost := (self._figures(method)[key] or {}).get("mean") or 0) > _TOLERANCE * limit
+        ]
+        return [f"Over the budget: {', '.join(over)}."] if over else []
 
     def _reasons(self) -> list[str]:
         return [f"{cell.method}, seed {cell.seed}: {cell.reason}" for cell in self.cells if cell.reason]

@@ -105,6 +105,20 @@ def test_mean_and_deviation_over_seeds(runs: Runs, request_: Request) -> None:
     assert figures["naive"]["spread_over_training"] is None
 
 
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        (Budget(None, 500), "Over the budget: cake (1,000 passes)."),
+        (Budget(2.0, 500), "Over the budget: cake (4 s), cake (1,000 passes)."),
+        (Budget(4.0, 900), ""),
+        (Budget(None, None), ""),
+    ],
+)
+def test_what_cost_more_than_it_was_to_is_told(budget: Budget, told: str, runs: Runs, request_: Request) -> None:
+    caption = str(bench(request_, ["cake"], budget=budget, seeds=(7,)).table().caption)
+    assert told in caption and ("Over" in caption) == bool(told)
+
+
 def test_a_single_seed_has_no_deviation(runs: Runs, request_: Request) -> None:
     figures = bench(request_, ["cake"]).data["methods"]["cake"]
     assert figures["agreement"] == {"mean": pytest.approx(0.9), "std": None}
