@@ -75,12 +75,14 @@ def test_the_exported_student_normalises_by_what_it_learnt(runtime: Runtime, tmp
     np.testing.assert_allclose(moved[:1], together[:1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_last_student_is_reported_and_not_the_best(seed: int, tmp_path: Path) -> None:
+def test_the_last_student_is_reported_and_not_the_best(tmp_path: Path) -> None:
     """There is no data to choose by; most published figures are the best epoch on the test set."""
     jumping = [*SHORT, "student.optimiser={sgd: {lr: 0.3, momentum: 0.0}}", "student.learning_rate=constant"]
-    request = Request(DIGITS, "dfad", tmp_path, jumping, Options.of(range=(0, 1)), probe=PROBE, seed=seed)
-    report = run(request, Progress(quiet=True))
-    points = [point["agreement"] for point in report.data["curve"]]
-    assert report.data["agreement"]["probe"]["agreement"]["value"] == pytest.approx(points[-1], abs=1e-9)
-    assert max(points) > points[-1], "the best is another"
+    missed = []
+    for seed in (0, 1, 2):
+        out, options = tmp_path / str(seed), Options.of(range=(0, 1))
+        report = run(Request(DIGITS, "dfad", out, jumping, options, probe=PROBE, seed=seed), Progress(quiet=True))
+        points = [point["agreement"] for point in report.data["curve"]]
+        assert report.data["agreement"]["probe"]["agreement"]["value"] == pytest.approx(points[-1], abs=1e-9)
+        missed.append(max(points) - points[-1])
+    assert max(missed) > 0, "the best is another"
