@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from .pictures import as_png
 
 _WIDE = 30.0  # largest over smallest x from which the axis is logarithmic
 _MARKERS = "os^Dv"  # with the twenty colours of the map, a hundred curves can be told apart
@@ -47,7 +47,7 @@ def curves_png(curves: Sequence[Curve], *, title: str, x: str, y: str) -> bytes:
     axis.grid(alpha=0.3)
     if curves:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    return _png(figure)
+    return as_png(figure)
 
 
 def grid_png(
@@ -71,7 +71,7 @@ def grid_png(
     axis.set_xticks(range(len(columns)), columns)
     axis.set_yticks(range(len(rows)), rows)
     axis.set_title(title, fontsize=10)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _draw(axis: Axes, curve: Curve, number: int) -> None:
@@ -89,9 +89,3 @@ def _draw(axis: Axes, curve: Curve, number: int) -> None:
 
 def _wide(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()

@@ -44,7 +44,7 @@ def samples_png(signature: Signature, data: StoreDataset, regions: Mapping[str, 
     rows = torch.linspace(0, len(data) - 1, min(len(data), _COLUMNS * _ROWS)).long().unique()
     inputs, _, labels = data.take(rows)
     raw = signature.to_raw(inputs).numpy()
-    return _png(_images(raw, labels.numpy()) if signature.is_image else _lines(raw, labels.numpy()))
+    return as_png(_images(raw, labels.numpy()) if signature.is_image else _lines(raw, labels.numpy()))
 
 
 def regions_png(panels: Sequence[Panel], extent: tuple[float, float, float, float] | None = None) -> bytes:
@@ -63,7 +63,7 @@ def regions_png(panels: Sequence[Panel], extent: tuple[float, float, float, floa
         axis.imshow(says, extent=extent, origin="lower", cmap="coolwarm", alpha=0.4, aspect="auto")
         axis.scatter(panel.points[:, 0], panel.points[:, 1], c=panel.labels, cmap="coolwarm", s=3, linewidths=0)
         axis.set(title=panel.title, xlim=extent[:2], ylim=extent[2:])
-    return _png(figure)
+    return as_png(figure)
 
 
 def _extent(points: Array) -> tuple[float, float, float, float]:
@@ -73,7 +73,8 @@ def _extent(points: Array) -> tuple[float, float, float, float]:
     return x0 - margin, x1 + margin, y0 - margin, y1 + margin
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG whose bytes depend on nothing else."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

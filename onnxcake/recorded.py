@@ -6,22 +6,19 @@ Lopes, Fenu, Starner: Data-Free Knowledge Distillation for Deep Neural Networks,
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from . import probes
+from . import probes, tensorfile
 from .errors import OutputError, UsageError, shown
 from .files import canonical, sha256, write_atomic
 from .teacher import Options, Statistics, Teacher
-from .tensorfile import pack
 
-_ENTRY = "onnxcake"  # where `tensorfile.pack` puts the facts
 _KIND = "activation statistics"
 _AGAIN = "Record them again: onnxcake record TEACHER --data PATH --out FILE."
 _NUMBERS_AT_ONCE, _MOST_AT_ONCE = 1 << 25, 256
@@ -79,7 +76,7 @@ def record(teacher: Teacher, inputs: Tensor, path: Path) -> tuple[str, ...]:
         "samples": len(inputs),
         "values": [names[tap] for tap in taps],
     }
-    write_atomic(path, pack(tensors, {**facts, "digest": _digest(tensors, facts)}))
+    write_atomic(path, tensorfile.pack(tensors, {**facts, "digest": _digest(tensors, facts)}))
     return tuple(names[tap] for tap in taps)
 
 
@@ -176,9 +173,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise UsageError("there is no such file", where=path, remedy="Give --stats the file that was recorded.")
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = dict(json.loads((file.metadata() or {})[_ENTRY]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, facts = tensorfile.read(path)
         whole = (
             facts["kind"] == _KIND
             and facts["version"] == 1

@@ -25,16 +25,25 @@ def pack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
     return content
 
 
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (mapped into memory, read when touched) and facts of a file that `pack` made.
+
+    Raises:
+        SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError: if it is none.
+    """
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads((file.metadata() or {})[_ENTRY])
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(facts)  # noqa: SIM118
+
+
 def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors (mapped into memory, read when touched) and facts of a file whose name carries its digest.
+    """`read` of a file whose name carries its digest.
 
     None if the file is damaged, is no such file, or holds something else than its name says.
     """
     if not digest_holds(path):
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[_ENTRY])
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(facts)  # noqa: SIM118
+        return read(path)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         return None
