@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from . import run as runs
 from .agreement import top_classes
 from .checkpoints import Checkpoints
-from .job import Job, Pupil
+from .job import Job
 from .ort import Runtime
 from .probes import Probe
 from .progress import Progress, Stage
+from .pupil import Pupil
 from .rng import Key
 from .rounds import Rounds
 from .spent import Spent

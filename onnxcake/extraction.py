@@ -14,10 +14,11 @@ from . import run as runs
 from .assembly import Shown, maker_of, rounds_of, training_of, watcher, work
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast
-from .job import Pupil, Request, prepare
+from .job import Request, prepare
 from .ort import Runtime
 from .plan import Plan
 from .progress import Progress
+from .pupil import Pupil
 from .recipe import Recipe
 from .report import Report
 from .rng import Key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,27 +11,16 @@ import torch
 
 from . import files, matrix, needs, probes, recorded
 from . import plan as plans
-from .course import Course, steps_per_round
 from .errors import RecipeError, UsageError
 from .plan import Plan
 from .probes import Probe
+from .pupil import Pupil
 from .recipe import Recipe
 from .rng import Key
 from .run import Run
 from .store import Layout
-from .student import (
-    ARCHITECTURES,
-    LEARNING_RATES,
-    MATCHES,
-    OPTIMISERS,
-    Distillation,
-    Match,
-    Regime,
-    choose,
-    parameters,
-)
-from .synthesis import AUGMENTS, MEMORIES, Augment, Synthesis
-from .teacher import Facts, Options, Signature, Teacher
+from .synthesis import Synthesis
+from .teacher import Options, Signature, Teacher
 from .teacher.offers import View
 
 
@@ -55,72 +43,6 @@ class Request:
     def folder(self) -> Path:
         """Where the run is kept."""
         return self.out if self.out is not None else Path(self.teacher.stem)
-
-
-@dataclass(frozen=True)
-class Pupil:
-    """A student to be: which network, of how many parameters, and how it learns."""
-
-    signature: Signature
-    architecture: str
-    hyper: dict[str, Any]
-    regime: Regime
-    course: Course
-    quantised: bool
-    seed: int
-    section: dict[str, Any]
-    parameters: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, teacher: Facts, samples: int, seed: int) -> Pupil:
-        """What a recipe asks for, given the teacher and the samples to learn from.
-
-        Raises:
-            RecipeError: if the architecture does not fit the teacher's inputs.
-        """
-        section, signature = recipe.student, teacher.signature
-        name, hyper = section.architecture.name, section.architecture.keys()
-        if name == "auto":
-            name, hyper = choose(teacher, hyper["keep"])
-        rounds = recipe.synthesis.rounds
-        course = Course(
-            rounds=rounds,
-            steps=steps_per_round(section.epochs, section.steps, samples, section.batch),
-            first=min(math.ceil(section.after * rounds), rounds - 1),
-            learn_from=section.learn_from,
-            memory=None if section.memory is None else section.memory.build(MEMORIES),
-        )
-        regime = Regime(
-            steps=course.total,
-            batch=section.batch,
-            loss=_loss(section.loss.model_dump(), signature),
-            optimiser=section.optimiser.build(OPTIMISERS),
-            learning_rate=section.learning_rate.build(LEARNING_RATES),
-            checkpoint_every=section.checkpoint_every,
-            multilabel=signature.task == "multilabel",
-            live=section.answers == "live",
-            augment=tuple(_in_input_units(part, signature) for part in section.augment.build(AUGMENTS)),
-            match=Match(section.match.build(MATCHES)) if section.match.model_fields_set else None,
-            retain=None if section.retain is None else section.retain.lr,
-        )
-        size = parameters(lambda: ARCHITECTURES[name](signature, **hyper))
-        quantised = section.quantise is not None
-        return cls(signature, name, hyper, regime, course, quantised, seed, recipe.as_dict()["student"], size)
-
-    def of_a_set(self) -> Pupil:
-        """The same, learning from a finished set: in one round, of all the steps."""
-        if self.course.learn_from != "kept":
-            raise RecipeError(
-                f"the recipe's student learns from what is made on the way (learn_from: {self.course.learn_from})",
-                remedy="Give a recipe whose student learns from what is kept, such as --recipe cake.",
-            )
-        return replace(self, course=Course(rounds=1, steps=self.course.total))
-
-    def key(self, layout: Layout) -> str:
-        """A digest over all that the trained student depends on."""
-        return files.sha256(
-            files.canonical([layout.key, self.seed, self.architecture, self.hyper, self.regime.steps, self.section])
-        )
 
 
 @dataclass(frozen=True)
@@ -221,18 +143,6 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
         remedy = "Add --recipe metadata, or leave it out."
         raise UsageError("--stats is for a recipe that matches statistics", remedy=remedy)
     return synthesis, view
-
-
-def _loss(keys: dict[str, Any], signature: Signature) -> Distillation:
-    """The student's loss; logits that are known up to a constant in each row are compared without it."""
-    loss = Distillation(**keys)
-    kind = signature.output_kind
-    return replace(loss, centred=loss.centred or kind.endswith("probabilities") or kind.startswith("binary"))
-
-
-def _in_input_units(part: Augment, signature: Signature) -> Any:
-    """An augmentation, which works in standard units, of what the teacher's file takes."""
-    return lambda inputs, draw: signature.to_input(part(signature.to_standard(inputs), draw))
 
 
 def default_recipe(signature: Signature) -> str:

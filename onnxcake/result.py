@@ -19,10 +19,10 @@ from .agreement import Comparison, compare, top_classes
 from .child import Array
 from .errors import OnnxcakeError
 from .graph.export import export
-from .job import Pupil
 from .ort import Runtime, Session
 from .plan import Plan
 from .probes import Probe
+from .pupil import Pupil
 from .report import FORMAT, Report, versions
 from .run import Run
 from .spent import Spent

@@ -1,0 +1,104 @@
+"""The student to be: which network, and how it learns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import files
+from .course import Course, steps_per_round
+from .errors import RecipeError
+from .recipe import Recipe
+from .store import Layout
+from .student import (
+    ARCHITECTURES,
+    LEARNING_RATES,
+    MATCHES,
+    OPTIMISERS,
+    Distillation,
+    Match,
+    Regime,
+    choose,
+    parameters,
+)
+from .synthesis import AUGMENTS, MEMORIES, Augment
+from .teacher import Facts, Signature
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """A student to be: which network, of how many parameters, and how it learns."""
+
+    signature: Signature
+    architecture: str
+    hyper: dict[str, Any]
+    regime: Regime
+    course: Course
+    quantised: bool
+    seed: int
+    section: dict[str, Any]
+    parameters: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, teacher: Facts, samples: int, seed: int) -> Pupil:
+        """What a recipe asks for, given the teacher and the samples to learn from.
+
+        Raises:
+            RecipeError: if the architecture does not fit the teacher's inputs.
+        """
+        section, signature = recipe.student, teacher.signature
+        name, hyper = section.architecture.name, section.architecture.keys()
+        if name == "auto":
+            name, hyper = choose(teacher, hyper["keep"])
+        rounds = recipe.synthesis.rounds
+        course = Course(
+            rounds=rounds,
+            steps=steps_per_round(section.epochs, section.steps, samples, section.batch),
+            first=min(math.ceil(section.after * rounds), rounds - 1),
+            learn_from=section.learn_from,
+            memory=None if section.memory is None else section.memory.build(MEMORIES),
+        )
+        regime = Regime(
+            steps=course.total,
+            batch=section.batch,
+            loss=_loss(section.loss.model_dump(), signature),
+            optimiser=section.optimiser.build(OPTIMISERS),
+            learning_rate=section.learning_rate.build(LEARNING_RATES),
+            checkpoint_every=section.checkpoint_every,
+            multilabel=signature.task == "multilabel",
+            live=section.answers == "live",
+            augment=tuple(_in_input_units(part, signature) for part in section.augment.build(AUGMENTS)),
+            match=Match(section.match.build(MATCHES)) if section.match.model_fields_set else None,
+            retain=None if section.retain is None else section.retain.lr,
+        )
+        size = parameters(lambda: ARCHITECTURES[name](signature, **hyper))
+        quantised = section.quantise is not None
+        return cls(signature, name, hyper, regime, course, quantised, seed, recipe.as_dict()["student"], size)
+
+    def of_a_set(self) -> Pupil:
+        """The same, learning from a finished set: in one round, of all the steps."""
+        if self.course.learn_from != "kept":
+            raise RecipeError(
+                f"the recipe's student learns from what is made on the way (learn_from: {self.course.learn_from})",
+                remedy="Give a recipe whose student learns from what is kept, such as --recipe cake.",
+            )
+        return replace(self, course=Course(rounds=1, steps=self.course.total))
+
+    def key(self, layout: Layout) -> str:
+        """A digest over all that the trained student depends on."""
+        return files.sha256(
+            files.canonical([layout.key, self.seed, self.architecture, self.hyper, self.regime.steps, self.section])
+        )
+
+
+def _loss(keys: dict[str, Any], signature: Signature) -> Distillation:
+    """The student's loss; logits that are known up to a constant in each row are compared without it."""
+    loss = Distillation(**keys)
+    kind = signature.output_kind
+    return replace(loss, centred=loss.centred or kind.endswith("probabilities") or kind.startswith("binary"))
+
+
+def _in_input_units(part: Augment, signature: Signature) -> Any:
+    """An augmentation, which works in standard units, of what the teacher's file takes."""
+    return lambda inputs, draw: signature.to_input(part(signature.to_standard(inputs), draw))
