@@ -922,12 +922,14 @@ def wrong_for(value: Any, leaf: Place) -> st.SearchStrategy[Any]:
         wrong += [1, 0.5]
     if isinstance(value, int | float) and not isinstance(value, bool):
         wrong += [-1e31, 1e31]
-    # A whole number may stand where any number may: weights, step sizes and rates.
-    real = leaf[:2] == ("synthesis", "losses") or {"step_size", "learning_rate"} & set(leaf)
-    if isinstance(value, int) and not real:
+    if leaf[-1] in WHOLE and isinstance(value, int):  # elsewhere a whole number may stand for any number
         wrong += [0.5, 10**20]
     return st.sampled_from(wrong)
 
+
+# Fields of whole numbers.
+WHOLE = {"recipe", "batch", "batches", "steps", "epochs", "held_out", "reference_batch", "chunk", "pixels"}
+WHOLE |= {"width", "depth", "checkpoint_every", "max_bytes"}
 
 # To say nothing is as good as leaving these out; without epochs another mistake is told.
 MAY_BE_NULL = {"max_move", "prior", "range", "reference_batch", "chunk", "agreement", "max_bytes", "epochs"}
