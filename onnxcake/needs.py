@@ -108,8 +108,9 @@ def _statistics(
     if teacher.whitening is not None:
         told = (
             "statistics: no BatchNormalization in the file; each convolution's output is pulled to mean 0 and "
-            f"deviation 1 instead. Better are an export that keeps it ({_KEEP}) or recorded statistics (--stats); "
-            "for a network that never had any, leave the term out (-o synthesis.losses.statistics=null)"
+            "deviation 1 instead, at a tenth of the weight. Better are an export that keeps it "
+            f"({_KEEP}) or recorded statistics (--stats); for a network that never had any, "
+            "leave the term out (-o synthesis.losses.statistics=null)"
         )
         return teacher.whitening, told, ""
     which = " that one could have been folded into" if teacher.offers.convolutions else ""

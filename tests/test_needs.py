@@ -115,11 +115,11 @@ def test_folded_statistics_become_whitening_and_it_is_said_so(teachers: dict[str
     """M20 of the bad teachers, as far as there is a substitute."""
     view = resolved({"statistics"}, teachers["folded"])
     assert view.statistics is not None and view.statistics.origin == "whitening"
-    assert torch.equal(view.statistics.means[0], torch.zeros(4)) and view.statistics.scale == 1.0
+    assert torch.equal(view.statistics.means[0], torch.zeros(4)) and view.statistics.scale == 0.1
     (note,) = view.notes
     assert note.startswith(
         "statistics: no BatchNormalization in the file; each convolution's output is pulled to mean 0 and "
-        "deviation 1 instead"
+        "deviation 1 instead, at a tenth of the weight"
     )
     assert "do_constant_folding=False" in note and "--stats" in note
 

@@ -22,6 +22,8 @@ from .taps import by_input
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
+_PROXY = 0.1  # what whitening counts beside statistics of the training data
+
 
 def offers(opened: Opened, kind: OutputKind) -> Offers:
     """Statistics, convolutions, last layer and maps, as taps that `taps.Tapped` gives.
@@ -50,6 +52,9 @@ def whitening(opened: Opened, kind: OutputKind) -> Statistics | None:
 
     That is about what a folded one leaves, with its own scale near 1 and its shift near 0. What had none is left out:
     convolutions of single places (gates), those that cut an image into patches, and the one that makes the logits.
+
+    It counts a tenth of real statistics, as proxies do: a file does not show whether there ever was a
+    BatchNormalization, and where there was none the whole weight does harm (benchmarks/RESULTS.md).
     """
     graph = opened.converted
     makers = {name: node for node in graph.safe.model.graph.node for name in node.output}
@@ -62,7 +67,7 @@ def whitening(opened: Opened, kind: OutputKind) -> Statistics | None:
             taps.append(tap)
     channels = [_sizes(graph, tap)[0] for tap in taps]
     means, variances = tuple(map(torch.zeros, channels)), tuple(map(torch.ones, channels))
-    return Statistics(tuple(taps), means, variances, "whitening") if taps else None
+    return Statistics(tuple(taps), means, variances, "whitening", _PROXY) if taps else None
 
 
 def _features(head: Head | None) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ class Statistics:
         variances: one [channels] for each tap, biased.
         origin: the running statistics of BatchNormalization; recorded by the data's owner; or what a folded
             BatchNormalization leaves of it on average, mean 0 and variance 1 of each convolution's output.
-        scale: what a sum over the taps is multiplied with, as some of the layers' statistics are lost.
+        scale: what a sum over the taps is multiplied with: more where some of the layers' statistics are lost, less
+            where others stand in for them.
     """
 
     taps: tuple[str, ...]
