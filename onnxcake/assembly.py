@@ -24,7 +24,7 @@ from .rng import Key
 from .rounds import Rounds
 from .spent import Spent
 from .store import Store
-from .student import Student, Training, make
+from .student import Student, Training
 from .student.training import Ask
 from .synthesis import Maker, Synthesis, Tick
 from .teacher import Teacher
@@ -39,8 +39,7 @@ def training_of(pupil: Pupil, key: Key, device: torch.device, teacher: Teacher |
         teacher: for a regime that asks it; None where a finished set stands for it.
         tick: told how much it is asked.
     """
-    student = make(pupil.architecture, pupil.hyper, pupil.signature, key, quantised=pupil.quantised)
-    return Training(student, pupil.regime, device, None if teacher is None else _asked_of(teacher, tick))
+    return Training(pupil.student(key), pupil.regime, device, None if teacher is None else _asked_of(teacher, tick))
 
 
 def _asked_of(teacher: Teacher, tick: Tick) -> Ask:

@@ -14,7 +14,7 @@ from . import run as runs
 from .assembly import Shown, maker_of, rounds_of, training_of, watcher, work
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast
-from .job import Request, prepare
+from .job import Request, prepare, start_of
 from .ort import Runtime
 from .plan import Plan
 from .progress import Progress
@@ -45,6 +45,7 @@ def extract(
     probe: str | Path | None = None,
     data: str | Path | None = None,
     stats: str | Path | None = None,
+    student: str | Path | None = None,
     device: str = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
@@ -66,6 +67,7 @@ def extract(
         probe: a file or folder of real inputs to compare on, with labels or without.
         data: real inputs to learn from, for a recipe that asks for them (``kd``); read like a probe.
         stats: statistics that the owner of the data has recorded (``onnxcake record``).
+        student: the ``.onnx`` file that the student begins as, for a recipe of ``student.architecture: onnx``.
         device: "cpu" or "cuda".
         seed: all randomness depends on it.
         progress: told what goes on; silent if None.
@@ -94,6 +96,7 @@ def extract(
         probe=None if probe is None else Path(probe),
         data=None if data is None else Path(data),
         stats=None if stats is None else Path(stats),
+        student=None if student is None else Path(student),
         device=device,
         seed=seed,
     )
@@ -114,6 +117,7 @@ def run(request: Request, progress: Progress) -> Report:
                 return done
             store = Store.create(out / runs.STORE, job.layout, progress.say)
             job.run.write(out)
+            _keep_start(out, job.pupil)
             files.write_json(out / plans.FILE, job.plan.as_dict())
             progress.say(describe(job, forecast(job, runtime, store.finished)))
             spent, key = Spent(out), Key(job.run.seed)
@@ -157,6 +161,7 @@ def train(
     seed: int,
     device: str,
     progress: Progress,
+    student: Path | None = None,
 ) -> Report:
     """Trains another student on a set that exists; the answers in the set stand for the teacher.
 
@@ -164,6 +169,7 @@ def train(
         store: the folder of the run that made the set, or its ``store``.
         recipe: its student section is used; that of the run if None.
         out: the new student's folder; one in ``students`` of the run if None.
+        student: the model that the student begins as, if the recipe asks for one; that of the run if None.
     """
     folder = store.parent if (store / "store.json").exists() and store.name == runs.STORE else store
     made = Run.read(folder)
@@ -178,7 +184,8 @@ def train(
             where=folder,
             remedy="Give the run of a recipe whose student learns from what is kept, such as cake.",
         )
-    pupil = Pupil.of(chosen, made.teacher, samples.layout.batches * samples.layout.batch, seed).of_a_set()
+    start = start_of(chosen, made.teacher.signature, student, folder)
+    pupil = Pupil.of(chosen, made.teacher, samples.layout.batches * samples.layout.batch, seed, start).of_a_set()
     if pupil.regime.live or pupil.regime.match is not None:
         raise StoreError(
             "the recipe's student asks the teacher as it learns, and only a set is given",
@@ -196,16 +203,17 @@ def train(
             return done
         own = Run(made.teacher, chosen, seed)
         own.write(out)
+        _keep_start(out, pupil)
         torch.set_num_threads(plan.threads)
         spent = Spent(out)
         show = Shown(spent)
         training = training_of(pupil, Key(seed), torch.device(device), None, show)
-        student = work(rounds_of(pupil, training, samples, out, spent), spent, show, progress)
+        learnt = work(rounds_of(pupil, training, samples, out, spent), spent, show, progress)
         return result.finish(
             out,
             own,
             plan,
-            student,
+            learnt,
             samples,
             pupil=pupil,
             key=key,
@@ -216,3 +224,9 @@ def train(
             substitutes=(),
             runtime=runtime,
         )
+
+
+def _keep_start(out: Path, pupil: Pupil) -> None:
+    """Puts what the student begins as into the run's folder, so that the run needs nothing else."""
+    if pupil.start is not None:
+        files.write_atomic(out / runs.START, pupil.start.content)

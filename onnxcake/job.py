@@ -11,6 +11,7 @@ import torch
 
 from . import files, matrix, needs, probes, recorded
 from . import plan as plans
+from . import run as runs
 from .errors import RecipeError, UsageError
 from .plan import Plan
 from .probes import Probe
@@ -18,7 +19,9 @@ from .pupil import Pupil
 from .recipe import Recipe
 from .rng import Key
 from .run import Run
+from .sections import ONNX
 from .store import Layout
+from .student import Start
 from .synthesis import Synthesis
 from .teacher import Options, Signature, Teacher
 from .teacher.offers import View
@@ -36,6 +39,7 @@ class Request:
     probe: Path | None = None
     data: Path | None = None
     stats: Path | None = None
+    student: Path | None = None
     device: str = "cpu"
     seed: int = 0
 
@@ -84,14 +88,15 @@ def prepare(request: Request) -> Job:
     synthesis, view = _method(request, recipe, teacher, data)
     plan = _plan(request.folder, recipe, teacher, synthesis)
     synthesis = replace(synthesis, chunk=plan.chunk)
-    pupil = Pupil.of(recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed)
+    start = start_of(recipe, signature, request.student, request.folder)
+    pupil = Pupil.of(recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, start)
     besides: dict[str, Any] = {"substitutes": list(view.notes)} if view.notes else {}
     if data is not None:
         besides["data"] = data.digest
     if request.stats is not None:
         besides["stats"] = files.sha256_file(request.stats)
     if "student" in synthesis.needs:
-        besides["student"] = {**pupil.section, "architecture": {pupil.architecture: pupil.hyper}}
+        besides["student"] = {**pupil.section, "architecture": {pupil.architecture: pupil.hyper}, **pupil.begins_as}
     return Job(
         teacher=teacher,
         run=Run(teacher.facts, recipe, request.seed),
@@ -143,6 +148,30 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
         remedy = "Add --recipe metadata, or leave it out."
         raise UsageError("--stats is for a recipe that matches statistics", remedy=remedy)
     return synthesis, view
+
+
+def start_of(recipe: Recipe, signature: Signature, given: Path | None, folder: Path) -> Start | None:
+    """The model that a recipe's student begins as; None if it is of a named architecture.
+
+    Args:
+        given: the file that the user names; without one, the model that an earlier start has kept in ``folder``.
+
+    Raises:
+        UsageError: if a file is given and not asked for, or the other way round, or does not fit the teacher.
+    """
+    name = recipe.student.architecture.name
+    if name != ONNX:
+        if given is not None:
+            raise UsageError(
+                f"--student is for a recipe whose student is an ONNX model, and this one names {name}",
+                remedy=f"Add -o student.architecture={ONNX}, or leave it out.",
+            )
+        return None
+    path = folder / runs.START if given is None else given
+    if given is None and not path.exists():
+        remedy = "Add --student FILE, or name another architecture, such as -o student.architecture=auto."
+        raise UsageError("the recipe's student is an ONNX model, and none is given", remedy=remedy)
+    return Start.read(path, signature)
 
 
 def default_recipe(signature: Signature) -> str:

@@ -10,6 +10,7 @@ from . import files
 from .course import Course, steps_per_round
 from .errors import RecipeError
 from .recipe import Recipe
+from .rng import Key
 from .store import Layout
 from .student import (
     ARCHITECTURES,
@@ -18,8 +19,12 @@ from .student import (
     OPTIMISERS,
     Distillation,
     Match,
+    OnnxStudent,
     Regime,
+    Start,
+    Student,
     choose,
+    make,
     parameters,
 )
 from .synthesis import AUGMENTS, MEMORIES, Augment
@@ -28,7 +33,11 @@ from .teacher import Facts, Signature
 
 @dataclass(frozen=True)
 class Pupil:
-    """A student to be: which network, of how many parameters, and how it learns."""
+    """A student to be: which network, of how many parameters, and how it learns.
+
+    Attributes:
+        start: the model that it begins as; None for a named architecture.
+    """
 
     signature: Signature
     architecture: str
@@ -39,17 +48,27 @@ class Pupil:
     seed: int
     section: dict[str, Any]
     parameters: int
+    start: Start | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, teacher: Facts, samples: int, seed: int) -> Pupil:
+    def of(cls, recipe: Recipe, teacher: Facts, samples: int, seed: int, start: Start | None = None) -> Pupil:
         """What a recipe asks for, given the teacher and the samples to learn from.
+
+        Args:
+            start: the model that the student begins as, for a recipe that asks for one.
 
         Raises:
             RecipeError: if the architecture does not fit the teacher's inputs.
+            UsageError: if ``start`` has no value that the recipe's ``match`` names.
         """
         section, signature = recipe.student, teacher.signature
         name, hyper = section.architecture.name, section.architecture.keys()
-        if name == "auto":
+        if start is not None and section.quantise is not None:
+            raise RecipeError(
+                "a student that is an ONNX model cannot be trained quantisation-aware",
+                remedy="Leave student.quantise out, or name an architecture: -o student.architecture=cnn-small.",
+            )
+        if name == "auto" and start is None:
             name, hyper = choose(teacher, hyper["keep"])
         rounds = recipe.synthesis.rounds
         course = Course(
@@ -72,9 +91,20 @@ class Pupil:
             match=Match(section.match.build(MATCHES)) if section.match.model_fields_set else None,
             retain=None if section.retain is None else section.retain.lr,
         )
-        size = parameters(lambda: ARCHITECTURES[name](signature, **hyper))
+        if start is None:
+            size = parameters(lambda: ARCHITECTURES[name](signature, **hyper))
+        else:
+            size = start.parameters(() if regime.match is None else regime.match.student_modules)
         quantised = section.quantise is not None
-        return cls(signature, name, hyper, regime, course, quantised, seed, recipe.as_dict()["student"], size)
+        return cls(signature, name, hyper, regime, course, quantised, seed, recipe.as_dict()["student"], size, start)
+
+    def student(self, key: Key) -> Student:
+        """The student, its weights those it begins with or drawn from ``key``."""
+        if self.start is None:
+            return make(self.architecture, self.hyper, self.signature, key, quantised=self.quantised)
+        fresh = key if self.hyper.get("init") == "fresh" else None
+        taps = () if self.regime.match is None else self.regime.match.student_modules
+        return OnnxStudent(self.start, self.signature, fresh=fresh, taps=taps)
 
     def of_a_set(self) -> Pupil:
         """The same, learning from a finished set: in one round, of all the steps."""
@@ -87,9 +117,13 @@ class Pupil:
 
     def key(self, layout: Layout) -> str:
         """A digest over all that the trained student depends on."""
-        return files.sha256(
-            files.canonical([layout.key, self.seed, self.architecture, self.hyper, self.regime.steps, self.section])
-        )
+        parts = [layout.key, self.seed, self.architecture, self.hyper, self.regime.steps, self.section]
+        return files.sha256(files.canonical([*parts, *self.begins_as.values()]))
+
+    @property
+    def begins_as(self) -> dict[str, str]:
+        """The digest of the model that it begins as, where there is one."""
+        return {} if self.start is None else {"start": self.start.digest}
 
 
 def _loss(keys: dict[str, Any], signature: Signature) -> Distillation:

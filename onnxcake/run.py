@@ -6,6 +6,7 @@
     plan.json       what was decided for this machine
     spent.json      seconds and teacher passes so far
     store/          the synthetic set
+    start.onnx      the model that the student began as, where one was given
     student/        checkpoints of training
     student.onnx    the result
     samples.png     a picture of the set
@@ -24,7 +25,8 @@ from .files import write_json
 from .recipe import Recipe
 from .teacher import Facts
 
-FILE, STORE, CHECKPOINTS, STUDENT = "run.json", "store", "student", "student.onnx"
+FILE, STORE, CHECKPOINTS = "run.json", "store", "student"
+START, STUDENT = "start.onnx", "student.onnx"
 PICTURE, REPORT, TABLE = "samples.png", "report.json", "report.txt"
 
 

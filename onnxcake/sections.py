@@ -14,12 +14,25 @@ from .student import ARCHITECTURES, LEARNING_RATES, MATCHES, OPTIMISERS, Distill
 from .synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SCHEDULES, SOURCES, UPDATES, Weighted
 from .synthesis.schedules import Schedule
 
+ONNX = "onnx"  # the student that is a model of its own
+
 
 @dataclasses.dataclass(frozen=True)
 class Auto:
     """The largest student of the teacher's family with at most ``keep`` of its parameters."""
 
     keep: Share = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Onnx:
+    """The model that --student gives.
+
+    Attributes:
+        init: whether it begins with its own weights, or has them drawn anew.
+    """
+
+    init: Literal["keep", "fresh"] = "keep"
 
 
 class Losses(Section):
@@ -75,7 +88,7 @@ if TYPE_CHECKING:
 else:
     SourceChoice, LabelsChoice = schema.choice(SOURCES), schema.choice(LABELS)
     UpdateChoice = schema.choice(UPDATES, inner={Schedule: schema.choice(SCHEDULES)})
-    StudentChoice = schema.choice({"auto": Auto, **ARCHITECTURES})
+    StudentChoice = schema.choice({"auto": Auto, ONNX: Onnx, **ARCHITECTURES})
     OptimiserChoice, RateChoice = schema.choice(OPTIMISERS), schema.choice(LEARNING_RATES)
     DistillationKeys = schema.part(Distillation)
     MemoryChoice = schema.choice(MEMORIES)

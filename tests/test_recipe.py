@@ -45,7 +45,7 @@ student:
   learning_rate: one_cycle
 require: {agreement: 0.9}
 """
-STUDENTS = "auto, " + ", ".join(ARCHITECTURES)
+STUDENTS = "auto, onnx, " + ", ".join(ARCHITECTURES)
 LOSS_NAMES, SOURCE_NAMES, POLICIES = (", ".join(sorted(registry)) for registry in (LOSSES, SOURCES, LABELS))
 
 

@@ -47,6 +47,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on std
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Real inputs to learn from, for recipes that ask for them; as a probe.")
 ]
+StudentOption = Annotated[
+    Path | None,
+    typer.Option("--student", metavar="FILE", help="The .onnx that learns, with -o student.architecture=onnx."),
+]
 StatsOption = Annotated[
     Path | None, typer.Option("--stats", help="Statistics that the data's owner recorded: `onnxcake record`.")
 ]

@@ -25,6 +25,7 @@ from .options import (
     ShapeOption,
     StatsOption,
     StdOption,
+    StudentOption,
     TaskOption,
     TeacherArgument,
     options_of,
@@ -50,6 +51,7 @@ def extract(
     probe: ProbeOption = None,
     data: DataOption = None,
     stats: StatsOption = None,
+    student: StudentOption = None,
     device: DeviceOption = "cpu",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -73,6 +75,7 @@ def extract(
         probe=probe,
         data=data,
         stats=stats,
+        student=student,
         device=device,
         seed=seed,
     )
@@ -90,6 +93,7 @@ def train(
     recipe: RecipeOption = None,
     out: OutOption = None,
     overrides: Overrides = None,
+    student: StudentOption = None,
     device: DeviceOption = "cpu",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -97,7 +101,7 @@ def train(
     """Train another student on a set that exists."""
     from ..extraction import train as run_train
 
-    report = run_train(store, recipe, out, overrides or (), seed, device, Progress())
+    report = run_train(store, recipe, out, overrides or (), seed, device, Progress(), student)
     tell(report, as_json, report.check_floor)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import first_line
 from .functions import bound, outer_names, standard_function, without
 from .fuse import fuse
+from .lineage import Lineage
 from .module import Graph, Step
 from .node import Depends, Node, Obstacle, Value
 from .ops import Function, find
@@ -40,6 +41,7 @@ class Builder:
         precision: the dtype that all floating-point types are computed in; None keeps each its own.
         batches: the two trial batch sizes; the same twice where the batch is fixed.
         fixed_batch: a batch that the file has baked in; leading sizes equal to it are made to follow the batch.
+        trained: whether the graph is going to be trained in its weights, and not run as it is.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class Builder:
         batches: tuple[int, int] = BATCHES,
         fixed_batch: int | None = None,
         limits: Limits = LIMITS,
+        trained: bool = False,
     ) -> None:
         self.functions, self.precision, self.batches = functions or {}, precision, batches
-        self.fixed_batch, self.limits = fixed_batch, limits
+        self.fixed_batch, self.limits, self.trained = fixed_batch, limits, trained
+        self.lineage = Lineage()
         self.steps: list[Step] = []
         self.constants: dict[int, Any] = {}
         self.records: list[Record] = []
@@ -81,6 +85,13 @@ class Builder:
         slot = next(self._slots)
         self.constants[slot] = value
         return Value(Depends.NOTHING, (value, value), slot)
+
+    def derived(self, function: Function, *values: Value) -> Value:
+        """What a function makes of values that depend on nothing."""
+        made = self.constant(function(*(value.seen[0] for value in values)).contiguous())
+        step = Step(function, tuple(value.slot for value in values), (made.slot,), False, "", "")
+        self.lineage.note(step, values, [made])
+        return made
 
     def input(self, shapes: tuple[Sequence[int], Sequence[int]], dtype: torch.dtype) -> Value:
         """A value that is data, of these shapes at the two trial batches."""
@@ -135,6 +146,7 @@ class Builder:
         try:
             outputs = self.inline(proto, inputs)
             graph = self.finish([*inputs, *captured], outputs)
+            self.lineage.fixed |= graph.constants  # it has them for itself
         finally:
             self.steps, self.constants, self.makers = steps, constants, makers
         return graph, captured, outputs
@@ -273,11 +285,17 @@ class Builder:
         several = isinstance(first, tuple)
         pairs = list(zip(first, second, strict=True)) if several else [(first, second)]
         pairs = pairs[: max(node.outputs, 1)]
-        if depends == Depends.NOTHING:
-            return [self.constant(value) for value, _ in pairs]
-        values = [self._known(pair, depends) for pair in pairs]
-        slots = tuple(v.slot if v.depends != Depends.NOTHING else None for v in values)
         called = tuple(a.slot if isinstance(a, Value) else a for a in arguments)
+        if depends == Depends.NOTHING:
+            values = [self.constant(value) for value, _ in pairs]
+        else:
+            values = [self._known(pair, depends) for pair in pairs]
+        if depends != Depends.DATA:
+            step = Step(function, called, tuple(v.slot for v in values), several, node.proto.name, node.op)
+            self.lineage.note(step, (a for a in arguments if isinstance(a, Value)), values)
+        if depends == Depends.NOTHING:
+            return values
+        slots = tuple(v.slot if v.depends != Depends.NOTHING else None for v in values)
         self.steps.append(Step(function, called, slots, several, node.proto.name, node.op))
         self.makers.update((slot, node) for slot in slots if slot is not None)
         return values
@@ -295,15 +313,29 @@ class Builder:
 
     # The end
 
-    def finish(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Graph:
-        """The module of those steps that the outputs need."""
+    def finish(
+        self,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        weights: Sequence[Value] = (),
+        statistics: Sequence[Value] = (),
+    ) -> Graph:
+        """The module of those steps that the outputs need.
+
+        Args:
+            weights: constants to be trained, as far as the steps compute with them and nothing was fixed by them.
+            statistics: constants that belong to the module's state, though they are not trained.
+        """
         kept, _ = _needed(self.steps, outputs)
         patterns = Patterns(kept, self.makers, outputs)
-        kept, needed = _needed(fuse(kept, patterns, self.constant, self.known), outputs)
-        constants = {slot: value for slot, value in self.constants.items() if slot in needed}
-        kept = [*self._listed(constants), *kept]
-        graph = Graph(kept, constants, [v.slot for v in inputs], [v.slot for v in outputs])
-        graph.requires_grad_(False)
+        kept, needed = _needed(fuse(kept, patterns, self.derived, self.known), outputs)
+        first, needed, learnt = self.lineage.unfolded(needed, weights)
+        worked_out = {slot for step in first for slot in step.results}
+        constants = {slot: value for slot, value in self.constants.items() if slot in needed - worked_out}
+        kept = [*self._listed(constants), *first, *kept]
+        state = {value.slot for value in statistics} & constants.keys()
+        graph = Graph(kept, constants, [v.slot for v in inputs], [v.slot for v in outputs], learnt, state)
+        graph.requires_grad_(bool(learnt))
         return graph.eval()
 
     def _listed(self, constants: dict[int, Any]) -> list[Step]:

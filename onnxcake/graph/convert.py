@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -43,6 +44,16 @@ class Converted:
             return graph
         return in_pieces(graph, self.safe.batch or 1, self.safe.input_shape)
 
+    def trained(self, outputs: Sequence[str], weights: Sequence[str], statistics: Sequence[str]) -> Graph:
+        """The graph [batch, …] float32 → the named value(s), of a model that was converted to be trained.
+
+        Args:
+            weights: constants that become parameters, as far as the graph can be trained in them.
+            statistics: constants that belong to its state, though they are not trained.
+        """
+        named = ([self.values[name] for name in names] for names in (outputs, weights, statistics))
+        return self._builder.finish([self._input], *named)
+
     def on_the_way(self, output: str) -> list[Record]:
         """The converted nodes that ``output`` depends on."""
         names = {node.name for node in reaching(self.safe.model.graph.node, output)}
@@ -63,6 +74,11 @@ class Converted:
         """The first trial batch, which the shapes in `records` are of."""
         return self._builder.batches[0]
 
+    @property
+    def other_batch(self) -> int:
+        """The second trial batch; the same where the batch is fixed."""
+        return self._builder.batches[1]
+
     def constant(self, name: str) -> Tensor | None:
         """The value of a name that depends on nothing."""
         value = self.values.get(name)
@@ -71,7 +87,7 @@ class Converted:
         return value.seen[0]
 
 
-def convert(safe: SafeGraph, *, fixed: bool = False, limits: Limits = LIMITS) -> Converted:
+def convert(safe: SafeGraph, *, fixed: bool = False, limits: Limits = LIMITS, trained: bool = False) -> Converted:
     """Builds all that can be built of a graph, floats in float32.
 
     Integer inputs are relaxed: the graph takes float32 in their place.
@@ -79,9 +95,10 @@ def convert(safe: SafeGraph, *, fixed: bool = False, limits: Limits = LIMITS) ->
     Args:
         fixed: keep the batch that the file fixes (its graph is then run a piece at a time), instead of having
             it follow the input.
+        trained: build for `Converted.trained`.
     """
     batches = (safe.batch, safe.batch) if fixed and safe.batch else BATCHES
-    builder = Builder(batches=batches, fixed_batch=None if fixed else safe.batch, limits=limits)
+    builder = Builder(batches=batches, fixed_batch=None if fixed else safe.batch, limits=limits, trained=trained)
     shapes = tuple((batch, *safe.input_shape) for batch in batches)
     source = builder.input((shapes[0], shapes[1]), torch.float32)
     known = {INPUT: source}

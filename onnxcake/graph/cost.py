@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import onnx
 
 from .convert import Converted
 from .records import Record
+
+Shapes = Sequence[tuple[int, ...] | None]
 
 
 def multiply_adds(graph: Converted, output: str) -> int:
@@ -20,7 +25,12 @@ def dearest(graph: Converted, output: str) -> Record:
 
 def _of(record: Record) -> int:
     """Multiply-adds of one node at the trial batch."""
-    ins, outs, kind = record.inputs, record.outputs, record.op
+    return of_node(record.proto, record.inputs, record.outputs)
+
+
+def of_node(proto: onnx.NodeProto, ins: Shapes, outs: Shapes) -> int:
+    """Multiply-adds of a node between values of these shapes; None stands for an absent input."""
+    kind = proto.op_type
     out = outs[0] if outs else None
     if out is None or not ins or ins[0] is None:
         return 0
@@ -34,7 +44,7 @@ def _of(record: Record) -> int:
         steps = ins[0][0] * ins[0][1]
         return steps * (math.prod(weight) + math.prod(ins[2]))
     if kind in ("Gemm", "FusedGemm") and weight is not None:
-        transposed = any(a.name == "transA" and a.i for a in record.proto.attribute)
+        transposed = any(a.name == "transA" and a.i for a in proto.attribute)
         return math.prod(out) * ins[0][0 if transposed else 1]
     if kind in ("MatMul", "FusedMatMul", "MatMulNBits"):
         return math.prod(out) * (ins[0][-1] if ins[0] else 1)

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import OnnxcakeError
 from .quantised import with_whole_weights
+from .walk import graphs, nodes
 
 OPSETS = (13, 17)  # the range that both exporters and every runtime of the last years read
 PRODUCER = "onnxcake"
@@ -59,7 +60,7 @@ def export(
         try:
             with _quiet():
                 proto = exporter(module, example, opset)
-            proto = _named(with_whole_weights(_clean(proto)), input_name, output_name)
+            proto = named(with_whole_weights(clean(proto)), input_name, output_name)
             onnx.checker.check_model(proto, full_check=True)
             content: bytes = proto.SerializeToString(deterministic=True)
             check(content)
@@ -104,7 +105,7 @@ def _captured(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.Mode
     return program.model_proto  # type: ignore[union-attr]
 
 
-def _clean(proto: onnx.ModelProto) -> onnx.ModelProto:
+def clean(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Without doc strings, metadata and producer details: they hold stack traces with this host's paths."""
     proto.doc_string = ""
     proto.producer_name, proto.producer_version = PRODUCER, ""
@@ -135,16 +136,17 @@ def _clean_items(items: Any) -> None:
                 _clean_graph(attribute.g)
 
 
-def _named(proto: onnx.ModelProto, source: str, output: str) -> onnx.ModelProto:
+def named(proto: onnx.ModelProto, source: str, output: str) -> onnx.ModelProto:
     """With its input and output called so; the exporters refuse or change some names (numbers, names in use)."""
     graph = proto.graph
     new = {graph.input[0].name: source, graph.output[0].name: output}
-    inner = {weight.name for weight in graph.initializer} | {name for node in graph.node for name in node.output}
+    inner = {weight.name for weight in graph.initializer} | {name for node in nodes(proto) for name in node.output}
     for name in sorted((inner - new.keys()) & {source, output}):
         new[name] = next(free for free in (f"{name}_{n}" for n in itertools.count()) if free not in inner)
-    for item in (*graph.input, *graph.output, *graph.initializer):
-        item.name = new.get(item.name, item.name)
-    for node in graph.node:
+    for each in graphs(proto):
+        for item in (*each.input, *each.output, *each.initializer, *(s.values for s in each.sparse_initializer)):
+            item.name = new.get(item.name, item.name)
+    for node in nodes(proto):
         node.input[:] = [new.get(name, name) for name in node.input]
         node.output[:] = [new.get(name, name) for name in node.output]
     return proto

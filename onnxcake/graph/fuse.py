@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
 from .fusions import RULES
 from .module import Step
 from .node import Depends, Node, Obstacle, Value
 from .ops import Function
-from .patterns import Patterns
+from .patterns import Derived, Patterns
 
 
 def _parted(steps: Sequence[Step], graph: Patterns) -> list[Step]:
@@ -91,9 +89,7 @@ def _bounds(node: Node) -> tuple[tuple[int, ...], ...]:
     return starts, ends, axes, node.numbers(4).base if node.has(4) else (1,) * len(starts)
 
 
-def fuse(
-    steps: Sequence[Step], graph: Patterns, constant: Callable[[Tensor], Value], values: dict[int, Value]
-) -> list[Step]:
+def fuse(steps: Sequence[Step], graph: Patterns, derived: Callable[..., Value], values: dict[int, Value]) -> list[Step]:
     """The steps with every pattern that fits replaced; those that nobody reads any longer are still there."""
     result: list[Step] = []
     steps = _parted(steps, graph)
@@ -106,6 +102,8 @@ def fuse(
         if fused is None:
             result.append(step)
             continue
-        arguments = tuple((constant(a) if isinstance(a, Tensor) else a).slot for a in fused.arguments)
+        arguments = tuple(
+            (derived(a.function, *a.values) if isinstance(a, Derived) else a).slot for a in fused.arguments
+        )
         result.append(Step(fused.function, arguments, step.results, False, step.name, step.op))
     return result

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .node import Depends, Node, Value
-from .patterns import Fused, Patterns, scalar
+from .patterns import Derived, Fused, Patterns, scalar
 
 
 def _last_axis_only(node: Node | None, value: Value) -> bool:
@@ -103,7 +105,7 @@ def linear(graph: Patterns, node: Node, value: Value) -> Fused | None:
         or bias.seen[0].shape != weight.seen[0].shape[1:]
     ):
         return None
-    return Fused(F.linear, (x, weight.seen[0].t().contiguous(), bias))
+    return Fused(F.linear, (x, Derived(lambda w: w.t(), (weight,)), bias))
 
 
 def attention(graph: Patterns, node: Node, value: Value) -> Fused | None:
@@ -184,5 +186,35 @@ def transposed(graph: Patterns, node: Node, value: Value) -> Fused | None:
     return Fused(lambda x: x.transpose(-2, -1), (found["x"],))
 
 
+def normalised(graph: Patterns, node: Node, value: Value) -> Fused | None:
+    """A convolution and its BatchNormalization, in a graph that is trained: the scale goes into the weights.
+
+    They are far fewer than the activations, which need not be read and kept once more. (A graph that is not trained
+    has a BatchNormalization of one product and sum.)
+    """
+    conv = graph.maker(node.inputs[0])
+    if node.op != "BatchNormalization" or not node.builder.trained or conv is None or conv.op != "Conv":
+        return None
+    step = graph.step(node.value(0))
+    stored = [conv.is_constant(i) for i in range(1, len(conv.inputs))] + [node.is_constant(i) for i in range(1, 5)]
+    if step is None or conv.proto.domain or not all(stored) or graph.readers[node.value(0).slot] != 1:
+        return None
+    scale, shift, mean, var = (node.value(i) for i in range(1, 5))
+    if scale.seen[0].shape != conv.sample(1).shape[:1]:
+        return None
+    epsilon, view = node.attr("epsilon", 1e-5), (-1,) + (1,) * (conv.rank(1) - 1)
+
+    def weight(w: Tensor, scale: Tensor, var: Tensor) -> Tensor:
+        return torch.mul(w, (scale * (var + epsilon).rsqrt()).reshape(view))
+
+    def bias(scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor, given: Tensor | None = None) -> Tensor:
+        centre = mean if given is None else mean - given
+        return torch.addcmul(shift, centre * scale, (var + epsilon).rsqrt(), value=-1)
+
+    first = Derived(weight, (conv.value(1), scale, var))
+    second = Derived(bias, (scale, shift, mean, var, *([conv.value(2)] if conv.has(2) else [])))
+    return Fused(step.function, (conv.value(0), first, second))
+
+
 Rule = Callable[[Patterns, Node, Value], Fused | None]
-RULES: tuple[Rule, ...] = (activation, layer_norm, attention, linear, transposed)
+RULES: tuple[Rule, ...] = (activation, layer_norm, attention, linear, transposed, normalised)

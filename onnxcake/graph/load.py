@@ -66,8 +66,23 @@ def load(path: Path) -> TeacherFile:
             external data outside its folder.
         UnsupportedTeacher: too new, or too large.
     """
-    content = read_regular(path)
-    name, size, digest = path.name, len(content), sha256(content)
+    return _checked(read_regular(path), path.name, path)
+
+
+def load_bytes(content: bytes, name: str) -> TeacherFile:
+    """Checks a model that is at hand as bytes.
+
+    Args:
+        name: for messages.
+
+    Raises:
+        as `load`, and BadTeacherFile if it keeps weights elsewhere.
+    """
+    return _checked(content, name, None)
+
+
+def _checked(content: bytes, name: str, path: Path | None) -> TeacherFile:
+    size, digest = len(content), sha256(content)
     proto = _parsed(content, name)
     del content
     for model_part in (*proto.opset_import, *nodes(proto)):
@@ -75,7 +90,9 @@ def load(path: Path) -> TeacherFile:
             model_part.domain = ""
     if not any(not o.domain for o in proto.opset_import) and proto.ir_version < 3:
         proto.opset_import.append(onnx.helper.make_opsetid("", 1))
-    outside = read_external(tensors(proto), path, LIMIT_WEIGHTS)
+    if path is None and any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors(proto)):
+        raise BadTeacherFile("it keeps weights in other files", where=name, remedy="Save it as one file.")
+    outside = {} if path is None else read_external(tensors(proto), path, LIMIT_WEIGHTS)
     if outside:
         size += sum(part.bytes for part in outside.values())
         digest = sha256(canonical([digest, {location: part.digest for location, part in sorted(outside.items())}]))

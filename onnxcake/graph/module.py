@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,13 @@ Watch = Callable[[Step, list[Any], Any], None]
 
 
 class Graph(nn.Module):
-    """Steps in order. Called with the model's input tensor(s); the first one's length is the batch."""
+    """Steps in order. Called with the model's input tensor(s); the first one's length is the batch.
+
+    Args:
+        constants: what the steps read that nothing makes, by slot.
+        weights: the slots of those that are parameters; if there are any, the others are no part of the state.
+        statistics: the slots of those that are a part of it nevertheless.
+    """
 
     def __init__(
         self,
@@ -39,6 +46,8 @@ class Graph(nn.Module):
         constants: dict[int, Any],
         inputs: Sequence[int],
         outputs: Sequence[int],
+        weights: Collection[int] = (),
+        statistics: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.steps = tuple(steps)
@@ -47,13 +56,23 @@ class Graph(nn.Module):
         self._slots = 1 + max((*self.inputs, *self.outputs, *constants, *results), default=-1)
         self._lists = {slot: value for slot, value in constants.items() if not isinstance(value, Tensor)}
         tensors = {slot: value for slot, value in constants.items() if isinstance(value, Tensor)}
-        self._places = tuple(tensors)
+        self._weights = tuple(slot for slot in tensors if slot in weights)
+        self._places = tuple(slot for slot in tensors if slot not in weights)
         for slot, tensor in tensors.items():
-            self.register_buffer(f"c{slot}", tensor)
+            if slot in weights:
+                self.register_parameter(name_of(slot), nn.Parameter(tensor.clone()))
+            else:  # what belongs to the state is a copy, as it may be written to
+                kept = tensor.clone() if slot in statistics else tensor
+                self.register_buffer(name_of(slot), kept, persistent=not weights or slot in statistics)
         for number, step in enumerate(self.steps):
             if isinstance(step.function, nn.Module):
                 self.add_module(f"m{number}", step.function)
         self._calls = tuple(self._compiled())
+
+    @property
+    def constants(self) -> frozenset[int]:
+        """The slots of the tensors that nothing makes."""
+        return frozenset((*self._weights, *self._places))
 
     def _compiled(self) -> list[tuple[Any, ...]]:
         """(function, arguments, whether all are slots, result, slots that are free afterwards) of each step."""
@@ -73,6 +92,12 @@ class Graph(nn.Module):
             calls.append((step.function, step.arguments, plain, result, tuple(free.get(number, ()))))
         return calls
 
+    def with_functions(self, functions: Mapping[int, Function]) -> Graph:
+        """The same graph, its constants shared, with other functions for the steps of these numbers."""
+        twin = copy.copy(self)
+        twin._calls = tuple((functions.get(number, call[0]), *call[1:]) for number, call in enumerate(self._calls))
+        return twin
+
     def run(self, batch: int, *inputs: Any, watch: Watch | None = None) -> list[Any]:
         """All outputs for a batch of the model's inputs, ``inputs`` in this graph's order.
 
@@ -81,6 +106,8 @@ class Graph(nn.Module):
         values: list[Any] = [None] * self._slots
         for slot, constant in zip(self._places, self._buffers.values(), strict=True):
             values[slot] = constant
+        for slot, weight in zip(self._weights, self._parameters.values(), strict=True):
+            values[slot] = weight
         for slot, listed in self._lists.items():
             values[slot] = listed
         for slot, given in zip(self.inputs, inputs, strict=True):
@@ -107,6 +134,11 @@ class Graph(nn.Module):
         """The output, or a tuple of them if there are several."""
         out = self.run(inputs[0].shape[0] if inputs and inputs[0].dim() else 1, *inputs)
         return out[0] if len(out) == 1 else tuple(out)
+
+
+def name_of(slot: int) -> str:
+    """What the constant of a slot is called in the module."""
+    return f"c{slot}"
 
 
 def _resolved(argument: int | Sizes | None, values: list[Any], batch: int) -> Any:

@@ -83,12 +83,14 @@ class Value:
             of tensors for ONNX sequences, or None for an empty optional.
         slot: its place at run time.
         elem_type: its ONNX element type where the file states it; torch's dtype cannot tell int4 from int8.
+        read: whether a converter has looked at its numbers, so that the graph holds for these alone.
     """
 
     depends: Depends
     seen: tuple[Any, Any]
     slot: int
     elem_type: int = 0
+    read: bool = False
 
 
 @dataclass(eq=False)
@@ -209,8 +211,14 @@ class Node:
                 "Export the model with fixed sizes, or hold that input constant.",
             )
         self._taken.add(index)
+        value.read = True
         tensor: Tensor = value.seen[0]
         return tensor
+
+    def derived(self, function: Function, *indices: int) -> Value:
+        """A constant worked out by ``function`` from constant inputs, and again at every call if they are trained."""
+        self._taken.update(indices)
+        return self.builder.derived(function, *map(self.value, indices))
 
     def take(self, index: int) -> None:
         """Keeps input ``index`` from the function."""
@@ -238,6 +246,7 @@ class Node:
                 f"its input {index} (sizes or positions) depends on the data",
                 "Export the model with fixed sizes, or hold that input constant.",
             )
+        value.read = True
         first, second = ([int(i) for i in t.reshape(-1).tolist()] for t in value.seen)
         return Sizes.through(self.builder.batches, (first, second))
 

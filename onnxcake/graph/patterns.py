@@ -19,11 +19,19 @@ Bound = dict[str, Value]
 
 
 @dataclass(frozen=True)
+class Derived:
+    """What a function makes of constants."""
+
+    function: Function
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
 class Fused:
     """A function, and what it is called with."""
 
     function: Function
-    arguments: tuple[Value | Tensor, ...]
+    arguments: tuple[Value | Derived, ...]
 
 
 class Patterns:
@@ -37,6 +45,10 @@ class Patterns:
     def maker(self, value: Value | None) -> Node | None:
         """The node that makes a value which depends on data."""
         return None if value is None else self.makers.get(value.slot)
+
+    def step(self, value: Value) -> Step | None:
+        """The step that makes a value."""
+        return next((step for step in self.steps if value.slot in step.results), None)
 
     def once(self, node: Node, kind: str) -> bool:
         """Whether what feeds ``node`` and comes from an operator ``kind`` is read by it alone."""
@@ -79,4 +91,7 @@ def scalar(value: Value | None) -> float | None:
     """A constant of one number."""
     if value is None or value.depends != Depends.NOTHING or not isinstance(value.seen[0], Tensor):
         return None
-    return float(value.seen[0].reshape(-1)[0]) if value.seen[0].numel() == 1 else None
+    if value.seen[0].numel() != 1:
+        return None
+    value.read = True
+    return float(value.seen[0].reshape(-1)[0])

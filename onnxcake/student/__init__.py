@@ -4,7 +4,9 @@ from .architectures import ARCHITECTURES
 from .auto import choose
 from .loss import Distillation, decisions
 from .match import MATCHES, Match
+from .onnx_student import OnnxStudent
 from .optimise import LEARNING_RATES, OPTIMISERS
+from .start import Start
 from .student import Student, count, make, parameters
 from .training import Lesson, Regime, Training
 
@@ -16,7 +18,9 @@ __all__ = [
     "Distillation",
     "Lesson",
     "Match",
+    "OnnxStudent",
     "Regime",
+    "Start",
     "Student",
     "Training",
     "choose",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from ..errors import RecipeError
 from ..rng import Key
 from ..teacher import Signature
 from .architectures import ARCHITECTURES
+from .match import Watch
 from .quantise import quantised as quantise
 
 
@@ -30,6 +31,14 @@ class Student(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.net(self.signature.to_standard(inputs))
         return logits
+
+    def watch(self, modules: Sequence[str]) -> Watch:
+        """What keeps what modules of the network give.
+
+        Raises:
+            RecipeError: if it has no such module.
+        """
+        return Watch(self.net, modules)
 
 
 def make(name: str, hyper: dict[str, Any], signature: Signature, key: Key, *, quantised: bool = False) -> Student:

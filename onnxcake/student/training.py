@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .loss import Distillation, decisions
 from .match import Match, Watch
 from .optimise import OPTIMISERS, LearningRate, Optimiser, set_rate
 from .retain import retained_loss
+from .student import Student
 
 _LOOK_EVERY = 50  # steps between two looks at whether the loss is finite
 
@@ -82,9 +84,8 @@ class Training:
         self.optimiser = regime.optimiser.build(student.parameters())
         self.step, self.loss = 0, math.nan
         self._last: Tensor | None = None  # the loss of the last step, not looked at yet
-        self._watch = (
-            None if regime.match is None else Watch(getattr(student, "net", student), regime.match.student_modules)
-        )
+        watch = student.watch if isinstance(student, Student) else partial(Watch, student)
+        self._watch = None if regime.match is None else watch(regime.match.student_modules)
 
     @property
     def finished(self) -> bool:

@@ -12,7 +12,7 @@ from ..errors import BadTeacherFile
 from ..graph.convert import Converted, convert
 from ..graph.ends import Tail, tail
 from ..graph.float_twin import is_quantised
-from ..graph.load import load
+from ..graph.load import TeacherFile, load, load_bytes
 from ..graph.normalise import SafeGraph, normalise
 from ..graph.records import LIMITS, Limits
 from .options import Options
@@ -59,8 +59,26 @@ def open_graph(
     file = load(path)
     if digest is not None and file.digest != digest:
         raise BadTeacherFile("it changed while it was read", where=path.name, remedy="Run the command again.")
+    return _built(file, options, fixed, limits)
+
+
+def open_to_train(content: bytes, options: Options, name: str) -> Opened:
+    """Builds the graph of a model that is at hand as bytes, to be trained in its weights.
+
+    Args:
+        name: for messages.
+
+    Raises:
+        as `open_graph`.
+    """
+    return _built(load_bytes(content, name), options, trained=True)
+
+
+def _built(
+    file: TeacherFile, options: Options, fixed: bool = False, limits: Limits = LIMITS, trained: bool = False
+) -> Opened:
     safe = normalise(file, options.choice)
-    converted = convert(safe, fixed=fixed, limits=limits)
+    converted = convert(safe, fixed=fixed, limits=limits, trained=trained)
     output = choose_output(converted, file.name)
     return Opened(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)
 

@@ -52,6 +52,11 @@ class Teacher:
         """The file's name."""
         return self.facts.name
 
+    @property
+    def opened(self) -> Opened:
+        """The graph, as it was read and converted."""
+        return self._opened
+
     @classmethod
     def load(
         cls,

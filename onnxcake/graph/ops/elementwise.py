@@ -153,5 +153,6 @@ def constant_number(node: Node, index: int, other: int) -> int | float | None:
     value: Tensor = node.sample(index)
     if value.numel() != 1 or value.dim() > node.rank(other):
         return None
+    node.value(index).read = True
     number: int | float = value.item()
     return number

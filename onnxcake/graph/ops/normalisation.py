@@ -17,7 +17,7 @@ def batch_normalization(node: Node) -> Function:
         return _training(node, epsilon)
     whole = node.version < 9 and not node.attr("spatial", 1)  # a mean for each number, not each channel
     view = node.shape(1) if whole else (-1,) + (1,) * (rank - 2)
-    if all(node.is_constant(i) for i in (1, 2, 3, 4)):
+    if all(node.is_constant(i) for i in (1, 2, 3, 4)) and not node.builder.trained:
         function = _affine(node, epsilon, view)
     elif whole or any(node.value(i).depends == Depends.DATA for i in (3, 4)):
         # F.batch_norm has no gradient in the statistics.
@@ -70,7 +70,7 @@ def group_normalization(node: Node) -> Function:
     repeats = node.size(0, 1) // groups  # scale and bias had one number for each group
     if node.is_constant(1) and node.is_constant(2):
         for i in (1, 2):
-            node.extra(node.constant(i).repeat_interleave(repeats))
+            node.extra(node.derived(lambda given: given.repeat_interleave(repeats), i))
         return lambda x, scale, bias: torch.group_norm(x, groups, scale, bias, epsilon)
 
     def function(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -142,7 +142,9 @@ def _kernel(node: Node, names: list[str], directions: int) -> Function | None:
 
 
 def _fused(node: Node, layer: _Layer, kernel: Function, states: Sequence[Value | None]) -> Function:
-    weights, biased = _packed(node, layer.kind)
+    biased = node.has(3)
+    given = [node.sample(index) for index in (1, 2, 3) if node.has(index)]
+    weights = _ordered(layer.kind, *given)
     shapes, sizes = [tuple(w.shape) for w in weights], [w.numel() for w in weights]
     directions, batch_first, time = len(layer.reverse), layer.batch_first, layer.time
     order = [place for direction in range(directions) for place in _places(direction, directions, biased)]
@@ -160,7 +162,9 @@ def _fused(node: Node, layer: _Layer, kernel: Function, states: Sequence[Value |
         return y.transpose(1, 2), *last
 
     # One tensor, of which the kernel gets views: cuDNN wants it so, and it moves to a device as one.
-    flat = node.builder.constant(torch.cat([w.reshape(-1) for w in weights]))
+    flat = node.derived(
+        lambda *given: torch.cat([w.reshape(-1) for w in _ordered(layer.kind, *given)]), *range(1, 3 + biased)
+    )
     return _with_absent(node, [flat, *states], function)
 
 
@@ -172,22 +176,20 @@ def _start(x: Tensor, given: Tensor | None, layer: _Layer) -> Tensor:
     return (given.transpose(0, 1) if layer.batch_first else given).expand(sizes).contiguous()
 
 
-def _packed(node: Node, kind: str) -> tuple[list[Tensor], bool]:
+def _ordered(kind: str, w: Tensor, r: Tensor, b: Tensor | None = None) -> list[Tensor]:
     """The weights with their gates in torch's order: of all directions first, then the biases."""
     gates, order = _GATES[kind], list(_ORDER[kind])
 
     def ordered(tensor: Tensor) -> Tensor:
         return tensor.reshape(gates, -1, *tensor.shape[1:])[order].reshape(tensor.shape)
 
-    w, r = node.constant(1), node.constant(2)
     weights = [ordered(m[d]) for d in range(w.shape[0]) for m in (w, r)]
-    if not node.has(3):
-        return weights, False
-    biases = [ordered(half) for b in node.constant(3) for half in b.chunk(2)]
-    return weights + biases, True
+    if b is None:
+        return weights
+    return weights + [ordered(half) for one in b for half in one.chunk(2)]
 
 
 def _places(direction: int, directions: int, biased: bool) -> tuple[int, ...]:
-    """Where a direction's weights and biases stand in `_packed`."""
+    """Where a direction's weights and biases stand in `_ordered`."""
     weights = (2 * direction, 2 * direction + 1)
     return (*weights, *(2 * directions + w for w in weights)) if biased else weights

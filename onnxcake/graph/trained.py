@@ -1,0 +1,97 @@
+"""A graph that is trained in its file's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..child import Array
+from .convert import Converted
+from .module import Graph, name_of
+from .walk import reaching
+from .weights import Weight, weights_of
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A module, and what its parameters and statistics are in the file.
+
+    Attributes:
+        graph: [batch, …] → the value(s) that were asked for; its weights are parameters.
+        weights: by the names of the module's parameters and of those of its buffers that are statistics.
+        names: what the file calls each.
+    """
+
+    graph: Graph
+    weights: dict[str, Weight] = field(repr=False)
+    names: dict[str, str] = field(repr=False)
+    _apart: Callable[[], Graph] = field(repr=False)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(parameter.numel() for parameter in self.graph.parameters())
+
+    def draw(self, inputs: Tensor) -> None:
+        """Draws the weights anew, from the default generator, and has the statistics be those of ``inputs``."""
+        for name, parameter in self.graph.named_parameters():
+            self.weights[name].draw(parameter)
+        apart = self._apart()
+        apart.load_state_dict(self.graph.state_dict())
+        _settle(apart, inputs)
+        self.graph.load_state_dict(apart.state_dict())
+
+    def values(self) -> dict[str, Array]:
+        """The present numbers of weights and statistics, by the file's names."""
+        state = self.graph.state_dict()
+        return {name: state[own].cpu().numpy() for own, name in self.names.items()}
+
+
+def trained(converted: Converted, *outputs: str) -> Trained:
+    """The graph that ends in values of a model that was converted to be trained."""
+    found = weights_of(converted.safe)
+    statistics = [name for name, weight in found.items() if weight.role == "statistic"]
+    parts = [name for name in found if name not in statistics], statistics
+    graph = converted.trained(outputs, *parts)
+    named = {name_of(converted.values[name].slot): name for name in found}
+    held = [name for name in graph.state_dict() if name in named]
+    names = {name: converted.safe.value_names[named[name]] for name in held}
+    weights = {name: found[named[name]] for name in held}
+    # What is asked for is computed: so no normalisation is a part of its convolution.
+    ends = [*outputs, *_normalised(converted, outputs)]
+    return Trained(graph, weights, names, lambda: converted.trained(ends, *parts))
+
+
+def _normalised(converted: Converted, outputs: Sequence[str]) -> list[str]:
+    """What goes into the BatchNormalizations that the outputs depend on."""
+    kept = reaching(converted.safe.model.graph.node, *outputs)
+    return [node.input[0] for node in kept if node.op_type == "BatchNormalization" and not node.domain]
+
+
+@torch.no_grad()
+def _settle(graph: Graph, inputs: Tensor) -> None:
+    """Has every BatchNormalization normalise as it would in training: the first batch is ``inputs``."""
+    state = {slot for slot in graph.constants if name_of(slot) in graph.state_dict()}
+    steps = {
+        number: _settling(step.function)
+        for number, step in enumerate(graph.steps)
+        if step.op == "BatchNormalization" and len(step.arguments) == 5 and state.issuperset(step.arguments[3:])
+    }
+    graph.with_functions(steps)(inputs)
+
+
+def _settling(function: Function) -> Function:
+    def settled(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor) -> Any:
+        axes = (0, *range(2, x.dim()))
+        if mean.shape == (x.shape[1],):
+            mean.copy_(x.mean(axes))
+            var.copy_(x.var(axes, correction=0))
+        return function(x, scale, shift, mean, var)
+
+    return settled

@@ -1,0 +1,167 @@
+"""A model that a student begins as."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import BadTeacherFile, TeacherError, UsageError
+from ..files import sha256
+from ..graph.float_twin import is_quantised
+from ..graph.load import load
+from ..graph.trained import Trained, trained
+from ..graph.whole import Ends, whole
+from ..teacher import Facts, Options, OutputKind, Signature, airlock
+from ..teacher.opened import Opened, open_to_train
+from ..teacher.taps import tap_of
+
+_SQUASHED = {
+    "probabilities": "Softmax",
+    "log_probabilities": "LogSoftmax",
+    "binary_probability": "Sigmoid",
+    "multilabel_probabilities": "Sigmoid",
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """A classifier as one ONNX model, for the inputs and classes of a teacher.
+
+    Attributes:
+        content: the model, as bytes.
+        kind: what its output holds.
+        output_shape: one answer's shape, without the batch; None for a plain row of scores.
+        input_shape: one input's shape, without the batch.
+        name: what to call it in messages.
+    """
+
+    content: bytes = field(repr=False)
+    kind: OutputKind
+    output_shape: tuple[int, ...] | None
+    input_shape: tuple[int, ...]
+    name: str
+
+    @classmethod
+    def read(cls, path: Path, signature: Signature) -> Start:
+        """The model of a file, looked at in a process of its own as a teacher's is.
+
+        Args:
+            signature: the teacher's.
+
+        Raises:
+            UsageError: if it cannot be a student of this teacher.
+        """
+        said = Options(
+            shape=(1, *signature.input_shape),
+            task=signature.task,
+            range=signature.range if signature.mean is None else None,
+        )
+        exam = airlock.examine(path, said)
+        if exam.error is not None:
+            # What else is wrong with the file has a remedy of its own; that it does not fit is for us to say.
+            remedy = exam.error.remedy if isinstance(exam.error, TeacherError) else ""
+            raise _refused(path.name, exam.error.what, remedy, signature)
+        assert exam.facts is not None
+        facts = exam.facts
+        if (why := _unfit(facts, signature)) is not None:
+            raise _refused(path.name, why, "", signature)
+        try:
+            file = load(path)
+            if file.digest != facts.digest:
+                raise BadTeacherFile("it changed while it was read", where=path.name, remedy="Run the command again.")
+            its = facts.signature
+            start = cls(whole(file), its.output_kind, its.output_shape, its.input_shape, path.name)
+            start.check(signature)
+        except TeacherError as error:
+            raise _refused(path.name, error.what, error.remedy, signature) from error
+        return start
+
+    @classmethod
+    def like(cls, content: bytes, signature: Signature, name: str) -> Start:
+        """A model that takes and gives just what the teacher of this signature does."""
+        return cls(content, signature.output_kind, signature.output_shape, signature.input_shape, name)
+
+    def check(self, signature: Signature) -> None:
+        """Makes sure that it can be trained, and written as a student of the teacher of this signature.
+
+        Raises:
+            UsageError: if not.
+        """
+        if is_quantised(self.opened.safe.model):
+            raise _refused(self.name, "it is quantised", "Give the float model that it was made from.", signature)
+        self.ends(signature)
+        if not self.parameters():
+            raise _refused(self.name, "it has no weights that could be trained", "", signature)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the model."""
+        return sha256(self.content)
+
+    @cached_property
+    def opened(self) -> Opened:
+        """Its graph, built to be trained."""
+        return open_to_train(self.content, Options(shape=(1, *self.input_shape)), self.name)
+
+    @property
+    def before(self) -> bool:
+        """Whether logits are taken before a last Softmax or Sigmoid."""
+        return self.opened.end(self.kind) != self.opened.output
+
+    def learn(self, taps: Sequence[str] = ()) -> Trained:
+        """Its graph, ending in the scores and in the values that the file calls ``taps``; fresh parameters.
+
+        Raises:
+            UsageError: if it has no such value, or one that holds no numbers for each input.
+        """
+        opened = self.opened
+        return trained(opened.converted, opened.end(self.kind), *(tap_of(opened, name) for name in taps))
+
+    def parameters(self, taps: Sequence[str] = ()) -> int:
+        """Numbers that are trained."""
+        return self.learn(taps).parameters
+
+    def ends(self, signature: Signature) -> Ends:
+        """How it becomes a student of the teacher of this signature: names, kind and shape of the output.
+
+        Raises:
+            UsageError: if its answers cannot be made the teacher's kind.
+        """
+        safe = self.opened.safe
+        names = signature.input_name, signature.output_name
+        source, output = safe.input_name, safe.value_names[self.opened.output]
+        if self.kind == signature.output_kind and self.output_shape == signature.output_shape:
+            return Ends(source, output, *names)
+        if self.kind in _SQUASHED and not self.before:
+            what = f"it gives {self.kind.replace('_', '-')}, and not by a Softmax or Sigmoid at its end"
+            raise _refused(self.name, what, "Export it with logits as output.", signature)
+        scores = safe.value_names[self.opened.end(self.kind)]
+        shape = (signature.scores,) if signature.output_shape is None else signature.output_shape
+        return Ends(source, scores, *names, _SQUASHED.get(signature.output_kind), shape)
+
+
+def _unfit(facts: Facts, signature: Signature) -> str | None:
+    """Why a classifier does not take and know what the teacher does; None if it does."""
+    its = facts.signature
+    if facts.fixed_batch is not None:
+        return f"its batch is fixed at {facts.fixed_batch}, and cannot be freed"
+    wanted = (signature.input_shape, signature.input_dtype, signature.classes, signature.task)
+    if (its.input_shape, its.input_dtype, its.classes, its.task) == wanted:
+        return None
+    return f"it takes {_taken(its)} and gives {_given(its)}"
+
+
+def _refused(name: str, why: str, remedy: str, signature: Signature) -> UsageError:
+    what = f"it cannot be a student of a teacher that takes {_taken(signature)} and gives {_given(signature)}: {why}"
+    remedy = remedy or "Give --student a classifier of the same inputs and classes."
+    return UsageError(what, where=name, remedy=remedy)
+
+
+def _taken(signature: Signature) -> str:
+    return f"{list(signature.input_shape)} {signature.input_dtype}"
+
+
+def _given(signature: Signature) -> str:
+    return f"{signature.classes} classes ({signature.task})"
