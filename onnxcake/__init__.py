@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["OnnxcakeError", "Recipe", "Report", "Store", "StoreDataset", "Teacher", "extract", "inspect", "verify"]
+__all__ = [
+    "OnnxcakeError",
+    "Recipe",
+    "Report",
+    "Store",
+    "StoreDataset",
+    "Teacher",
+    "extract",
+    "inspect",
+    "shrink",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from .errors import OnnxcakeError
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
     from .inspection import inspect
     from .recipe import Recipe
     from .report import Report
+    from .shrinkage import shrink
     from .store import Store, StoreDataset
     from .teacher import Teacher
     from .verification import verify
@@ -32,6 +44,7 @@ _HOME = {
     "Teacher": "teacher",
     "extract": "extraction",
     "inspect": "inspection",
+    "shrink": "shrinkage",
     "verify": "verification",
 }
 

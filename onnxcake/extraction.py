@@ -12,9 +12,10 @@ from . import files, result
 from . import plan as plans
 from . import run as runs
 from .assembly import Shown, maker_of, rounds_of, training_of, watcher, work
+from .beginning import beginning
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast
-from .job import Request, prepare, start_of
+from .job import Request, prepare
 from .ort import Runtime
 from .plan import Plan
 from .progress import Progress
@@ -117,7 +118,7 @@ def run(request: Request, progress: Progress) -> Report:
                 return done
             store = Store.create(out / runs.STORE, job.layout, progress.say)
             job.run.write(out)
-            _keep_start(out, job.pupil)
+            job.begins.keep(out)
             files.write_json(out / plans.FILE, job.plan.as_dict())
             progress.say(describe(job, forecast(job, runtime, store.finished)))
             spent, key = Spent(out), Key(job.run.seed)
@@ -184,8 +185,9 @@ def train(
             where=folder,
             remedy="Give the run of a recipe whose student learns from what is kept, such as cake.",
         )
-    start = start_of(chosen, made.teacher.signature, student, folder)
-    pupil = Pupil.of(chosen, made.teacher, samples.layout.batches * samples.layout.batch, seed, start).of_a_set()
+    begins = beginning(chosen, made.teacher, student, folder, made.seed)
+    size = samples.layout.batches * samples.layout.batch
+    pupil = Pupil.of(chosen, made.teacher, size, seed, begins.start).of_a_set()
     if pupil.regime.live or pupil.regime.match is not None:
         raise StoreError(
             "the recipe's student asks the teacher as it learns, and only a set is given",
@@ -203,7 +205,7 @@ def train(
             return done
         own = Run(made.teacher, chosen, seed)
         own.write(out)
-        _keep_start(out, pupil)
+        begins.keep(out)
         torch.set_num_threads(plan.threads)
         spent = Spent(out)
         show = Shown(spent)
@@ -224,9 +226,3 @@ def train(
             substitutes=(),
             runtime=runtime,
         )
-
-
-def _keep_start(out: Path, pupil: Pupil) -> None:
-    """Puts what the student begins as into the run's folder, so that the run needs nothing else."""
-    if pupil.start is not None:
-        files.write_atomic(out / runs.START, pupil.start.content)

@@ -11,17 +11,15 @@ import torch
 
 from . import files, matrix, needs, probes, recorded
 from . import plan as plans
-from . import run as runs
-from .errors import RecipeError, UsageError
+from .beginning import Beginning, beginning
+from .errors import RecipeError, UsageError, printable
 from .plan import Plan
 from .probes import Probe
 from .pupil import Pupil
 from .recipe import Recipe
 from .rng import Key
 from .run import Run
-from .sections import ONNX
 from .store import Layout
-from .student import Start
 from .synthesis import Synthesis
 from .teacher import Options, Signature, Teacher
 from .teacher.offers import View
@@ -61,6 +59,7 @@ class Job:
     pupil: Pupil
     probe: Probe | None
     view: View
+    begins: Beginning
 
     @property
     def report_key(self) -> str:
@@ -88,8 +87,10 @@ def prepare(request: Request) -> Job:
     synthesis, view = _method(request, recipe, teacher, data)
     plan = _plan(request.folder, recipe, teacher, synthesis)
     synthesis = replace(synthesis, chunk=plan.chunk)
-    start = start_of(recipe, signature, request.student, request.folder)
-    pupil = Pupil.of(recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, start)
+    begins = beginning(recipe, teacher.facts, request.student, request.folder, request.seed, teacher)
+    if begins.note:
+        view = replace(view, notes=(*view.notes, printable(begins.note)))
+    pupil = Pupil.of(recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, begins.start)
     besides: dict[str, Any] = {"substitutes": list(view.notes)} if view.notes else {}
     if data is not None:
         besides["data"] = data.digest
@@ -106,6 +107,7 @@ def prepare(request: Request) -> Job:
         pupil=pupil,
         probe=asked,
         view=view,
+        begins=begins,
     )
 
 
@@ -148,30 +150,6 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
         remedy = "Add --recipe metadata, or leave it out."
         raise UsageError("--stats is for a recipe that matches statistics", remedy=remedy)
     return synthesis, view
-
-
-def start_of(recipe: Recipe, signature: Signature, given: Path | None, folder: Path) -> Start | None:
-    """The model that a recipe's student begins as; None if it is of a named architecture.
-
-    Args:
-        given: the file that the user names; without one, the model that an earlier start has kept in ``folder``.
-
-    Raises:
-        UsageError: if a file is given and not asked for, or the other way round, or does not fit the teacher.
-    """
-    name = recipe.student.architecture.name
-    if name != ONNX:
-        if given is not None:
-            raise UsageError(
-                f"--student is for a recipe whose student is an ONNX model, and this one names {name}",
-                remedy=f"Add -o student.architecture={ONNX}, or leave it out.",
-            )
-        return None
-    path = folder / runs.START if given is None else given
-    if given is None and not path.exists():
-        remedy = "Add --student FILE, or name another architecture, such as -o student.architecture=auto."
-        raise UsageError("the recipe's student is an ONNX model, and none is given", remedy=remedy)
-    return Start.read(path, signature)
 
 
 def default_recipe(signature: Signature) -> str:

@@ -11,6 +11,7 @@ from .course import Course, steps_per_round
 from .errors import RecipeError
 from .recipe import Recipe
 from .rng import Key
+from .sections import Auto
 from .store import Layout
 from .student import (
     ARCHITECTURES,
@@ -69,7 +70,7 @@ class Pupil:
                 remedy="Leave student.quantise out, or name an architecture: -o student.architecture=cnn-small.",
             )
         if name == "auto" and start is None:
-            name, hyper = choose(teacher, hyper["keep"])
+            name, hyper = choose(teacher, section.architecture.build({"auto": Auto}).share_of(teacher.parameters))
         rounds = recipe.synthesis.rounds
         course = Course(
             rounds=rounds,

@@ -6,7 +6,8 @@
     plan.json       what was decided for this machine
     spent.json      seconds and teacher passes so far
     store/          the synthetic set
-    start.onnx      the model that the student began as, where one was given
+    start.onnx      the model that the student began as, where one was given or cut out of the teacher
+    start.json      what it was cut by
     student/        checkpoints of training
     student.onnx    the result
     samples.png     a picture of the set
@@ -26,7 +27,7 @@ from .recipe import Recipe
 from .teacher import Facts
 
 FILE, STORE, CHECKPOINTS = "run.json", "store", "student"
-START, STUDENT = "start.onnx", "student.onnx"
+START, CUT, STUDENT = "start.onnx", "start.json", "student.onnx"
 PICTURE, REPORT, TABLE = "samples.png", "report.json", "report.txt"
 
 

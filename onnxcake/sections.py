@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from pydantic import Field, create_model, model_validator
 
 from . import schema
+from .errors import RecipeError
+from .pruning import HALF, Goal, Score
 from .quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
 from .schema import Choice, Section
 from .student import ARCHITECTURES, LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
@@ -18,10 +20,31 @@ ONNX = "onnx"  # the student that is a model of its own
 
 
 @dataclasses.dataclass(frozen=True)
-class Auto:
-    """The largest student of the teacher's family with at most ``keep`` of its parameters."""
+class Auto(Goal):
+    """A student cut out of the teacher's own graph, with the teacher's own weights: the largest that reaches the goal.
 
-    keep: Share = 0.5
+    Attributes:
+        score: by what is chosen what stays; `onnxcake.pruning.scores` explains them.
+    """
+
+    score: Score = "responses"
+
+    def share_of(self, parameters: int) -> float:
+        """The share of so many parameters, for a student that cannot be cut.
+
+        Raises:
+            RecipeError: if the goal does not say it.
+        """
+        if self.max_macs is not None or self.max_latency_ms is not None:
+            raise RecipeError(
+                "only a student that is cut out of the teacher can be chosen by multiply-adds or latency",
+                remedy="Say keep, max_params or max_bytes, or name an architecture: -o student.architecture=mlp.",
+            )
+        most = self.max_params if self.max_params is not None else self.max_bytes and self.max_bytes / _BYTES
+        return (self.keep or HALF) if most is None else most / parameters
+
+
+_BYTES = 4  # of a parameter in a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +205,9 @@ class StudentSection(Section):
 
     @model_validator(mode="after")
     def _can_learn(self) -> StudentSection:
+        goals = Goal.__dataclass_fields__.keys()
+        if self.architecture.name == "auto" and sum(self.architecture.keys()[goal] is not None for goal in goals) > 1:
+            raise ValueError(f"architecture: give one of {', '.join(goals)}")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
         if not (self.loss.hard or self.loss.soft or self.loss.l1):

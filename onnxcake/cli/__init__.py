@@ -11,7 +11,7 @@ import typer
 
 from .. import __version__, interrupt
 from ..errors import Interrupted, OnnxcakeError
-from . import looks, recipes, runs
+from . import cuts, looks, recipes, runs
 from .options import print_json
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 a bug, 2 usage, 3 recipe, 4 teacher, 5 under the recipe's floor, 6 store, "
     "7 output, 75 try again, 130/143 interrupted (run again to go on).",
 )
-for command in (runs.extract, looks.inspect, looks.verify, runs.train, runs.bench, looks.record):
+for command in (runs.extract, cuts.shrink, looks.inspect, looks.verify, runs.train, runs.bench, looks.record):
     app.command()(command)
 app.add_typer(recipes.app, name="recipes")
 

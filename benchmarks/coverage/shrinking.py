@@ -1,0 +1,197 @@
+"""Students cut out of teachers of many architectures, at three sizes and at their own.
+
+    python -m benchmarks.coverage.shrinking [NAME …] [--again]
+
+Each student must pass ONNX's checker, give the same rows in onnxruntime in batches of 1 and 3, equal its torch twin,
+and have the parameters that were asked for, within 10 %; at keep 1.0 it must equal the teacher. What is chosen plays no
+part here, so weights decide. The files of timm are those of `architectures`, which exports them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from onnxcake.pruning import Goal, Pruner, Tools
+from onnxcake.rng import Key
+from onnxcake.teacher.opened import open_graph
+from onnxcake.teacher.options import Options
+
+from .common import add, from_file, one_line, relative, rows, session, table
+from .timm_models import files
+from .zoo_rows import ROWS
+
+SHARES = (1.0, 0.75, 0.5, 0.25)
+SAME, TWIN, MISSED = 1e-5, 2e-3, 0.1  # relative: to the teacher at keep 1.0, to the torch twin, from the target
+_EXPORTER = "legacy17"
+
+_TIMM = """
+    resnet18 resnet50 resnext50_32x4d seresnet18 res2net50_26w_4s resnetv2_50 regnetx_002 regnety_002 densenet121 dla34
+    hrnet_w18_small vgg11_bn inception_v3 squeezenet1_1 shufflenet_v2_x0_5 mobilenetv2_100 mobilenetv3_large_100
+    mobilenetv4_conv_small mobilenetv4_hybrid_medium efficientnet_b0 tf_efficientnetv2_b0 mixnet_s ghostnet_100
+    ghostnetv2_100 convnext_atto convnextv2_atto cspdarknet53 vit_tiny_patch16_224 deit_tiny_distilled_patch16_224
+    deit3_small_patch16_224 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 pvt_v2_b0 mixer_s16_224 resmlp_12_224
+    gmlp_ti16_224 poolformer_s12 caformer_s18 mobilevit_xxs levit_128s
+"""
+_ZOO = (
+    "lstm, legacy17",
+    "gru, legacy17",
+    "gru, dynamo",
+    "audio, 1-D convolutions, legacy17",
+    "text encoder on embeddings, legacy17",
+    "tabular MLP, legacy17",
+    "sklearn MLPClassifier",
+)
+
+
+@contextmanager
+def _file(name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A teacher's file, and what must be said of it."""
+    if name in _ZOO:
+        row = next(row for row in ROWS if row.name == name)
+        with tempfile.TemporaryDirectory() as folder:
+            yield row.make(Path(folder)).path, row.options
+    else:
+        yield files(name, _EXPORTER)[0], {}
+
+
+def check(name: str, path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Cuts one teacher at each size; the rows to keep."""
+    start = time.perf_counter()
+    opened = open_graph(path, Options.of(**options))
+    read = time.perf_counter()
+    pruner = Pruner(opened, "input", "output")
+    worth = pruner.scores("weights", Key(0), Tools())
+    x = torch.randn(3, *opened.safe.input_shape, generator=Key(0).generator())
+    teacher = _answers(path, opened.safe.outputs[opened.output], x)
+    made = []
+    for share in SHARES:
+        row: dict[str, Any] = {"name": name, "keep": share, "ok": False, "why": ""}
+        begun = time.perf_counter()
+        student = pruner.to(Goal(keep=share), worth, Tools())
+        row["seconds"] = round(read - start + time.perf_counter() - begun, 1)
+        row["parameters"], row["share"] = student.parameters, student.parameters[1] / student.parameters[0]
+        row["held"] = sorted({f"{layer.name} ({layer.held})" for layer in student.layers if layer.held})
+        try:
+            row |= _checked(student.content, x, teacher if share == 1 else None)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong is the result
+            row["why"] = one_line(error)
+        made.append({**row, "ok": not row["why"]})
+    return made
+
+
+def _answers(model: Path | bytes, output: str, x: torch.Tensor) -> np.ndarray[Any, Any]:
+    run = session(model)
+    got: np.ndarray[Any, Any] = run.run([output], {run.get_inputs()[0].name: x.numpy()})[0]
+    return got
+
+
+def _checked(content: bytes, x: torch.Tensor, teacher: np.ndarray[Any, Any] | None) -> dict[str, Any]:
+    onnx.checker.check_model(onnx.load_model_from_string(content), full_check=True)
+    whole, alone = _answers(content, "output", x), _answers(content, "output", x[:1])
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder) / "student.onnx"
+        path.write_bytes(content)
+        twin = from_file(path)(x).numpy()
+    found = {"rows": relative(alone, whole[:1]), "twin": relative(twin, whole)}
+    if teacher is not None:
+        found["same"] = relative(whole, teacher)
+    limits = {"rows": TWIN, "twin": TWIN, "same": SAME}
+    why = ", ".join(f"{what} differs by {found[what]:.1g}" for what in found if not found[what] <= limits[what])
+    return {**found, "why": why}
+
+
+def run(names: list[str] | None = None, again: bool = False) -> None:
+    """Cuts what has not been, or everything ``again``."""
+    for name in (*_TIMM.split(), *_ZOO):
+        done = rows("shrinking", "name", "keep")
+        if (names and name not in names) or ((name, SHARES[-1]) in done and not again):
+            continue
+        with _file(name) as (path, options):
+            try:
+                found = check(name, path, options)
+            except Exception as error:  # noqa: BLE001 - whatever goes wrong is the result
+                found = [{"name": name, "keep": share, "ok": False, "why": one_line(error)} for share in SHARES]
+        for row in found:
+            add("shrinking", row)
+        print(name, *("ok" if row["ok"] else row["why"] for row in found), sep=" | ", flush=True)
+        gc.collect()
+
+
+def _on_target(row: dict[str, Any]) -> bool:
+    return "share" in row and abs(row["share"] / row["keep"] - 1) <= MISSED
+
+
+def summary() -> list[list[str]]:
+    """The rows of the summary."""
+    done = rows("shrinking", "name", "keep").values()
+    if not done:
+        return []
+    good, met = sum(row["ok"] for row in done), sum(map(_on_target, done))
+    return [
+        [
+            f"students cut out of {len(done) // len(SHARES)} architectures × keep {', '.join(map(str, SHARES))}",
+            "all sound, parameters within 10 % or what held them is listed",
+            f"{good} of {len(done)} sound, {met} within 10 %",
+        ]
+    ]
+
+
+def section() -> str:
+    """The part of the document."""
+    done = rows("shrinking", "name", "keep")
+    if not done:
+        return ""
+    names = list(dict.fromkeys(name for name, _ in done))
+    lines, notes = [], []
+    for name in names:
+        cells = [done[name, share] for share in SHARES]
+        shares = [f"{cell['share']:.3f}" if "share" in cell else "–" for cell in cells]
+        worst = max((cell.get("twin", 0.0) for cell in cells), default=0.0)
+        same = cells[0].get("same")
+        lines.append([f"`{name}`", *shares, f"{worst:.1e}", "–" if same is None else f"{same:.1e}", _verdict(cells)])
+        notes += [
+            [f"`{name}`", cell["keep"], f"{cell['share']:.3f}", "; ".join(cell["held"][:8]) or "–"]
+            for cell in cells
+            if "share" in cell and not _on_target(cell)
+        ]
+    head = [
+        "teacher",
+        *(f"keep {share}" for share in SHARES),
+        "largest difference, torch twin",
+        "keep 1.0 – teacher",
+        "",
+    ]
+    text = [
+        f"## Students cut out of the teacher ({len(names)} teachers)",
+        "`onnxcake shrink` at four shares: the share of the parameters that was reached. Each file passes ONNX's "
+        f"checker, gives the same rows in batches of 1 and 3, and equals its torch twin within {TWIN:g}; at keep 1.0 "
+        f"it equals the teacher within {SAME:g}. Differences are over the largest output.",
+        table(head, lines),
+    ]
+    if notes:
+        text.append(table(["target missed", "keep", "reached", "what was held, and by which operator"], notes))
+    return "\n\n".join(text)
+
+
+def _verdict(cells: list[dict[str, Any]]) -> str:
+    return "; ".join(f"keep {cell['keep']}: {cell['why']}" for cell in cells if not cell["ok"]) or "ok"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--again", action="store_true", help="cut anew what was cut before")
+    chosen = parser.parse_args()
+    run(chosen.names, chosen.again)
+    print(section())

@@ -1,0 +1,108 @@
+"""What a student begins as: a model that the user gives, one cut out of the teacher, or fresh weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import files
+from . import run as runs
+from .cutting import NothingToCut, cut_of
+from .errors import UsageError
+from .ort import Runtime
+from .recipe import Recipe
+from .rng import Key
+from .sections import ONNX, Auto
+from .student import Start
+from .teacher import Facts, Teacher
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a student begins as.
+
+    Attributes:
+        start: the model; None for a named architecture.
+        key: a digest over what it was cut by; "" if it was not cut.
+        note: why it could not be cut, in words for the user; "" if it could, or was not asked for.
+    """
+
+    start: Start | None = None
+    key: str = ""
+    note: str = ""
+
+    def keep(self, folder: Path) -> None:
+        """Puts it into a run's folder, so that the run needs nothing else and is not cut anew."""
+        if self.start is not None:
+            files.write_atomic(folder / runs.START, self.start.content)
+        if self.key:
+            digest = None if self.start is None else self.start.digest
+            files.write_json(folder / runs.CUT, {"key": self.key, "sha256": digest, "note": self.note})
+
+
+def beginning(
+    recipe: Recipe, facts: Facts, given: Path | None, folder: Path, seed: int, teacher: Teacher | None = None
+) -> Beginning:
+    """What the student of a recipe begins as.
+
+    Args:
+        facts: of the teacher.
+        given: the file that the user names; without one, what an earlier start has kept in ``folder``.
+        seed: of the run; what is cut may depend on it.
+        teacher: to cut out of; None where only a set is given.
+
+    Raises:
+        UsageError: if a file is given and not asked for, or the other way round, or does not fit the teacher; or if
+            there is nothing to cut out of.
+        UnsupportedTeacher: if what is cut does not run.
+    """
+    name = recipe.student.architecture.name
+    if given is not None and name != ONNX:
+        raise UsageError(
+            f"--student is for a recipe whose student is an ONNX model, and this one names {name}",
+            remedy=f"Add -o student.architecture={ONNX}, or leave it out.",
+        )
+    if name == ONNX:
+        path = folder / runs.START if given is None else given
+        if given is None and not path.exists():
+            remedy = "Add --student FILE, or name another architecture, such as -o student.architecture=auto."
+            raise UsageError("the recipe's student is an ONNX model, and none is given", remedy=remedy)
+        return Beginning(Start.read(path, facts.signature))
+    if name != "auto" or recipe.student.quantise is not None:  # int8 students are built of layers
+        return Beginning()
+    goal = Auto(**recipe.student.architecture.keys())
+    key = files.sha256(files.canonical([facts.digest, asdict(goal), seed]))
+    kept = _kept(folder, key, facts)
+    if kept is not None:
+        return kept
+    if teacher is None:
+        raise UsageError(
+            "the recipe's student is cut out of the teacher, and only a set is given",
+            where=folder,
+            remedy="Cut it with `onnxcake shrink`, and give it: --student FILE -o student.architecture=onnx.",
+        )
+    return _cut(teacher, goal, key, seed)
+
+
+def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
+    try:
+        with Runtime() as runtime:
+            pruned = cut_of(teacher, goal, goal.score, Key(seed), runtime)
+    except NothingToCut as error:
+        return Beginning(None, key, f"student: {error.what}; one of the teacher's family is named instead")
+    return Beginning(Start.like(pruned.content, teacher.signature, runs.START), key)
+
+
+def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
+    """What an earlier start has cut by the same key, if it is as it was."""
+    try:
+        told = json.loads((folder / runs.CUT).read_text(encoding="utf-8"))
+        if told["key"] != key:
+            return None
+        if told["sha256"] is None:
+            return Beginning(None, key, str(told["note"]))
+        start = Start.like((folder / runs.START).read_bytes(), facts.signature, runs.START)
+        return Beginning(start, key) if start.digest == told["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

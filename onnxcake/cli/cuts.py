@@ -1,0 +1,70 @@
+"""The command that makes a teacher's own graph smaller: shrink."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    HoldOption,
+    InputOption,
+    JsonOption,
+    MeanOption,
+    OutputOption,
+    RangeOption,
+    SeedOption,
+    ShapeOption,
+    StdOption,
+    TaskOption,
+    TeacherArgument,
+    options_of,
+    start_airlock,
+    tell,
+)
+
+
+def shrink(
+    teacher: TeacherArgument,
+    keep: Annotated[float | None, typer.Option(help="A share of the parameters; 0.5 if no goal is given.")] = None,
+    max_params: Annotated[int | None, typer.Option(help="Parameters, at most.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Bytes of the file, at most.")] = None,
+    max_macs: Annotated[int | None, typer.Option(help="Multiply-adds for one input, at most.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Milliseconds for one input in onnxruntime, one thread, at most.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write; TEACHER-small.onnx if not given.")
+    ] = None,
+    score: Annotated[
+        str, typer.Option(help="What decides what stays: the teacher's responses, its weights, or random.")
+    ] = "responses",
+    seed: SeedOption = 0,
+    input_: InputOption = None,
+    output: OutputOption = None,
+    shape: ShapeOption = None,
+    task: TaskOption = None,
+    range_: RangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    hold: HoldOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cut a smaller model out of a teacher's own graph, without training it."""
+    start_airlock()
+    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+
+    from ..shrinkage import goal_of, run
+
+    goal = goal_of(
+        {
+            "keep": keep,
+            "max_params": max_params,
+            "max_bytes": max_bytes,
+            "max_macs": max_macs,
+            "max_latency_ms": max_latency_ms,
+        }
+    )
+    done = run(teacher, goal, out, score, seed, options)  # type: ignore[arg-type] # the score is checked there
+    tell(done, as_json, done.check_goal)

@@ -1,0 +1,203 @@
+"""A student cut out of a teacher, with what the cut needs besides the graph: slopes, times, and a check of the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .child import Array
+from .errors import UnsupportedTeacher, first_line
+from .ort import Runtime, RuntimeRefused, Session
+from .pruning import Goal, Layer, NothingToCut, Pruned, Pruner, Score, Tools
+from .rng import Key
+from .student.start import Start
+from .teacher import Signature, Teacher
+from .teacher.probe import TOLERANCE, batches_for
+from .teacher.scores import Logits
+
+THREADS = 1  # that latency is taken with
+_DRAWS, _LEAST_DRAWS, _SAMPLES = 32, 4, 64
+_PASSES = 3  # forward, and backward to weights and to inputs
+_MULTIPLY_ADDS = 1e11  # of all draws together: seconds on one core
+_SLOPES = 1e9  # likewise, as each weight's are added up along each of its axes
+_SIDES = (2, 4, 8, 16)  # of the coarse noise that smooth images are made of
+_TIMED_MS, _MOST_RUNS, _REPEATS = 250.0, 50, 3
+
+
+def cut_of(teacher: Teacher, goal: Goal, score: Score, key: Key, runtime: Runtime) -> Pruned:
+    """The teacher's own graph made smaller, its file checked in onnxruntime.
+
+    Args:
+        score: by what is chosen what stays.
+        key: what the choice is drawn from.
+
+    Raises:
+        NothingToCut: if there is nothing in the teacher that could be left out.
+        UnsupportedTeacher: if the file that was written does not run, or not as it should.
+    """
+    signature = teacher.signature
+    pruner = Pruner(teacher.opened, signature.input_name, signature.output_name)
+    sloped = partial(draws, signature=signature, multiply_adds=teacher.facts.multiply_adds, key=key, name=teacher.name)
+    tools = Tools(sloped, lambda content: latency_ms(runtime.load(content, THREADS), signature.input_shape))
+    pruned = pruner.to(goal, pruner.scores(score, key, tools), tools)
+    check(teacher, pruned, key, runtime)
+    return pruned
+
+
+# What is worth keeping
+
+
+def draws(content: bytes, signature: Signature, multiply_adds: int, key: Key, name: str) -> Iterator[dict[str, Array]]:
+    """How much of a model's answers its weights are: see `pruning.scores.from_responses`.
+
+    z is the sum of ±logit / √classes over the inputs and classes of a draw, the signs as coins fall.
+
+    Args:
+        content: the model.
+        signature: what it takes and gives.
+        multiply_adds: for one input; of a large model there are fewer draws, of fewer inputs.
+        name: what to call it in messages.
+
+    Yields:
+        of each weight, by its name in the model, w · ∂z/∂w.
+    """
+    start = Start.like(content, signature, name)
+    learnt, logits = start.learn(), Logits(start.kind, start.before)
+    weights = {learnt.names[own]: weight for own, weight in learnt.graph.named_parameters() if weight.numel() > 1}
+    number, samples = _amounts(multiply_adds, learnt.parameters)
+    for draw in range(number):
+        inputs = synthetic(signature, samples, key.at("inputs", draw), draw * samples)
+        answers = logits(learnt.graph(inputs))
+        coins = torch.randint(2, answers.shape, generator=key.at("signs", draw).generator())
+        z = ((2 * coins - 1) * answers).sum() / math.sqrt(answers.shape[1])
+        slopes = torch.autograd.grad(z, list(weights.values()), materialize_grads=True)
+        yield {
+            called: (weight.detach() * slope).numpy()
+            for (called, weight), slope in zip(weights.items(), slopes, strict=True)
+        }
+
+
+def _amounts(multiply_adds: int, parameters: int) -> tuple[int, int]:
+    """Draws, and inputs of each: as many as are paid for, inputs let go of first."""
+    inputs = _MULTIPLY_ADDS / (_PASSES * max(multiply_adds, 1))
+    number = max(_LEAST_DRAWS, int(min(_DRAWS, inputs, _SLOPES / max(parameters, 1))))
+    return number, max(1, min(_SAMPLES, int(inputs / number)))
+
+
+def synthetic(signature: Signature, count: int, key: Key, first: int = 0) -> Tensor:
+    """Inputs that cost nothing [count, …], as the file takes them: normal noise, and every other image a smooth one.
+
+    Args:
+        first: the number of the first one; odd ones are smooth.
+    """
+    draw = key.generator()
+    x = torch.randn(count, *signature.shape, generator=draw)
+    smooth = torch.arange(first, first + count) % 2 == 1
+    if signature.is_image and smooth.any():
+        x[smooth] = _fields(x[smooth], draw)
+    if (bounds := signature.bounds()) is not None:
+        x = x.clamp(*bounds)
+    return signature.whole(signature.to_input(x))
+
+
+def _fields(like: Tensor, draw: torch.Generator) -> Tensor:
+    """Smooth images of the shape of ``like``, each of mean 0 and deviation 1: noise of several scales, enlarged."""
+    count, channels, *size = like.shape
+    total = torch.zeros_like(like)
+    for side in _SIDES:
+        coarse = torch.randn(count, channels, *(min(side, pixels) for pixels in size), generator=draw)
+        share = torch.rand(count, 1, 1, 1, generator=draw)
+        total += share * F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+    total -= total.mean((1, 2, 3), keepdim=True)
+    return total / total.std((1, 2, 3), keepdim=True)
+
+
+# How fast it is
+
+
+def latency_ms(session: Session, shape: tuple[int, ...]) -> float:
+    """Milliseconds that a model takes for one input of this shape; for a fixed batch, its share of one run.
+
+    The median of several timings, of fewer runs each where they are long. The session is closed.
+    """
+    batch = session.batch or 1
+    x = np.zeros((batch, *shape), np.float32)
+    runs = max(1, min(_MOST_RUNS, int(_TIMED_MS / max(session.latency_ms(x, 1), 1e-3))))
+    found = median(session.latency_ms(x, runs) for _ in range(_REPEATS))
+    session.close()
+    return found / batch
+
+
+# Whether it is right
+
+
+def check(teacher: Teacher, pruned: Pruned, key: Key, runtime: Runtime) -> None:
+    """Makes sure that the file runs, whatever the batch, and is the teacher still if nothing was left out.
+
+    Raises:
+        UnsupportedTeacher: if not.
+    """
+    signature = teacher.signature
+    fewer, batch = batches_for(teacher.facts.multiply_adds)
+    inputs = synthetic(signature, batch, key.at("check")).numpy()
+    try:
+        session = runtime.load(pruned.content)
+        answers, first = session.run(inputs), session.run(inputs[:fewer])
+        session.close()
+        expected = answers if pruned.parameters[1] < pruned.parameters[0] else _asked(teacher, inputs, runtime)
+    except RuntimeRefused as error:
+        raise _unsound(teacher, f"onnxruntime refuses it: {first_line(error)}") from error
+    shape = (batch, *((signature.scores,) if signature.output_shape is None else signature.output_shape))
+    if answers.shape != shape:
+        raise _unsound(teacher, f"it answers in the shape {list(answers.shape)}, not {list(shape)}")
+    if not _alike(answers, expected):
+        raise _unsound(teacher, "nothing is left out of it, and it answers otherwise")
+    if not _alike(first, answers[:fewer]):
+        raise _unsound(teacher, "its answer to one input depends on the others of its batch")
+
+
+def _asked(teacher: Teacher, inputs: Array, runtime: Runtime) -> Array:
+    """What the teacher answers."""
+    session = runtime.load(teacher.model, weights=teacher.weights)
+    answers = session.run(inputs)
+    session.close()
+    return answers
+
+
+def _alike(one: Array, other: Array) -> bool:
+    """Whether answers are the same, but for what the order of sums makes of them in sixteen bits."""
+    if one.shape != other.shape:
+        return False
+    finite = np.isfinite(other)  # a logarithm of zero
+    scale = max(float(np.abs(other[finite]).max(initial=0)), 1e-2)
+    return float(np.abs(one - other)[finite].max(initial=0)) <= TOLERANCE * scale
+
+
+def _unsound(teacher: Teacher, why: str) -> UnsupportedTeacher:
+    return UnsupportedTeacher(
+        f"the smaller model that was cut out of it is unsound: {why}",
+        where=teacher.name,
+        remedy="This is a bug: please report it. Until then, choose a named student: -o student.architecture=mlp.",
+    )
+
+
+__all__ = [
+    "THREADS",
+    "Goal",
+    "Layer",
+    "NothingToCut",
+    "Pruned",
+    "Score",
+    "check",
+    "cut_of",
+    "draws",
+    "latency_ms",
+    "synthetic",
+]

@@ -1,0 +1,27 @@
+"""A student cut out of the teacher's own graph, with the teacher's own weights."""
+
+# Each file of rules registers its operators.
+from . import (
+    rules_elementwise,
+    rules_linear,
+    rules_normalisation,
+    rules_reshaping,
+    rules_shaping,
+)
+from .pruner import HALF, Goal, Layer, NothingToCut, Pruned, Pruner, Score, Tools
+
+__all__ = [
+    "HALF",
+    "Goal",
+    "Layer",
+    "NothingToCut",
+    "Pruned",
+    "Pruner",
+    "Score",
+    "Tools",
+    "rules_elementwise",
+    "rules_linear",
+    "rules_normalisation",
+    "rules_reshaping",
+    "rules_shaping",
+]

@@ -1,0 +1,155 @@
+"""Residual blocks: which a graph has, the graph without some, and how much each matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from ..graph.normalise import INPUT
+from ..graph.walk import reaching, read_by
+from .cut import cut
+from .factor import Numbers
+from .follow import follow
+from .plain import Array, Plain
+
+Answers = Callable[[bytes], Array]  # a model's logits [n, classes], always to the same inputs
+
+
+@dataclass(frozen=True)
+class Block:
+    """What an addition adds to a value that it reads itself: y = x + f(x), which can be y = x.
+
+    Attributes:
+        add: the sum, y.
+        skip: what is left of it without the block, x.
+        nodes: the first outputs of the nodes that make f(x), in order.
+        operators: of these nodes.
+        parameters: numbers in the float weights that only they read.
+    """
+
+    add: str
+    skip: str
+    nodes: tuple[str, ...]
+    operators: tuple[str, ...]
+    parameters: int
+
+
+def blocks(graph: Plain) -> tuple[Block, ...]:
+    """The blocks that can be left out, in order; one may lie within another.
+
+    A block has weights (an activation that is written out may add to its own input too), nobody but its addition
+    reads what it makes, and its addition is not the last node.
+    """
+    readers = _readers(graph)
+    found = []
+    for place, node in enumerate(graph.nodes):
+        if node.domain or node.op_type not in ("Add", "Sum") or len(node.input) != 2 or node.output[0] == graph.output:
+            continue
+        for skip in node.input:
+            same = graph.shapes.get(skip) == graph.shapes[node.output[0]]
+            inside = _inside(graph, readers, place, skip) if same else []
+            block = _block(graph, readers, node.output[0], skip, inside)
+            if block is not None:
+                found.append(block)
+    return tuple(found)
+
+
+def without(graph: Plain, left_out: Iterable[Block]) -> Plain:
+    """The graph with these blocks' sums being what they were added to; what nobody reads any more is gone."""
+    instead = {block.add: block.skip for block in left_out}
+    for name in instead:  # what it was added to may be such a sum itself
+        while instead[name] in instead:
+            instead[name] = instead[instead[name]]
+    nodes = [_reading(node, instead) for node in graph.nodes if node.output[0] not in instead]
+    nodes = reaching(nodes, graph.output)
+    there = {name for node in nodes for name in (*read_by(node), *node.output)}
+    return replace(
+        graph,
+        nodes=tuple(nodes),
+        constants={name: array for name, array in graph.constants.items() if name in there},
+        names={name: called for name, called in graph.names.items() if name in there},
+        sizes={name: sizes for name, sizes in graph.sizes.items() if name in there},
+        kinds={name: kind for name, kind in graph.kinds.items() if name in there},
+        shapes={name: shapes for name, shapes in graph.shapes.items() if name in there},
+    )
+
+
+def block_scores(graph: Plain, candidates: Sequence[Block], answers: Answers) -> Numbers:
+    """How much the logits change when each block alone is left out [blocks].
+
+    It is the root of the squared change over the squared differences between inputs: 0 if nothing changes, 1 if as
+    much does as the inputs make; infinite if the logits are no numbers any more.
+    """
+    followed = follow(graph)
+    calls = {tuple(call.proto.output): call for call in followed.calls}
+
+    def logits(part: Plain) -> Numbers:
+        # What was found out about a node still holds: the values around a block have the same shape without it.
+        kept = tuple(replace(calls[tuple(node.output)], proto=node, graph=part) for node in part.nodes)
+        model = cut(replace(followed, graph=part, calls=kept), [], INPUT, part.output)
+        return answers(model.SerializeToString()).astype(np.float64)
+
+    whole = logits(graph)
+    spread = max(float(np.linalg.norm(whole - whole.mean(0))), 1e-300)
+    changes = [np.linalg.norm(logits(without(graph, [block])) - whole) / spread for block in candidates]
+    return np.nan_to_num(np.array(changes, np.float64), nan=np.inf, posinf=np.inf)
+
+
+# What is inside
+
+
+def _readers(graph: Plain) -> dict[str, set[int]]:
+    """The places of the nodes that read each value; who reads the output stands behind all nodes."""
+    readers: dict[str, set[int]] = {graph.output: {len(graph.nodes)}}
+    for place, node in enumerate(graph.nodes):
+        for name in read_by(node):
+            readers.setdefault(name, set()).add(place)
+    return readers
+
+
+def _inside(graph: Plain, readers: dict[str, set[int]], add: int, skip: str) -> list[int]:
+    """The places of the nodes that work for one operand of an addition alone; none unless they read the other."""
+    inside = {add}
+    reads: set[str] = set()
+    for place in range(add - 1, -1, -1):
+        made = [name for name in graph.nodes[place].output if name in readers]
+        if made and skip not in made and all(readers[name] <= inside for name in made):
+            inside.add(place)
+            reads |= read_by(graph.nodes[place])
+    return sorted(inside - {add}) if skip in reads else []
+
+
+def _block(graph: Plain, readers: dict[str, set[int]], add: str, skip: str, inside: Sequence[int]) -> Block | None:
+    """A block if it has weights."""
+    nodes = [graph.nodes[place] for place in inside]
+    constants = [name for name in sorted(set().union(*map(read_by, nodes))) if name in graph.constants]
+    parameters = sum(
+        graph.constants[name].size
+        for name in constants
+        if graph.constants[name].dtype.kind == "f" and graph.constants[name].size > 1 and readers[name] <= set(inside)
+    )
+    names = tuple(next(filter(None, node.output)) for node in nodes)
+    return Block(add, skip, names, tuple(node.op_type for node in nodes), parameters) if parameters else None
+
+
+def _reading(node: onnx.NodeProto, instead: dict[str, str]) -> onnx.NodeProto:
+    """The node, or one that reads other values, its sub-graphs' nodes too."""
+    if not read_by(node) & instead.keys():
+        return node
+    changed = onnx.NodeProto()
+    changed.CopyFrom(node)
+    _rename(changed, instead)
+    return changed
+
+
+def _rename(node: onnx.NodeProto, instead: dict[str, str]) -> None:
+    node.input[:] = [instead.get(name, name) for name in node.input]
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                _rename(inner, instead)
+            for value in graph.output:
+                value.name = instead.get(value.name, value.name)

@@ -1,0 +1,98 @@
+"""A weight as a matrix, and as two thinner ones by singular value decomposition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .plain import Array
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A weight that can be two: what it reads goes through the first to ``rank`` numbers, and on through the second.
+
+    Convolutions are split as keeps most: all of the kernel in one of the two and 1 × 1 in the other (Denton et al.,
+    Exploiting Linear Structure within Convolutional Networks, NeurIPS 2014), or some of its axes in each (Jaderberg
+    et al., Speeding up Convolutional Neural Networks with Low Rank Expansions, BMVC 2014, scheme 2).
+
+    Attributes:
+        name: of the weight, in the plain graph.
+        operator: of the node that reads it.
+        order: the axes of the weight, those of the first one before those of the second.
+        lead: how many are the first one's.
+        shape: of the weight as a matrix, [the first one's numbers for each rank, the second one's].
+    """
+
+    name: str
+    operator: str
+    order: tuple[int, ...]
+    lead: int
+    shape: tuple[int, int]
+    weight: Array = field(repr=False)
+
+    @property
+    def full(self) -> int:
+        """The rank at which nothing is lost."""
+        return min(self.shape)
+
+    @property
+    def matrix(self) -> Numbers:
+        """The weight as a matrix of this shape."""
+        return self.weight.transpose(self.order).reshape(self.shape).astype(np.float64)
+
+    @cached_property
+    def values(self) -> Numbers:
+        """Its singular values, the largest first [full]."""
+        small = _wide(self.matrix)
+        squares = np.linalg.eigvalsh(small @ small.T)[::-1].astype(np.float64)
+        values: Numbers = np.sqrt(np.maximum(squares, 0.0))
+        return values
+
+    def parameters(self, rank: int) -> int:
+        """What the two take."""
+        return rank * sum(self.shape)
+
+    def halves(self, rank: int) -> tuple[Array, Array]:
+        """The first [its axes …, rank] and the second [rank, its axes …], singular values shared out evenly.
+
+        Raises:
+            ValueError: if the rank is not 1 … full.
+        """
+        if not 1 <= rank <= self.full:
+            raise ValueError(f"{self.name}: rank {rank} is not within 1 … {self.full}")
+        matrix = self.matrix
+        small = _wide(matrix)
+        squares, vectors = np.linalg.eigh(small @ small.T)
+        roots = np.maximum(squares[::-1][:rank], 0.0) ** 0.25
+        vectors = vectors[:, ::-1][:, :rank]
+        near = vectors * roots
+        far = (vectors.T @ small) / np.where(roots, roots, np.inf)[:, None]
+        first, second = (near, far) if small is matrix else (far.T, near.T)
+        shape = [self.weight.shape[axis] for axis in self.order]
+        kind = self.weight.dtype
+        return (
+            first.reshape(*shape[: self.lead], rank).astype(kind),
+            second.reshape(rank, *shape[self.lead :]).astype(kind),
+        )
+
+
+def rank_for(factor: Factor, params: int) -> int:
+    """The largest rank whose two weights have at most ``params`` parameters; 0 if not even one fits."""
+    return min(factor.full, params // factor.parameters(1))
+
+
+def energy(factor: Factor, rank: int) -> float:
+    """The share of the squared singular values that ``rank`` keeps, 0 … 1."""
+    squares = factor.values**2
+    return float(squares[:rank].sum() / max(float(squares.sum()), 1e-300))
+
+
+def _wide(matrix: Numbers) -> Numbers:
+    """Itself, or transposed if it is higher than wide."""
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T

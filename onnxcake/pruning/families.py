@@ -1,0 +1,140 @@
+"""What there is to choose: families of atoms that do the same job, of which any number may stay, but not none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..rng import Key
+from .follow import Followed
+from .indices import Axis
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+_NONE = -1  # fills the rows of atoms
+
+
+@dataclass(frozen=True)
+class Families:
+    """The atoms that can be dropped.
+
+    Attributes:
+        members: the atoms of each family, those of one layer's channels, say.
+        weights: the constants that training would change, by name: of more than one float.
+        atoms: of each axis of these, the atoms of each index, filled up with −1 [indices, most].
+    """
+
+    followed: Followed
+    members: tuple[Axis, ...]
+    weights: tuple[str, ...]
+    atoms: dict[str, list[Axis]] = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """Parameters of the whole."""
+        return sum(int(self.followed.graph.constants[name].size) for name in self.weights)
+
+    def parameters(self, dropped: Axis) -> int:
+        """Parameters once these atoms are dropped."""
+        stays, axes = self.followed.stays(dropped), self.followed.axes
+        return sum(math.prod(int(stays[axis].sum()) for axis in axes[name]) for name in self.weights)
+
+    def dropped(self, scores: Numbers, share: float) -> Axis:
+        """The atoms that fall if about ``share`` of each family stays: those of the least score, never all.
+
+        Where shares fall between two numbers, families are rounded up one after the other as the share grows.
+        """
+        fallen = []
+        for number, atoms in enumerate(self.members):
+            late = (number * 0.6180339887) % 1  # spread evenly, so that a small step of the share changes few families
+            stay = min(len(atoms), max(1, int(share * len(atoms) + late)))
+            ranked = atoms[np.argsort(-scores[atoms], kind="stable")]
+            fallen.append(ranked[stay:])
+        return np.concatenate(fallen) if fallen else np.zeros(0, np.int64)
+
+
+def families(followed: Followed) -> Families:
+    """Finds what can be chosen.
+
+    Of two factors of one axis, such as heads and what each head holds, the longer is chosen from: it gives the finer
+    choice, and cutting both would cut twice.
+    """
+    table = followed.table
+    signature = np.zeros(followed.indices.size + 1, np.uint64)
+    every = (axis for axes in followed.axes.values() for axis in axes if axis.any())
+    for number, axis in enumerate(every):  # atoms that are found on the very same axes have the same sum
+        signature[np.unique(table[axis])] += np.uint64(Key(0).at("axis", number).number())
+    graph = followed.graph
+    weights = tuple(n for n, a in graph.constants.items() if a.dtype.kind == "f" and a.size > 1)
+    atoms = {name: [table[axis] for axis in followed.axes[name]] for name in weights}
+    free = np.unique(np.concatenate([a.reshape(-1) for parts in atoms.values() for a in parts] or [np.zeros(0, int)]))
+    free = free[free != _NONE]
+    _, which = np.unique(signature[free], return_inverse=True)
+    groups = [free[which == number] for number in range(which.max() + 1 if len(free) else 0)]
+    used = table[np.unique(np.concatenate([axis for axes in followed.axes.values() for axis in axes]))]
+    groups = _unmixed(groups, used)
+    held = _held(groups, used)
+    return Families(followed, tuple(g for i, g in enumerate(groups) if i not in held and len(g) > 1), weights, atoms)
+
+
+def _numbers(groups: list[Axis], table: Any) -> Axis:
+    """Of each atom, the number of its group."""
+    number = np.full(table.max() + 2, _NONE, np.int64)
+    for i, group in enumerate(groups):
+        number[group] = i
+    return number
+
+
+def _unmixed(groups: list[Axis], table: Any) -> list[Axis]:
+    """Atoms that are found on the very same axes, parted where they are several factors of these."""
+    number = _numbers(groups, table)
+    places = range(table.shape[1])
+    couples = np.concatenate([table[:0, :1].repeat(2, 1), *(table[:, [i, j]] for i in places for j in range(i))])
+    first, second = number[couples].T
+    together = couples[(first == second) & (first != _NONE)]
+    mixed = {i: together[number[together[:, 0]] == i] for i in np.unique(number[together[:, 0]]).tolist()}
+    return [part for i, group in enumerate(groups) for part in (_factors(group, mixed[i]) if i in mixed else [group])]
+
+
+def _factors(group: Axis, couples: Any) -> list[Axis]:
+    """The parts of a group such that atoms of one part never make an element together, those of two always do.
+
+    What does not come apart like this is no product of axes, and nothing of it is chosen.
+    """
+    group = np.sort(group)
+    apart = np.ones((len(group), len(group)), np.bool_)
+    one, other = np.searchsorted(group, couples).T
+    apart[one, other] = apart[other, one] = False
+    parts, left = [], np.ones(len(group), np.bool_)
+    while left.any():
+        part = apart[left.argmax()]
+        if apart[np.ix_(part, part)].all() and not apart[np.ix_(part, ~part)].any():
+            parts.append(group[part])
+        left &= ~part
+    return parts
+
+
+def _held(groups: list[Axis], table: Any) -> set[int]:
+    """The families that stay whole as they are factors beside longer ones."""
+    number = _numbers(groups, table)
+    pairs = np.unique(np.sort(number[table[(table != _NONE).sum(1) > 1]], axis=1), axis=0)
+    held: set[int] = set()
+    for row in pairs.tolist():
+        factors = {i for i in row if i != _NONE} - held
+        if len(factors) > 1:
+            longest = max(factors, key=lambda i: (len(groups[i]), -i))
+            held |= factors - {longest}
+    return held
+
+
+def largest(fits: Callable[[float], bool], low: float = 0.0, high: float = 1.0, turns: int = 24) -> float:
+    """The largest share in low … high that fits, by bisection; ``low`` if none does."""
+    if fits(high):
+        return high
+    for _ in range(turns):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,256 @@
+"""Following dependencies through a graph: what each operator says about the indices of what it reads and makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..graph.node import Sizes
+from ..graph.walk import read_by
+from .indices import Axes, Axis, Indices
+from .plain import INPUT, Array, Plain
+
+Keep = Callable[[Any], np.ndarray[Any, np.dtype[np.bool_]]]  # an axis → which of its indices stay
+
+
+@dataclass
+class Call:
+    """One node: what it reads, as far as it is known, and what it makes.
+
+    Attributes:
+        axes: of each input: the elements of each axis; None where it is absent or holds sizes.
+        seen: the inputs that its rule has looked at; the others must stay whole.
+        facts: what following found out and rewriting needs.
+    """
+
+    proto: onnx.NodeProto
+    graph: Plain
+    indices: Indices
+    axes: list[Axes | None]
+    seen: set[int] = field(default_factory=set)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def op(self) -> str:
+        """The operator."""
+        return str(self.proto.op_type)
+
+    @property
+    def version(self) -> int:
+        """The version of the standard's operators."""
+        return next((o.version for o in self.graph.opsets if not o.domain), 1)
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute as int, float, bytes or a list of these."""
+        for attribute in self.proto.attribute:
+            if attribute.name == name:
+                value = onnx.helper.get_attribute_value(attribute)
+                return list(value) if attribute.type in _LISTS else value
+        return default
+
+    def has(self, place: int) -> bool:
+        """Whether an input is given."""
+        return place < len(self.proto.input) and bool(self.proto.input[place])
+
+    def input(self, place: int) -> Axes:
+        """The axes of an input.
+
+        Raises:
+            CannotFollow: if it is absent or holds sizes.
+        """
+        axes = self.optional(place)
+        if axes is None:
+            raise CannotFollow
+        return axes
+
+    def optional(self, place: int) -> Axes | None:
+        """The axes of an input that may be absent."""
+        self.seen.add(place)
+        return self.axes[place] if place < len(self.axes) else None
+
+    def given(self) -> list[Axes]:
+        """The axes of all inputs that are given.
+
+        Raises:
+            CannotFollow: if one holds sizes, of which it is not known along which axis they lie.
+        """
+        for place, name in enumerate(self.proto.input):
+            if name and self.axes[place] is None and self.graph.shapes[name][0]:
+                raise CannotFollow
+        return [axes for place in range(len(self.axes)) if (axes := self.optional(place)) is not None]
+
+    def constant(self, place: int) -> Array | None:
+        """An input that depends on nothing."""
+        return self.graph.constants.get(self.proto.input[place]) if self.has(place) else None
+
+    def numbers(self, place: int) -> Sizes | None:
+        """An input that is whole numbers known but for the batch."""
+        return self.graph.numbers(self.proto.input[place]) if self.has(place) else None
+
+    def ints(self, place: int, name: str = "") -> tuple[int, ...] | None:
+        """Whole numbers that are an input, or were an attribute once; None if absent.
+
+        Raises:
+            CannotFollow: if they depend on more than constants.
+        """
+        if name and (given := self.attr(name)) is not None:
+            return tuple(given) if isinstance(given, list) else (given,)
+        if not self.has(place):
+            return None
+        sizes = self.numbers(place)
+        if sizes is None or not sizes.fixed:
+            raise CannotFollow
+        return sizes.base
+
+    def out_shape(self, place: int = 0) -> tuple[int, ...]:
+        """The shape of an output at the first trial batch."""
+        return self.graph.shapes[self.proto.output[place]][0]
+
+    def shapes_of(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A value's shapes at both trial batches."""
+        if name in self.graph.shapes:
+            return self.graph.shapes[name]
+        shape = tuple(self.graph.constants[name].shape)
+        return shape, shape
+
+
+_LISTS = (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS, onnx.AttributeProto.STRINGS)
+
+
+class CannotFollow(Exception):
+    """What a node does to its indices is not known: all of them must stay."""
+
+
+Rule = Callable[[Call], list[Axes]]
+Rewrite = Callable[[Call, onnx.NodeProto, "Writer"], None]
+
+
+class Writer:
+    """What a rewrite may use; see `cut.Cutter`."""
+
+    def mask(self, axis: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which indices of an axis stay."""
+        raise NotImplementedError
+
+    def count(self, axis: Any) -> int:
+        """How many indices of an axis stay."""
+        return int(self.mask(axis).sum())
+
+    def shape(self, name: str) -> Sizes:
+        """A value's new shape, as it depends on the batch."""
+        raise NotImplementedError
+
+    def ints(self, values: Sequence[int], like: Array | None = None) -> str:
+        """A new constant of whole numbers."""
+        raise NotImplementedError
+
+    def sizes(self, sizes: Sizes, scalar: bool = False) -> str:
+        """A value that holds these numbers, whatever the batch."""
+        raise NotImplementedError
+
+
+RULES: dict[str, Rule] = {}
+REWRITES: dict[str, Rewrite] = {}
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Registers the dependency rule of some operators: input axes → output axes, with what must agree united."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operators, function))
+        return function
+
+    return register
+
+
+def rewrite(*operators: str) -> Callable[[Rewrite], Rewrite]:
+    """Registers how a node of some operators is changed once it is known what stays; without one it is not."""
+
+    def register(function: Rewrite) -> Rewrite:
+        REWRITES.update(dict.fromkeys(operators, function))
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A graph's dependencies.
+
+    Attributes:
+        axes: the elements along each axis of each value and constant.
+        fresh: of each constant, as they were before anything was followed.
+        calls: the nodes as they were followed.
+    """
+
+    graph: Plain
+    indices: Indices
+    axes: dict[str, Axes]
+    fresh: dict[str, Axes]
+    calls: tuple[Call, ...]
+
+    @cached_property
+    def table(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The atoms of every element, filled up with −1 [elements, most]."""
+        return self.indices.table()
+
+    def stays(self, dropped: Axis) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which elements stay once these atoms are dropped [elements]."""
+        atoms = np.ones(self.indices.size + 1, np.bool_)  # the last stands for −1
+        atoms[dropped] = False
+        found: np.ndarray[Any, np.dtype[np.bool_]] = atoms[self.table].all(1)
+        return found
+
+
+def follow(graph: Plain) -> Followed:
+    """Finds out which indices of a graph's values and constants stand and fall together.
+
+    What goes in and what comes out stays whole; so does what an operator without a rule touches.
+    """
+    indices = Indices()
+    batch = graph.batches[0]
+    axes: dict[str, Axes] = {INPUT: [indices.kept(size) for size in (batch, *graph.input_shape)]}
+    for name, array in graph.constants.items():
+        axes[name] = [indices.fresh(size) for size in array.shape]
+    fresh = dict(axes)
+    calls = []
+    for node in graph.nodes:
+        call = Call(node, graph, indices, [axes.get(name) if name else None for name in node.input])
+        indices.because(node.op_type)
+        made = _made(call, [axes[name] for name in sorted(read_by(node)) if name in axes])
+        for name, found in zip(node.output, made, strict=False):
+            if name:
+                axes[name] = found
+        calls.append(call)
+    indices.because("the output")
+    for axis in axes[graph.output]:
+        indices.hold(axis)
+    return Followed(graph, indices, axes, fresh, tuple(calls))
+
+
+def _made(call: Call, read: list[Axes]) -> list[Axes]:
+    """The axes of a node's outputs. All that it reads is held where there is no rule for it, or the rule ignores it."""
+    known = RULES.get(call.op) if not call.proto.domain else None
+    shapes = [call.graph.shapes.get(name) for name in call.proto.output]
+    if known is not None:
+        try:
+            made = known(call)
+            if all(
+                not name or (shape is not None and [len(a) for a in axes] == list(shape[0]))
+                for name, shape, axes in zip(call.proto.output, shapes, made, strict=False)
+            ) and all(not name for name in call.proto.output[len(made) :]):
+                for place in range(len(call.axes)):
+                    for axis in () if place in call.seen else call.axes[place] or ():
+                        call.indices.hold(axis)
+                return made
+        except CannotFollow:
+            pass
+    for value in read:
+        for axis in value:
+            call.indices.hold(axis)
+    return [[call.indices.kept(size) for size in (shape[0] if shape else ())] for shape in shapes]

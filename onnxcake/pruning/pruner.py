@@ -1,0 +1,209 @@
+"""The teacher's own graph, smaller: what is cut, by how much, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from ..errors import UnsupportedTeacher
+from ..graph.cost import of_node
+from ..quantities import Count, Positive, Share
+from ..rng import Key
+from ..teacher.opened import Opened
+from . import scores
+from .cut import Cutter
+from .families import Numbers, families, largest
+from .follow import Call, Followed, follow
+from .indices import Axis
+from .plain import Array, plain
+
+Score = Literal["responses", "weights", "random"]
+HALF = 0.5  # of the teacher's parameters: where no goal is said
+_TURNS = 24  # of the bisection; where a turn writes or runs a file, fewer
+_TURNS_OF_FILES = 8
+
+
+class NothingToCut(UnsupportedTeacher):
+    """No part of a teacher's graph can be left out."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How small: one of these, half the teacher's parameters if none is given.
+
+    Attributes:
+        keep: a share of the teacher's parameters.
+        max_params: parameters.
+        max_bytes: of the file.
+        max_macs: multiply-adds for one input.
+        max_latency_ms: in onnxruntime for one input, on this machine with one thread.
+    """
+
+    keep: Share | None = None
+    max_params: Count | None = None
+    max_bytes: Count | None = None
+    max_macs: Count | None = None
+    max_latency_ms: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What became of a node that holds weights.
+
+    Attributes:
+        name: what the file calls it; ``op``: its operator.
+        shapes: of its largest weight, before and after.
+        parameters, multiply_adds: before and after; the latter for one input.
+        held: the operators that kept an axis of its weights whole; "" if nothing did.
+    """
+
+    name: str
+    op: str
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    parameters: tuple[int, int]
+    multiply_adds: tuple[int, int]
+    held: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A student cut out of a teacher.
+
+    Attributes:
+        content: its file: the teacher's input and output, names and kinds; its opset; its batch free.
+        layers: what became of each node that holds weights.
+        parameters, multiply_adds: of the whole, before and after.
+    """
+
+    content: bytes = field(repr=False)
+    layers: tuple[Layer, ...]
+    parameters: tuple[int, int]
+    multiply_adds: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What measures need that is not in the graph.
+
+    Attributes:
+        draws: a model's weights' share in its answers: see `scores.from_responses`.
+        latency_ms: of a model in onnxruntime.
+    """
+
+    draws: Callable[[bytes], Iterable[Mapping[str, Array]]] | None = None
+    latency_ms: Callable[[bytes], float] | None = None
+
+
+class Pruner:
+    """Cuts one teacher, any number of times.
+
+    Args:
+        input_name, output_name: of what it writes.
+
+    Raises:
+        NothingToCut: if there is nothing in it that could be left out.
+    """
+
+    def __init__(self, opened: Opened, input_name: str, output_name: str) -> None:
+        self.opened, self.names = opened, (input_name, output_name)
+        self.followed = follow(plain(opened.converted, opened.output))
+        self.families = families(self.followed)
+        if not self.families.members:
+            raise NothingToCut(
+                "nothing in its graph can be left out",
+                where=opened.name,
+                remedy="Train a student of another kind instead: onnxcake extract -o student.architecture=mlp.",
+            )
+
+    def scores(self, kind: Score, key: Key, tools: Tools) -> Numbers:
+        """What each atom is worth."""
+        if kind == "random":
+            return scores.at_random(self.families, key)
+        if kind == "weights" or tools.draws is None:
+            return scores.from_weights(self.families)
+        return scores.from_responses(self.families, tools.draws(self.whole()))
+
+    def whole(self) -> bytes:
+        """The teacher as it is, written as a student would be."""
+        return self.content(np.zeros(0, np.int64))
+
+    def content(self, dropped: Axis) -> bytes:
+        """The model without some atoms."""
+        model = Cutter(self.followed, dropped).model(*self.names)
+        onnx.checker.check_model(model, full_check=True)
+        content: bytes = model.SerializeToString(deterministic=True)
+        return content
+
+    def multiply_adds(self, dropped: Axis) -> int:
+        """Of one input, without some atoms."""
+        cutter = Cutter(self.followed, dropped)
+        return _per_input(self.followed, [_multiply_adds(call, cutter) for call in self.followed.calls])
+
+    def to(self, goal: Goal, worth: Numbers, tools: Tools) -> Pruned:
+        """The largest student that reaches the goal; the smallest there is if none does."""
+        found = self.families
+        fits, turns = self._test(goal, worth, tools)
+        share = largest(fits, turns=turns)
+        dropped = found.dropped(worth, share)
+        return Pruned(
+            content=self.content(dropped),
+            layers=tuple(self._layers(dropped)),
+            parameters=(found.count, found.parameters(dropped)),
+            multiply_adds=(self.multiply_adds(dropped[:0]), self.multiply_adds(dropped)),
+        )
+
+    def _test(self, goal: Goal, worth: Numbers, tools: Tools) -> tuple[Callable[[float], bool], int]:
+        found = self.families
+        limit: float
+        measure: Callable[[Axis], float]
+        if goal.max_latency_ms is not None:
+            timed = tools.latency_ms
+            assert timed is not None, "who asks for a latency brings what measures it"
+            limit, measure, turns = goal.max_latency_ms, lambda d: timed(self.content(d)), _TURNS_OF_FILES
+        elif goal.max_bytes is not None:
+            limit, measure, turns = goal.max_bytes, lambda d: len(self.content(d)), _TURNS_OF_FILES
+        elif goal.max_macs is not None:
+            limit, measure, turns = goal.max_macs, self.multiply_adds, _TURNS_OF_FILES
+        else:
+            limit = goal.max_params if goal.max_params is not None else (goal.keep or HALF) * found.count
+            measure, turns = found.parameters, _TURNS
+        return lambda share: measure(found.dropped(worth, share)) <= limit, turns
+
+    def _layers(self, dropped: Axis) -> Iterable[Layer]:
+        cutter = Cutter(self.followed, dropped)
+        nothing = Cutter(self.followed, dropped[:0])
+        graph, safe = self.followed.graph, self.opened.safe
+        for call in self.followed.calls:
+            weights = [name for name in dict.fromkeys(call.proto.input) if name in self.families.weights]
+            if not weights:
+                continue
+            main = max(weights, key=lambda name: graph.constants[name].size)
+            sizes = [(graph.constants[name].size, cutter.size(name)) for name in weights]
+            adds = [_multiply_adds(call, c) for c in (nothing, cutter)]
+            yield Layer(
+                name=safe.node_names.get(call.proto.name, call.op),
+                op=call.op,
+                shapes=(graph.constants[main].shape, cutter.shape_of(main) or ()),
+                parameters=(sum(before for before, _ in sizes), sum(after for _, after in sizes)),
+                multiply_adds=(_per_input(self.followed, adds[:1]), _per_input(self.followed, adds[1:])),
+                held=self._held(main),
+            )
+
+    def _held(self, name: str) -> str:
+        fresh = self.followed.fresh[name]
+        return ", ".join(dict.fromkeys(why for axis in fresh if (why := self.followed.indices.why(axis))))
+
+
+def _multiply_adds(call: Call, cutter: Cutter) -> int:
+    ins, outs = (
+        [cutter.shape_of(name) if name else None for name in names] for names in (call.proto.input, call.proto.output)
+    )
+    return of_node(call.proto, ins, outs)
+
+
+def _per_input(followed: Followed, multiply_adds: Iterable[int]) -> int:
+    return round(sum(multiply_adds) / followed.graph.batches[0])

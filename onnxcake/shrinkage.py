@@ -1,0 +1,217 @@
+"""`onnxcake shrink`: the teacher's own graph made smaller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from . import files
+from .cut_report import Shrinkage
+from .cutting import THREADS, Goal, Pruned, Score, cut_of, latency_ms
+from .errors import OutputError, TeacherError, UsageError
+from .graph.export import PRODUCER
+from .graph.load import load
+from .ort import Runtime
+from .report import Report, versions
+from .rng import Key
+from .teacher import Options, Task, Teacher
+
+_LEEWAY = 0.1
+_LENIENT = ("keep", "max_latency_ms")  # a share is no limit, and times differ from one taking to the next
+
+
+def shrink(
+    teacher: str | Path,
+    *,
+    keep: float | None = None,
+    max_params: int | None = None,
+    max_bytes: int | None = None,
+    max_macs: int | None = None,
+    max_latency_ms: float | None = None,
+    out: str | Path | None = None,
+    score: Score = "responses",
+    seed: int = 0,
+    input: str | None = None,
+    output: str | None = None,
+    shape: Sequence[int] | None = None,
+    constants: Mapping[str, float] | None = None,
+    task: Task | None = None,
+    range: tuple[float, float] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Shrinkage:
+    """Cuts a smaller model out of an ONNX classifier's own graph; its weights are the classifier's, untrained.
+
+    The largest that reaches the goal; if none does, the smallest there is. At most one goal; without one, half the
+    parameters are kept.
+
+    Args:
+        teacher: the ``.onnx`` file.
+        keep: a share of its parameters.
+        max_params: parameters.
+        max_bytes: of the file.
+        max_macs: multiply-adds for one input.
+        max_latency_ms: in onnxruntime for one input, on this machine with one thread.
+        out: the file to write; ``TEACHER-small.onnx`` in the working folder if None, which must not be
+            anyone else's file.
+        score: by what is chosen what stays: the teacher's "responses" to noise and smooth images, the size of its
+            "weights", or at "random".
+        seed: the noise and the random choice depend on it.
+        input: an input of the model, or a value inside it, before which all is cut.
+        output: the value that holds the class scores: an output of the model, or a value inside it.
+        shape: the input's, batch included, where the file leaves sizes open.
+        constants: what other inputs are held at, by name.
+        task: what the scores decide: "multiclass", "binary" or "multilabel".
+        range: lowest and highest raw value of an input.
+        mean, std: the normalisation done outside the file, one value or one for each channel.
+
+    Returns:
+        What became of each layer, and the whole before and after.
+
+    Raises:
+        UsageError: if what is said makes no sense, or several goals are given.
+        TeacherError: if the teacher cannot be used; the subclass says why.
+        NothingToCut: if nothing in it can be left out.
+        OutputError: if the file cannot be written.
+    """
+    asked = {"keep": keep, "max_params": max_params, "max_bytes": max_bytes, "max_macs": max_macs}
+    options = Options.of(
+        input=input,
+        output=output,
+        shape=shape,
+        constants=constants or {},
+        task=task,
+        range=range,
+        mean=mean,
+        std=std,
+    )
+    goal = goal_of({**asked, "max_latency_ms": max_latency_ms})
+    return run(Path(teacher), goal, None if out is None else Path(out), score, seed, options)
+
+
+def run(
+    teacher: Path,
+    goal: Goal,
+    out: Path | None = None,
+    score: Score = "responses",
+    seed: int = 0,
+    options: Options | None = None,
+) -> Shrinkage:
+    """`shrink`, as the command asks for it.
+
+    Raises:
+        OnnxcakeError: as `shrink`.
+    """
+    if score not in get_args(Score):
+        raise UsageError(f"score {score!r} is not known", remedy=f"Choose one of {', '.join(get_args(Score))}.")
+    path = Path(f"{teacher.stem}-small.onnx") if out is None else out
+    _guard(path, teacher, named=out is not None)
+    opened = Teacher.open(teacher, options or Options())
+    files.make_folder(path.absolute().parent)
+    with Runtime() as runtime:
+        pruned = cut_of(opened, goal, score, Key(seed), runtime)
+        files.write_atomic(path, pruned.content)
+        shape = opened.signature.input_shape
+        sessions = {
+            "teacher": runtime.load(opened.model, THREADS, opened.weights),
+            "student": runtime.load(pruned.content, THREADS),
+        }
+        latency = {name: round(latency_ms(session, shape), 4) for name, session in sessions.items()}
+    sides = _sides(opened, pruned, path)
+    return Shrinkage(
+        Report.of(
+            {
+                **sides,
+                "goal": _reached(goal, sides["student"], latency["student"], pruned),
+                "latency_ms": {"threads": THREADS, **latency},
+                "layers": [asdict(layer) for layer in pruned.layers],
+                "score": score,
+                "seed": seed,
+                "versions": versions(),
+            }
+        ).data
+    )
+
+
+def goal_of(asked: Mapping[str, float | None]) -> Goal:
+    """The goal among what may be asked for, by the names of its fields.
+
+    Raises:
+        UsageError: if there are several, or it is no goal.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(map(_option, given))} are several goals", remedy="Give one of them.")
+    for name, value in given.items():
+        if not 0 < value < math.inf or (name == "keep" and value > 1):
+            remedy = "Write --keep 0.5 for half." if name == "keep" else f"Give {_option(name)} a number above zero."
+            raise UsageError(f"{_option(name)} {value:g} is no size", remedy=remedy)
+    known: dict[str, Any] = {f.name: given.get(f.name) for f in fields(Goal)}
+    return Goal(**known) if given else Goal(keep=0.5)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _guard(path: Path, teacher: Path, named: bool) -> None:
+    """Makes sure that neither the teacher nor, unless the user named it, somebody's file is overwritten.
+
+    Raises:
+        UsageError, OutputError: otherwise.
+    """
+    if not path.exists():
+        return
+    if teacher.exists() and path.samefile(teacher):
+        raise UsageError("it would overwrite the teacher", where=path, remedy="Choose another file with --out.")
+    if not named and not _is_ours(path):
+        what = "is a file that onnxcake has not written, and it would be overwritten"
+        raise OutputError(what, where=path, remedy="Choose another file with --out.")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return bool(load(path).proto.producer_name == PRODUCER)
+    except TeacherError:
+        return False
+
+
+def _sides(teacher: Teacher, pruned: Pruned, path: Path) -> dict[str, dict[str, Any]]:
+    """What the two files are, and what they hold."""
+    file = {"file": teacher.name, "sha256": teacher.facts.digest, "bytes": teacher.facts.size_bytes}
+    written = {"file": str(path), "sha256": files.sha256(pruned.content), "bytes": len(pruned.content)}
+    return {
+        side: {**about, "parameters": pruned.parameters[place], "multiply_adds": pruned.multiply_adds[place]}
+        for place, (side, about) in enumerate((("teacher", file), ("student", written)))
+    }
+
+
+def _reached(goal: Goal, student: Mapping[str, Any], latency: float, pruned: Pruned) -> dict[str, Any]:
+    """What was asked for, and whether it was reached; what held the layers that have the most left."""
+    asked, limit = next((name, value) for name, value in asdict(goal).items() if value is not None)
+    reached = {
+        "keep": student["parameters"] / pruned.parameters[0],
+        "max_params": student["parameters"],
+        "max_bytes": student["bytes"],
+        "max_macs": student["multiply_adds"],
+        "max_latency_ms": latency,
+    }[asked]
+    missed = reached > limit * (1 + _LEEWAY if asked in _LENIENT else 1)
+    return {
+        "asked": asked,
+        "limit": limit,
+        "reached": reached,
+        "missed": missed,
+        "short": reached < limit * (1 - _LEEWAY) and pruned.parameters[1] < pruned.parameters[0],
+        "held": list(_held(pruned)) if missed else [],
+    }
+
+
+def _held(pruned: Pruned) -> Iterator[dict[str, Any]]:
+    """The layers of which something had to stay, the largest first."""
+    for layer in sorted(pruned.layers, key=lambda layer: -layer.parameters[1]):
+        if layer.held:
+            yield {"name": layer.name, "op": layer.op, "parameters": layer.parameters[1], "held": layer.held}
