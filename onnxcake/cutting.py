@@ -31,12 +31,16 @@ _SIDES = (2, 4, 8, 16)  # of the coarse noise that smooth images are made of
 _TIMED_MS, _MOST_RUNS, _REPEATS = 250.0, 50, 3
 
 
-def cut_of(teacher: Teacher, goal: Goal, score: Score, key: Key, runtime: Runtime) -> Pruned:
+def cut_of(teacher: Teacher, goal: Goal, score: Score, key: Key, runtime: Runtime, drop_blocks: int = 0) -> Pruned:
     """The teacher's own graph made smaller, its file checked in onnxruntime.
+
+    Residual blocks are left out first, if any shall be; then channels and the like. Where these cannot reach the goal,
+    the matrices that are tied down on both sides are written as products of two.
 
     Args:
         score: by what is chosen what stays.
         key: what the choice is drawn from.
+        drop_blocks: how many residual blocks are left out.
 
     Raises:
         NothingToCut: if there is nothing in the teacher that could be left out.
@@ -44,11 +48,35 @@ def cut_of(teacher: Teacher, goal: Goal, score: Score, key: Key, runtime: Runtim
     """
     signature = teacher.signature
     pruner = Pruner(teacher.opened, signature.input_name, signature.output_name)
-    sloped = partial(draws, signature=signature, multiply_adds=teacher.facts.multiply_adds, key=key, name=teacher.name)
-    tools = Tools(sloped, lambda content: latency_ms(runtime.load(content, THREADS), signature.input_shape))
-    pruned = pruner.to(goal, pruner.scores(score, key, tools), tools)
+    tools = Tools(
+        draws=partial(
+            draws, signature=signature, multiply_adds=teacher.facts.multiply_adds, key=key, name=teacher.name
+        ),
+        latency_ms=lambda content: latency_ms(runtime.load(content, THREADS), signature.input_shape),
+    )
+    if drop_blocks:
+        pruner = pruner.shallower(drop_blocks, partial(_answers, runtime=runtime, inputs=_looks(teacher, key)))
+    worth = pruner.scores(score, key, tools)
+    if not pruner.reaches(goal, worth, tools):
+        pruner = pruner.factorised()
+        worth = pruner.scores(score, key, tools)
+    pruned = pruner.to(goal, worth, tools)
     check(teacher, pruned, key, runtime)
     return pruned
+
+
+def _looks(teacher: Teacher, key: Key) -> Array:
+    """Inputs that models are compared on."""
+    most = int(_MULTIPLY_ADDS / _PASSES / max(teacher.facts.multiply_adds, 1)) // _LEAST_DRAWS
+    return synthetic(teacher.signature, max(2, min(_SAMPLES, most)), key.at("looks")).numpy()
+
+
+def _answers(content: bytes, runtime: Runtime, inputs: Array) -> Array:
+    """A model's answers."""
+    session = runtime.load(content)
+    answers = session.run_in_batches(inputs)
+    session.close()
+    return answers
 
 
 # What is worth keeping

@@ -25,9 +25,11 @@ class Auto(Goal):
 
     Attributes:
         score: by what is chosen what stays; `onnxcake.pruning.scores` explains them.
+        drop_blocks: how many residual blocks are left out, those that matter least.
     """
 
     score: Score = "responses"
+    drop_blocks: CountOrNone = 0
 
     def share_of(self, parameters: int) -> float:
         """The share of so many parameters, for a student that cannot be cut.

@@ -33,6 +33,7 @@ def shrink(
     max_latency_ms: float | None = None,
     out: str | Path | None = None,
     score: Score = "responses",
+    drop_blocks: int = 0,
     seed: int = 0,
     input: str | None = None,
     output: str | None = None,
@@ -59,6 +60,7 @@ def shrink(
             anyone else's file.
         score: by what is chosen what stays: the teacher's "responses" to noise and smooth images, the size of its
             "weights", or at "random".
+        drop_blocks: how many residual blocks are left out first, those that matter least.
         seed: the noise and the random choice depend on it.
         input: an input of the model, or a value inside it, before which all is cut.
         output: the value that holds the class scores: an output of the model, or a value inside it.
@@ -89,7 +91,7 @@ def shrink(
         std=std,
     )
     goal = goal_of({**asked, "max_latency_ms": max_latency_ms})
-    return run(Path(teacher), goal, None if out is None else Path(out), score, seed, options)
+    return run(Path(teacher), goal, None if out is None else Path(out), score, drop_blocks, seed, options)
 
 
 def run(
@@ -97,6 +99,7 @@ def run(
     goal: Goal,
     out: Path | None = None,
     score: Score = "responses",
+    drop_blocks: int = 0,
     seed: int = 0,
     options: Options | None = None,
 ) -> Shrinkage:
@@ -112,7 +115,7 @@ def run(
     opened = Teacher.open(teacher, options or Options())
     files.make_folder(path.absolute().parent)
     with Runtime() as runtime:
-        pruned = cut_of(opened, goal, score, Key(seed), runtime)
+        pruned = cut_of(opened, goal, score, Key(seed), runtime, drop_blocks)
         files.write_atomic(path, pruned.content)
         shape = opened.signature.input_shape
         sessions = {
@@ -129,6 +132,7 @@ def run(
                 "latency_ms": {"threads": THREADS, **latency},
                 "layers": [asdict(layer) for layer in pruned.layers],
                 "score": score,
+                "drop_blocks": drop_blocks,
                 "seed": seed,
                 "versions": versions(),
             }

@@ -40,6 +40,9 @@ def shrink(
     score: Annotated[
         str, typer.Option(help="What decides what stays: the teacher's responses, its weights, or random.")
     ] = "responses",
+    drop_blocks: Annotated[
+        int, typer.Option(min=0, help="Residual blocks to leave out first, those that matter least.")
+    ] = 0,
     seed: SeedOption = 0,
     input_: InputOption = None,
     output: OutputOption = None,
@@ -66,5 +69,5 @@ def shrink(
             "max_latency_ms": max_latency_ms,
         }
     )
-    done = run(teacher, goal, out, score, seed, options)  # type: ignore[arg-type] # the score is checked there
+    done = run(teacher, goal, out, score, drop_blocks, seed, options)  # type: ignore[arg-type] # the score is checked there
     tell(done, as_json, done.check_goal)

@@ -12,6 +12,7 @@ import numpy as np
 from ..rng import Key
 from .follow import Followed
 from .indices import Axis
+from .plain import Array, Plain
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 _NONE = -1  # fills the rows of atoms
@@ -56,6 +57,11 @@ class Families:
         return np.concatenate(fallen) if fallen else np.zeros(0, np.int64)
 
 
+def weights_of(graph: Plain) -> dict[str, Array]:
+    """The constants that training would change: of more than one float."""
+    return {name: array for name, array in graph.constants.items() if array.dtype.kind == "f" and array.size > 1}
+
+
 def families(followed: Followed) -> Families:
     """Finds what can be chosen.
 
@@ -68,7 +74,7 @@ def families(followed: Followed) -> Families:
     for number, axis in enumerate(every):  # atoms that are found on the very same axes have the same sum
         signature[np.unique(table[axis])] += np.uint64(Key(0).at("axis", number).number())
     graph = followed.graph
-    weights = tuple(n for n, a in graph.constants.items() if a.dtype.kind == "f" and a.size > 1)
+    weights = tuple(weights_of(graph))
     atoms = {name: [table[axis] for axis in followed.axes[name]] for name in weights}
     free = np.unique(np.concatenate([a.reshape(-1) for parts in atoms.values() for a in parts] or [np.zeros(0, int)]))
     free = free[free != _NONE]

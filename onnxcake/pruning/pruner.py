@@ -16,10 +16,13 @@ from ..rng import Key
 from ..teacher.opened import Opened
 from . import scores
 from .cut import Cutter
-from .families import Numbers, families, largest
+from .depth import Answers, block_scores, blocks, without
+from .factor import Factor
+from .families import Numbers, families, largest, weights_of
 from .follow import Call, Followed, follow
 from .indices import Axis
-from .plain import Array, plain
+from .plain import Array, Plain, plain
+from .rank import factorised, factors
 
 Score = Literal["responses", "weights", "random"]
 HALF = 0.5  # of the teacher's parameters: where no goal is said
@@ -103,21 +106,62 @@ class Pruner:
 
     Args:
         input_name, output_name: of what it writes.
+        graph: what is cut, where it is no longer the teacher's own graph.
 
     Raises:
         NothingToCut: if there is nothing in it that could be left out.
     """
 
-    def __init__(self, opened: Opened, input_name: str, output_name: str) -> None:
+    def __init__(self, opened: Opened, input_name: str, output_name: str, graph: Plain | None = None) -> None:
         self.opened, self.names = opened, (input_name, output_name)
-        self.followed = follow(plain(opened.converted, opened.output))
+        self.teacher = plain(opened.converted, opened.output)
+        self.followed = follow(self.teacher if graph is None else graph)
         self.families = families(self.followed)
-        if not self.families.members:
+        if not self.families.members and not self._tied():
             raise NothingToCut(
                 "nothing in its graph can be left out",
                 where=opened.name,
                 remedy="Train a student of another kind instead: onnxcake extract -o student.architecture=mlp.",
             )
+
+    def shallower(self, number: int, answers: Answers) -> Pruner:
+        """The same without the residual blocks that matter least to the answers.
+
+        Args:
+            number: how many blocks are left out.
+            answers: a model's, always to the same inputs.
+
+        Raises:
+            NothingToCut: if there are not so many.
+        """
+        graph = self.followed.graph
+        for _ in range(number):  # one at a time: what a block matters depends on those that are left
+            found = blocks(graph)
+            if not found:
+                raise NothingToCut(
+                    f"it has fewer than {number} residual blocks to leave out",
+                    where=self.opened.name,
+                    remedy="Leave out fewer.",
+                )
+            graph = without(graph, [found[int(block_scores(graph, found, answers).argmin())]])
+        return Pruner(self.opened, *self.names, graph)
+
+    def factorised(self) -> Pruner:
+        """The same with each matrix that no index can be taken from as a product of two, by singular values.
+
+        What is then chosen from is the index between the two: the rank.
+        """
+        graph, tied = self.followed.graph, self._tied()
+        return Pruner(self.opened, *self.names, factorised(graph, {f.name: f.full for f in tied}, tied))
+
+    def _tied(self) -> list[Factor]:
+        """The matrices that no index can be taken from."""
+        table, axes = self.followed.table, self.followed.axes
+        return [f for f in factors(self.followed.graph) if all((table[axis] < 0).all() for axis in axes[f.name])]
+
+    def reaches(self, goal: Goal, worth: Numbers, tools: Tools) -> bool:
+        """Whether the smallest student reaches a goal, or nothing is tied down that keeps it from that."""
+        return self._test(goal, worth, tools)[0](0.0) or not self._tied()
 
     def scores(self, kind: Score, key: Key, tools: Tools) -> Numbers:
         """What each atom is worth."""
@@ -126,6 +170,20 @@ class Pruner:
         if kind == "weights" or tools.draws is None:
             return scores.from_weights(self.families)
         return scores.from_responses(self.families, tools.draws(self.whole()))
+
+    @property
+    def parameters(self) -> int:
+        """The teacher's."""
+        return sum(array.size for array in weights_of(self.teacher).values())
+
+    def _whole_multiply_adds(self) -> int:
+        shapes = {name: first for name, (first, _) in self.teacher.shapes.items()}
+        shapes |= {name: array.shape for name, array in self.teacher.constants.items()}
+        each = (
+            of_node(node, [shapes.get(name) for name in node.input], [shapes.get(name) for name in node.output])
+            for node in self.teacher.nodes
+        )
+        return _per_input(self.followed, each)
 
     def whole(self) -> bytes:
         """The teacher as it is, written as a student would be."""
@@ -152,8 +210,8 @@ class Pruner:
         return Pruned(
             content=self.content(dropped),
             layers=tuple(self._layers(dropped)),
-            parameters=(found.count, found.parameters(dropped)),
-            multiply_adds=(self.multiply_adds(dropped[:0]), self.multiply_adds(dropped)),
+            parameters=(self.parameters, found.parameters(dropped)),
+            multiply_adds=(self._whole_multiply_adds(), self.multiply_adds(dropped)),
         )
 
     def _test(self, goal: Goal, worth: Numbers, tools: Tools) -> tuple[Callable[[float], bool], int]:
@@ -169,7 +227,7 @@ class Pruner:
         elif goal.max_macs is not None:
             limit, measure, turns = goal.max_macs, self.multiply_adds, _TURNS_OF_FILES
         else:
-            limit = goal.max_params if goal.max_params is not None else (goal.keep or HALF) * found.count
+            limit = goal.max_params if goal.max_params is not None else (goal.keep or HALF) * self.parameters
             measure, turns = found.parameters, _TURNS
         return lambda share: measure(found.dropped(worth, share)) <= limit, turns
 
