@@ -7,7 +7,7 @@ import io
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -20,6 +20,7 @@ from .walk import graphs, nodes
 
 OPSETS = (13, 17)  # the range that both exporters and every runtime of the last years read
 PRODUCER = "onnxcake"
+_NONE: Mapping[str, str] = {}
 
 
 class ExportFailed(OnnxcakeError):
@@ -136,13 +137,22 @@ def _clean_items(items: Any) -> None:
                 _clean_graph(attribute.g)
 
 
-def named(proto: onnx.ModelProto, source: str, output: str) -> onnx.ModelProto:
-    """With its input and output called so; the exporters refuse or change some names (numbers, names in use)."""
+def named(proto: onnx.ModelProto, source: str, output: str, others: Mapping[str, str] = _NONE) -> onnx.ModelProto:
+    """With its input and output called so; the exporters refuse or change some names (numbers, names in use).
+
+    Args:
+        others: what else is to be called otherwise, where that name is free.
+    """
     graph = proto.graph
     new = {graph.input[0].name: source, graph.output[0].name: output}
     inner = {weight.name for weight in graph.initializer} | {name for node in nodes(proto) for name in node.output}
+    taken = inner | {source, output}
+    for name in sorted((inner - new.keys()) & others.keys()):
+        if others[name] and others[name] not in taken:
+            new[name] = others[name]
+            taken.add(others[name])
     for name in sorted((inner - new.keys()) & {source, output}):
-        new[name] = next(free for free in (f"{name}_{n}" for n in itertools.count()) if free not in inner)
+        new[name] = next(free for free in (f"{name}_{n}" for n in itertools.count()) if free not in taken)
     for each in graphs(proto):
         for item in (*each.input, *each.output, *each.initializer, *(s.values for s in each.sparse_initializer)):
             item.name = new.get(item.name, item.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .follow import REWRITES, Call, Followed, Writer
 from .indices import Axis
 from .plain import INPUT, Array, Plain
 
+_NONE: Mapping[str, str] = {}
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -112,8 +113,12 @@ class Cutter(Writer):
 
     # The whole
 
-    def model(self, input_name: str, output_name: str) -> onnx.ModelProto:
-        """The model, checked for what reads what."""
+    def model(self, input_name: str, output_name: str, names: Mapping[str, str] = _NONE) -> onnx.ModelProto:
+        """The model.
+
+        Args:
+            names: what values and nodes are called in it, by their names in the graph; these, where there is none.
+        """
         for call in self.followed.calls:
             self._rewritten(call)
         graph = self.graph
@@ -128,7 +133,9 @@ class Cutter(Writer):
         batch = ["batch", *graph.input_shape]
         model.graph.input.append(helper.make_tensor_value_info(INPUT, graph.input_type, batch))
         model.graph.output.append(_output_of(model, graph))
-        return named(model, input_name, output_name)
+        for node in model.graph.node:
+            node.name = names.get(node.name, node.name)
+        return named(model, input_name, output_name, names)
 
     def _rewritten(self, call: Call) -> None:
         node = onnx.NodeProto()

@@ -186,15 +186,14 @@ class Pruner:
         return _per_input(self.followed, each)
 
     def whole(self) -> bytes:
-        """The teacher as it is, written as a student would be."""
-        return self.content(np.zeros(0, np.int64))
+        """The graph as it is, written as a student would be, its values under the graph's own names."""
+        return _checked(Cutter(self.followed, np.zeros(0, np.int64)).model(*self.names))
 
     def content(self, dropped: Axis) -> bytes:
-        """The model without some atoms."""
-        model = Cutter(self.followed, dropped).model(*self.names)
-        onnx.checker.check_model(model, full_check=True)
-        content: bytes = model.SerializeToString(deterministic=True)
-        return content
+        """The model without some atoms, its values called as in the teacher's file."""
+        safe = self.opened.safe
+        names = {**safe.node_names, **safe.value_names, **self.followed.graph.names}
+        return _checked(Cutter(self.followed, dropped).model(*self.names, names))
 
     def multiply_adds(self, dropped: Axis) -> int:
         """Of one input, without some atoms."""
@@ -254,6 +253,12 @@ class Pruner:
     def _held(self, name: str) -> str:
         fresh = self.followed.fresh[name]
         return ", ".join(dict.fromkeys(why for axis in fresh if (why := self.followed.indices.why(axis))))
+
+
+def _checked(model: onnx.ModelProto) -> bytes:
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _multiply_adds(call: Call, cutter: Cutter) -> int:
