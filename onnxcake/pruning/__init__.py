@@ -8,7 +8,8 @@ from . import (
     rules_reshaping,
     rules_shaping,
 )
-from .pruner import HALF, Goal, Layer, NothingToCut, Pruned, Pruner, Score, Tools
+from .goal import HALF, Goal, Layer, NothingToCut, Pruned, Score, Tools
+from .pruner import Pruner
 
 __all__ = [
     "HALF",

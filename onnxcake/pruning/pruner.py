@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx
 
-from ..errors import UnsupportedTeacher
 from ..graph.cost import of_node
-from ..quantities import Count, Positive, Share
 from ..rng import Key
 from ..teacher.opened import Opened
 from . import scores
@@ -20,85 +16,13 @@ from .depth import Answers, block_scores, blocks, without
 from .factor import Factor
 from .families import Numbers, families, largest, weights_of
 from .follow import Call, Followed, follow
+from .goal import HALF, Goal, Layer, NothingToCut, Pruned, Score, Tools
 from .indices import Axis
-from .plain import Array, Plain, plain
+from .plain import Plain, plain
 from .rank import factorised, factors
 
-Score = Literal["responses", "weights", "random"]
-HALF = 0.5  # of the teacher's parameters: where no goal is said
 _TURNS = 24  # of the bisection; where a turn writes or runs a file, fewer
 _TURNS_OF_FILES = 8
-
-
-class NothingToCut(UnsupportedTeacher):
-    """No part of a teacher's graph can be left out."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """How small: one of these, half the teacher's parameters if none is given.
-
-    Attributes:
-        keep: a share of the teacher's parameters.
-        max_params: parameters.
-        max_bytes: of the file.
-        max_macs: multiply-adds for one input.
-        max_latency_ms: in onnxruntime for one input, on this machine with one thread.
-    """
-
-    keep: Share | None = None
-    max_params: Count | None = None
-    max_bytes: Count | None = None
-    max_macs: Count | None = None
-    max_latency_ms: Positive | None = None
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What became of a node that holds weights.
-
-    Attributes:
-        name: what the file calls it; ``op``: its operator.
-        shapes: of its largest weight, before and after.
-        parameters, multiply_adds: before and after; the latter for one input.
-        held: the operators that kept an axis of its weights whole; "" if nothing did.
-    """
-
-    name: str
-    op: str
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    parameters: tuple[int, int]
-    multiply_adds: tuple[int, int]
-    held: str
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A student cut out of a teacher.
-
-    Attributes:
-        content: its file: the teacher's input and output, names and kinds; its opset; its batch free.
-        layers: what became of each node that holds weights.
-        parameters, multiply_adds: of the whole, before and after.
-    """
-
-    content: bytes = field(repr=False)
-    layers: tuple[Layer, ...]
-    parameters: tuple[int, int]
-    multiply_adds: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What measures need that is not in the graph.
-
-    Attributes:
-        draws: a model's weights' share in its answers: see `scores.from_responses`.
-        latency_ms: of a model in onnxruntime.
-    """
-
-    draws: Callable[[bytes], Iterable[Mapping[str, Array]]] | None = None
-    latency_ms: Callable[[bytes], float] | None = None
 
 
 class Pruner:
