@@ -1,0 +1,135 @@
+"""The student cut out of the teacher against named ones, and by what it is cut.
+
+    python benchmarks/students.py TEACHERS_DIR DATA_DIR [--budget 5m] [--seeds 3] [--teachers vit] [--students auto]
+
+TEACHERS_DIR holds the hard teachers: a small CNN on MNIST with BatchNormalization folded into its convolutions, the
+same unfolded, and a ViT. All students of a teacher learn by the same recipe for the same time; the named ones have no
+fewer parameters than the one that is cut. ``before`` is the agreement of a cut student on the test images before it
+learns anything. Each cell is appended to RESULTS.md as it is finished, and skipped if it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import results
+from teachers import CACHE
+
+from onnxcake import verify
+from onnxcake.bench import bench
+from onnxcake.budget import Budget
+from onnxcake.job import Request
+from onnxcake.progress import Progress
+from onnxcake.run import REPORT, START
+from onnxcake.teacher import Options
+
+RECIPE = "deepinversion"
+# Shifts in place of mirror images: digits have a left and a right. Adam, as weights are inherited.
+OVERRIDES = (
+    "synthesis.augment={jitter: {pixels: 2}}",
+    "synthesis.steps=200",
+    "student.augment={crop: {}}",
+    "student.optimiser={adam: {lr: 1e-3}}",
+    "student.learning_rate={cosine: {final: 0.01}}",
+)
+
+
+@dataclass(frozen=True)
+class Hard:
+    """A teacher's file, and named students of no fewer parameters than half of it."""
+
+    file: str
+    named: tuple[str, ...]
+
+
+TEACHERS = {
+    "folded": Hard("mnist-cnn-batchnorm-folded.onnx", ("lenet5-half", "{cnn-small: {width: 10}}")),
+    "unfolded": Hard("mnist-cnn-batchnorm.onnx", ("lenet5-half", "{cnn-small: {width: 10}}")),
+    "vit": Hard("mnist-vit.onnx", ("lenet5", "{vit-small: {dim: 32, mlp: 64, depth: 4}}")),
+}
+CUT = {
+    "auto": "{auto: {keep: 0.5}}",
+    "auto, by weights": "{auto: {keep: 0.5, score: weights}}",
+    "auto, at random": "{auto: {keep: 0.5, score: random}}",
+}
+
+
+def title(budget: str) -> str:
+    """The heading in RESULTS.md."""
+    return f"Students of the hard teachers at half the parameters, {RECIPE}, {budget} each"
+
+
+def test_images(data: Path) -> Path:
+    """MNIST's test images as these teachers take them, for ``--probe``."""
+    path = CACHE / "mnist-28-test.npz"
+    if not path.exists():
+        CACHE.mkdir(exist_ok=True)
+        with np.load(data / "mnist.npz") as file:
+            np.savez(path, x=(file["x_test"][:, None] / 255).astype(np.float32), y=file["y_test"])
+    return path
+
+
+def run(teachers: Path, data: Path, budget: str, seeds: int, names: Sequence[str], students: Sequence[str]) -> None:
+    """Fills the table."""
+    there = {(row["teacher"], row["student"], row["seed"]) for row in results.rows(title(budget))}
+    for seed in range(seeds):
+        for name in names:
+            for student in students or (*CUT, *TEACHERS[name].named):
+                if (name, student, str(seed)) not in there:
+                    results.append(title(budget), _cell(teachers, data, budget, seed, name, student))
+
+
+def _cell(teachers: Path, data: Path, budget: str, seed: int, name: str, student: str) -> dict[str, object]:
+    file, probe = teachers / TEACHERS[name].file, test_images(data)
+    request = Request(
+        teacher=file,
+        out=CACHE / f"students-{budget}" / name / "".join(filter(str.isalnum, student)),
+        options=Options(range=(0.0, 1.0)),
+        probe=probe,
+        overrides=OVERRIDES,
+    )
+    architecture = CUT.get(student, student)
+    table = bench(request, [RECIPE], student=architecture, budget=Budget.of(budget), seeds=[seed], progress=Progress())
+    cell, folder = table.cell(RECIPE, seed), request.folder / RECIPE / f"seed-{seed}"
+    start, report = folder / START, _report(folder / REPORT)
+    before = verify(file, start, probe=probe).data["agreement"]["probe"] if start.exists() else None
+    share = "{:.4f}".format
+    return {
+        "teacher": name,
+        "student": student,
+        "parameters": "–" if report is None else report["student"]["parameters"],
+        "seed": seed,
+        "before": "–" if before is None else share(before["agreement"]["value"]),
+        "agreement": "–" if cell.agreement is None else share(cell.agreement),
+        "teacher passes": f"{cell.teacher_passes:,}",
+        "student steps": f"{cell.student_steps:,}",
+        "seconds": f"{cell.seconds:.0f}",
+        "note": cell.reason or "–",
+    }
+
+
+def _report(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teachers", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--budget", default="5m")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--teachers", dest="names", type=lambda text: text.split(","), default=list(TEACHERS))
+    parser.add_argument("--students", type=lambda text: text.split(";"), default=[], help="with semicolons between")
+    options = parser.parse_args(arguments)
+    run(options.teachers, options.data, options.budget, options.seeds, options.names, options.students)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
