@@ -195,7 +195,7 @@ def normalised(graph: Patterns, node: Node, value: Value) -> Fused | None:
     conv = graph.maker(node.inputs[0])
     if node.op != "BatchNormalization" or not node.builder.trained or conv is None or conv.op != "Conv":
         return None
-    step = graph.step(node.value(0))
+    step = graph.call(node.value(0))
     stored = [conv.is_constant(i) for i in range(1, len(conv.inputs))] + [node.is_constant(i) for i in range(1, 5)]
     if step is None or conv.proto.domain or not all(stored) or graph.readers[node.value(0).slot] != 1:
         return None

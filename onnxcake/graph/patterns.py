@@ -46,7 +46,7 @@ class Patterns:
         """The node that makes a value which depends on data."""
         return None if value is None else self.makers.get(value.slot)
 
-    def step(self, value: Value) -> Step | None:
+    def call(self, value: Value) -> Step | None:
         """The step that makes a value."""
         return next((step for step in self.steps if value.slot in step.results), None)
 

@@ -24,7 +24,7 @@ class Families:
 
     Attributes:
         members: the atoms of each family, those of one layer's channels, say.
-        weights: the constants that training would change, by name: of more than one float.
+        weights: the constants that training would change, by name: see `weights_of`.
         atoms: of each axis of these, the atoms of each index, filled up with −1 [indices, most].
     """
 
@@ -58,8 +58,8 @@ class Families:
 
 
 def weights_of(graph: Plain) -> dict[str, Array]:
-    """The constants that training would change: of more than one float."""
-    return {name: array for name, array in graph.constants.items() if array.dtype.kind == "f" and array.size > 1}
+    """The constants that training would change: of floats, but for single numbers without an axis."""
+    return {name: array for name, array in graph.constants.items() if array.dtype.kind == "f" and array.ndim}
 
 
 def families(followed: Followed) -> Families:
