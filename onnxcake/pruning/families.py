@@ -43,17 +43,31 @@ class Families:
         stays, axes = self.followed.stays(dropped), self.followed.axes
         return sum(math.prod(int(stays[axis].sum()) for axis in axes[name]) for name in self.weights)
 
-    def dropped(self, scores: Numbers, share: float) -> Axis:
-        """The atoms that fall if about ``share`` of each family stays: those of the least score, never all.
+    def counts(self, share: float) -> list[int]:
+        """How many atoms of each family stay if about ``share`` of each does; never none.
 
         Where shares fall between two numbers, families are rounded up one after the other as the share grows.
         """
-        fallen = []
-        for number, atoms in enumerate(self.members):
-            late = (number * 0.6180339887) % 1  # spread evenly, so that a small step of the share changes few families
-            stay = min(len(atoms), max(1, int(share * len(atoms) + late)))
-            ranked = atoms[np.argsort(-scores[atoms], kind="stable")]
-            fallen.append(ranked[stay:])
+        late = ((number * 0.6180339887) % 1 for number in range(len(self.members)))  # spread evenly over 0 … 1
+        return [
+            min(len(atoms), max(1, int(share * len(atoms) + start)))
+            for atoms, start in zip(self.members, late, strict=True)
+        ]
+
+    def filled(self, counts: list[int], fits: Callable[[list[int]], bool]) -> list[int]:
+        """One more of each family, as far as that fits; the longest families, whose steps are finest, come last."""
+        for number in sorted(range(len(counts)), key=lambda i: len(self.members[i])):
+            more = [count + (i == number) for i, count in enumerate(counts)]
+            if more[number] <= len(self.members[number]) and fits(more):
+                counts = more
+        return counts
+
+    def dropped(self, scores: Numbers, counts: list[int]) -> Axis:
+        """The atoms that fall if so many of each family stay: those of the least score."""
+        fallen = [
+            atoms[np.argsort(-scores[atoms], kind="stable")][stay:]
+            for atoms, stay in zip(self.members, counts, strict=True)
+        ]
         return np.concatenate(fallen) if fallen else np.zeros(0, np.int64)
 
 

@@ -85,7 +85,7 @@ class Pruner:
 
     def reaches(self, goal: Goal, worth: Numbers, tools: Tools) -> bool:
         """Whether the smallest student reaches a goal, or nothing is tied down that keeps it from that."""
-        return self._test(goal, worth, tools)[0](0.0) or not self._tied()
+        return self._test(goal, worth, tools)[0](self.families.counts(0.0)) or not self._tied()
 
     def scores(self, kind: Score, key: Key, tools: Tools) -> Numbers:
         """What each atom is worth."""
@@ -128,8 +128,10 @@ class Pruner:
         """The largest student that reaches the goal; the smallest there is if none does."""
         found = self.families
         fits, turns = self._test(goal, worth, tools)
-        share = largest(fits, turns=turns)
-        dropped = found.dropped(worth, share)
+        counts = found.counts(largest(lambda share: fits(found.counts(share)), turns=turns))
+        if turns == _TURNS:
+            counts = found.filled(counts, fits)
+        dropped = found.dropped(worth, counts)
         return Pruned(
             content=self.content(dropped),
             layers=tuple(self._layers(dropped)),
@@ -137,7 +139,7 @@ class Pruner:
             multiply_adds=(self._whole_multiply_adds(), self.multiply_adds(dropped)),
         )
 
-    def _test(self, goal: Goal, worth: Numbers, tools: Tools) -> tuple[Callable[[float], bool], int]:
+    def _test(self, goal: Goal, worth: Numbers, tools: Tools) -> tuple[Callable[[list[int]], bool], int]:
         found = self.families
         limit: float
         measure: Callable[[Axis], float]
@@ -152,7 +154,7 @@ class Pruner:
         else:
             limit = goal.max_params if goal.max_params is not None else (goal.keep or HALF) * self.parameters
             measure, turns = found.parameters, _TURNS
-        return lambda share: measure(found.dropped(worth, share)) <= limit, turns
+        return lambda counts: measure(found.dropped(worth, counts)) <= limit, turns
 
     def _layers(self, dropped: Axis) -> Iterable[Layer]:
         cutter = Cutter(self.followed, dropped)

@@ -58,7 +58,7 @@ class Teacher:
     def by_family(self, share: float, seed: int = 0) -> list[int]:
         """The atoms that fall for random scores."""
         scores = np.random.default_rng(seed).random(self.followed.indices.size + 1)
-        return [int(atom) for atom in self.families.dropped(scores, share)]
+        return [int(atom) for atom in self.families.dropped(scores, self.families.counts(share))]
 
     def by_chance(self, share: float, seed: int = 0) -> list[int]:
         """Atoms of the weights, of all factors of their axes, dropped while no axis anywhere becomes empty."""

@@ -266,7 +266,7 @@ def test_the_rest_can_be_cut_further(tmp_path: Path, export: Any) -> None:
     )
     choice = families(thin)
     scores = np.random.default_rng(0).random(thin.indices.size + 1)
-    small = cut(thin, choice.dropped(scores, 0.5).tolist(), "x", "y")
+    small = cut(thin, choice.dropped(scores, choice.counts(0.5)).tolist(), "x", "y")
     onnx.checker.check_model(small, full_check=True)
     for batch in BATCHES:
         y = answers(small, inputs(graph, batch))
