@@ -8,8 +8,8 @@ from pathlib import Path
 
 from . import files
 from . import run as runs
-from .cutting import NothingToCut, cut_of
-from .errors import UsageError
+from .cutting import cut_of
+from .errors import UnsupportedTeacher, UsageError
 from .ort import Runtime
 from .recipe import Recipe
 from .rng import Key
@@ -55,7 +55,6 @@ def beginning(
     Raises:
         UsageError: if a file is given and not asked for, or the other way round, or does not fit the teacher; or if
             there is nothing to cut out of.
-        UnsupportedTeacher: if what is cut does not run.
     """
     name = recipe.student.architecture.name
     if given is not None and name != ONNX:
@@ -89,7 +88,7 @@ def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
     try:
         with Runtime() as runtime:
             pruned = cut_of(teacher, goal, goal.score, Key(seed), runtime, goal.drop_blocks)
-    except NothingToCut as error:
+    except UnsupportedTeacher as error:
         return Beginning(None, key, f"student: {error.what}; one of the teacher's family is named instead")
     return Beginning(Start.like(pruned.content, teacher.signature, runs.START), key)
 

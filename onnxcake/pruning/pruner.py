@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx
 
+from ..errors import first_line
 from ..graph.cost import of_node
 from ..rng import Key
 from ..teacher.opened import Opened
@@ -111,13 +112,25 @@ class Pruner:
 
     def whole(self) -> bytes:
         """The graph as it is, written as a student would be, its values under the graph's own names."""
-        return _checked(Cutter(self.followed, np.zeros(0, np.int64)).model(*self.names))
+        return self._checked(Cutter(self.followed, np.zeros(0, np.int64)).model(*self.names))
 
     def content(self, dropped: Axis) -> bytes:
         """The model without some atoms, its values called as in the teacher's file."""
         safe = self.opened.safe
         names = {**safe.node_names, **safe.value_names, **self.followed.graph.names}
-        return _checked(Cutter(self.followed, dropped).model(*self.names, names))
+        return self._checked(Cutter(self.followed, dropped).model(*self.names, names))
+
+    def _checked(self, model: onnx.ModelProto) -> bytes:
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:  # operators gone by now
+            raise NothingToCut(
+                f"ONNX's checker refuses what is cut out of it: {first_line(error)}",
+                where=self.opened.name,
+                remedy="Train a student of another kind instead: onnxcake extract -o student.architecture=mlp.",
+            ) from error
+        content: bytes = model.SerializeToString(deterministic=True)
+        return content
 
     def multiply_adds(self, dropped: Axis) -> int:
         """Of one input, without some atoms."""
@@ -179,12 +192,6 @@ class Pruner:
     def _held(self, name: str) -> str:
         fresh = self.followed.fresh[name]
         return ", ".join(dict.fromkeys(why for axis in fresh if (why := self.followed.indices.why(axis))))
-
-
-def _checked(model: onnx.ModelProto) -> bytes:
-    onnx.checker.check_model(model, full_check=True)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
 
 
 def _multiply_adds(call: Call, cutter: Cutter) -> int:
