@@ -161,7 +161,7 @@ def test_a_signal_stops_soon_and_the_next_start_goes_on(tmp_path: Path, number: 
         process.send_signal(number)
         start = time.monotonic()
         assert process.wait(timeout=20) == code
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 15
         assert "run the same command again" in process.stderr.read()
     (checkpoint,) = (tmp_path / "run").glob("student/*/step-*.safetensors")
     _, facts = unpack(checkpoint)
