@@ -6,13 +6,23 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from filelock import FileLock
+
 HERE = Path(__file__).resolve().parent
+CACHE = HERE / ".cache"
 FILE = HERE / "RESULTS.md"
 
 
 def append(title: str, figures: dict[str, object]) -> None:
     """Adds a row to the table called ``title``, which is made if it is not there."""
     row = {**figures, "commit": commit()}
+    CACHE.mkdir(exist_ok=True)
+    with FileLock(CACHE / "results.lock"):
+        _insert(title, row)
+    print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+
+
+def _insert(title: str, row: dict[str, object]) -> None:
     lines = _lines() or ["# Results"]
     heading = f"## {title}"
     if heading not in lines:
@@ -22,7 +32,6 @@ def append(title: str, figures: dict[str, object]) -> None:
         at += 1
     lines.insert(at, _line(row.values()))
     FILE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
 
 def rows(title: str) -> list[dict[str, str]]:

@@ -3,9 +3,10 @@
     python benchmarks/students.py TEACHERS_DIR DATA_DIR [--budget 5m] [--seeds 3] [--teachers vit] [--students auto]
 
 TEACHERS_DIR holds the hard teachers: a small CNN on MNIST with BatchNormalization folded into its convolutions, the
-same unfolded, and a ViT. All students of a teacher learn by the same recipe for the same time; the named ones have no
-fewer parameters than the one that is cut. ``before`` is the agreement of a cut student on the test images before it
-learns anything. Each cell is appended to RESULTS.md as it is finished, and skipped if it is there.
+same unfolded, and a ViT. All students of a teacher learn by the same recipe for the same time: DeepInversion, or, as a
+ViT offers no statistics, the same without them, which is DeepDream. The named ones have no fewer parameters than the
+one that is cut. ``before`` is the agreement of a cut student on the test images before it learns anything. Each cell is
+appended to RESULTS.md as it is finished, and skipped if it is there; two processes may fill one table.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import results
+import torch
 from teachers import CACHE
 
 from onnxcake import verify
@@ -29,7 +31,6 @@ from onnxcake.progress import Progress
 from onnxcake.run import REPORT, START
 from onnxcake.teacher import Options
 
-RECIPE = "deepinversion"
 # Shifts in place of mirror images: digits have a left and a right. Adam, as weights are inherited.
 OVERRIDES = (
     "synthesis.augment={jitter: {pixels: 2}}",
@@ -42,16 +43,17 @@ OVERRIDES = (
 
 @dataclass(frozen=True)
 class Hard:
-    """A teacher's file, and named students of no fewer parameters than half of it."""
+    """A teacher's file, the recipe for it, and named students of no fewer parameters than half of it."""
 
     file: str
+    recipe: str
     named: tuple[str, ...]
 
 
 TEACHERS = {
-    "folded": Hard("mnist-cnn-batchnorm-folded.onnx", ("lenet5-half", "{cnn-small: {width: 10}}")),
-    "unfolded": Hard("mnist-cnn-batchnorm.onnx", ("lenet5-half", "{cnn-small: {width: 10}}")),
-    "vit": Hard("mnist-vit.onnx", ("lenet5", "{vit-small: {dim: 32, mlp: 64, depth: 4}}")),
+    "folded": Hard("mnist-cnn-batchnorm-folded.onnx", "deepinversion", ("lenet5-half", "{cnn-small: {width: 10}}")),
+    "unfolded": Hard("mnist-cnn-batchnorm.onnx", "deepinversion", ("lenet5-half", "{cnn-small: {width: 10}}")),
+    "vit": Hard("mnist-vit.onnx", "deepdream", ("lenet5", "{vit-small: {dim: 32, mlp: 64, depth: 4}}")),
 }
 CUT = {
     "auto": "{auto: {keep: 0.5}}",
@@ -62,7 +64,7 @@ CUT = {
 
 def title(budget: str) -> str:
     """The heading in RESULTS.md."""
-    return f"Students of the hard teachers at half the parameters, {RECIPE}, {budget} each"
+    return f"Students of the hard teachers at half the parameters, {budget} each"
 
 
 def test_images(data: Path) -> Path:
@@ -86,7 +88,8 @@ def run(teachers: Path, data: Path, budget: str, seeds: int, names: Sequence[str
 
 
 def _cell(teachers: Path, data: Path, budget: str, seed: int, name: str, student: str) -> dict[str, object]:
-    file, probe = teachers / TEACHERS[name].file, test_images(data)
+    hard, probe = TEACHERS[name], test_images(data)
+    file = teachers / hard.file
     request = Request(
         teacher=file,
         out=CACHE / f"students-{budget}" / name / "".join(filter(str.isalnum, student)),
@@ -95,13 +98,16 @@ def _cell(teachers: Path, data: Path, budget: str, seed: int, name: str, student
         overrides=OVERRIDES,
     )
     architecture = CUT.get(student, student)
-    table = bench(request, [RECIPE], student=architecture, budget=Budget.of(budget), seeds=[seed], progress=Progress())
-    cell, folder = table.cell(RECIPE, seed), request.folder / RECIPE / f"seed-{seed}"
+    table = bench(
+        request, [hard.recipe], student=architecture, budget=Budget.of(budget), seeds=[seed], progress=Progress()
+    )
+    cell, folder = table.cell(hard.recipe, seed), request.folder / hard.recipe / f"seed-{seed}"
     start, report = folder / START, _report(folder / REPORT)
     before = verify(file, start, probe=probe).data["agreement"]["probe"] if start.exists() else None
     share = "{:.4f}".format
     return {
         "teacher": name,
+        "recipe": hard.recipe,
         "student": student,
         "parameters": "–" if report is None else report["student"]["parameters"],
         "seed": seed,
@@ -110,6 +116,7 @@ def _cell(teachers: Path, data: Path, budget: str, seed: int, name: str, student
         "teacher passes": f"{cell.teacher_passes:,}",
         "student steps": f"{cell.student_steps:,}",
         "seconds": f"{cell.seconds:.0f}",
+        "threads": torch.get_num_threads(),
         "note": cell.reason or "–",
     }
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from results import CACHE
 from torch import Tensor, nn
 
 from onnxcake import Teacher, recorded
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.teacher import Options, Signature
 
-CACHE = Path(__file__).resolve().parent / ".cache"
 MEAN, STD = 0.1307, 0.3081
 OPTIONS = Options(range=(0.0, 1.0), mean=(MEAN,), std=(STD,))
 BATCH = 128
