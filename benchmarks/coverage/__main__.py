@@ -2,9 +2,9 @@
 
     python -m benchmarks.coverage [PART …] [--again] [--write]
 
-Parts: nodes, gradients, architectures, zoo, speed, inspecting; all if none is named. The architectures are exported
-first, which takes an hour or two, once; a stopped run goes on where it was. ``--write`` measures nothing and writes
-the document from the results at hand. Needs timm, and skl2onnx for the models of scikit-learn.
+Parts: nodes, gradients, architectures, zoo, speed, inspecting, shrinking; all if none is named. The architectures are
+exported first, which takes an hour or two, once; a stopped run goes on where it was. ``--write`` measures nothing and
+writes the document from the results at hand. Needs timm, and skl2onnx for the models of scikit-learn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..results import commit
-from . import architectures, gradients, inspecting, nodes, speed, zoo
+from . import architectures, gradients, inspecting, nodes, shrinking, speed, zoo
 from .common import table
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "coverage.md"
@@ -26,6 +26,7 @@ PARTS: dict[str, Any] = {
     "zoo": zoo,
     "speed": speed,
     "inspecting": inspecting,
+    "shrinking": shrinking,
 }
 
 
@@ -63,8 +64,8 @@ def main() -> None:
         parser.error(f"no part is called {unknown[0]}; there are {', '.join(PARTS)}")
     for name in [] if options.write else options.parts or PARTS:
         print(f"# {name}", flush=True)
-        if name == "architectures":
-            architectures.run(again=options.again)
+        if name in ("architectures", "shrinking"):
+            PARTS[name].run(again=options.again)
         else:
             PARTS[name].run()
     DOCUMENT.write_text(document(), encoding="utf-8")

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,12 @@ FORWARD, COSINE = 2e-3, 0.999
 _PATIENCE = 1800  # seconds for all exports of one architecture
 
 
-def prepare(name: str, size: int, told: bool) -> None:
-    """Has one architecture exported, unless all of its exports are there or were refused."""
+def prepare(name: str, size: int, told: bool, exporters: Sequence[str] = tuple(EXPORTERS)) -> None:
+    """Has one architecture exported, unless all of these exports are there or were refused."""
     refused = rows("timm-refused", "name", "exporter")
-    if all(files(name, e)[1].exists() or (name, e) in refused for e in EXPORTERS):
+    if all(files(name, e)[1].exists() or (name, e) in refused for e in exporters):
         return
-    command = [sys.executable, "-m", "benchmarks.coverage.timm_models", name, str(size)]
+    command = [sys.executable, "-m", "benchmarks.coverage.timm_models", name, str(size), *exporters]
     why = ""
     try:
         done = subprocess.run(
@@ -44,7 +45,7 @@ def prepare(name: str, size: int, told: bool) -> None:
         why = f"not done after {_PATIENCE} s"
     if why:
         refused = rows("timm-refused", "name", "exporter")
-        for exporter in EXPORTERS:
+        for exporter in exporters:
             if not files(name, exporter)[1].exists() and (name, exporter) not in refused:
                 add("timm-refused", {"name": name, "exporter": exporter, "why": why})
 

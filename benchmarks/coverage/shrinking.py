@@ -4,7 +4,7 @@
 
 Each student must pass ONNX's checker, give the same rows in onnxruntime in batches of 1 and 3, equal its torch twin,
 and have the parameters that were asked for, within 10 %; at keep 1.0 it must equal the teacher. What is chosen plays no
-part here, so weights decide. The files of timm are those of `architectures`, which exports them.
+part here, so weights decide. The files of timm are those of `architectures`; what is missing is exported.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from onnxcake.rng import Key
 from onnxcake.teacher.opened import open_graph
 from onnxcake.teacher.options import Options
 
+from .architectures import prepare
 from .common import add, from_file, one_line, relative, rows, session, table
-from .timm_models import files
+from .timm_models import ARCHITECTURES, files
 from .zoo_rows import ROWS
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
@@ -62,6 +63,8 @@ def _file(name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         with tempfile.TemporaryDirectory() as folder:
             yield row.make(Path(folder)).path, row.options
     else:
+        size, told = next((size, told) for known, size, told in ARCHITECTURES if known == name)
+        prepare(name, size, told, [_EXPORTER])
         yield files(name, _EXPORTER)[0], {}
 
 

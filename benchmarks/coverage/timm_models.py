@@ -1,6 +1,6 @@
 """The timm architectures of the benchmark: made with seeds, exported once, and kept with what they should give.
 
-    python -m benchmarks.coverage.timm_models NAME SIZE [--img-size]     (one architecture; the benchmark calls it)
+    python -m benchmarks.coverage.timm_models NAME SIZE EXPORTER … [--img-size]     (one architecture)
 
 Beside each file lies an npz with inputs at two batch sizes, what onnxruntime gives for them, and the output and the
 input gradient of the torch original (the latter in float64, too); so a later run needs neither timm nor the exporters.
@@ -13,7 +13,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -161,8 +161,8 @@ def files(name: str, exporter: str) -> tuple[Path, Path]:
     return FOLDER / f"{name}-{exporter}.onnx", FOLDER / f"{name}-{exporter}.npz"
 
 
-def prepare(name: str, size: int, told: bool) -> None:
-    """Exports one architecture with each exporter that has not been tried; a refusal is kept too."""
+def prepare(name: str, size: int, told: bool, exporters: Sequence[str]) -> None:
+    """Exports one architecture with each of these exporters that has not been tried; a refusal is kept too."""
     declare()
     import timm
 
@@ -176,7 +176,7 @@ def prepare(name: str, size: int, told: bool) -> None:
     _, gradient64 = _answer(model.double(), draws[1].double(), projection.double())
     arrays = {"projection": projection.numpy(), "original": out.numpy(), "gradient": gradient.numpy()}
     arrays["gradient64"] = gradient64.numpy().astype(np.float32)
-    for exporter in EXPORTERS:
+    for exporter in exporters:
         file, beside = files(name, exporter)
         if beside.exists() or (name, exporter) in refused:
             continue
@@ -207,6 +207,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("size", type=int)
+    parser.add_argument("exporters", nargs="+", choices=EXPORTERS)
     parser.add_argument("--img-size", action="store_true", help="the model is told the size when it is made")
     chosen = parser.parse_args()
-    prepare(chosen.name, chosen.size, chosen.img_size)
+    prepare(chosen.name, chosen.size, chosen.img_size, chosen.exporters)
