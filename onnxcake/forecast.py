@@ -17,7 +17,7 @@ from .progress import duration, size
 from .rng import Key
 from .store import Batch
 from .student import Lesson
-from .student.training import Rows
+from .student.training import OPTIMISER, Rows
 from .synthesis import Maker, Memory, silent
 
 _TRIED = 2  # steps of a batch that is made for timing
@@ -76,9 +76,10 @@ def describe(job: Job, ahead: Forecast) -> str:
     """What is going to be done, in a few lines."""
     facts, signature, synthesis = job.teacher.facts, job.teacher.signature, job.synthesis
     shape = "×".join(map(str, signature.input_shape))
-    hyper = ", ".join(f"{key}={value}" for key, value in job.pupil.hyper.items())
+    hyper = ", ".join(f"{key}={value}" for key, value in job.pupil.hyper.items() if value is not None)
     pupil, sizes = job.pupil, f"{job.pupil.parameters:,} parameters"
     int8 = ", int8" if pupil.quantised else ""
+    stepped = "" if pupil.regime.optimiser_key == OPTIMISER else f", stepped by {pupil.regime.optimiser_key}"
     lines = [
         f"teacher    {facts.name}: {shape} {signature.input_dtype} → {signature.classes} classes "
         f"({signature.output_kind.replace('_', '-')}), {facts.parameters:,} parameters",
@@ -86,7 +87,7 @@ def describe(job: Job, ahead: Forecast) -> str:
         f"recipe     {job.run.recipe.title}",
         *(f"instead    {note}" for note in job.view.notes),
         f"student    {pupil.architecture}{f' ({hyper})' if hyper else ''}{int8}, {sizes}, "
-        f"{pupil.parameters / facts.parameters:.0%} of the teacher's",
+        f"{pupil.parameters / facts.parameters:.0%} of the teacher's{stepped}",
         _set(job, ahead),
         f"work       {ahead.batches} batches to make, {ahead.teacher_passes:,} teacher passes with "
         f"gradient, about {duration(ahead.synthesis_s)}; {ahead.student_steps:,} student steps, about "

@@ -17,7 +17,6 @@ from .student import (
     ARCHITECTURES,
     LEARNING_RATES,
     MATCHES,
-    OPTIMISERS,
     Distillation,
     Match,
     OnnxStudent,
@@ -28,6 +27,7 @@ from .student import (
     make,
     parameters,
 )
+from .student.training import OPTIMISER
 from .synthesis import AUGMENTS, MEMORIES, Augment
 from .teacher import Facts, Signature
 
@@ -79,11 +79,13 @@ class Pupil:
             learn_from=section.learn_from,
             memory=None if section.memory is None else section.memory.build(MEMORIES),
         )
+        key, optimiser = section.optimiser.stepping(start is not None and hyper.get("init") != "fresh")
         regime = Regime(
             steps=course.total,
             batch=section.batch,
             loss=_loss(section.loss.model_dump(), signature),
-            optimiser=section.optimiser.build(OPTIMISERS),
+            optimiser=optimiser,
+            optimiser_key=OPTIMISER + key,
             learning_rate=section.learning_rate.build(LEARNING_RATES),
             checkpoint_every=section.checkpoint_every,
             multilabel=signature.task == "multilabel",

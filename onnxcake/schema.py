@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Optional, get_args, get_type_hints
+from typing import Any, ClassVar, Optional, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
@@ -35,7 +35,13 @@ class Section(BaseModel):
 
 
 class Choice(Section):
-    """Exactly one part: ``name: {keys}``, or ``name`` alone for its defaults."""
+    """Exactly one part: ``name: {keys}``, or ``name`` alone for its defaults.
+
+    Attributes:
+        besides: keys that may stand beside the part, and are none.
+    """
+
+    besides: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
@@ -48,14 +54,20 @@ class Choice(Section):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Choice:
-        if len(self.model_fields_set) != 1:
-            raise ValueError("name exactly one of " + ", ".join(keys_of(type(self))))
+        if len(self._named) != 1:
+            raise ValueError(
+                "name exactly one of " + ", ".join(k for k in keys_of(type(self)) if k not in self.besides)
+            )
         return self
+
+    @property
+    def _named(self) -> set[str]:
+        return self.model_fields_set - self.besides
 
     @property
     def name(self) -> str:
         """The part's name in recipes."""
-        (attribute,) = self.model_fields_set
+        (attribute,) = self._named
         return type(self).model_fields[attribute].alias or attribute
 
     def build(self, registry: Registry, **more: Any) -> Any:
@@ -64,7 +76,7 @@ class Choice(Section):
 
     def keys(self, **registries: Registry) -> dict[str, Any]:
         """The part's keys as Python values."""
-        (attribute,) = self.model_fields_set
+        (attribute,) = self._named
         values = values_of(getattr(self, attribute))
         return {n: v.build(registries[n]) if isinstance(v, Choice) else v for n, v in values.items()}
 

@@ -13,6 +13,7 @@ from .pruning import HALF, Goal, Score
 from .quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
 from .schema import Choice, Section
 from .student import ARCHITECTURES, LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
+from .student.optimise import Optimiser
 from .synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SCHEDULES, SOURCES, UPDATES, Weighted
 from .synthesis.schedules import Schedule
 
@@ -98,12 +99,25 @@ class Several(Section):
         return tuple(self.named(registry).values())
 
 
+class Stepped(Choice):
+    """An optimiser, and another that stands for it where a student begins with weights that were trained before."""
+
+    besides = frozenset({"inherited"})
+    inherited: Choice | None = None
+
+    def stepping(self, inherits: bool) -> tuple[str, Optimiser]:
+        """What steps a student, by whether its weights were trained before; and the end of its key in the recipe."""
+        if inherits and self.inherited is not None:
+            return ".inherited", self.inherited.build(OPTIMISERS)
+        return "", self.build(OPTIMISERS)
+
+
 if TYPE_CHECKING:
     SourceChoice: TypeAlias = Choice
     LabelsChoice: TypeAlias = Choice
     UpdateChoice: TypeAlias = Choice
     StudentChoice: TypeAlias = Choice
-    OptimiserChoice: TypeAlias = Choice
+    OptimiserChoice: TypeAlias = Stepped
     RateChoice: TypeAlias = Choice
     LossTerms: TypeAlias = Losses
     DistillationKeys: TypeAlias = Any
@@ -114,7 +128,9 @@ else:
     SourceChoice, LabelsChoice = schema.choice(SOURCES), schema.choice(LABELS)
     UpdateChoice = schema.choice(UPDATES, inner={Schedule: schema.choice(SCHEDULES)})
     StudentChoice = schema.choice({"auto": Auto, ONNX: Onnx, **ARCHITECTURES})
-    OptimiserChoice, RateChoice = schema.choice(OPTIMISERS), schema.choice(LEARNING_RATES)
+    _optimisers, RateChoice = schema.optional(schema.parts(OPTIMISERS)), schema.choice(LEARNING_RATES)
+    _inherited = create_model("Choice", __base__=Choice, **_optimisers)
+    OptimiserChoice = create_model("Optimiser", __base__=Stepped, **_optimisers, inherited=(_inherited | None, None))
     DistillationKeys = schema.part(Distillation)
     MemoryChoice = schema.choice(MEMORIES)
     Augments = create_model("Augments", __base__=Several, **schema.optional(schema.parts(AUGMENTS)))

@@ -16,8 +16,10 @@ from torch import nn
 from onnxcake import extract, shrink
 from onnxcake.errors import RecipeError, UsageError
 from onnxcake.extraction import train
+from onnxcake.job import Request, prepare
 from onnxcake.progress import Progress
 from onnxcake.recipe import Recipe
+from onnxcake.student.optimise import AdamOptimiser
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits.onnx"
 SMALL = ["synthesis.batch=50", "synthesis.batches=2", "synthesis.steps=3", "student.epochs=2", "student.batch=25"]
@@ -108,6 +110,26 @@ class Scaled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.scale
+
+
+@pytest.mark.parametrize(
+    ("overrides", "optimiser"),
+    [
+        ([], "student.optimiser.inherited"),
+        (["student.architecture=cnn-small"], "student.optimiser"),
+        (["student.architecture={onnx: {init: keep}}"], "student.optimiser.inherited"),
+        (["student.architecture={onnx: {init: fresh}}"], "student.optimiser"),
+        (["student.optimiser={sgd: {lr: 1e-3}}"], "student.optimiser"),  # whoever says it means it
+    ],
+)
+def test_trained_weights_are_stepped_as_the_recipe_says_for_them(
+    tmp_path: Path, overrides: list[str], optimiser: str
+) -> None:
+    student = DIGITS if "onnx" in "".join(overrides) else None
+    request = Request(DIGITS, "deepinversion", tmp_path, overrides, student=student)
+    pupil = prepare(request).pupil
+    assert pupil.regime.optimiser_key == optimiser
+    assert isinstance(pupil.regime.optimiser, AdamOptimiser) == optimiser.endswith("inherited")
 
 
 def test_what_cannot_be_cut_gets_a_student_of_its_family(tmp_path: Path, export: Any) -> None:

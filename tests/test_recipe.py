@@ -299,6 +299,18 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         ["20:3: student.optimiser: name exactly one of sgd, adam, adamw"],
     ),
     (
+        "an optimiser for trained weights alone",
+        "{adamw: {lr: 1e-3}}",
+        "{inherited: adam}",
+        ["20:3: student.optimiser: name exactly one of sgd, adam, adamw"],
+    ),
+    (
+        "two optimisers for trained weights",
+        "{adamw: {lr: 1e-3}}",
+        "{sgd: {}, inherited: {adam: {}, adamw: {}}}",
+        ["20:24: student.optimiser.inherited: name exactly one of sgd, adam, adamw"],
+    ),
+    (
         "two parts without keys",
         "labels: row_permutation",
         "labels: {row_permutation: , independent: }",
@@ -842,7 +854,8 @@ optimisers = st.one_of(
             "sgd": st.fixed_dictionaries(
                 {}, optional={"lr": positives, "momentum": momenta, "weight_decay": weights, "nesterov": st.booleans()}
             )
-        }
+        },
+        optional={"inherited": st.fixed_dictionaries({"adam": st.fixed_dictionaries({}, optional={"lr": positives})})},
     ),
     st.fixed_dictionaries(
         {"adamw": st.fixed_dictionaries({}, optional={"lr": positives, "beta1": momenta, "beta2": momenta})}
@@ -932,7 +945,7 @@ WHOLE = {"recipe", "batch", "batches", "steps", "epochs", "held_out", "reference
 WHOLE |= {"width", "depth", "checkpoint_every", "max_bytes"}
 
 # To say nothing is as good as leaving these out; without epochs another mistake is told.
-MAY_BE_NULL = {"max_move", "prior", "range", "reference_batch", "chunk", "agreement", "max_bytes", "epochs"}
+MAY_BE_NULL = {"max_move", "prior", "range", "reference_batch", "chunk", "agreement", "max_bytes", "epochs", "keep"}
 
 
 @settings(max_examples=150, deadline=None)

@@ -18,6 +18,7 @@ from .optimise import OPTIMISERS, LearningRate, Optimiser, set_rate
 from .retain import retained_loss
 from .student import Student
 
+OPTIMISER = "student.optimiser"  # where a recipe names it, for weights drawn from noise at least
 _LOOK_EVERY = 50  # steps between two looks at whether the loss is finite
 
 Rows = tuple[Tensor, Tensor, Tensor]  # inputs [n, …], the teacher's logits [n, classes], labels asked for [n]
@@ -34,6 +35,7 @@ class Regime:
         steps: in all.
         batch: samples for each.
         loss, optimiser, learning_rate: the parts that a recipe named.
+        optimiser_key: where it named the optimiser.
         checkpoint_every: steps between two checkpoints.
         multilabel: whether each logit is a yes or no of its own.
         live: the teacher is asked about what the student sees, in place of the answers that came with it.
@@ -53,6 +55,7 @@ class Regime:
     augment: tuple[Change, ...] = ()
     match: Match | None = None
     retain: float | None = None
+    optimiser_key: str = OPTIMISER
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ class Training:
         raise Diverged(
             f"the student's loss or weights are not finite at step {self.step}",
             where="the student",
-            remedy=f"Lower the learning rate, for example -o student.optimiser.{name}.lr={optimiser.lr / 10:g}. "
+            remedy=f"Lower the learning rate, for example -o {self.regime.optimiser_key}.{name}.lr="
+            f"{optimiser.lr / 10:g}. "
             "The synthetic set is kept.",
         )
 
