@@ -2,7 +2,7 @@
 
     python -m benchmarks.coverage [PART …] [--again] [--write]
 
-Parts: nodes, gradients, architectures, zoo, speed, inspecting, shrinking; all if none is named. The architectures are
+Parts: nodes, gradients, architectures, zoo, speed, inspecting; all if none is named. The architectures are
 exported first, which takes an hour or two, once; a stopped run goes on where it was. ``--write`` measures nothing and
 writes the document from the results at hand. Needs timm, and skl2onnx for the models of scikit-learn.
 """
@@ -10,13 +10,12 @@ writes the document from the results at hand. Needs timm, and skl2onnx for the m
 from __future__ import annotations
 
 import argparse
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..results import commit
-from . import architectures, gradients, inspecting, nodes, shrinking, speed, zoo
-from .common import table
+from . import architectures, gradients, inspecting, nodes, speed, zoo
+from .common import table, versions
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "coverage.md"
 PARTS: dict[str, Any] = {
@@ -26,29 +25,19 @@ PARTS: dict[str, Any] = {
     "zoo": zoo,
     "speed": speed,
     "inspecting": inspecting,
-    "shrinking": shrinking,
 }
 
 
 def document() -> str:
     """All results at hand."""
-    packages = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "timm", "skl2onnx")
-    versions = ", ".join(f"{name} {version}" for name in packages if (version := _version(name)))
     lines = [line for part in PARTS.values() for line in part.summary()]
     parts = [
         "# What is converted",
-        f"Written by `python -m benchmarks.coverage`, not by hand; commit {commit()}, {versions}.",
+        f"Written by `python -m benchmarks.coverage`, not by hand; commit {commit()}, {versions()}.",
         table(["what", "bar", "measured"], lines),
         *(part.section() for part in PARTS.values()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def main() -> None:
@@ -64,8 +53,8 @@ def main() -> None:
         parser.error(f"no part is called {unknown[0]}; there are {', '.join(PARTS)}")
     for name in [] if options.write else options.parts or PARTS:
         print(f"# {name}", flush=True)
-        if name in ("architectures", "shrinking"):
-            PARTS[name].run(again=options.again)
+        if name == "architectures":
+            architectures.run(again=options.again)
         else:
             PARTS[name].run()
     DOCUMENT.write_text(document(), encoding="utf-8")

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,14 @@ def one_line(error: BaseException) -> str:
 
 
 # Results
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "timm", "skl2onnx")
+
+
+def versions() -> str:
+    """What the figures were seen with."""
+    there = {distribution.name: distribution.version for distribution in metadata.distributions()}
+    return ", ".join(f"{name} {there[name]}" for name in _PACKAGES if name in there)
 
 
 def keep(part: str, result: Any) -> None:

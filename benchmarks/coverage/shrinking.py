@@ -1,6 +1,6 @@
-"""Students cut out of teachers of many architectures, at three sizes and at their own.
+"""Students cut out of teachers of many architectures, at three sizes and at their own; writes docs/shrinking.md.
 
-    python -m benchmarks.coverage.shrinking [NAME …] [--again]
+    python -m benchmarks.coverage.shrinking [NAME …] [--again] [--write]
 
 Each student must pass ONNX's checker, give the same rows in onnxruntime in batches of 1 and 3, equal its torch twin,
 and have the parameters that were asked for, within 10 %; at keep 1.0 it must equal the teacher. What is chosen plays no
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import gc
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,15 +22,18 @@ import onnx
 import torch
 
 from onnxcake.pruning import Goal, Pruner, Tools
+from onnxcake.pruning.families import Numbers
 from onnxcake.rng import Key
 from onnxcake.teacher.opened import open_graph
 from onnxcake.teacher.options import Options
 
+from ..results import commit
 from .architectures import prepare
-from .common import add, from_file, one_line, relative, rows, session, table
+from .common import add, from_file, one_line, relative, rows, session, table, versions
 from .timm_models import ARCHITECTURES, files
 from .zoo_rows import ROWS
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "shrinking.md"
 SHARES = (1.0, 0.75, 0.5, 0.25)
 SAME, TWIN, MISSED = 1e-5, 2e-3, 0.1  # relative: to the teacher at keep 1.0, to the torch twin, from the target
 _EXPORTER = "legacy17"
@@ -70,9 +72,7 @@ def _file(name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def check(name: str, path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Cuts one teacher at each size; the rows to keep."""
-    start = time.perf_counter()
     opened = open_graph(path, Options.of(**options))
-    read = time.perf_counter()
     pruner = Pruner(opened, "input", "output")
     worth = pruner.scores("weights", Key(0), Tools())
     x = torch.randn(3, *opened.safe.input_shape, generator=Key(0).generator())
@@ -80,17 +80,26 @@ def check(name: str, path: Path, options: dict[str, Any]) -> list[dict[str, Any]
     made = []
     for share in SHARES:
         row: dict[str, Any] = {"name": name, "keep": share, "ok": False, "why": ""}
-        begun = time.perf_counter()
         student = pruner.to(Goal(keep=share), worth, Tools())
-        row["seconds"] = round(read - start + time.perf_counter() - begun, 1)
         row["parameters"], row["share"] = student.parameters, student.parameters[1] / student.parameters[0]
         row["held"] = sorted({f"{layer.name} ({layer.held})" for layer in student.layers if layer.held})
+        row["next"] = None if _on_target(row) else _next(pruner, worth, row)
         try:
             row |= _checked(student.content, x, teacher if share == 1 else None)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong is the result
             row["why"] = one_line(error)
         made.append({**row, "ok": not row["why"]})
     return made
+
+
+def _next(pruner: Pruner, worth: Numbers, row: dict[str, Any]) -> float | None:
+    """The next larger share that can be cut, where the target was missed: widths are whole numbers."""
+    total, largest = row["parameters"]
+    for more in range(1, 51):
+        size = pruner.to(Goal(keep=min(row["keep"] + more / 100, 1.0)), worth, Tools()).parameters[1]
+        if size > largest:
+            return size / total
+    return None
 
 
 def _answers(model: Path | bytes, output: str, x: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -135,26 +144,9 @@ def _on_target(row: dict[str, Any]) -> bool:
     return "share" in row and abs(row["share"] / row["keep"] - 1) <= MISSED
 
 
-def summary() -> list[list[str]]:
-    """The rows of the summary."""
-    done = rows("shrinking", "name", "keep").values()
-    if not done:
-        return []
-    good, met = sum(row["ok"] for row in done), sum(map(_on_target, done))
-    return [
-        [
-            f"students cut out of {len(done) // len(SHARES)} architectures × keep {', '.join(map(str, SHARES))}",
-            "all sound, parameters within 10 % or what held them is listed",
-            f"{good} of {len(done)} sound, {met} within 10 %",
-        ]
-    ]
-
-
-def section() -> str:
-    """The part of the document."""
+def document() -> str:
+    """All results at hand."""
     done = rows("shrinking", "name", "keep")
-    if not done:
-        return ""
     names = list(dict.fromkeys(name for name, _ in done))
     lines, notes = [], []
     for name in names:
@@ -164,7 +156,13 @@ def section() -> str:
         same = cells[0].get("same")
         lines.append([f"`{name}`", *shares, f"{worst:.1e}", "–" if same is None else f"{same:.1e}", _verdict(cells)])
         notes += [
-            [f"`{name}`", cell["keep"], f"{cell['share']:.3f}", "; ".join(cell["held"][:8]) or "–"]
+            [
+                f"`{name}`",
+                cell["keep"],
+                f"{cell['share']:.3f}",
+                "–" if cell["next"] is None else f"{cell['next']:.3f}",
+                "; ".join(cell["held"][:8]) or "–",
+            ]
             for cell in cells
             if "share" in cell and not _on_target(cell)
         ]
@@ -175,16 +173,22 @@ def section() -> str:
         "keep 1.0 – teacher",
         "",
     ]
+    good, met = sum(row["ok"] for row in done.values()), sum(map(_on_target, done.values()))
     text = [
-        f"## Students cut out of the teacher ({len(names)} teachers)",
+        "# What is cut out of a teacher",
+        f"Written by `python -m benchmarks.coverage.shrinking`, not by hand; commit {commit()}, {versions()}.",
+        f"{len(names)} teachers × keep {', '.join(map(str, SHARES))}: {good} of {len(done)} students are sound, {met} "
+        "have the parameters that were asked for within 10 %.",
         "`onnxcake shrink` at four shares: the share of the parameters that was reached. Each file passes ONNX's "
         f"checker, gives the same rows in batches of 1 and 3, and equals its torch twin within {TWIN:g}; at keep 1.0 "
-        f"it equals the teacher within {SAME:g}. Differences are over the largest output.",
+        f"it equals the teacher within {SAME:g}. Differences are over the largest output. Teachers of timm have random "
+        "weights.",
         table(head, lines),
     ]
     if notes:
-        text.append(table(["target missed", "keep", "reached", "what was held, and by which operator"], notes))
-    return "\n\n".join(text)
+        head = ["target missed", "keep", "reached", "next larger", "what was held, and by which operator"]
+        text.append(table(head, notes))
+    return "\n\n".join(text) + "\n"
 
 
 def _verdict(cells: list[dict[str, Any]]) -> str:
@@ -195,6 +199,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--again", action="store_true", help="cut anew what was cut before")
+    parser.add_argument("--write", action="store_true", help="only write the document")
     chosen = parser.parse_args()
-    run(chosen.names, chosen.again)
-    print(section())
+    if not chosen.write:
+        run(chosen.names, chosen.again)
+    DOCUMENT.write_text(document(), encoding="utf-8")
+    print(f"written: docs/{DOCUMENT.name}")
