@@ -41,6 +41,10 @@ class Beginning:
             files.write_json(folder / runs.CUT, {"key": self.key, "sha256": digest, "note": self.note})
 
 
+# The last one that was cut: a run is prepared several times before it begins and keeps it.
+_LATEST: dict[str, Beginning] = {}
+
+
 def beginning(
     recipe: Recipe, facts: Facts, given: Path | None, folder: Path, seed: int, teacher: Teacher | None = None
 ) -> Beginning:
@@ -72,7 +76,7 @@ def beginning(
         return Beginning()
     goal = Auto(**recipe.student.architecture.keys())
     key = files.sha256(files.canonical([facts.digest, asdict(goal), seed]))
-    kept = _kept(folder, key, facts)
+    kept = _kept(folder, key, facts) or _LATEST.get(key)
     if kept is not None:
         return kept
     if teacher is None:
@@ -81,7 +85,9 @@ def beginning(
             where=folder,
             remedy="Cut it with `onnxcake shrink`, and give it: --student FILE -o student.architecture=onnx.",
         )
-    return _cut(teacher, goal, key, seed)
+    _LATEST.clear()
+    _LATEST[key] = _cut(teacher, goal, key, seed)
+    return _LATEST[key]
 
 
 def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:

@@ -120,7 +120,7 @@ class DeadTeacher(TeacherError):
 
 
 class BelowFloor(OnnxcakeError):
-    """The run is complete, but the student misses the recipe's ``require`` floor."""
+    """The work is complete, but the student misses what was asked: a recipe's ``require`` floor, or a cut's goal."""
 
     exit_code = 5
 

@@ -13,7 +13,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from onnxcake import extract, shrink
+from onnxcake import beginning, extract, extraction, shrink
+from onnxcake.budget import Budget, fit
+from onnxcake.cutting import cut_of
 from onnxcake.errors import RecipeError, UsageError
 from onnxcake.extraction import train
 from onnxcake.job import Request, prepare
@@ -77,6 +79,15 @@ def test_a_run_is_not_cut_anew(tmp_path: Path) -> None:
     run(tmp_path / "broken", latency)
     assert json.loads((tmp_path / "broken" / "start.json").read_text()) == kept
     assert (tmp_path / "broken" / "student.onnx").read_bytes() == (tmp_path / "whole" / "student.onnx").read_bytes()
+
+
+def test_a_run_that_is_sized_first_is_cut_once(tmp_path: Path, monkeypatch: Any) -> None:
+    cuts = []
+    monkeypatch.setattr(beginning, "cut_of", lambda *args: cuts.append(args) or cut_of(*args))
+    overrides = [*SMALL, "student.architecture={auto: {keep: 0.31}}"]
+    request = fit(Request(DIGITS, "cake-image", tmp_path, overrides), Budget(passes=1000))
+    extraction.run(request, Progress(quiet=True))
+    assert len(cuts) == 1
 
 
 def test_a_start_that_was_changed_is_cut_anew(tmp_path: Path) -> None:
