@@ -93,7 +93,7 @@ def beginning(
 def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
     try:
         with Runtime() as runtime:
-            pruned = cut_of(teacher, goal, goal.score, Key(seed), runtime, goal.drop_blocks)
+            pruned = cut_of(teacher, goal, goal.score, Key(seed), runtime, goal.drop_blocks, goal.low_rank)
     except UnsupportedTeacher as error:
         return Beginning(None, key, f"student: {error.what}; one of the teacher's family is named instead")
     return Beginning(Start.like(pruned.content, teacher.signature, runs.START), key)

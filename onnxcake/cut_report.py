@@ -70,9 +70,10 @@ class Shrinkage:
         table.add_column("held by")
         layers = self.data["layers"]
         for one in layers[:_LISTED]:
-            shapes = ("×".join(map(str, shape)) for shape in one["shapes"])
-            numbers = (_change(f"{n:,}" for n in one[key]) for key in ("parameters", "multiply_adds"))
-            table.add_row(_plain(one["name"]), _plain(one["op"]), _change(shapes), *numbers, _plain(one["held"]))
+            before, *after = ("×".join(map(str, shape)) for shape in one["shapes"])
+            changes = [iter((before, " · ".join(after)))]
+            changes += [(f"{n:,}" for n in one[key]) for key in ("parameters", "multiply_adds")]
+            table.add_row(_plain(one["name"]), _plain(one["op"]), *map(_change, changes), _plain(one["held"]))
         if len(layers) > _LISTED:
             table.add_row(f"and {len(layers) - _LISTED} more; --json has them all")
         return table

@@ -15,7 +15,7 @@ from torch import Tensor
 from .child import Array
 from .errors import UnsupportedTeacher, first_line
 from .ort import Runtime, RuntimeRefused, Session
-from .pruning import Goal, Layer, NothingToCut, Pruned, Pruner, Score, Tools
+from .pruning import Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Tools
 from .rng import Key
 from .student.start import Start
 from .teacher import Signature, Teacher
@@ -23,6 +23,7 @@ from .teacher.probe import TOLERANCE, batches_for
 from .teacher.scores import Logits
 
 THREADS = 1  # that latency is taken with
+_MUCH_LESS = 0.5
 _DRAWS, _LEAST_DRAWS, _SAMPLES = 32, 4, 64
 _PASSES = 3  # forward, and backward to weights and to inputs
 _MULTIPLY_ADDS = 1e11  # of all draws together: seconds on one core
@@ -31,16 +32,26 @@ _SIDES = (2, 4, 8, 16)  # of the coarse noise that smooth images are made of
 _TIMED_MS, _MOST_RUNS, _REPEATS = 250.0, 50, 3
 
 
-def cut_of(teacher: Teacher, goal: Goal, score: Score, key: Key, runtime: Runtime, drop_blocks: int = 0) -> Pruned:
+def cut_of(
+    teacher: Teacher,
+    goal: Goal,
+    score: Score,
+    key: Key,
+    runtime: Runtime,
+    drop_blocks: int = 0,
+    low_rank: LowRank = "auto",
+) -> Pruned:
     """The teacher's own graph made smaller, its file checked in onnxruntime.
 
-    Residual blocks are left out first, if any shall be; then channels and the like. Where these cannot reach the goal,
-    the matrices that are tied down on both sides are written as products of two.
+    Residual blocks are left out first, if any shall be. Then matrices are written as products of two, if that takes
+    less than half of the energy out of them that channels would take; else channels and the like are left out, and
+    matrices that are tied down on both sides are such products where the goal cannot be reached without.
 
     Args:
-        score: by what is chosen what stays.
+        score: by what is chosen what stays of channels and the like.
         key: what the choice is drawn from.
         drop_blocks: how many residual blocks are left out.
+        low_rank: "tied" for products of matrices that are tied down on both sides alone.
 
     Raises:
         NothingToCut: if there is nothing in the teacher that could be left out.
@@ -56,13 +67,27 @@ def cut_of(teacher: Teacher, goal: Goal, score: Score, key: Key, runtime: Runtim
     )
     if drop_blocks:
         pruner = pruner.shallower(drop_blocks, partial(_answers, runtime=runtime, inputs=_looks(teacher, key)))
+    pruned = (low_rank == "auto" and _product(pruner, goal, key, tools)) or _narrower(pruner, goal, score, key, tools)
+    check(teacher, pruned, key, runtime)
+    return pruned
+
+
+def _product(pruner: Pruner, goal: Goal, key: Key, tools: Tools) -> Pruned | None:
+    """The student whose matrices are products of two; None where channels do not take much more out of them."""
+    ranks = pruner.ranks(goal, tools)
+    if ranks is None:
+        return None
+    by_cut = pruner.lost_by_cut(goal, pruner.scores("weights", key, tools), tools)
+    return pruner.ranked(ranks).as_it_is() if pruner.lost_by_rank(ranks) < _MUCH_LESS * by_cut else None
+
+
+def _narrower(pruner: Pruner, goal: Goal, score: Score, key: Key, tools: Tools) -> Pruned:
+    """The student without some channels and the like."""
     worth = pruner.scores(score, key, tools)
     if not pruner.reaches(goal, worth, tools):
         pruner = pruner.factorised()
         worth = pruner.scores(score, key, tools)
-    pruned = pruner.to(goal, worth, tools)
-    check(teacher, pruned, key, runtime)
-    return pruned
+    return pruner.to(goal, worth, tools)
 
 
 def _looks(teacher: Teacher, key: Key) -> Array:
@@ -220,6 +245,7 @@ __all__ = [
     "THREADS",
     "Goal",
     "Layer",
+    "LowRank",
     "NothingToCut",
     "Pruned",
     "Score",

@@ -9,7 +9,7 @@ from pydantic import Field, create_model, model_validator
 
 from . import schema
 from .errors import RecipeError
-from .pruning import HALF, Goal, Score
+from .pruning import HALF, Goal, LowRank, Score
 from .quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
 from .schema import Choice, Section
 from .student import ARCHITECTURES, LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
@@ -27,10 +27,12 @@ class Auto(Goal):
     Attributes:
         score: by what is chosen what stays; `onnxcake.pruning.scores` explains them.
         drop_blocks: how many residual blocks are left out, those that matter least.
+        low_rank: where matrices are written as products of two; `onnxcake.cutting.cut_of` explains it.
     """
 
     score: Score = "responses"
     drop_blocks: CountOrNone = 0
+    low_rank: LowRank = "auto"
 
     def share_of(self, parameters: int) -> float:
         """The share of so many parameters, for a student that cannot be cut.

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from . import files
 from .cut_report import Shrinkage
-from .cutting import THREADS, Goal, Pruned, Score, cut_of, latency_ms
+from .cutting import THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
 from .errors import OutputError, TeacherError, UsageError
 from .graph.export import PRODUCER
 from .graph.load import load
@@ -34,6 +34,7 @@ def shrink(
     out: str | Path | None = None,
     score: Score = "responses",
     drop_blocks: int = 0,
+    low_rank: LowRank = "auto",
     seed: int = 0,
     input: str | None = None,
     output: str | None = None,
@@ -61,6 +62,8 @@ def shrink(
         score: by what is chosen what stays: the teacher's "responses" to noise and smooth images, the size of its
             "weights", or at "random".
         drop_blocks: how many residual blocks are left out first, those that matter least.
+        low_rank: "auto" writes matrices as products of two where that keeps much more of them than leaving channels
+            out; "tied" only where nothing else can be left out.
         seed: the noise and the random choice depend on it.
         input: an input of the model, or a value inside it, before which all is cut.
         output: the value that holds the class scores: an output of the model, or a value inside it.
@@ -91,7 +94,7 @@ def shrink(
         std=std,
     )
     goal = goal_of({**asked, "max_latency_ms": max_latency_ms})
-    return run(Path(teacher), goal, None if out is None else Path(out), score, drop_blocks, seed, options)
+    return run(Path(teacher), goal, None if out is None else Path(out), score, drop_blocks, seed, options, low_rank)
 
 
 def run(
@@ -102,20 +105,22 @@ def run(
     drop_blocks: int = 0,
     seed: int = 0,
     options: Options | None = None,
+    low_rank: LowRank = "auto",
 ) -> Shrinkage:
     """`shrink`, as the command asks for it.
 
     Raises:
         OnnxcakeError: as `shrink`.
     """
-    if score not in get_args(Score):
-        raise UsageError(f"score {score!r} is not known", remedy=f"Choose one of {', '.join(get_args(Score))}.")
+    for name, value, known in (("score", score, get_args(Score)), ("low rank", low_rank, get_args(LowRank))):
+        if value not in known:
+            raise UsageError(f"{name} {value!r} is not known", remedy=f"Choose one of {', '.join(known)}.")
     path = Path(f"{teacher.stem}-small.onnx") if out is None else out
     _guard(path, teacher, named=out is not None)
     opened = Teacher.open(teacher, options or Options())
     files.make_folder(path.absolute().parent)
     with Runtime() as runtime:
-        pruned = cut_of(opened, goal, score, Key(seed), runtime, drop_blocks)
+        pruned = cut_of(opened, goal, score, Key(seed), runtime, drop_blocks, low_rank)
         files.write_atomic(path, pruned.content)
         shape = opened.signature.input_shape
         sessions = {
@@ -133,6 +138,7 @@ def run(
                 "layers": [asdict(layer) for layer in pruned.layers],
                 "score": score,
                 "drop_blocks": drop_blocks,
+                "low_rank": low_rank,
                 "seed": seed,
                 "versions": versions(),
             }

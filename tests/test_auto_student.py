@@ -42,7 +42,7 @@ def test_the_student_begins_as_what_shrink_cuts_and_ends_as_the_same_graph(tmp_p
     assert start.read_bytes() == (tmp_path / "small.onnx").read_bytes()
     teacher, before, after = (onnx.load(path) for path in (DIGITS, start, student))
     kinds = [[node.op_type for node in model.graph.node] for model in (teacher, before, after)]
-    assert kinds[0] == kinds[1] == kinds[2]
+    assert kinds[1] == kinds[2] and set(kinds[1]) == set(kinds[0])
     assert [o.version for o in after.opset_import] == [o.version for o in teacher.opset_import]
     for end in ("input", "output"):
         assert [v.name for v in getattr(after.graph, end)] == [v.name for v in getattr(teacher.graph, end)]

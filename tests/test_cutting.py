@@ -99,6 +99,45 @@ def test_what_says_nothing_goes_first(score: Any, export: Any, tmp_path: Path, r
     assert not np.allclose(runtime.load(chance.content).run(inputs), runtime.load(path.read_bytes()).run(inputs))
 
 
+class Layered(nn.Module):
+    """Two hidden layers; their weights are of a low ``rank``, or random where there is none."""
+
+    def __init__(self, rank: int | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(*sizes) for sizes in ((12, 60), (60, 60), (60, 4)))
+        for layer in self.layers if rank else ():
+            with torch.no_grad():
+                sides = torch.randn(len(layer.weight), rank), torch.randn(rank, layer.weight.shape[1])
+                layer.weight.copy_(sides[0] @ sides[1] / 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[:2]:
+            x = torch.relu(layer(x))
+        return self.layers[2](x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("rank", "low_rank", "products"),
+    [(3, "auto", True), (None, "auto", False), (3, "tied", False)],
+    ids=["of a low rank", "random", "of a low rank, and not wanted"],
+)
+@pytest.mark.parametrize("goal", [Goal(keep=0.4), Goal(max_params=2000), Goal(max_macs=2000), Goal(max_bytes=9000)])
+def test_products_are_taken_where_they_keep_much_more(
+    rank: int | None, low_rank: Any, products: bool, goal: Goal, export: Any, tmp_path: Path, runtime: Runtime
+) -> None:
+    path = export(Layered(rank), (12,), tmp_path / "net.onnx")
+    teacher = Teacher.load(path)
+    pruned = cut_of(teacher, goal, "responses", Key(0), runtime, low_rank=low_rank)
+    assert (len(pruned.layers[1].shapes) == 3) == products
+    assert pruned.parameters[1] <= goal.parameters_of(pruned.parameters[0])
+    assert goal.max_macs is None or pruned.multiply_adds[1] <= goal.max_macs
+    assert goal.max_bytes is None or len(pruned.content) <= goal.max_bytes
+    inputs = synthetic(teacher.signature, 50, Key(3)).numpy()
+    whole, smaller = (runtime.load(content).run(inputs) for content in (path.read_bytes(), pruned.content))
+    assert np.allclose(smaller, whole, atol=1e-3) == products  # all of the rank is left, or something is missing
+
+
 def test_latency_is_of_one_input(export: Any, tmp_path: Path, runtime: Runtime) -> None:
     net = nn.Sequential(nn.Conv2d(3, 64, 5), nn.ReLU(), nn.Conv2d(64, 64, 5), nn.Flatten(), nn.Linear(64 * 16 * 16, 5))
     free = export(net, (3, 24, 24), tmp_path / "free.onnx").read_bytes()

@@ -175,7 +175,8 @@ def test_a_goal_out_of_reach_is_told_with_what_held_it(files: dict[str, Path], t
 
 def test_the_seed_and_the_score_decide(tmp_path: Path) -> None:
     def digest(**options: Any) -> str:
-        return str(shrink(DIGITS, out=tmp_path / "out.onnx", **options).data["student"]["sha256"])
+        done = shrink(DIGITS, out=tmp_path / "out.onnx", low_rank="tied", **options)
+        return str(done.data["student"]["sha256"])
 
     assert digest() == digest(score="responses", seed=0) == digest(keep=0.5)
     assert digest(score="random") == digest(score="random") != digest(score="random", seed=1)
@@ -192,6 +193,7 @@ def test_the_seed_and_the_score_decide(tmp_path: Path) -> None:
         ({"max_params": -3}, UsageError, "--max-params -3 is no size"),
         ({"max_latency_ms": float("inf")}, UsageError, "--max-latency-ms inf is no size"),
         ({"score": "taste"}, UsageError, "score 'taste' is not known"),
+        ({"low_rank": "never"}, UsageError, "low rank 'never' is not known"),
         ({"out": DIGITS}, UsageError, "overwrite the teacher"),
     ],
 )
@@ -236,16 +238,25 @@ def onnx_by(producer: str, content: bytes) -> bytes:
     return changed
 
 
-def test_the_table(tmp_path: Path) -> None:
-    done = shrink(DIGITS, out=tmp_path / "out.onnx")
+@pytest.mark.parametrize(("low_rank", "told"), [("auto", "64×512 → 25×512 · 64×25"), ("tied", "64×512 → 46×352")])
+def test_the_table(low_rank: Any, told: str, tmp_path: Path) -> None:
+    done = shrink(DIGITS, out=tmp_path / "out.onnx", low_rank=low_rank)
     done.data["layers"][0]["name"] = "[red]\x1b[31mfirst"
     text = io.StringIO()
     done.show(Console(file=text, width=160))
     lines = text.getvalue().splitlines()
-    assert "64×512 → 46×352" in next(line for line in lines if line.startswith("/6/Gemm"))
-    assert "38,282" in next(line for line in lines if "parameters" in line and "50%" in line)
+    assert told in next(line for line in lines if line.startswith("/6/Gemm"))
+    assert "38,282" in next(line for line in lines if "parameters" in line and "%" in line)
     assert any("latency, batch 1, 1 thread" in line for line in lines)
     assert any(line.startswith("[red]\\x1b[31mfirst") for line in lines)
+
+
+@pytest.mark.parametrize("low_rank", ["auto", "tied"])
+def test_the_rows_of_the_table_add_up(low_rank: Any, tmp_path: Path) -> None:
+    data = shrink(DIGITS, out=tmp_path / "out.onnx", low_rank=low_rank).data
+    for key in ("parameters", "multiply_adds"):
+        for place, side in enumerate(("teacher", "student")):
+            assert sum(layer[key][place] for layer in data["layers"]) == data[side][key]
 
 
 def test_the_command(tmp_path: Path) -> None:

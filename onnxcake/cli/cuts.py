@@ -43,6 +43,9 @@ def shrink(
     drop_blocks: Annotated[
         int, typer.Option(min=0, help="Residual blocks to leave out first, those that matter least.")
     ] = 0,
+    low_rank: Annotated[
+        str, typer.Option(help="Products of two matrices: auto, where they keep much more; tied, as a last resort.")
+    ] = "auto",
     seed: SeedOption = 0,
     input_: InputOption = None,
     output: OutputOption = None,
@@ -69,5 +72,5 @@ def shrink(
             "max_latency_ms": max_latency_ms,
         }
     )
-    done = run(teacher, goal, out, score, drop_blocks, seed, options)  # type: ignore[arg-type] # the score is checked there
+    done = run(teacher, goal, out, score, drop_blocks, seed, options, low_rank)  # type: ignore[arg-type] # checked there
     tell(done, as_json, done.check_goal)

@@ -8,13 +8,14 @@ from . import (
     rules_reshaping,
     rules_shaping,
 )
-from .goal import HALF, Goal, Layer, NothingToCut, Pruned, Score, Tools
+from .goal import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Score, Tools
 from .pruner import Pruner
 
 __all__ = [
     "HALF",
     "Goal",
     "Layer",
+    "LowRank",
     "NothingToCut",
     "Pruned",
     "Pruner",

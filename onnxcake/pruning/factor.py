@@ -7,10 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from .plain import Array
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
+_EXACT = 256  # the longest shorter side that is worth double precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +48,19 @@ class Factor:
         """The weight as a matrix of this shape."""
         return self.weight.transpose(self.order).reshape(self.shape).astype(np.float64)
 
-    @cached_property
+    @property
     def values(self) -> Numbers:
         """Its singular values, the largest first [full]."""
-        small = _wide(self.matrix)
-        squares = np.linalg.eigvalsh(small @ small.T)[::-1].astype(np.float64)
-        values: Numbers = np.sqrt(np.maximum(squares, 0.0))
+        values: Numbers = np.sqrt(self._spectrum[0])
         return values
+
+    @cached_property
+    def _spectrum(self) -> tuple[Numbers, Numbers]:
+        """Their squares, and the singular vectors of its shorter side as columns; in single precision if large."""
+        small = _wide(self.matrix)
+        gram = torch.from_numpy(small @ small.T)
+        squares, vectors = torch.linalg.eigh(gram if len(gram) <= _EXACT else gram.float())
+        return squares.flip(0).clamp(min=0.0).double().numpy(), vectors.flip(1).numpy()
 
     def parameters(self, rank: int) -> int:
         """What the two take."""
@@ -68,9 +76,8 @@ class Factor:
             raise ValueError(f"{self.name}: rank {rank} is not within 1 … {self.full}")
         matrix = self.matrix
         small = _wide(matrix)
-        squares, vectors = np.linalg.eigh(small @ small.T)
-        roots = np.maximum(squares[::-1][:rank], 0.0) ** 0.25
-        vectors = vectors[:, ::-1][:, :rank]
+        squares, vectors = (part[..., :rank] for part in self._spectrum)
+        roots = squares**0.25
         near = vectors * roots
         far = (vectors.T @ small) / np.where(roots, roots, np.inf)[:, None]
         first, second = (near, far) if small is matrix else (far.T, near.T)

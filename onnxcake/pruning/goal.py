@@ -11,6 +11,8 @@ from ..quantities import Count, Positive, Share
 from .plain import Array
 
 Score = Literal["responses", "weights", "random"]
+LowRank = Literal["auto", "tied"]  # products of two matrices: where they keep more, or only where nothing else is left
+Shape = tuple[int, ...]
 HALF = 0.5  # of the teacher's parameters: where no goal is said
 
 
@@ -36,6 +38,15 @@ class Goal:
     max_macs: Count | None = None
     max_latency_ms: Positive | None = None
 
+    @property
+    def by_parameters(self) -> bool:
+        """Whether it is parameters that it limits."""
+        return self.max_bytes is None and self.max_macs is None and self.max_latency_ms is None
+
+    def parameters_of(self, whole: int) -> float:
+        """The most parameters, of a teacher that has so many."""
+        return self.max_params if self.max_params is not None else (self.keep or HALF) * whole
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -43,14 +54,14 @@ class Layer:
 
     Attributes:
         name: what the file calls it; ``op``: its operator.
-        shapes: of its largest weight, before and after.
+        shapes: of its largest weight, before and after; of both its factors, where it is written as a product of two.
         parameters, multiply_adds: before and after; the latter for one input.
         held: the operators that kept an axis of its weights whole; "" if nothing did.
     """
 
     name: str
     op: str
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    shapes: tuple[Shape, ...]
     parameters: tuple[int, int]
     multiply_adds: tuple[int, int]
     held: str

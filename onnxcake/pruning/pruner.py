@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -14,13 +16,13 @@ from ..teacher.opened import Opened
 from . import scores
 from .cut import Cutter
 from .depth import Answers, block_scores, blocks, without
-from .factor import Factor
+from .factor import Factor, energy
 from .families import Numbers, families, largest, weights_of
 from .follow import Call, Followed, follow
-from .goal import HALF, Goal, Layer, NothingToCut, Pruned, Score, Tools
+from .goal import Goal, Layer, NothingToCut, Pruned, Score, Shape, Tools
 from .indices import Axis
-from .plain import Plain, plain
-from .rank import factorised, factors
+from .plain import Array, Plain, plain
+from .rank import factorised, factors, levelled
 
 _TURNS = 24  # of the bisection; where a turn writes or runs a file, fewer
 _TURNS_OF_FILES = 8
@@ -76,17 +78,68 @@ class Pruner:
 
         What is then chosen from is the index between the two: the rank.
         """
-        graph, tied = self.followed.graph, self._tied()
-        return Pruner(self.opened, *self.names, factorised(graph, {f.name: f.full for f in tied}, tied))
+        return self.ranked({factor.name: factor.full for factor in self._tied()})
+
+    def ranks(self, goal: Goal, tools: Tools) -> dict[str, int] | None:
+        """The ranks that reach a goal with all channels, each matrix keeping one share of its energy; None if none do.
+
+        Those of matrices that are smaller for it; the largest that reach it.
+        """
+        found, whole = self.factors, self.families.count
+
+        def fits(level: float) -> bool:
+            ranks = levelled(found, level)
+            if goal.by_parameters:
+                saved = sum(f.weight.size - f.parameters(ranks[f.name]) for f in found if f.name in ranks)
+                return whole - saved <= goal.parameters_of(self.parameters)
+            return self.ranked(ranks).fits(goal, tools)
+
+        if not found or not fits(0.0):
+            return None
+        return levelled(found, largest(fits, turns=_TURNS if goal.by_parameters else _TURNS_OF_FILES))
+
+    def ranked(self, ranks: Mapping[str, int]) -> Pruner:
+        """The same with these matrices as products of two, by singular values."""
+        return Pruner(self.opened, *self.names, factorised(self.followed.graph, ranks, self.factors))
+
+    def lost_by_rank(self, ranks: Mapping[str, int]) -> float:
+        """The share of the matrices' energy that ranks take: of each its squares, in the mean over weights."""
+        return self._mean({f.name: 1 - energy(f, ranks[f.name]) for f in self.factors if f.name in ranks})
+
+    def lost_by_cut(self, goal: Goal, worth: Numbers, tools: Tools) -> float:
+        """The same that a cut to a goal takes; infinite if no cut reaches it."""
+        if not self._test(goal, worth, tools)[0](self.families.counts(0.0)):
+            return math.inf
+        stays = self.followed.stays(self._chosen(goal, worth, tools))
+        lost = {}
+        for factor in self.factors:
+            squares = np.square(factor.weight, dtype=float)
+            kept = squares[np.ix_(*(stays[axis] for axis in self.followed.axes[factor.name]))].sum()
+            lost[factor.name] = 1 - float(kept) / max(float(squares.sum()), np.finfo(float).tiny)
+        return self._mean(lost)
+
+    def _mean(self, lost: Mapping[str, float]) -> float:
+        sizes = {factor.name: factor.weight.size for factor in self.factors}
+        return sum(sizes[name] * share for name, share in lost.items()) / max(sum(sizes.values()), 1)
+
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        """The matrices that can be products of two."""
+        return factors(self.followed.graph)
 
     def _tied(self) -> list[Factor]:
         """The matrices that no index can be taken from."""
         table, axes = self.followed.table, self.followed.axes
-        return [f for f in factors(self.followed.graph) if all((table[axis] < 0).all() for axis in axes[f.name])]
+        return [f for f in self.factors if all((table[axis] < 0).all() for axis in axes[f.name])]
 
     def reaches(self, goal: Goal, worth: Numbers, tools: Tools) -> bool:
         """Whether the smallest student reaches a goal, or nothing is tied down that keeps it from that."""
         return self._test(goal, worth, tools)[0](self.families.counts(0.0)) or not self._tied()
+
+    def fits(self, goal: Goal, tools: Tools) -> bool:
+        """Whether it reaches a goal as it is."""
+        limit, measure, _ = self._measure(goal, tools)
+        return measure(np.zeros(0, np.int64)) <= limit
 
     def scores(self, kind: Score, key: Key, tools: Tools) -> Numbers:
         """What each atom is worth."""
@@ -99,16 +152,27 @@ class Pruner:
     @property
     def parameters(self) -> int:
         """The teacher's."""
-        return sum(array.size for array in weights_of(self.teacher).values())
+        return sum(array.size for array in self.weights.values())
 
-    def _whole_multiply_adds(self) -> int:
-        shapes = {name: first for name, (first, _) in self.teacher.shapes.items()}
-        shapes |= {name: array.shape for name, array in self.teacher.constants.items()}
+    @cached_property
+    def weights(self) -> dict[str, Array]:
+        """The teacher's."""
+        return weights_of(self.teacher)
+
+    def _multiply_adds_of(self, *nodes: onnx.NodeProto) -> int:
+        """Of some of the teacher's nodes, for one input."""
+        shapes = self._shapes
         each = (
             of_node(node, [shapes.get(name) for name in node.input], [shapes.get(name) for name in node.output])
-            for node in self.teacher.nodes
+            for node in nodes
         )
         return _per_input(self.followed, each)
+
+    @cached_property
+    def _shapes(self) -> dict[str, Shape]:
+        """Of the teacher's values, at the first trial batch, and of its constants."""
+        shapes = {name: first for name, (first, _) in self.teacher.shapes.items()}
+        return shapes | {name: array.shape for name, array in self.teacher.constants.items()}
 
     def whole(self) -> bytes:
         """The graph as it is, written as a student would be, its values under the graph's own names."""
@@ -139,21 +203,35 @@ class Pruner:
 
     def to(self, goal: Goal, worth: Numbers, tools: Tools) -> Pruned:
         """The largest student that reaches the goal; the smallest there is if none does."""
+        return self._pruned(self._chosen(goal, worth, tools))
+
+    def as_it_is(self) -> Pruned:
+        """The graph as it is, as a student."""
+        return self._pruned(np.zeros(0, np.int64))
+
+    def _pruned(self, dropped: Axis) -> Pruned:
+        return Pruned(
+            content=self.content(dropped),
+            layers=tuple(self._layers(dropped)),
+            parameters=(self.parameters, self.families.parameters(dropped)),
+            multiply_adds=(self._multiply_adds_of(*self.teacher.nodes), self.multiply_adds(dropped)),
+        )
+
+    def _chosen(self, goal: Goal, worth: Numbers, tools: Tools) -> Axis:
+        """The atoms that fall."""
         found = self.families
         fits, turns = self._test(goal, worth, tools)
         counts = found.counts(largest(lambda share: fits(found.counts(share)), turns=turns))
         if turns == _TURNS:
             counts = found.filled(counts, fits)
-        dropped = found.dropped(worth, counts)
-        return Pruned(
-            content=self.content(dropped),
-            layers=tuple(self._layers(dropped)),
-            parameters=(self.parameters, found.parameters(dropped)),
-            multiply_adds=(self._whole_multiply_adds(), self.multiply_adds(dropped)),
-        )
+        return found.dropped(worth, counts)
 
     def _test(self, goal: Goal, worth: Numbers, tools: Tools) -> tuple[Callable[[list[int]], bool], int]:
-        found = self.families
+        limit, measure, turns = self._measure(goal, tools)
+        return lambda counts: measure(self.families.dropped(worth, counts)) <= limit, turns
+
+    def _measure(self, goal: Goal, tools: Tools) -> tuple[float, Callable[[Axis], float], int]:
+        """What a goal limits, how it is measured without some atoms, and how often that may be done."""
         limit: float
         measure: Callable[[Axis], float]
         if goal.max_latency_ms is not None:
@@ -165,33 +243,51 @@ class Pruner:
         elif goal.max_macs is not None:
             limit, measure, turns = goal.max_macs, self.multiply_adds, _TURNS_OF_FILES
         else:
-            limit = goal.max_params if goal.max_params is not None else (goal.keep or HALF) * self.parameters
-            measure, turns = found.parameters, _TURNS
-        return lambda counts: measure(found.dropped(worth, counts)) <= limit, turns
+            limit, measure, turns = goal.parameters_of(self.parameters), self.families.parameters, _TURNS
+        return limit, measure, turns
 
     def _layers(self, dropped: Axis) -> Iterable[Layer]:
-        cutter = Cutter(self.followed, dropped)
-        nothing = Cutter(self.followed, dropped[:0])
-        graph, safe = self.followed.graph, self.opened.safe
+        """What became of each node of the teacher that holds weights; two nodes of a product are one."""
+        cutter, names = Cutter(self.followed, dropped), self.opened.safe.node_names
+        before = {node.output[0]: node for node in self.teacher.nodes if node.output}
+        parts: list[Call] = []
         for call in self.followed.calls:
-            weights = [name for name in dict.fromkeys(call.proto.input) if name in self.families.weights]
-            if not weights:
+            parts.append(call)
+            if call.proto.output[0] not in before:
+                continue  # the first of a product
+            both, parts = parts, []
+            node = before[call.proto.output[0]]
+            weights = [name for name in dict.fromkeys(node.input) if name in self.weights]
+            mains = [main for part in both if (main := self._main(part)) is not None]
+            if not weights or not mains:
                 continue
-            main = max(weights, key=lambda name: graph.constants[name].size)
-            sizes = [(graph.constants[name].size, cutter.size(name)) for name in weights]
-            adds = [_multiply_adds(call, c) for c in (nothing, cutter)]
+            left = {name for part in both for name in part.proto.input if name in self.families.weights}
+            adds = [_multiply_adds(part, cutter) for part in both]
             yield Layer(
-                name=safe.node_names.get(call.proto.name, call.op),
+                name=names.get(call.proto.name, call.op),
                 op=call.op,
-                shapes=(graph.constants[main].shape, cutter.shape_of(main) or ()),
-                parameters=(sum(before for before, _ in sizes), sum(after for _, after in sizes)),
-                multiply_adds=(_per_input(self.followed, adds[:1]), _per_input(self.followed, adds[1:])),
-                held=self._held(main),
+                shapes=(
+                    max((self.weights[name] for name in weights), key=lambda array: array.size).shape,
+                    *(cutter.shape_of(main) or () for main in mains),
+                ),
+                parameters=(
+                    sum(self.weights[name].size for name in weights),
+                    sum(cutter.size(name) for name in left),
+                ),
+                multiply_adds=(
+                    self._multiply_adds_of(node),
+                    _per_input(self.followed, adds),
+                ),
+                held=", ".join(dict.fromkeys(why for main in mains for why in self._held(main))),
             )
 
-    def _held(self, name: str) -> str:
-        fresh = self.followed.fresh[name]
-        return ", ".join(dict.fromkeys(why for axis in fresh if (why := self.followed.indices.why(axis))))
+    def _main(self, call: Call) -> str | None:
+        """The largest of a node's weights."""
+        weights = [name for name in call.proto.input if name in self.families.weights]
+        return max(weights, key=lambda name: self.followed.graph.constants[name].size, default=None)
+
+    def _held(self, name: str) -> Iterable[str]:
+        return filter(None, map(self.followed.indices.why, self.followed.fresh[name]))
 
 
 def _multiply_adds(call: Call, cutter: Cutter) -> int:

@@ -61,6 +61,21 @@ def factorised(graph: Plain, ranks: Mapping[str, int], known: Iterable[Factor] =
     return replace(graph, nodes=tuple(nodes), constants=constants, names=names, shapes=shapes)
 
 
+def levelled(found: Iterable[Factor], level: float) -> dict[str, int]:
+    """The rank at which each weight keeps a share of its energy; of those only that are smaller for it.
+
+    Args:
+        level: the share of the squared singular values, 0 … 1.
+    """
+    ranks = {}
+    for factor in found:
+        squares = np.cumsum(factor.values**2)
+        rank = min(int(np.searchsorted(squares, level * squares[-1])) + 1, factor.full)
+        if factor.parameters(rank) < factor.weight.size:
+            ranks[factor.name] = rank
+    return ranks
+
+
 # What is offered
 
 

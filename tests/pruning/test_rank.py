@@ -14,7 +14,7 @@ from onnxcake.pruning.cut import cut
 from onnxcake.pruning.families import families
 from onnxcake.pruning.follow import follow
 from onnxcake.pruning.plain import Array, Plain
-from onnxcake.pruning.rank import Factor, energy, factorised, factors, rank_for
+from onnxcake.pruning.rank import Factor, energy, factorised, factors, levelled, rank_for
 
 FLAT = "g (float[N,12] x) => (float[N,10] y)"
 TOKENS = "g (float[N,6,8] x) => (float[N,{out}] y)"
@@ -204,6 +204,15 @@ def test_only_what_is_offered_is_taken(tmp_path: Path) -> None:
     for rank in (0, 11):
         with pytest.raises(ValueError, match=f"rank {rank} is not within 1 … 10"):
             factorised(graph, {only(graph).name: rank})
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.6, 0.9, 0.999])
+def test_ranks_at_a_level(level: float, tmp_path: Path) -> None:
+    factor = only(graph_of(*ROWS["gemm"][:1], tmp_path, **GEMM))
+    ranks = levelled([factor], level)
+    enough = [rank for rank in range(1, factor.full + 1) if energy(factor, rank) >= level]
+    smaller = factor.parameters(enough[0]) < factor.weight.size
+    assert ranks == ({factor.name: enough[0]} if smaller else {})
 
 
 def test_factors_of_factors_of_several(tmp_path: Path) -> None:
