@@ -57,8 +57,9 @@ TEACHERS = {
 }
 CUT = {
     "auto": "{auto: {keep: 0.5}}",
-    "auto, by weights": "{auto: {keep: 0.5, score: weights}}",
-    "auto, at random": "{auto: {keep: 0.5, score: random}}",
+    "channels, by responses": "{auto: {keep: 0.5, low_rank: tied}}",
+    "channels, by weights": "{auto: {keep: 0.5, low_rank: tied, score: weights}}",
+    "channels, at random": "{auto: {keep: 0.5, low_rank: tied, score: random}}",
 }
 
 
