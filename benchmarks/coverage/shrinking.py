@@ -2,9 +2,10 @@
 
     python -m benchmarks.coverage.shrinking [NAME …] [--again] [--write]
 
-Each student must pass ONNX's checker, give the same rows in onnxruntime in batches of 1 and 3, equal its torch twin,
-and have the parameters that were asked for, within 10 %; at keep 1.0 it must equal the teacher. What is chosen plays no
-part here, so weights decide. The files of timm are those of `architectures`; what is missing is exported.
+By channels and the like alone, and by products of two alone. Each student must pass ONNX's checker, give the same rows
+in onnxruntime in batches of 1 and 3, equal its torch twin, and have the parameters that were asked for, within 10 %; at
+keep 1.0 it must equal the teacher. Which channels stay plays no part here, so weights decide. The files of timm are
+those of `architectures`; what is missing is exported.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import onnx
 import torch
 
-from onnxcake.pruning import Goal, Pruner, Tools
+from onnxcake.pruning import Goal, Pruned, Pruner, Tools
 from onnxcake.pruning.families import Numbers
 from onnxcake.rng import Key
 from onnxcake.teacher.opened import open_graph
@@ -35,6 +36,7 @@ from .zoo_rows import ROWS
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "shrinking.md"
 SHARES = (1.0, 0.75, 0.5, 0.25)
+PARTS = ("channels", "products")
 SAME, TWIN, MISSED = 1e-5, 2e-3, 0.1  # relative: to the teacher at keep 1.0, to the torch twin, from the target
 _EXPORTER = "legacy17"
 
@@ -70,26 +72,38 @@ def _file(name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield files(name, _EXPORTER)[0], {}
 
 
-def check(name: str, path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Cuts one teacher at each size; the rows to keep."""
+def check(name: str, path: Path, options: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Cuts one teacher at each size, by its channels and by products of two; the rows to keep of each."""
     opened = open_graph(path, Options.of(**options))
     pruner = Pruner(opened, "input", "output")
     worth = pruner.scores("weights", Key(0), Tools())
     x = torch.randn(3, *opened.safe.input_shape, generator=Key(0).generator())
     teacher = _answers(path, opened.safe.outputs[opened.output], x)
-    made = []
+    made: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for share in SHARES:
-        row: dict[str, Any] = {"name": name, "keep": share, "ok": False, "why": ""}
-        student = pruner.to(Goal(keep=share), worth, Tools())
-        row["parameters"], row["share"] = student.parameters, student.parameters[1] / student.parameters[0]
-        row["held"] = sorted({f"{layer.name} ({layer.held})" for layer in student.layers if layer.held})
+        row = _row(name, share, pruner.to(Goal(keep=share), worth, Tools()), x, teacher if share == 1 else None)
         row["next"] = None if _on_target(row) else _next(pruner, worth, row)
-        try:
-            row |= _checked(student.content, x, teacher if share == 1 else None)
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong is the result
-            row["why"] = one_line(error)
-        made.append({**row, "ok": not row["why"]})
+        made["channels"].append(row)
+        ranks = None if share == 1 else pruner.ranks(Goal(keep=share), Tools())
+        if ranks is not None:
+            made["products"].append(_row(name, share, pruner.ranked(ranks).as_it_is(), x, None))
+        elif share < 1:
+            made["products"].append({"name": name, "keep": share, "ok": True, "why": "no ranks reach it"})
     return made
+
+
+def _row(
+    name: str, share: float, student: Pruned, x: torch.Tensor, teacher: np.ndarray[Any, Any] | None
+) -> dict[str, Any]:
+    """What there is to say of a student; ``teacher``: what it has to answer, if that is known."""
+    row: dict[str, Any] = {"name": name, "keep": share, "parameters": student.parameters}
+    row["share"] = student.parameters[1] / student.parameters[0]
+    row["held"] = sorted({f"{layer.name} ({layer.held})" for layer in student.layers if layer.held})
+    try:
+        row |= _checked(student.content, x, teacher)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong is the result
+        row["why"] = one_line(error)
+    return {**row, "ok": not row["why"]}
 
 
 def _next(pruner: Pruner, worth: Numbers, row: dict[str, Any]) -> float | None:
@@ -126,17 +140,19 @@ def _checked(content: bytes, x: torch.Tensor, teacher: np.ndarray[Any, Any] | No
 def run(names: list[str] | None = None, again: bool = False) -> None:
     """Cuts what has not been, or everything ``again``."""
     for name in (*_TIMM.split(), *_ZOO):
-        done = rows("shrinking", "name", "keep")
+        done = rows("products", "name", "keep")
         if (names and name not in names) or ((name, SHARES[-1]) in done and not again):
             continue
         with _file(name) as (path, options):
             try:
                 found = check(name, path, options)
             except Exception as error:  # noqa: BLE001 - whatever goes wrong is the result
-                found = [{"name": name, "keep": share, "ok": False, "why": one_line(error)} for share in SHARES]
-        for row in found:
-            add("shrinking", row)
-        print(name, *("ok" if row["ok"] else row["why"] for row in found), sep=" | ", flush=True)
+                failed = [{"name": name, "keep": share, "ok": False, "why": one_line(error)} for share in SHARES]
+                found = {"channels": failed, "products": failed[1:]}
+        for part in PARTS:
+            for row in found[part]:
+                add(part, row)
+            print(name, part, *("ok" if row["ok"] else row["why"] for row in found[part]), sep=" | ", flush=True)
         gc.collect()
 
 
@@ -146,7 +162,7 @@ def _on_target(row: dict[str, Any]) -> bool:
 
 def document() -> str:
     """All results at hand."""
-    done = rows("shrinking", "name", "keep")
+    done, products = (rows(part, "name", "keep") for part in PARTS)
     names = list(dict.fromkeys(name for name, _ in done))
     lines, notes = [], []
     for name in names:
@@ -188,7 +204,23 @@ def document() -> str:
     if notes:
         head = ["target missed", "keep", "reached", "next larger", "what was held, and by which operator"]
         text.append(table(head, notes))
+    reached = [row for row in products.values() if "share" in row]
+    good, met = sum(row["ok"] for row in reached), sum(map(_on_target, reached))
+    text += [
+        "## Matrices as products of two",
+        f"The same teachers with all their channels: {good} of {len(reached)} students are sound, {met} have the "
+        "parameters that were asked for within 10 %. A dash: no ranks reach the share.",
+        table(
+            ["teacher", *(f"keep {share}" for share in SHARES[1:]), "largest difference, torch twin", ""],
+            [_of_products(name, [products[name, share] for share in SHARES[1:]]) for name in names],
+        ),
+    ]
     return "\n\n".join(text) + "\n"
+
+
+def _of_products(name: str, cells: list[dict[str, Any]]) -> list[str]:
+    shares = [f"{cell['share']:.3f}" if "share" in cell else "–" for cell in cells]
+    return [f"`{name}`", *shares, f"{max(cell.get('twin', 0.0) for cell in cells):.1e}", _verdict(cells)]
 
 
 def _verdict(cells: list[dict[str, Any]]) -> str:
