@@ -1,10 +1,11 @@
 """The student cut out of the teacher against named ones, and by what it is cut.
 
     python benchmarks/students.py TEACHERS_DIR DATA_DIR [--budget 5m] [--seeds 3] [--teachers vit] [--students auto]
+    python benchmarks/students.py TEACHERS_DIR DATA_DIR --passes 150e3 --students 'channels, by responses;…'
 
 TEACHERS_DIR holds the hard teachers: a small CNN on MNIST with BatchNormalization folded into its convolutions, the
-same unfolded, and a ViT. All students of a teacher learn by the same recipe for the same time: DeepInversion, or, as a
-ViT offers no statistics, the same without them, which is DeepDream. The named ones have no fewer parameters than the
+same unfolded, and a ViT. All students of a teacher learn by the same recipe for the same time, or from as many teacher
+passes for as many steps: DeepInversion, or, as a ViT offers no statistics, the same without them, DeepDream. The named ones have no fewer parameters than the
 one that is cut. ``before`` is the agreement of a cut student on the test images before it learns anything. Each cell is
 appended to RESULTS.md as it is finished, and skipped if it is there; two processes may fill one table.
 """
@@ -55,6 +56,7 @@ TEACHERS = {
     "unfolded": Hard("mnist-cnn-batchnorm.onnx", "deepinversion", ("lenet5-half", "{cnn-small: {width: 10}}")),
     "vit": Hard("mnist-vit.onnx", "deepdream", ("lenet5", "{vit-small: {dim: 32, mlp: 64, depth: 4}}")),
 }
+_PASSES = " passes"
 CUT = {
     "auto": "{auto: {keep: 0.5}}",
     "channels, by responses": "{auto: {keep: 0.5, low_rank: tied}}",
@@ -66,6 +68,12 @@ CUT = {
 def title(budget: str) -> str:
     """The heading in RESULTS.md."""
     return f"Students of the hard teachers at half the parameters, {budget} each"
+
+
+def budget_of(text: str) -> Budget:
+    """A time, as ``5m``, or a number of teacher passes, as ``150e3 passes``."""
+    passes = text.removesuffix(_PASSES)
+    return Budget.of(text) if passes == text else Budget.of(None, passes)
 
 
 def test_images(data: Path) -> Path:
@@ -93,14 +101,14 @@ def _cell(teachers: Path, data: Path, budget: str, seed: int, name: str, student
     file = teachers / hard.file
     request = Request(
         teacher=file,
-        out=CACHE / f"students-{budget}" / name / "".join(filter(str.isalnum, student)),
+        out=CACHE / f"students-{budget.replace(' ', '-')}" / name / "".join(filter(str.isalnum, student)),
         options=Options(range=(0.0, 1.0)),
         probe=probe,
         overrides=OVERRIDES,
     )
     architecture = CUT.get(student, student)
     table = bench(
-        request, [hard.recipe], student=architecture, budget=Budget.of(budget), seeds=[seed], progress=Progress()
+        request, [hard.recipe], student=architecture, budget=budget_of(budget), seeds=[seed], progress=Progress()
     )
     cell, folder = table.cell(hard.recipe, seed), request.folder / hard.recipe / f"seed-{seed}"
     start, report = folder / START, _report(folder / REPORT)
@@ -131,11 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("teachers", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--budget", default="5m")
+    parser.add_argument("--passes", help="in place of a time")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--teachers", dest="names", type=lambda text: text.split(","), default=list(TEACHERS))
     parser.add_argument("--students", type=lambda text: text.split(";"), default=[], help="with semicolons between")
     options = parser.parse_args(arguments)
-    run(options.teachers, options.data, options.budget, options.seeds, options.names, options.students)
+    budget = options.budget if options.passes is None else f"{options.passes}{_PASSES}"
+    run(options.teachers, options.data, budget, options.seeds, options.names, options.students)
     return 0
 
 
