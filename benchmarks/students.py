@@ -5,9 +5,10 @@
 
 TEACHERS_DIR holds the hard teachers: a small CNN on MNIST with BatchNormalization folded into its convolutions, the
 same unfolded, and a ViT. All students of a teacher learn by the same recipe for the same time, or from as many teacher
-passes for as many steps: DeepInversion, or, as a ViT offers no statistics, the same without them, DeepDream. The named ones have no fewer parameters than the
-one that is cut. ``before`` is the agreement of a cut student on the test images before it learns anything. Each cell is
-appended to RESULTS.md as it is finished, and skipped if it is there; two processes may fill one table.
+passes for as many steps: DeepInversion, or, as a ViT offers no statistics, the same without them, DeepDream. The named
+ones have no fewer parameters than the one that is cut. ``before`` is the agreement of a cut student on the test images
+before it learns anything. Each cell is appended to RESULTS.md as it is finished, and skipped if it is there; two
+processes may fill one table.
 """
 
 from __future__ import annotations

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
 import onnx
 
 from ..errors import first_line
-from ..graph.cost import of_node
 from ..rng import Key
 from ..teacher.opened import Opened
 from . import scores
@@ -18,10 +17,11 @@ from .cut import Cutter
 from .depth import Answers, block_scores, blocks, without
 from .factor import Factor, energy
 from .families import Numbers, families, largest, weights_of
-from .follow import Call, Followed, follow
-from .goal import Goal, Layer, NothingToCut, Pruned, Score, Shape, Tools
+from .follow import follow
+from .goal import Goal, NothingToCut, Pruned, Score, Tools
 from .indices import Axis
-from .plain import Array, Plain, plain
+from .layers import layers, multiply_adds_left, multiply_adds_of
+from .plain import Plain, plain
 from .rank import factorised, factors, levelled
 
 _TURNS = 24  # of the bisection; where a turn writes or runs a file, fewer
@@ -152,27 +152,7 @@ class Pruner:
     @property
     def parameters(self) -> int:
         """The teacher's."""
-        return sum(array.size for array in self.weights.values())
-
-    @cached_property
-    def weights(self) -> dict[str, Array]:
-        """The teacher's."""
-        return weights_of(self.teacher)
-
-    def _multiply_adds_of(self, *nodes: onnx.NodeProto) -> int:
-        """Of some of the teacher's nodes, for one input."""
-        shapes = self._shapes
-        each = (
-            of_node(node, [shapes.get(name) for name in node.input], [shapes.get(name) for name in node.output])
-            for node in nodes
-        )
-        return _per_input(self.followed, each)
-
-    @cached_property
-    def _shapes(self) -> dict[str, Shape]:
-        """Of the teacher's values, at the first trial batch, and of its constants."""
-        shapes = {name: first for name, (first, _) in self.teacher.shapes.items()}
-        return shapes | {name: array.shape for name, array in self.teacher.constants.items()}
+        return sum(array.size for array in weights_of(self.teacher).values())
 
     def whole(self) -> bytes:
         """The graph as it is, written as a student would be, its values under the graph's own names."""
@@ -198,8 +178,7 @@ class Pruner:
 
     def multiply_adds(self, dropped: Axis) -> int:
         """Of one input, without some atoms."""
-        cutter = Cutter(self.followed, dropped)
-        return _per_input(self.followed, [_multiply_adds(call, cutter) for call in self.followed.calls])
+        return multiply_adds_left(self.followed.calls, Cutter(self.followed, dropped))
 
     def to(self, goal: Goal, worth: Numbers, tools: Tools) -> Pruned:
         """The largest student that reaches the goal; the smallest there is if none does."""
@@ -212,9 +191,9 @@ class Pruner:
     def _pruned(self, dropped: Axis) -> Pruned:
         return Pruned(
             content=self.content(dropped),
-            layers=tuple(self._layers(dropped)),
+            layers=tuple(layers(self.teacher, Cutter(self.followed, dropped), self.opened.safe.node_names)),
             parameters=(self.parameters, self.families.parameters(dropped)),
-            multiply_adds=(self._multiply_adds_of(*self.teacher.nodes), self.multiply_adds(dropped)),
+            multiply_adds=(multiply_adds_of(self.teacher, self.teacher.nodes), self.multiply_adds(dropped)),
         )
 
     def _chosen(self, goal: Goal, worth: Numbers, tools: Tools) -> Axis:
@@ -245,57 +224,3 @@ class Pruner:
         else:
             limit, measure, turns = goal.parameters_of(self.parameters), self.families.parameters, _TURNS
         return limit, measure, turns
-
-    def _layers(self, dropped: Axis) -> Iterable[Layer]:
-        """What became of each node of the teacher that holds weights; two nodes of a product are one."""
-        cutter, names = Cutter(self.followed, dropped), self.opened.safe.node_names
-        before = {node.output[0]: node for node in self.teacher.nodes if node.output}
-        parts: list[Call] = []
-        for call in self.followed.calls:
-            parts.append(call)
-            if call.proto.output[0] not in before:
-                continue  # the first of a product
-            both, parts = parts, []
-            node = before[call.proto.output[0]]
-            weights = [name for name in dict.fromkeys(node.input) if name in self.weights]
-            mains = [main for part in both if (main := self._main(part)) is not None]
-            if not weights or not mains:
-                continue
-            left = {name for part in both for name in part.proto.input if name in self.families.weights}
-            adds = [_multiply_adds(part, cutter) for part in both]
-            yield Layer(
-                name=names.get(call.proto.name, call.op),
-                op=call.op,
-                shapes=(
-                    max((self.weights[name] for name in weights), key=lambda array: array.size).shape,
-                    *(cutter.shape_of(main) or () for main in mains),
-                ),
-                parameters=(
-                    sum(self.weights[name].size for name in weights),
-                    sum(cutter.size(name) for name in left),
-                ),
-                multiply_adds=(
-                    self._multiply_adds_of(node),
-                    _per_input(self.followed, adds),
-                ),
-                held=", ".join(dict.fromkeys(why for main in mains for why in self._held(main))),
-            )
-
-    def _main(self, call: Call) -> str | None:
-        """The largest of a node's weights."""
-        weights = [name for name in call.proto.input if name in self.families.weights]
-        return max(weights, key=lambda name: self.followed.graph.constants[name].size, default=None)
-
-    def _held(self, name: str) -> Iterable[str]:
-        return filter(None, map(self.followed.indices.why, self.followed.fresh[name]))
-
-
-def _multiply_adds(call: Call, cutter: Cutter) -> int:
-    ins, outs = (
-        [cutter.shape_of(name) if name else None for name in names] for names in (call.proto.input, call.proto.output)
-    )
-    return of_node(call.proto, ins, outs)
-
-
-def _per_input(followed: Followed, multiply_adds: Iterable[int]) -> int:
-    return round(sum(multiply_adds) / followed.graph.batches[0])

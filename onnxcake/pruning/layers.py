@@ -1,0 +1,82 @@
+"""What became of a teacher's layers, one by one, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import onnx
+
+from ..graph.cost import of_node
+from .cut import Cutter
+from .families import weights_of
+from .follow import Call
+from .goal import Layer, Shape
+from .plain import Plain
+
+
+def layers(teacher: Plain, cutter: Cutter, called: Mapping[str, str]) -> Iterator[Layer]:
+    """What became of each node of the teacher that holds weights; the two nodes of a product are one.
+
+    Args:
+        cutter: what was cut, out of the teacher's graph or one with products in it.
+        called: what the file calls nodes.
+    """
+    weights, left = weights_of(teacher), weights_of(cutter.graph)
+    for node, calls in _nodes(teacher, cutter.followed.calls):
+        own = [name for name in dict.fromkeys(node.input) if name in weights]
+        largest = [max(names, key=lambda name: left[name].size) for call in calls if (names := _read(call, left))]
+        if not own or not largest:
+            continue
+        yield Layer(
+            name=called.get(node.name, node.op_type),
+            op=node.op_type,
+            shapes=(
+                max((weights[name] for name in own), key=lambda array: array.size).shape,
+                *(cutter.shape_of(name) or () for name in largest),
+            ),
+            parameters=(
+                sum(weights[name].size for name in own),
+                sum(cutter.size(name) for call in calls for name in _read(call, left)),
+            ),
+            multiply_adds=(multiply_adds_of(teacher, [node]), multiply_adds_left(calls, cutter)),
+            held=", ".join(dict.fromkeys(why for name in largest for why in _held(cutter, name))),
+        )
+
+
+def multiply_adds_of(graph: Plain, nodes: Iterable[onnx.NodeProto]) -> int:
+    """Of some of a graph's nodes, for one input."""
+    shapes: dict[str, Shape] = {name: first for name, (first, _) in graph.shapes.items()}
+    shapes |= {name: array.shape for name, array in graph.constants.items()}
+    each = (of_node(node, list(map(shapes.get, node.input)), list(map(shapes.get, node.output))) for node in nodes)
+    return round(sum(each) / graph.batches[0])
+
+
+def multiply_adds_left(calls: Iterable[Call], cutter: Cutter) -> int:
+    """Of some nodes of what was cut, for one input."""
+    total = 0
+    for call in calls:
+        ins, outs = (
+            [cutter.shape_of(name) if name else None for name in names]
+            for names in (call.proto.input, call.proto.output)
+        )
+        total += of_node(call.proto, ins, outs)
+    return round(total / cutter.graph.batches[0])
+
+
+def _nodes(teacher: Plain, calls: Iterable[Call]) -> Iterator[tuple[onnx.NodeProto, list[Call]]]:
+    """Each node of the teacher with those that now make what it makes."""
+    known = {tuple(node.output): node for node in teacher.nodes}
+    parts: list[Call] = []
+    for call in calls:
+        parts.append(call)
+        if (node := known.get(tuple(call.proto.output))) is not None:  # else the first of a product
+            yield node, parts
+            parts = []
+
+
+def _read(call: Call, weights: Mapping[str, object]) -> list[str]:
+    return [name for name in dict.fromkeys(call.proto.input) if name in weights]
+
+
+def _held(cutter: Cutter, name: str) -> Iterable[str]:
+    return filter(None, map(cutter.followed.indices.why, cutter.followed.fresh[name]))
