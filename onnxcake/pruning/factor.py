@@ -44,9 +44,10 @@ class Factor:
         return min(self.shape)
 
     @property
-    def matrix(self) -> Numbers:
-        """The weight as a matrix of this shape."""
-        return self.weight.transpose(self.order).reshape(self.shape).astype(np.float64)
+    def matrix(self) -> Array:
+        """The weight as a matrix of this shape; in single precision if it is large."""
+        kind = np.float64 if self.full <= _EXACT else np.float32
+        return self.weight.transpose(self.order).reshape(self.shape).astype(kind)
 
     @property
     def values(self) -> Numbers:
@@ -56,10 +57,9 @@ class Factor:
 
     @cached_property
     def _spectrum(self) -> tuple[Numbers, Numbers]:
-        """Their squares, and the singular vectors of its shorter side as columns; in single precision if large."""
-        small = _wide(self.matrix)
-        gram = torch.from_numpy(small @ small.T)
-        squares, vectors = torch.linalg.eigh(gram if len(gram) <= _EXACT else gram.float())
+        """Their squares, and the singular vectors of its shorter side as columns."""
+        small = torch.from_numpy(_wide(self.matrix))
+        squares, vectors = torch.linalg.eigh(small @ small.T)
         return squares.flip(0).clamp(min=0.0).double().numpy(), vectors.flip(1).numpy()
 
     def parameters(self, rank: int) -> int:
@@ -100,6 +100,6 @@ def energy(factor: Factor, rank: int) -> float:
     return float(squares[:rank].sum() / max(float(squares.sum()), 1e-300))
 
 
-def _wide(matrix: Numbers) -> Numbers:
+def _wide(matrix: Array) -> Array:
     """Itself, or transposed if it is higher than wide."""
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T

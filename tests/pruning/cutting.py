@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper, parser
 
+from onnxcake.pruning import Goal, Pruner, Tools
 from onnxcake.pruning.cut import cut
 from onnxcake.pruning.families import Families, families
 from onnxcake.pruning.follow import Followed, follow
@@ -188,3 +189,21 @@ def _zeroed(teacher: Teacher, dropped: list[int], whole: onnx.ModelProto) -> onn
 
 def _by_name(model: onnx.ModelProto) -> dict[str, Array]:
     return {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
+
+
+def check_products(teacher: Teacher, share: float) -> None:
+    """A student whose matrices are products of two is valid, of the size that was asked for, and free in its batch."""
+    pruner = Pruner(teacher.opened, "x", "y")
+    ranks = pruner.ranks(Goal(keep=share), Tools())
+    if ranks is None:
+        return
+    student = pruner.ranked(ranks).as_it_is()
+    assert student.parameters[1] <= share * student.parameters[0]
+    assert [sum(layer.parameters[side] for layer in student.layers) for side in (0, 1)] == list(student.parameters)
+    model = onnx.load_model_from_string(student.content)
+    onnx.checker.check_model(model, full_check=True)
+    answers, x = running(model), inputs_of(teacher, max(BATCHES))
+    for batch in BATCHES:
+        close(answers(x[:batch]), answers(x)[:batch], within=1e-4)
+    if not ranks:
+        close(answers(x), running(teacher.path)(x), within=1e-4)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from cutting import check_cut, check_whole, teacher_of
+from cutting import check_cut, check_products, check_whole, teacher_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -168,6 +168,7 @@ def test_any_network_cut_anyhow(layers: list[Any], head: bool, share: float, see
         families = teacher.by_family(share, seed)
         check_cut(teacher, families, within=1e-4)
         check_cut(teacher, teacher.by_chance(share, seed), within=1e-4)
+        check_products(teacher, share)
     whole = np.array([], np.int64)
     assert teacher.families.parameters(whole) == teacher.families.count
     assert teacher.families.parameters(np.array(families, np.int64)) <= teacher.families.count
