@@ -30,7 +30,7 @@ class Auto(Goal):
         low_rank: where matrices are written as products of two; `onnxcake.cutting.cut_of` explains it.
     """
 
-    score: Score = "responses"
+    score: Score = "weights"
     drop_blocks: CountOrNone = 0
     low_rank: LowRank = "auto"
 

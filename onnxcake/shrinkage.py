@@ -32,7 +32,7 @@ def shrink(
     max_macs: int | None = None,
     max_latency_ms: float | None = None,
     out: str | Path | None = None,
-    score: Score = "responses",
+    score: Score = "weights",
     drop_blocks: int = 0,
     low_rank: LowRank = "auto",
     seed: int = 0,
@@ -59,8 +59,8 @@ def shrink(
         max_latency_ms: in onnxruntime for one input, on this machine with one thread.
         out: the file to write; ``TEACHER-small.onnx`` in the working folder if None, which must not be
             anyone else's file.
-        score: by what is chosen what stays: the teacher's "responses" to noise and smooth images, the size of its
-            "weights", or at "random".
+        score: by what is chosen what stays: the size of the teacher's "weights", its "responses" to noise and smooth
+            images, or at "random".
         drop_blocks: how many residual blocks are left out first, those that matter least.
         low_rank: "auto" writes matrices as products of two where that keeps much more of them than leaving channels
             out; "tied" only where nothing else can be left out.
@@ -101,7 +101,7 @@ def run(
     teacher: Path,
     goal: Goal,
     out: Path | None = None,
-    score: Score = "responses",
+    score: Score = "weights",
     drop_blocks: int = 0,
     seed: int = 0,
     options: Options | None = None,

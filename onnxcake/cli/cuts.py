@@ -38,8 +38,8 @@ def shrink(
         Path | None, typer.Option("--out", "-o", help="The file to write; TEACHER-small.onnx if not given.")
     ] = None,
     score: Annotated[
-        str, typer.Option(help="What decides what stays: the teacher's responses, its weights, or random.")
-    ] = "responses",
+        str, typer.Option(help="What decides what stays: the teacher's weights, its responses, or random.")
+    ] = "weights",
     drop_blocks: Annotated[
         int, typer.Option(min=0, help="Residual blocks to leave out first, those that matter least.")
     ] = 0,
