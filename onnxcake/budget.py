@@ -82,8 +82,8 @@ def scale(whole: Amounts, factor: float) -> Amounts:
 def fit(request: Request, budget: Budget, earlier: Sequence[Path] = ()) -> Request:
     """The request, its recipe scaled to a budget by one factor.
 
-    Decided once: what a run was begun with is in its ``run.json`` and stands, so that a run that goes on is the
-    same run.
+    Decided once: the amounts that a run was begun with are in its ``run.json`` and stand, so that a run that goes on is
+    the same run.
 
     Args:
         earlier: folders of runs of the same recipe, with other seeds: the first that was begun is followed.
@@ -93,7 +93,7 @@ def fit(request: Request, budget: Budget, earlier: Sequence[Path] = ()) -> Reque
     """
     for folder in (request.folder, *earlier):
         if (folder / runs.FILE).exists():
-            return replace(request, recipe=Run.read(folder).recipe.as_dict(), overrides=())
+            return _with(request, amounts(Run.read(folder).recipe))
     if budget == Budget():
         return request
     fitted, whole, share = request, Amounts(), 1.0
@@ -103,9 +103,12 @@ def fit(request: Request, budget: Budget, earlier: Sequence[Path] = ()) -> Reque
             whole = whole or amounts(job.run.recipe)
             scaled = scale(whole, share * budget.factor(forecast(job, runtime)))
             share = next(scaled[key] / whole[key] for key in whole)
-            overrides = [f"{key}={number}" for key, number in scaled.items()]
-            fitted = replace(request, overrides=[*request.overrides, *overrides])
+            fitted = _with(request, scaled)
     return fitted
+
+
+def _with(request: Request, numbers: Amounts) -> Request:
+    return replace(request, overrides=[*request.overrides, *(f"{key}={number}" for key, number in numbers.items())])
 
 
 def _seconds(text: str) -> float:

@@ -13,6 +13,7 @@ from . import plan as plans
 from . import run as runs
 from .assembly import Shown, maker_of, rounds_of, training_of, watcher, work
 from .beginning import beginning
+from .budget import Budget, fit
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast
 from .job import Request, prepare
@@ -47,6 +48,8 @@ def extract(
     data: str | Path | None = None,
     stats: str | Path | None = None,
     student: str | Path | None = None,
+    budget: str | None = None,
+    passes: float | None = None,
     device: str = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
@@ -69,6 +72,7 @@ def extract(
         data: real inputs to learn from, for a recipe that asks for them (``kd``); read like a probe.
         stats: statistics that the owner of the data has recorded (``onnxcake record``).
         student: the ``.onnx`` file that the student begins as, for a recipe of ``student.architecture: onnx``.
+        budget: time on this machine that the recipe is scaled to, such as "5m"; ``passes``: teacher passes likewise.
         device: "cpu" or "cuda".
         seed: all randomness depends on it.
         progress: told what goes on; silent if None.
@@ -101,6 +105,8 @@ def extract(
         device=device,
         seed=seed,
     )
+    if budget is not None or passes is not None:
+        request = fit(request, Budget.of(budget, None if passes is None else str(passes)))
     return run(request, progress or Progress(quiet=True))
 
 

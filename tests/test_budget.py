@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -166,7 +167,7 @@ def test_without_a_budget_nothing_is_timed(monkeypatch: pytest.MonkeyPatch, tmp_
     assert machine.asked == 0
 
 
-def test_a_run_that_was_begun_keeps_its_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_that_was_begun_keeps_its_amounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever the machine's speed is now; and one with another seed follows it."""
     machine = Machine(monkeypatch, round_s=math.pi, passes=1000)
     recipe = Recipe.load("cake-vector", ["synthesis.batches=7"])
@@ -174,10 +175,12 @@ def test_a_run_that_was_begun_keeps_its_recipe(monkeypatch: pytest.MonkeyPatch, 
     begun, other = tmp_path / "begun", tmp_path / "other"
     begun.mkdir()
     (begun / "run.json").write_text("{}")
-    request = Request(teacher=Path("t.onnx"), recipe="cake-vector", out=begun, overrides=["synthesis.steps=3"])
+    request = Request(teacher=Path("t.onnx"), recipe="cake-vector", out=begun)
     again = fit(request, Budget(10, None))
     assert machine.asked == 0
     assert Recipe.load(again.recipe, again.overrides).digest == recipe.digest
+    changed = fit(replace(request, overrides=["synthesis.steps=3"]), Budget(10, None))  # to be refused, not ignored
+    assert Recipe.load(changed.recipe, changed.overrides).synthesis.steps == 3 and scaled(changed) == scaled(again)
     follower = fit(Request(teacher=Path("t.onnx"), recipe="cake-vector", out=other, seed=1), Budget(10, None), [begun])
     assert machine.asked == 0
     assert (scaled(follower), follower.seed, follower.out) == ((1, 7, None), 1, other)

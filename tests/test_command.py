@@ -59,6 +59,20 @@ def test_a_run_leaves_a_student_in_the_teachers_place_and_a_report(done: Path) -
     assert "probe (450): agreement" in (done / "report.txt").read_text()
 
 
+def test_a_run_sized_by_teacher_passes(tmp_path: Path) -> None:
+    out, more = tmp_path / "sized", ["-o", "synthesis.batches=40", "--passes", "2000"]
+    first = onnxcake("extract", DIGITS, "--range", "0,1", "--out", out, *QUICK, *more)
+    assert first.returncode == 0, first.stderr
+    spent = json.loads((out / "report.json").read_text())["spent"]["teacher_passes"]
+    assert 1500 <= spent <= 2000 and spent % 250 == 0
+    again = onnxcake("extract", DIGITS, "--range", "0,1", "--out", out, *QUICK, *more)
+    assert again.returncode == 0 and "finished before, nothing to do" in again.stderr
+    other = onnxcake("extract", DIGITS, "--range", "0,1", "--out", out, *QUICK, *more, "-o", "synthesis.steps=6")
+    assert other.returncode == 6, other.stderr
+    wrong = onnxcake("extract", DIGITS, "--range", "0,1", "--out", out, *QUICK, "--budget", "soon")
+    assert wrong.returncode == 2 and "no time above zero" in wrong.stderr
+
+
 def test_nothing_written_holds_a_path_of_this_machine(done: Path) -> None:
     for path in done.rglob("*"):
         if path.is_file():

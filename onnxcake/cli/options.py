@@ -41,6 +41,10 @@ StdOption = Annotated[str | None, typer.Option("--std", help="Normalisation outs
 HoldOption = Annotated[
     list[str] | None, typer.Option("--hold", metavar="NAME=VALUE", help="Another input, held at a value.")
 ]
+BudgetOption = Annotated[
+    str | None, typer.Option(help="Time for a run on this machine, as 90s, 3m or 1.5h: the recipe is scaled to it.")
+]
+PassesOption = Annotated[str | None, typer.Option(help="Teacher passes with gradient for a run, as 1e6: likewise.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="All randomness depends on it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")]

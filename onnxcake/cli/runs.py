@@ -9,6 +9,7 @@ import typer
 
 from ..progress import Progress
 from .options import (
+    BudgetOption,
     DataOption,
     DeviceOption,
     HoldOption,
@@ -18,6 +19,7 @@ from .options import (
     OutOption,
     OutputOption,
     Overrides,
+    PassesOption,
     ProbeOption,
     RangeOption,
     RecipeOption,
@@ -52,6 +54,8 @@ def extract(
     data: DataOption = None,
     stats: StatsOption = None,
     student: StudentOption = None,
+    budget: BudgetOption = None,
+    passes: PassesOption = None,
     device: DeviceOption = "cpu",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -63,6 +67,7 @@ def extract(
 
     from dataclasses import asdict
 
+    from ..budget import Budget, fit
     from ..extraction import look_ahead, run
     from ..job import Request
 
@@ -79,6 +84,8 @@ def extract(
         device=device,
         seed=seed,
     )
+    if budget is not None or passes is not None:
+        request = fit(request, Budget.of(budget, passes))
     if dry_run:
         ahead = look_ahead(request, Progress())
         if as_json:
@@ -109,8 +116,8 @@ def bench(
     teacher: TeacherArgument,
     methods: Annotated[str, typer.Option(help="Recipes, as cake,dafl,zskt.")],
     student: Annotated[str | None, typer.Option(help="The architecture that learns, if one for all.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time for each run, as 90s, 3m or 1.5h.")] = None,
-    passes: Annotated[str | None, typer.Option(help="Teacher passes with gradient for each run, as 1e6.")] = None,
+    budget: BudgetOption = None,
+    passes: PassesOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, … of each method.")] = 1,
     out: OutOption = None,
     overrides: Overrides = None,
