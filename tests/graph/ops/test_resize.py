@@ -131,10 +131,19 @@ OTHER = [
     Row("Resize", [data("N", 1, 4, 5, dtype="uint8", low=0, high=200), *by(1, 1, 2, 1.5)], since=11, gradient=False),
     Row(
         "Resize",
+        [data("N", 1, 4, 5, dtype="uint8", low=0, high=200), *by(1, 1, 2, 4)],
+        {"mode": "linear"},
+        since=11,
+        gradient=False,
+    ),
+    Row(  # by thirds, which are rounded: what comes next to a whole number is cut off or not as sums are ordered
+        "Resize",
         [data("N", 1, 4, 5, dtype="uint8", low=0, high=200), *by(1, 1, 2, 1.5)],
         {"mode": "linear"},
         since=11,
         gradient=False,
+        atol=1.0,
+        name="bytes by thirds",
     ),
 ]
 REFUSED = [
