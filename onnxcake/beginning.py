@@ -41,8 +41,8 @@ class Beginning:
             files.write_json(folder / runs.CUT, {"key": self.key, "sha256": digest, "note": self.note})
 
 
-# The last one that was cut: a run is prepared several times before it begins and keeps it.
-_LATEST: dict[str, Beginning] = {}
+# The last one that was cut, by all that it depends on: a run is prepared several times before it begins and keeps it.
+_LATEST: dict[tuple[str, ...], Beginning] = {}
 
 
 def beginning(
@@ -76,7 +76,7 @@ def beginning(
         return Beginning()
     goal = Auto(**recipe.student.architecture.keys())
     key = files.sha256(files.canonical([facts.digest, asdict(goal), seed]))
-    kept = _kept(folder, key, facts) or _LATEST.get(key)
+    kept = _kept(folder, key, facts)
     if kept is not None:
         return kept
     if teacher is None:
@@ -85,9 +85,12 @@ def beginning(
             where=folder,
             remedy="Cut it with `onnxcake shrink`, and give it: --student FILE -o student.architecture=onnx.",
         )
-    _LATEST.clear()
-    _LATEST[key] = _cut(teacher, goal, key, seed)
-    return _LATEST[key]
+    graph = files.sha256(teacher.opened.safe.model.SerializeToString(deterministic=True))
+    made_from = (key, graph, teacher.opened.output, repr(teacher.signature))  # other inputs may be held elsewhere
+    if made_from not in _LATEST:
+        _LATEST.clear()
+        _LATEST[made_from] = _cut(teacher, goal, key, seed)
+    return _LATEST[made_from]
 
 
 def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:

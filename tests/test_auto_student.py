@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from onnxcake.job import Request, prepare
 from onnxcake.progress import Progress
 from onnxcake.recipe import Recipe
 from onnxcake.student.optimise import AdamOptimiser
+from onnxcake.teacher import Options
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits.onnx"
 SMALL = ["synthesis.batch=50", "synthesis.batches=2", "synthesis.steps=3", "student.epochs=2", "student.batch=25"]
@@ -88,6 +90,8 @@ def test_a_run_that_is_sized_first_is_cut_once(tmp_path: Path, monkeypatch: Any)
     request = fit(Request(DIGITS, "cake-image", tmp_path, overrides), Budget(passes=1000))
     extraction.run(request, Progress(quiet=True))
     assert len(cuts) == 1
+    prepare(replace(request, out=tmp_path / "other", options=Options(range=(0.0, 1.0))))
+    assert len(cuts) == 2  # of another reading of the same file
 
 
 def test_a_start_that_was_changed_is_cut_anew(tmp_path: Path) -> None:
