@@ -17,6 +17,7 @@ from .agreement import top_classes
 from .checkpoints import Checkpoints
 from .job import Job
 from .ort import Runtime
+from .plan import Plan
 from .probes import Probe
 from .progress import Progress, Stage
 from .pupil import Pupil
@@ -27,19 +28,22 @@ from .store import Store
 from .student import Student, Training
 from .student.training import Ask
 from .synthesis import Maker, Synthesis, Tick
-from .teacher import Teacher
+from .teacher import Teacher, pace
 
 _WATCHED = 2000  # of the probe's samples, for the curve
 
 
-def training_of(pupil: Pupil, key: Key, device: torch.device, teacher: Teacher | None, tick: Tick) -> Training:
+def training_of(pupil: Pupil, key: Key, plan: Plan, teacher: Teacher | None, tick: Tick) -> Training:
     """A fresh student, ready to learn.
 
     Args:
         teacher: for a regime that asks it; None where a finished set stands for it.
         tick: told how much it is asked.
     """
-    return Training(pupil.student(key), pupil.regime, device, None if teacher is None else _asked_of(teacher, tick))
+    student = pupil.student(key)
+    pace.apply(plan.pace, student)
+    ask = None if teacher is None else _asked_of(teacher, tick)
+    return Training(student, pupil.regime, torch.device(plan.device), ask)
 
 
 def _asked_of(teacher: Teacher, tick: Tick) -> Ask:

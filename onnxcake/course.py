@@ -30,6 +30,11 @@ class Course:
     memory: Memory | None = None
 
     @property
+    def asks(self) -> bool:
+        """Whether anyone looks at the teacher's answers to a batch as it was made."""
+        return self.learn_from != "fresh" or self.memory is not None
+
+    @property
     def total(self) -> int:
         """Student steps in all."""
         return (self.rounds - self.first) * self.steps

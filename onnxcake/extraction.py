@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def run(request: Request, progress: Progress) -> Report:
             progress.say(describe(job, forecast(job, runtime, store.finished)))
             spent, key = Spent(out), Key(job.run.seed)
             show = Shown(spent)
-            training = training_of(job.pupil, key, job.teacher.device, job.teacher, show)
+            training = training_of(job.pupil, key, job.plan, job.teacher, show)
             maker = maker_of(job, key, training, runtime, show)
             watch = None if job.probe is None else watcher(job.teacher, job.probe)
             rounds = rounds_of(job.pupil, training, store, out, spent, maker, watch)
@@ -215,7 +216,7 @@ def train(
         torch.set_num_threads(plan.threads)
         spent = Spent(out)
         show = Shown(spent)
-        training = training_of(pupil, Key(seed), torch.device(device), None, show)
+        training = training_of(pupil, Key(seed), replace(plan, device=device), None, show)
         learnt = work(rounds_of(pupil, training, samples, out, spent), spent, show, progress)
         return result.finish(
             out,

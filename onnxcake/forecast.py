@@ -13,6 +13,7 @@ import torch
 from .assembly import maker_of, shortened, training_of
 from .job import Job
 from .ort import Runtime
+from .plan import Plan
 from .progress import duration, size
 from .rng import Key
 from .store import Batch
@@ -59,7 +60,9 @@ def forecast(job: Job, runtime: Runtime, finished: int = 0) -> Forecast:
     batches = synthesis.total + synthesis.held_out - (finished if course.rounds == 1 else 0)
     sample_bytes = 4 * (job.teacher.signature.size + job.teacher.signature.classes) + 8
     fresh = regime.steps if course.learn_from == "fresh" else 0
-    queries = (batches + fresh) * synthesis.batch + (regime.steps * regime.batch if regime.live else 0)
+    asked = (batches if course.asks else synthesis.held_out) + (0 if regime.live else fresh)
+    lesson = regime.batch if course.learn_from == "kept" else synthesis.batch
+    queries = asked * synthesis.batch + (regime.steps * lesson if regime.live else 0)
     batch_s, fresh_s, step_s = _times(job, runtime)
     return Forecast(
         batches=batches,
@@ -91,11 +94,18 @@ def describe(job: Job, ahead: Forecast) -> str:
         _set(job, ahead),
         f"work       {ahead.batches} batches to make, {ahead.teacher_passes:,} teacher passes with "
         f"gradient, about {duration(ahead.synthesis_s)}; {ahead.student_steps:,} student steps, about "
-        f"{duration(ahead.training_s)} ({job.plan.device}, {job.plan.threads} threads)",
+        f"{duration(ahead.training_s)} ({', '.join(_how(job.plan))})",
     ]
     if not synthesis.has_gradient:
         lines[-1] = lines[-1].replace("0 teacher passes with gradient", "by asking for classes alone")
     return "\n".join(lines)
+
+
+def _how(plan: Plan) -> list[str]:
+    """How it is computed, in words."""
+    how = [plan.device, f"{plan.threads} thread{'s' if plan.threads > 1 else ''}"]
+    how += ["channels last"] if plan.channels_last else []
+    return [*how, f"gradients in {plan.dtype}"] if plan.dtype != "float32" else how
 
 
 def _set(job: Job, ahead: Forecast) -> str:
@@ -112,18 +122,22 @@ def _set(job: Job, ahead: Forecast) -> str:
 def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
     """Seconds of one batch, of one fresh draft, and of one student step."""
     key = Key(0).at("timing")
-    training = training_of(job.pupil, key, job.teacher.device, job.teacher, silent)
+    training = training_of(job.pupil, key, job.plan, job.teacher, silent)
     short = shortened(job.synthesis, _TRIED if job.synthesis.has_gradient else 1)
     maker = maker_of(job, key, training, runtime, silent, short)
     training.student.eval()
-    whole, batch = _timed(lambda number: maker.attempt(number))
-    fresh = _timed(lambda number: maker.fresh(key.at(number)))[0] if short.steps else whole
+    course, live = job.pupil.course, job.pupil.regime.live
+    whole, batch = _timed(lambda number: maker.attempt(number, ask=course.asks))
+    fresh, drawn = whole, batch
+    if short.steps or course.learn_from == "fresh":
+        fresh, drawn = _timed(lambda number: maker.fresh(key.at(number), ask=not live))
     each = max(whole - fresh, 0.0) / max(short.steps, 1)
-    rows = (batch.inputs, batch.logits, batch.labels)
-    if job.pupil.course.learn_from == "kept":
+    seen = drawn if course.learn_from == "fresh" else batch
+    rows = (seen.inputs, seen.logits, seen.labels)
+    if course.learn_from == "kept":
         chosen = torch.arange(job.pupil.regime.batch, device=batch.inputs.device) % len(batch.inputs)
         rows = (rows[0][chosen], rows[1][chosen], rows[2][chosen])
-    remember_s, recall_s, recalled = _memory(job.pupil.course.memory, maker, batch, key)
+    remember_s, recall_s, recalled = _memory(course.memory, maker, batch, key)
     lesson = Lesson(rows, recalled)
     step_s = _timed(lambda number: training.take(lesson, key.at("draw").generator()))[0]
     return fresh + each * job.synthesis.steps + remember_s, fresh, step_s + recall_s

@@ -21,7 +21,7 @@ from .rng import Key
 from .run import Run
 from .store import Layout
 from .synthesis import Synthesis
-from .teacher import Options, Signature, Teacher
+from .teacher import Options, Signature, Teacher, pace
 from .teacher.offers import View
 
 
@@ -86,7 +86,7 @@ def prepare(request: Request) -> Job:
     data = None if request.data is None else probes.load(request.data, signature.input_shape, signature.classes)
     synthesis, view = _method(request, recipe, teacher, data)
     plan = _plan(request.folder, recipe, teacher, synthesis)
-    synthesis = replace(synthesis, chunk=plan.chunk)
+    synthesis = replace(synthesis, chunk=plan.chunk, dtype=plan.dtype)
     begins = beginning(recipe, teacher.facts, request.student, request.folder, request.seed, teacher)
     if begins.note:
         view = replace(view, notes=(*view.notes, printable(begins.note)))
@@ -169,4 +169,8 @@ def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> 
     old = Plan.read(out / plans.FILE)
     plan = new if old is None else replace(old, device=new.device, torch=new.torch)
     torch.set_num_threads(plan.threads)
+    if old is None and synthesis.has_gradient:
+        found = pace.chosen(teacher, plan.chunk, synthesis.teacher_passes)
+        plan = replace(plan, channels_last=found.channels_last, dtype=found.dtype)
+    pace.apply(plan.pace, teacher.graph)
     return plan

@@ -25,6 +25,7 @@ from .synthesis.schedules import Constant
 from .synthesis.source import Source
 from .synthesis.update import Sgd
 from .teacher import Teacher
+from .teacher.pace import Dtype, Pace
 
 FILE = "plan.json"
 GROUPS = 10  # CAKE's rows, where the teacher has as many classes
@@ -45,6 +46,8 @@ class Plan:
         chunk: samples that go through the teacher at once.
         batches_per_shard: batches in one file of the store.
         torch: its version.
+        channels_last: whether convolutions' weights have the channels last in memory.
+        dtype: what gradients at the samples are computed in.
     """
 
     device: str
@@ -52,6 +55,13 @@ class Plan:
     chunk: int
     batches_per_shard: int
     torch: str
+    channels_last: bool = False
+    dtype: Dtype = "float32"
+
+    @property
+    def pace(self) -> Pace:
+        """How the teacher is computed."""
+        return Pace(self.channels_last, self.dtype)
 
     @classmethod
     def read(cls, path: Path) -> Plan | None:
@@ -170,7 +180,7 @@ def _misfits(
 
 
 def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
-    """A plan for this machine; nothing in it depends on timing, so that it comes out the same again."""
+    """A plan for this machine, without what only a timing tells (`onnxcake.teacher.pace`)."""
     chunk = synthesis.chunk
     whole = any(term.loss.scope == "batch" for term in synthesis.losses)
     if recipe.synthesis.chunk is None and not whole and synthesis.steps:

@@ -97,7 +97,7 @@ class Rounds:
         else:
             each = self.maker.synthesis.batches
             for index in range(self.round * each, (self.round + 1) * each):
-                self._latest = self.maker.make(index)
+                self._latest = self.maker.make(index, self.course.asks)
                 if self._pool is not None:
                     self.store.append(self._latest.cpu())
                     self._pool.extend(self._latest)
@@ -150,7 +150,9 @@ class Rounds:
         assert maker is not None, "what is not kept has to be made"
         for number in range(first, course.steps):
             key = self.key.at("round", self.round, number)
-            batch = self._latest if course.learn_from == "same" else maker.fresh(key.at("fresh"), self.training.step)
+            batch = self._latest
+            if course.learn_from == "fresh":
+                batch = maker.fresh(key.at("fresh"), self.training.step, ask=not self.training.regime.live)
             memory = None if course.memory is None else course.memory.recall(self._memory, maker, key.at("recall"))
             yield Lesson((batch.inputs, batch.logits, batch.labels), memory)
 

@@ -64,7 +64,8 @@ def test_every_methods_settings_are_a_recipe(scripts: dict[str, ModuleType]) -> 
     for name, method in settings.items():
         recipe = Recipe.load(name, ["student.architecture=lenet5-half", *method.overrides])
         assert recipe.student.architecture.name == "lenet5-half"
-    assert set(names()) - set(settings) == {"cake", "cake-image", "cake-vector"}  # cake-mnist stands for them
+    ours = {"cake-image", "cake-vector", "layercake", "layercake-offline"}
+    assert set(names()) - set(settings) == {"cake", *ours}  # cake-mnist stands for cake
 
 
 def test_every_family_can_be_a_student(scripts: dict[str, ModuleType]) -> None:

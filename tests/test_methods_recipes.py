@@ -10,7 +10,7 @@ import pytest
 from onnxcake import matrix
 from onnxcake.recipe import Recipe, names, text_of
 
-OURS = {"cake-image", "cake-vector"}  # sizes of our own
+OURS = {"cake-image", "cake-vector", "layercake", "layercake-offline"}  # sizes of our own
 METHODS = {
     *("deepdream", "deepinversion", "adi", "zskd", "soft-target", "zsdb3kd", "dafl", "dfad", "zskt", "dfq", "cmi"),
     *("fast-dfkd", "mb-dfkd", "pre-dfkd", "retain-acquire", "retain-acquire-replay", "random-noise", "kd", "metadata"),

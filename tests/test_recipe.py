@@ -90,7 +90,7 @@ def test_every_recipe_that_ships_loads_and_comes_back(name: str) -> None:
 
 
 def test_the_recipes_that_ship() -> None:
-    assert {"cake", "lake", "naive", "cake-image", "cake-mnist", "cake-vector"} <= set(names())
+    assert {"cake", "lake", "naive", "cake-image", "cake-mnist", "cake-vector", "layercake"} <= set(names())
     assert len({Recipe.load(name).digest for name in names()}) == len(names())
 
 
@@ -388,20 +388,20 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "number for a bool",
         "prior: normal",
         "clip: 1",
-        ["5:21: synthesis.source.pixels.clip: should be a valid boolean, not '1'"],
+        ["5:21: synthesis.source.pixels.clip: should be a valid boolean or should be 'known', not '1'"],
     ),
     (
         "word for a bool",
         "prior: normal",
         "clip: yes",
-        ["""5:21: synthesis.source.pixels.clip: should be a valid boolean, not '"yes"'"""],
+        ["""5:21: synthesis.source.pixels.clip: should be a valid boolean or should be 'known', not '"yes"'"""],
     ),
     ("number for text", "title: a test", "title: 2026", ["2:1: title: should be a valid string, not '2026'"]),
     (
         "no such choice",
         "prior: normal",
         "prior: laplace",
-        ["""5:21: synthesis.source.pixels.prior: should be 'normal' or 'uniform', not '"laplace"'"""],
+        ["""5:21: synthesis.source.pixels.prior: should be 'normal', 'uniform' or 'fields', not '"laplace"'"""],
     ),
     (
         "text in a list",

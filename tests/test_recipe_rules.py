@@ -235,7 +235,7 @@ SEVERAL = {
     "its key": (
         "synthesis.augment",
         {"jitter": {"pixels": 0}},
-        "synthesis.augment.jitter.pixels: should be greater than or equal to 1, not '0'",
+        "synthesis.augment.jitter.pixels: should be greater than or equal to 1 or should be 'auto', not '0'",
     ),
     "a match": ("student.match", {"atention": {}}, "unknown key 'atention' (did you mean 'attention'?)"),
     "a memory": ("student.memory", {"banks": {}}, "unknown key 'banks' (did you mean 'bank'?)"),

@@ -37,8 +37,9 @@ from onnxcake.synthesis.sources.generator import Generator
 from onnxcake.synthesis.sources.latent import Latent, MetaLatent
 from onnxcake.synthesis.sources.noise import Noise
 from onnxcake.synthesis.sources.pixels import Pixels
+from onnxcake.synthesis.sources.pool import Pool
 from onnxcake.synthesis.step import Context, Loss, Step
-from onnxcake.synthesis.update import Adam, Sgd
+from onnxcake.synthesis.update import Adam, Sgd, Sign
 from onnxcake.teacher import Teacher
 
 KEY = Key(5)
@@ -118,6 +119,13 @@ WAYS = {
     "latent, kept": Way(Latent(**SMALL), Course(4, 4, first=1), INVERTED, batches=2, per_shard=3),
     "meta, kept, live": Way(
         MetaLatent(**SMALL), Course(4, 4), INVERTED, held_out=3, regime={"live": True, "augment": (shaken,)}
+    ),
+    "pool, fresh, live": Way(
+        Pool(size=60, renew=0.1),
+        Course(6, 3, learn_from="fresh"),
+        INVERTED,
+        Sign(Constant(0.05)),
+        regime={"live": True, "augment": (shaken,)},
     ),
     "learnt loss, kept": Way(
         Pixels(), Course(5, 3), (*INVERTED, Weighted("judged", 1.0, Judged())), held_out=1, per_shard=2
@@ -476,8 +484,8 @@ def made_by(run: Rounds) -> list[tuple[int, Batch, int]]:
     assert run.maker is not None
     real = run.maker.make
 
-    def make(index: int) -> Batch:
-        batch = real(index)
+    def make(index: int, ask: bool = True) -> Batch:
+        batch = real(index, ask)
         made.append((index, batch, run.round))
         return batch
 
@@ -625,9 +633,9 @@ def test_a_loss_may_begin_later(teacher: Teacher, tmp_path: Path) -> None:
     assert run.maker is not None
     real = run.maker.make
 
-    def make(index: int) -> Batch:
+    def make(index: int, ask: bool = True) -> Batch:
         notes.clear()
-        batch = real(index)
+        batch = real(index, ask)
         heard[index] = Counter(notes)
         return batch
 
@@ -661,9 +669,9 @@ def test_the_student_learns_in_train_mode_and_is_asked_in_eval_mode(way: Way, te
     assert run.maker is not None
     make, take = run.maker.make, run.training.take
 
-    def same_buffers(index: int) -> Batch:
+    def same_buffers(index: int, ask: bool = True) -> Batch:
         before = {name: value.clone() for name, value in student.state_dict().items()}
-        batch = make(index)
+        batch = make(index, ask)
         assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
         assert all(parameter.grad is None or run.training.step for parameter in student.parameters())
         return batch
@@ -712,8 +720,10 @@ def test_passes_and_queries_are_told_exactly(way: Way, teacher: Teacher, tmp_pat
     batches = way.total + way.held_out
     if way.course.memory is not REPLAY:
         assert told[0] == run.maker.synthesis.teacher_passes == batches * BATCH * way.steps
-        fresh = way.course.total if way.course.learn_from == "fresh" else 0
-        assert told[1] == (batches + fresh) * BATCH
+        live = way.regime.get("live", False)
+        fresh = way.course.total if way.course.learn_from == "fresh" and not live else 0
+        asked = batches if way.course.asks else way.held_out  # of fresh drafts alone the answers are looked at
+        assert told[1] == (asked + fresh) * BATCH
     else:  # 4 rows of each batch and 2 of its own are fitted, twice; 2 are recalled, by one step, for each lesson
         rounds, steps = way.course.rounds, way.course.total
         assert told[0] == batches * BATCH * way.steps + rounds * 2 * 4 + (rounds - 1) * 2 * 2 + steps * 2

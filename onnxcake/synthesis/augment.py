@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..quantities import Count, Positive
+from ..quantities import Count, Positive, Share
 from ..teacher import Signature
 from .step import Parts
+
+Pixels = Count | Literal["auto"]
+_SIDE = 14  # of which one pixel is
 
 
 class Augment:
@@ -35,18 +39,23 @@ class Jitter(Augment):
     DeepInversion's (Yin et al., CVPR 2020): ±2 pixels on CIFAR-10, ±30 on ImageNet. Signals are rolled in time.
 
     Attributes:
-        pixels: the most, either way.
+        pixels: the most, either way; ``auto``: a fourteenth of each side, 2 of 28, and none where there are no sides.
     """
 
-    pixels: Count = 2
+    pixels: Pixels = 2
 
     def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
         sides = tuple(range(2, x.dim()))
-        offsets = torch.randint(-self.pixels, self.pixels + 1, (len(sides),), generator=draw, device=draw.device)
-        return torch.roll(x, tuple(offsets.tolist()), sides)
+        if not sides:
+            return x
+        offsets = [
+            int(torch.randint(-most, most + 1, (), generator=draw, device=draw.device))
+            for most in (_most(self.pixels, x.shape[side]) for side in sides)
+        ]
+        return torch.roll(x, offsets, sides)
 
     def unfit(self, signature: Signature) -> str | None:
-        return _without_sides(signature)
+        return None if self.pixels == "auto" else _without_sides(signature)
 
 
 @dataclass(frozen=True)
@@ -92,23 +101,44 @@ class Shift(Augment):
     """Each sample moved by a random offset along each side, its edge repeated into what becomes free.
 
     Attributes:
-        pixels: the most, either way.
+        pixels: the most, either way; ``auto``: a fourteenth of each side, 2 of 28, and none where there are no sides.
     """
 
-    pixels: Count = 2
+    pixels: Pixels = 2
 
     def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
         padded = x
         for side in range(2, x.dim()):
             # By hand: torch's own replicating pad adds up its gradient in no fixed order on a GPU.
             sizes = [-1] * x.dim()
-            sizes[side] = self.pixels
+            sizes[side] = _most(self.pixels, x.shape[side])
             ends = padded.narrow(side, 0, 1), padded.narrow(side, x.shape[side] - 1, 1)
             padded = torch.cat([ends[0].expand(sizes), padded, ends[1].expand(sizes)], side)
         return _windows(padded, x, draw)
 
     def unfit(self, signature: Signature) -> str | None:
-        return _without_sides(signature)
+        return None if self.pixels == "auto" else _without_sides(signature)
+
+
+@dataclass(frozen=True)
+class Mixup(Augment):
+    """Some samples mixed with another of the batch: λ x + (1 − λ) x′, λ ~ U(½, 1), for answers that are asked anew.
+
+    The mixture of mixup (Zhang et al., ICLR 2018) without its mixture of labels: what lies between two samples is where
+    a classifier decides, and only the teacher knows how.
+
+    Attributes:
+        share: of the samples that are mixed.
+    """
+
+    share: Share = 0.5
+
+    def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        own = 1 - torch.rand(len(x), generator=draw, device=draw.device) / 2
+        mixed = torch.rand(len(x), generator=draw, device=draw.device) < self.share
+        own = torch.where(mixed, own, torch.ones_like(own)).to(x).reshape(-1, *[1] * (x.dim() - 1))
+        others = torch.randperm(len(x), generator=draw, device=draw.device).to(x.device)
+        return torch.lerp(x[others], x, own)
 
 
 @dataclass(frozen=True)
@@ -145,6 +175,10 @@ class Augments:
         return next((reason for part in self.parts if (reason := part.unfit(signature))), None)
 
 
+def _most(pixels: Pixels, side: int) -> int:
+    return round(side / _SIDE) if isinstance(pixels, str) else pixels
+
+
 def _windows(padded: Tensor, like: Tensor, draw: torch.Generator) -> Tensor:
     """Out of each padded sample a window of the shape of ``like``, its place drawn for each side."""
     for side in range(2, like.dim()):
@@ -165,4 +199,4 @@ def _without_sides(signature: Signature) -> str | None:
     return f"it moves samples along their sides, and inputs of shape {list(signature.shape)} have none"
 
 
-AUGMENTS: Parts = {"jitter": Jitter, "flip": Flip, "crop": Crop, "shift": Shift, "noise": Noise}
+AUGMENTS: Parts = {"jitter": Jitter, "flip": Flip, "crop": Crop, "shift": Shift, "mixup": Mixup, "noise": Noise}

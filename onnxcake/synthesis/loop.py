@@ -14,6 +14,7 @@ from ..rng import Key
 from ..store import Batch, Store
 from ..teacher import Teacher
 from ..teacher.offers import View
+from ..teacher.pace import hurried
 from .finite import NotFinite, check, diverged
 from .lasting import Lasting, by_leaves, parameters_of
 from .source import Asked, Draft
@@ -76,8 +77,11 @@ class Maker:
         alone = self.synthesis.source.independent and "student" not in self.synthesis.needs
         return alone and not self.lasting.tensors()
 
-    def make(self, index: int) -> Batch:
+    def make(self, index: int, ask: bool = True) -> Batch:
         """Batch ``index``; an independent one that diverges is started afresh, a few times.
+
+        Args:
+            ask: for the teacher's answers to it; without, its logits are [n, 0].
 
         Raises:
             Diverged: if it stays non-finite.
@@ -85,12 +89,12 @@ class Maker:
         failures: list[NotFinite] = []
         for attempt in range(ATTEMPTS if self.independent else 1):
             try:
-                return self.attempt(index, attempt)
+                return self.attempt(index, attempt, ask)
             except NotFinite as failure:
                 failures.append(failure)
         raise diverged(self.teacher.name, self.synthesis, index, failures)
 
-    def attempt(self, index: int, attempt: int = 0) -> Batch:
+    def attempt(self, index: int, attempt: int = 0, ask: bool = True) -> Batch:
         """Batch ``index`` from its start number ``attempt``."""
         synthesis, key = self.synthesis, self.key.at("batch", index, attempt)
         asked, draft = self._start(key, index)
@@ -98,7 +102,7 @@ class Maker:
         size = synthesis.update.step_size(position)
         terms = tuple(term for term in synthesis.losses if position >= term.after)
         self.refine(draft, asked, terms, synthesis.steps, synthesis.update, size, key, self._learnt)
-        return self._finished(draft, asked, index, attempt)
+        return self._finished(draft, asked, index, attempt, ask)
 
     def refine(
         self,
@@ -128,17 +132,18 @@ class Maker:
                 check(trace[: number + 1], terms)
         if (outer := draft.outer()) is not None:
             _advance(update, *outer, size, noise)
-        if step is not None:
-            with torch.no_grad():
+        with torch.no_grad():
+            draft.settle()
+            if step is not None:
                 for term in terms:
                     term.loss.settle(step, self.states.get(term.name))
         check(trace, terms)
 
-    def fresh(self, key: Key, number: int = 0) -> Batch:
-        """The batch of some number as it is drafted, without steps, with the teacher's answers."""
+    def fresh(self, key: Key, number: int = 0, ask: bool = True) -> Batch:
+        """The batch of some number as it is drafted, without steps; ``ask`` as for `make`."""
         asked, draft = self._start(key, number)
         try:
-            return self._finished(draft, asked, 0, 0)
+            return self._finished(draft, asked, 0, 0, ask)
         except NotFinite as failure:
             raise diverged(self.teacher.name, self.synthesis, number, [failure]) from failure
 
@@ -199,19 +204,27 @@ class Maker:
 
     def _step(self, part: Tensor, asked: Asked, rows: slice, draw: torch.Generator) -> Step:
         inputs = self.teacher.signature.to_input(part)
-        logits, taps = self.teacher.answer(inputs, self._taps)
         with_gradient = torch.is_grad_enabled()
+        dtype = self.synthesis.dtype if with_gradient else "float32"
+        with hurried(self.teacher.device, dtype):
+            logits, taps = self.teacher.answer(inputs, self._taps)
         self.tick(len(part) if with_gradient else 0, 0 if with_gradient else len(part))
         student = self._student
+
+        def ask() -> Tensor:
+            assert student is not None
+            with hurried(self.teacher.device, dtype):
+                return student(inputs).float()
+
         return Step(
             part,
             asked.labels[rows],
-            logits,
+            logits.float(),
             self.synthesis.groups,
             self.teacher.signature.task == "multilabel",
             None if asked.targets is None else asked.targets[rows],
-            taps,
-            ask=None if student is None else lambda: student(inputs),
+            {name: value.float() for name, value in taps.items()},
+            ask=None if student is None else ask,
             again=lambda view: self._step(view, asked, rows, draw),
             draw=draw,
         )
@@ -225,17 +238,18 @@ class Maker:
         self.tick(0, len(x))
         return self._classify(self.teacher.signature.whole(self.teacher.signature.to_input(x)))
 
-    def _finished(self, draft: Draft, asked: Asked, index: int, attempt: int) -> Batch:
-        """The last iterate with what the teacher says to it."""
+    def _finished(self, draft: Draft, asked: Asked, index: int, attempt: int, ask: bool) -> Batch:
+        """The last iterate, with what the teacher says to it if it is asked."""
         with torch.no_grad():
             given = draft.answers(self._classes, asked.labels)
             own = draft.asked()
             inputs = self.teacher.signature.whole(self.teacher.signature.to_input(draft.render())).detach()
-            logits = self.answers(inputs) if given is None else given
-        if not (inputs.isfinite().all() and logits.isfinite().all()):
+            if given is None:
+                given = self.answers(inputs) if ask else inputs.new_zeros(len(inputs), 0)
+        if not (inputs.isfinite().all() and given.isfinite().all()):
             raise NotFinite(None, self.synthesis.steps)
         labels = asked.labels if own is None else own.to(asked.labels)
-        return Batch(index, inputs, logits.float(), labels, attempt)
+        return Batch(index, inputs, given.float(), labels, attempt)
 
 
 def synthesize(maker: Maker, store: Store) -> None:

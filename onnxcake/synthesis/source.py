@@ -49,6 +49,9 @@ class Draft:
         """What lasts beyond this draft, and the gradient to step it by once, after the last step (meta-learning)."""
         return None
 
+    def settle(self) -> None:
+        """Told that the last step is done, without gradient: a source that lasts takes back what it needs."""
+
     def gradients(self, classify: Classify, asked: Tensor) -> Sequence[Sequence[Tensor]] | None:
         """The gradients found by asking for classes alone; None if they come from the losses, as they do but for
         decision-based sources. Answers may be kept for `answers`."""

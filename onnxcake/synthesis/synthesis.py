@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..teacher.pace import Dtype
 from .augment import Augment
 from .labels import Labels
 from .source import Source
@@ -27,6 +28,7 @@ class Synthesis:
             own gradient shrinks as the batch grows; it is scaled back to what it is at this size.
         chunk: samples that go through the teacher at once, a multiple of ``groups``.
         rounds: how often synthesis and student take turns.
+        dtype: what gradients at the samples are computed in; answers are in float32.
     """
 
     source: Source
@@ -42,6 +44,7 @@ class Synthesis:
     chunk: int
     rounds: int = 1
     augment: tuple[Augment, ...] = ()
+    dtype: Dtype = "float32"
 
     @property
     def total(self) -> int:

@@ -93,4 +93,19 @@ class Adam:
         torch._foreach_addcdiv_(leaves.tensors, held["mean"], below, -rate)
 
 
-UPDATES: Parts = {"sgd": Sgd, "langevin": Langevin, "adam": Adam}
+@dataclass(frozen=True)
+class Sign:
+    """x ← x − η sign(∇L): every value moves equally far (Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018).
+
+    What the losses weigh against each other counts, their size does not: a teacher with steep logits is stepped as far
+    as one with flat ones.
+    """
+
+    step_size: Schedule
+
+    def __call__(self, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator) -> None:
+        for leaf, gradient in zip(leaves.tensors, gradients, strict=True):
+            leaf.add_(gradient.sign(), alpha=-step_size * leaves.rate)
+
+
+UPDATES: Parts = {"sgd": Sgd, "langevin": Langevin, "adam": Adam, "sign": Sign}

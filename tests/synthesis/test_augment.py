@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onnxcake.rng import Key
-from onnxcake.synthesis.augment import AUGMENTS, Augment, Augments, Crop, Flip, Jitter, Noise, Shift
+from onnxcake.synthesis.augment import AUGMENTS, Augment, Augments, Crop, Flip, Jitter, Mixup, Noise, Shift
 from onnxcake.teacher import Signature
 
-ALL = [Jitter(1), Flip(), Flip(whole_batch=True), Crop(1), Shift(1), Noise(0.5)]
+ALL = [Jitter(1), Flip(), Flip(whole_batch=True), Crop(1), Shift(1), Mixup(), Noise(0.5)]
 IMAGES = torch.arange(6 * 2 * 4 * 5, dtype=torch.float32).reshape(6, 2, 4, 5) + 1
 
 
@@ -137,11 +137,42 @@ def test_several_are_done_in_their_order() -> None:
 def test_unfit_inputs_are_named() -> None:
     image, signal, table = signature(3, 8, 8), signature(2, 40), signature(7)
     assert not any(part.unfit(image) for part in ALL)
-    assert [part.unfit(signal) is None for part in ALL] == [True, False, False, True, True, True]
-    assert [part.unfit(table) is None for part in ALL] == [False] * 5 + [True]
+    assert [part.unfit(signal) is None for part in ALL] == [True, False, False, True, True, True, True]
+    assert [part.unfit(table) is None for part in ALL] == [False] * 5 + [True, True]
     assert Augments((Noise(), Flip())).unfit(table) == Flip().unfit(table)
     assert Augments((Noise(), Flip())).unfit(image) is None
 
 
 def test_every_augmentation_has_a_name() -> None:
     assert set(AUGMENTS.values()) == {type(part) for part in ALL}
+
+
+def test_mixtures_lie_nearer_to_their_own_sample() -> None:
+    x, draw = torch.randn(4000, 3, generator=Key(0).generator()), draws()
+    out = Mixup(0.25)(x, draw)
+    mixed = (out != x).any(1)
+    assert abs(int(mixed.sum()) - 1000) < 5 * 750**0.5
+    first = 0
+    for row in torch.nonzero(mixed).flatten()[:50].tolist():
+        # out = λ x + (1 − λ) x′ for one x′ of the batch: all three coordinates tell the same λ
+        own = (out[row] - x) / (x[row] - x)
+        spread = (own.amax(1) - own.amin(1)).nan_to_num(9)
+        other = int(spread.argmin())
+        assert spread[other] < 1e-3 and other != row
+        assert 0.5 - 1e-3 <= float(own[other].mean()) <= 1
+        first += float(own[other].mean()) < 0.75
+    assert 10 < first < 40
+
+
+def test_auto_moves_by_a_fourteenth_of_each_side_and_leaves_vectors() -> None:
+    x = torch.arange(42.0 * 15).reshape(1, 1, 42, 15)
+    draw, seen = draws(), set()
+    for _ in range(400):
+        out = Jitter("auto")(x, draw)
+        seen.add((int(out[0, 0, 0, 0]) // 15, int(out[0, 0, 0, 0]) % 15))
+    assert seen == {(-i % 42, -j % 15) for i in range(-3, 4) for j in range(-1, 2)}
+    vectors = torch.randn(5, 7)
+    for part in (Jitter("auto"), Shift("auto")):
+        assert torch.equal(part(vectors, draw), vectors)
+        assert part.unfit(signature(7)) is None
+        assert type(part)().unfit(signature(7)) is not None

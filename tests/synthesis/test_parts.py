@@ -20,7 +20,7 @@ from onnxcake.synthesis.schedules import Constant, Cosine, Decay
 from onnxcake.synthesis.source import Asked
 from onnxcake.synthesis.sources.pixels import PixelDraft, Pixels
 from onnxcake.synthesis.step import Context, Leaves
-from onnxcake.synthesis.update import Adam, Langevin, Sgd
+from onnxcake.synthesis.update import Adam, Langevin, Sgd, Sign
 from onnxcake.teacher import Signature
 from onnxcake.teacher.offers import LastLayer, View
 
@@ -234,7 +234,7 @@ def test_sgd_is_plain_descent_and_draws_nothing() -> None:
     assert torch.equal(noise.get_state(), before)
 
 
-@pytest.mark.parametrize("update", [Sgd(Constant(1.0)), Langevin(Constant(1.0)), Adam(Constant(1.0))], ids=UPDATES)
+@pytest.mark.parametrize("update", [kind(Constant(1.0)) for kind in (Sgd, Langevin, Adam, Sign)], ids=UPDATES)
 def test_every_leaf_is_stepped_and_rate_multiplies_the_step_size(update: Any) -> None:
     """Half the step size at twice the rate is the same to the bit, noise included."""
     starts = [torch.randn(3, 2, generator=generator("one")), torch.randn(5, generator=generator("two"))]
@@ -250,6 +250,12 @@ def test_every_leaf_is_stepped_and_rate_multiplies_the_step_size(update: Any) ->
     for start, plain, same, further in zip(starts, *ends, strict=True):
         assert torch.equal(plain, same)
         assert not (torch.isclose(plain, start).any() or torch.isclose(plain, further).any())
+
+
+def test_signed_steps_move_every_value_alike() -> None:
+    leaf = torch.zeros(4)
+    Sign(Constant(1.0))(Leaves([leaf]), [torch.tensor([1e-30, -7.0, 0.0, 1e30])], 0.25, generator("noise"))
+    assert leaf.tolist() == [-0.25, 0.25, 0.0, -0.25]
 
 
 def test_sgd_may_bound_the_move_of_each_value() -> None:

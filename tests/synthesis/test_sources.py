@@ -17,6 +17,8 @@ from onnxcake.synthesis.sources.data import Data
 from onnxcake.synthesis.sources.generator import Generator, GeneratorDraft, Learning, Together
 from onnxcake.synthesis.sources.latent import Latent, LatentDraft, MetaDraft, MetaLatent
 from onnxcake.synthesis.sources.noise import Noise
+from onnxcake.synthesis.sources.pixels import Pixels
+from onnxcake.synthesis.sources.pool import Particles, Pool
 from onnxcake.synthesis.step import Context, Leaves
 from onnxcake.teacher import Signature
 from onnxcake.teacher.offers import View
@@ -39,7 +41,7 @@ def key(number: int = 0) -> Key:
 
 def gradients(draft: Draft, wanted: float = 1.0) -> list[list[Tensor]]:
     """Of a plain loss, one list for each of the draft's leaves."""
-    tensors = [tensor for leaves in draft.leaves for tensor in leaves.tensors]
+    tensors = [tensor.requires_grad_(True) for leaves in draft.leaves for tensor in leaves.tensors]
     loss = (draft.render() - wanted).abs().mean()
     flat = list(torch.autograd.grad(loss, tensors))
     return [[flat.pop(0) for _ in leaves.tensors] for leaves in draft.leaves]
@@ -163,7 +165,7 @@ def test_samples_of_any_shape_follow_their_leaves(source: Source, shape: tuple[i
     assert all(tensor.isfinite().all() for leaves in draft.leaves for tensor in leaves.tensors)
 
 
-@pytest.mark.parametrize("source", [*LEARNING, Noise(), Data()], ids=repr)
+@pytest.mark.parametrize("source", [*LEARNING, Noise(), Data(), Pool(size=20), Pixels(prior="fields")], ids=repr)
 def test_the_same_key_gives_the_same_bits(source: Source) -> None:
     def rendered(number: int, ambient: int) -> Tensor:
         with Key(ambient).as_default():  # whatever torch's own stream holds
@@ -177,7 +179,7 @@ def test_the_same_key_gives_the_same_bits(source: Source) -> None:
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("source", [Generator(**SMALL), MetaLatent(**SMALL)], ids=repr)
+@pytest.mark.parametrize("source", [Generator(**SMALL), MetaLatent(**SMALL), Pool(size=20)], ids=repr)
 def test_first_weights_depend_on_the_runs_seed(source: Source) -> None:
     first, again, other = (source.begin(context(seed=seed)) for seed in (0, 0, 1))
     assert first is not None and again is not None and other is not None
@@ -450,3 +452,69 @@ def test_a_conditional_generator_follows_the_class_asked_for() -> None:
     before = draft.render()
     draft.told(Asked(others))
     assert held is not None and torch.equal(draft.render(), before), "it is told nothing"
+
+
+# --- particles ---------------------------------------------------------------------------------------------
+
+
+def particles(source: Pool, there: Context) -> Particles:
+    lasting = source.begin(there)
+    assert isinstance(lasting, Particles)
+    return lasting
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_particles_are_put_back_where_they_were_and_nowhere_else(shape: tuple[int, ...]) -> None:
+    there = context(shape, range=(-1.0, 1.0))
+    source = Pool(size=20, renew=0.0)
+    lasting = particles(source, there)
+    before = lasting.x.clone()
+    draft = source.draft(8, there, key(), lasting)
+    taken = draft.render().detach().clone()
+    rows = [next(i for i, x in enumerate(before) if torch.equal(x, one)) for one in taken]
+    assert len(set(rows)) == 8
+    stepped(draft, 3)
+    with torch.no_grad():
+        draft.project()
+    assert torch.equal(lasting.x, before), "a draft that is not finished leaves them"
+    draft.settle()
+    assert torch.equal(lasting.x[rows], draft.render())
+    others = [i for i in range(20) if i not in rows]
+    assert torch.equal(lasting.x[others], before[others])
+    assert lasting.x.abs().max() <= 1 and not lasting.x.requires_grad
+
+
+def test_a_share_of_the_particles_begins_anew() -> None:
+    there = context((1, 8, 8))
+    source = Pool(size=40, renew=0.25)
+    lasting = particles(source, there)
+    x = source.draft(8, there, key(), lasting).render()
+    old = [any(torch.equal(one, other) for other in lasting.x) for one in x]
+    assert sum(old) == 6
+    drawn = {tuple(source.draft(8, there, key(n), lasting).render()[:2].flatten().tolist()) for n in range(5)}
+    assert len(drawn) == 5
+
+
+def test_a_pool_sizes_itself() -> None:
+    """4000 samples, or what 256 MiB hold, but two batches of 8 at least."""
+    for shape, size in (((1, 8, 8), 4000), ((3, 224, 224), (256 << 20) // (4 * 3 * 224 * 224)), ((3, 2500, 2500), 16)):
+        drawn: list[int] = []
+        there = context(shape)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "onnxcake.synthesis.sources.pool.fields",
+                lambda samples, shape, *_, drawn=drawn: (drawn.append(samples), torch.zeros(1))[1],
+            )
+            particles(Pool(), there)
+        assert drawn == [size]
+
+
+def test_particles_stay_within_the_range_from_the_start() -> None:
+    bounded = context((2, 9), range=(0.0, 1.0), mean=(0.5,), std=(0.25,))
+    for source in (Pool(size=50), Pixels(prior="fields", clip="known")):
+        x = source.draft(8, bounded, key(), source.begin(bounded)).render()
+        assert x.min() == -2 and x.max() == 2
+    free = Pixels(prior="fields", clip="known").draft(8, context((2, 9)), key(), None).render()
+    assert free.abs().max() > 2
+    assert Pixels(clip="known").unfit(context().signature) is None
+    assert Pixels(clip=True).unfit(context().signature) is not None

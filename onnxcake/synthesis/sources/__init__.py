@@ -8,6 +8,7 @@ from .latent import Latent, MetaLatent
 from .noise import Noise
 from .noisy_layer import NoisyLayer
 from .pixels import Pixels
+from .pool import Pool
 
 SOURCES: Parts = {
     "boundary": Boundary,
@@ -18,4 +19,5 @@ SOURCES: Parts = {
     "noise": Noise,
     "noisy_layer": NoisyLayer,
     "pixels": Pixels,
+    "pool": Pool,
 }

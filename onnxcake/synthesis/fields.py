@@ -1,0 +1,71 @@
+"""Random fields: noise of every smoothness and every contrast, for inputs of any shape.
+
+White noise tells a network little about what it does on real inputs, which are smooth at some scale, often flat at the
+ends of their range, and sharply bounded in between. A Gaussian random field that is blurred at a scale of its own,
+stretched to a contrast of its own and cut off at the range looks like that in many ways at once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_SHARPEST = 0.25  # deviations of the blur, in places: as good as none,
+_SMOOTHEST = 0.2  # and in sides, where a side holds two or three waves
+
+
+def fields(
+    samples: int, shape: tuple[int, ...], generator: torch.Generator, contrast: tuple[float, float] = (0.5, 8.0)
+) -> Tensor:
+    """Gaussian random fields [samples, *shape] in standard units, not cut off at any range.
+
+    Each sample is white noise, blurred along each side by a Gaussian whose deviation is drawn log-uniformly from a
+    quarter of a place to a fifth of the side; sides wrap around. It is brought to a deviation c, log-uniform in
+    ``contrast``, and moved by c · N(0, 1). The channels of images have a part in common, which is between none and all.
+    Shapes of rank 2 are blurred both ways, as either may be time; vectors are not, as their places have no order.
+
+    Args:
+        generator: on the CPU, so that a key means the same fields everywhere.
+        contrast: the least and the largest c.
+    """
+    x = torch.randn(samples, *shape, generator=generator)
+    for side in _sides(shape):
+        x = _blurred(x, side, generator)
+    if len(shape) > 2 and shape[0] > 1:
+        share = _for_each(torch.rand(samples, generator=generator), x)
+        x = x / _deviation(x)
+        common = x.mean(1, keepdim=True) * math.sqrt(shape[0])
+        x = share.sqrt() * common + (1 - share).sqrt() * x
+    low, high = map(math.log, contrast)
+    scale = _for_each((low + (high - low) * torch.rand(samples, generator=generator)).exp(), x)
+    middle = _for_each(torch.randn(samples, generator=generator), x)
+    return scale * (x / _deviation(x) + middle)
+
+
+def _sides(shape: tuple[int, ...]) -> range:
+    """The axes of a batch along which neighbours are alike."""
+    return range(1, 3) if len(shape) == 2 else range(2, len(shape) + 1)
+
+
+def _blurred(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Each sample blurred along ``side``, by as much as is drawn for it, through its spectrum."""
+    size = x.shape[side]
+    low, high = math.log(_SHARPEST), math.log(max(_SMOOTHEST * size, _SHARPEST))
+    deviation = (low + (high - low) * torch.rand(len(x), generator=generator)).exp()
+    frequencies = torch.fft.rfftfreq(size)
+    passed = (-2 * (math.pi * deviation[:, None] * frequencies).square()).exp()
+    shape = [len(x)] + [1] * (x.dim() - 1)
+    shape[side] = len(frequencies)
+    blurred: Tensor = torch.fft.irfft(torch.fft.rfft(x, dim=side) * passed.reshape(shape), n=size, dim=side)
+    return blurred
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Root mean square of each sample; its mean is 0 but for chance."""
+    return _for_each(x.flatten(1).square().mean(1).sqrt().clamp_min(1e-6), x)
+
+
+def _for_each(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.dim() - 1))

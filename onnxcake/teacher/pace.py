@@ -1,0 +1,127 @@
+"""How a teacher is computed fastest on this machine, found out by a short timing, once for a run.
+
+Two things are tried: convolutions' weights with the channels last in memory, and, where a gradient is wanted, bfloat16
+in the operators that gain by it (autocast). Neither changes what the teacher answers: the answers that a student learns
+from are always those in float32, and a gradient in bfloat16 is taken only where it points the same way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..rng import Key
+from .teacher import Teacher
+
+Dtype = Literal["float32", "bfloat16"]
+
+_WORTH_S = 20.0  # of gradients: shorter work is not worth a timing, and stays plain
+_GAIN = 1.15  # times faster, or it is not worth leaving the plain way
+_TIMES = 6  # the first of them is not counted
+_ALIKE = 0.95  # cosine of most samples' gradients with the plain ones
+_SAME = 0.9  # of the samples at least are of the same class
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the teacher is computed.
+
+    Attributes:
+        channels_last: convolutions' weights, the teacher's and the student's, have the channels last in memory.
+        dtype: of what gradients at the samples are computed in.
+    """
+
+    channels_last: bool = False
+    dtype: Dtype = "float32"
+
+
+PLAIN = Pace()
+_FOUND: dict[tuple[str, int, int, str], Pace] = {}  # what was timed in this process: noise does not turn a run's key
+
+
+def chosen(teacher: Teacher, chunk: int, passes: int) -> Pace:
+    """The fastest way for so many gradients, ``chunk`` samples at once; the plain one where that is as good.
+
+    Leaves the teacher as `apply` of the answer does.
+    """
+    key = (teacher.facts.digest, chunk, torch.get_num_threads(), teacher.device.type)
+    if key not in _FOUND:
+        x = torch.randn(chunk, *teacher.signature.shape, generator=Key(0).at("pace").generator()).to(teacher.device)
+        apply(PLAIN, teacher.graph)
+        if _timed(teacher, x, PLAIN, 1)[1] * passes / chunk < _WORTH_S:
+            return PLAIN
+        _FOUND[key] = _fastest(teacher, x)
+    apply(_FOUND[key], teacher.graph)
+    return _FOUND[key]
+
+
+def _fastest(teacher: Teacher, x: Tensor) -> Pace:
+    plain, seconds = _timed(teacher, x, PLAIN, _TIMES)
+    best, least = PLAIN, seconds / _GAIN
+    for pace in _others(teacher):
+        apply(pace, teacher.graph)
+        try:
+            found, seconds = _timed(teacher, x, pace, _TIMES)
+        except RuntimeError:  # an operator that has no such kernel
+            continue
+        if seconds < least and _agrees(found, plain):
+            best, least = pace, seconds
+    return best
+
+
+def apply(pace: Pace, *networks: nn.Module) -> None:
+    """Lays the weights of networks out in memory; values stay as they are."""
+    for network in networks:
+        layout = torch.channels_last if pace.channels_last else torch.contiguous_format
+        network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs ask for a tensor besides
+
+
+def hurried(device: torch.device, dtype: Dtype) -> torch.autocast:
+    """Within it operators that gain by ``dtype`` compute in it."""
+    low = dtype == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16 if low else None, enabled=low, cache_enabled=False)
+
+
+def _others(teacher: Teacher) -> Iterator[Pace]:
+    layouts = (False, True) if any(weight.dim() == 4 for weight in _tensors(teacher.graph)) else (False,)
+    for channels_last in layouts:
+        for dtype in ("float32", "bfloat16"):
+            pace = Pace(channels_last, dtype)
+            if pace != PLAIN:
+                yield pace
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
+
+
+def _timed(teacher: Teacher, x: Tensor, pace: Pace, times: int) -> tuple[tuple[Tensor, Tensor], float]:
+    """Logits and gradient of some samples, and the seconds that they take at the best of ``times``."""
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        leaf = x.clone().requires_grad_(True)
+        with hurried(teacher.device, pace.dtype):
+            logits = teacher.logits_of_standard(leaf)
+        sure = F.log_softmax(logits.float(), 1).amax(1)
+        gradient = torch.autograd.grad(sure.sum(), leaf, materialize_grads=True)[0]
+        if x.device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return (logits.detach().float(), gradient.float()), min(taken[1:] or taken)
+
+
+def _agrees(found: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]) -> bool:
+    """Whether classes and gradients are those of the plain way."""
+    (logits, gradient), (true_logits, true_gradient) = found, plain
+    same = (logits.argmax(1) == true_logits.argmax(1)).float().mean()
+    cosines = F.cosine_similarity(gradient.flatten(1), true_gradient.flatten(1), dim=1)
+    moved = true_gradient.flatten(1).norm(dim=1) > 0
+    return bool(same >= _SAME) and (not moved.any() or bool(cosines[moved].median() >= _ALIKE))

@@ -1,0 +1,88 @@
+"""How a teacher is computed: chosen by timing, and no other answers for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onnxcake.rng import Key
+from onnxcake.teacher import Teacher, pace
+from onnxcake.teacher.pace import PLAIN, Pace
+
+
+@pytest.fixture(scope="module")
+def teacher(export: Any, tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+    with Key(0).at("teacher").as_default():
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 64, 4))
+    return Teacher.load(export(net, (3, 12, 12), tmp_path_factory.mktemp("pace") / "teacher.onnx"))
+
+
+def timings(monkeypatch: pytest.MonkeyPatch, seconds: dict[Pace, float], **instead: Any) -> list[Pace]:
+    """What is timed, answered with given seconds and what is really computed."""
+    asked: list[Pace] = []
+    real = pace._timed
+
+    def timed(teacher: Teacher, x: Tensor, how: Pace, times: int) -> tuple[tuple[Tensor, Tensor], float]:
+        asked.append(how)
+        if how in instead.get("fails", ()):
+            raise RuntimeError("no such kernel")
+        (logits, gradient), _ = real(teacher, x, how, 1)
+        return (logits, -gradient if how in instead.get("wrong", ()) else gradient), seconds[how]
+
+    monkeypatch.setattr(pace, "_timed", timed)
+    monkeypatch.setattr(pace, "_FOUND", {})
+    return asked
+
+
+LAST, LOW, BOTH = Pace(True), Pace(dtype="bfloat16"), Pace(True, "bfloat16")
+SECONDS = {PLAIN: 1.0, LAST: 0.8, LOW: 0.5, BOTH: 0.4}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "instead", "best"),
+    [
+        ({}, {}, BOTH),
+        ({BOTH: 0.6}, {}, LOW),
+        ({}, {"wrong": {BOTH}}, LOW),
+        ({}, {"fails": {BOTH, LOW}}, LAST),
+        ({LAST: 0.9, LOW: 0.9, BOTH: 0.9}, {}, PLAIN),
+    ],
+    ids=["the fastest", "another", "one that points elsewhere", "ones that fail", "none by enough"],
+)
+def test_the_fastest_that_agrees_is_chosen(
+    seconds: dict[Pace, float], instead: Any, best: Pace, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timings(monkeypatch, SECONDS | seconds, **instead)
+    assert pace.chosen(teacher, 8, 1000) == best
+    weights = [weight for weight in teacher.graph.parameters() if weight.dim() == 4]
+    weights += [weight for weight in teacher.graph.buffers() if weight.dim() == 4]
+    assert weights and all(w.is_contiguous(memory_format=torch.channels_last) == best.channels_last for w in weights)
+
+
+def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = timings(monkeypatch, SECONDS)
+    first, count = pace.chosen(teacher, 8, 1000), len(asked)
+    pace.apply(PLAIN, teacher.graph)
+    assert pace.chosen(teacher, 8, 1000) == first == BOTH and len(asked) == count
+    assert pace.chosen(teacher, 4, 1000) == BOTH and len(asked) > count
+
+
+def test_short_work_is_not_worth_a_timing(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = timings(monkeypatch, SECONDS)
+    assert pace.chosen(teacher, 8, 100) == PLAIN and asked == [PLAIN]
+
+
+@pytest.mark.parametrize("how", [LAST, LOW, BOTH], ids=str)
+def test_answers_stay_those_in_float32(how: Pace, teacher: Teacher) -> None:
+    x = torch.randn(16, 3, 12, 12, generator=Key(1).generator())
+    pace.apply(PLAIN, teacher.graph)
+    (logits, gradient), _ = pace._timed(teacher, x, PLAIN, 1)
+    pace.apply(how, teacher.graph)
+    torch.testing.assert_close(teacher.logits(x).detach(), logits, rtol=1e-5, atol=1e-5)
+    (_, other), _ = pace._timed(teacher, x, how, 1)
+    assert other.dtype == torch.float32
+    assert torch.cosine_similarity(gradient.flatten(1), other.flatten(1)).min() > 0.95
+    pace.apply(PLAIN, teacher.graph)
