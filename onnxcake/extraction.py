@@ -59,7 +59,7 @@ def extract(
 
     Args:
         teacher: the ``.onnx`` file.
-        recipe: a recipe's name, file or data; chosen by the teacher's input if None.
+        recipe: a recipe's name, file or data; ``layercake`` if None.
         out: the run's folder; named after the teacher if None.
         overrides: ``key=value`` pairs that go before the recipe.
         input: the value to optimise: an input of the model, or a value inside it, before which all is cut.

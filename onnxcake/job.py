@@ -21,8 +21,10 @@ from .rng import Key
 from .run import Run
 from .store import Layout
 from .synthesis import Synthesis
-from .teacher import Options, Signature, Teacher, pace
+from .teacher import Options, Teacher, pace
 from .teacher.offers import View
+
+DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but logits and their gradient
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,8 @@ def prepare(request: Request) -> Job:
     Raises:
         OnnxcakeError: as `onnxcake.extract`.
     """
-    if request.recipe is None:
-        # What the overrides say of the input counts for the first look too; no recipe that comes along says any.
-        teacher = _teacher(request, Recipe.load("cake-vector", request.overrides))
-        recipe = Recipe.load(default_recipe(teacher.signature), request.overrides)
-    else:
-        recipe = Recipe.load(request.recipe, request.overrides)
-        teacher = _teacher(request, recipe)
+    recipe = Recipe.load(DEFAULT if request.recipe is None else request.recipe, request.overrides)
+    teacher = _teacher(request, recipe)
     signature = teacher.signature
     asked = None if request.probe is None else probes.load(request.probe, signature.input_shape, signature.classes)
     data = None if request.data is None else probes.load(request.data, signature.input_shape, signature.classes)
@@ -152,15 +149,9 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
     return synthesis, view
 
 
-def default_recipe(signature: Signature) -> str:
-    """The recipe for a teacher of which nothing else is known."""
-    return "cake-image" if signature.is_image else "cake-vector"
-
-
-def _teacher(request: Request, recipe: Recipe | None) -> Teacher:
+def _teacher(request: Request, recipe: Recipe) -> Teacher:
     """The teacher, as the user says or else the recipe."""
-    options = request.options if recipe is None else request.options.before(recipe.teacher_options)
-    return Teacher.open(request.teacher, options, request.device)
+    return Teacher.open(request.teacher, request.options.before(recipe.teacher_options), request.device)
 
 
 def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:

@@ -85,6 +85,13 @@ class Report:
         for source, compared in self.data["agreement"].items():
             table.add_section()
             _add_rows(table, f"{source.replace('_', '-')} ({compared['samples']:,})", compared)
+        if (without := self.data.get("without_data")) is not None:
+            table.add_section()
+            families = ", ".join(f"{name} {value:.1%}" for name, value in without["agreement"].items())
+            table.add_row("agreement without data, mean", "", f"{without['expected']:.2%}")
+            table.add_row(f"  of {families}", "", "")
+            for alarm in without["alarms"]:
+                table.add_row(f"[yellow]alarm: {alarm}[/]", "", "")
         if "spent" in self.data:
             seconds = ", ".join(f"{stage} {duration(s)}" for stage, s in self.data["spent"]["seconds"].items())
             spent = self.data["spent"]

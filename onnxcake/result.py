@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from . import files, pictures
+from . import assessment, files, pictures
 from . import run as runs
 from .agreement import Comparison, compare, top_classes
 from .child import Array
@@ -24,6 +24,7 @@ from .plan import Plan
 from .probes import Probe
 from .pupil import Pupil
 from .report import FORMAT, Report, versions
+from .rng import Key
 from .run import Run
 from .spent import Spent
 from .store import Store, StoreDataset
@@ -79,6 +80,7 @@ def finish(
     agreement = {"held_out" if store.layout.held_out else "training_set": _on_store(asked, session, data, signature)}
     if probe is not None and asked is not None:
         agreement["probe"] = _compare(asked, session, probe.inputs, probe.labels, signature)
+    without = None if asked is None else _assessed(asked, session, data, signature, Key(run.seed).at("assessment"))
     report = Report.of(
         {
             "format": FORMAT,
@@ -103,6 +105,7 @@ def finish(
                 "torch_vs_onnxruntime": parity,
             },
             "agreement": {source: compared.as_dict() for source, compared in agreement.items()},
+            "without_data": without,
             "probe": None if probe is None else {"name": probe.name, "sha256": probe.digest},
             "set": {
                 "store_key": store.layout.key,
@@ -175,6 +178,11 @@ def _on_store(asked: Session | None, session: Session, data: StoreDataset, signa
     answers = session.run_in_batches(inputs.numpy())
     given: OutputKind = "multilabel_logits" if signature.task == "multilabel" else "logits"
     return compare(logits.numpy(), answers, None, (given, signature.output_kind))
+
+
+def _assessed(asked: Session, session: Session, data: StoreDataset, signature: Signature, key: Key) -> dict[str, Any]:
+    made = data.take(torch.arange(min(len(data), assessment.SAMPLES)))[0].numpy()
+    return assessment.assess(asked.run_in_batches, session.run_in_batches, signature, made, key)
 
 
 def _compare(asked: Session, session: Session, inputs: Array, labels: Array | None, signature: Signature) -> Comparison:

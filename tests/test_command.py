@@ -20,8 +20,10 @@ from onnxcake.tensorfile import unpack
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 DIGITS, DIGITS_TEST = EXAMPLES / "digits.onnx", EXAMPLES / "digits-test.npz"
-TINY = ["synthesis.batches=3", "synthesis.batch=50", "synthesis.steps=5", "synthesis.held_out=1", "student.epochs=2"]
+TINY = ["synthesis.rounds=3", "synthesis.batch=50", "synthesis.steps=5", "synthesis.held_out=1", "student.steps=2"]
+SET = ["synthesis.batches=3", "synthesis.batch=50", "synthesis.steps=5", "synthesis.held_out=1", "student.epochs=2"]
 QUICK = [part for assignment in TINY for part in ("-o", assignment)]
+OFFLINE = ["--recipe", "cake-image", *(part for assignment in SET for part in ("-o", assignment))]
 
 
 def onnxcake(*arguments: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
@@ -60,7 +62,7 @@ def test_a_run_leaves_a_student_in_the_teachers_place_and_a_report(done: Path) -
 
 
 def test_a_run_sized_by_teacher_passes(tmp_path: Path) -> None:
-    out, more = tmp_path / "sized", ["-o", "synthesis.batches=40", "--passes", "2000"]
+    out, more = tmp_path / "sized", ["-o", "synthesis.rounds=40", "--passes", "2000"]
     first = onnxcake("extract", DIGITS, "--range", "0,1", "--out", out, *QUICK, *more)
     assert first.returncode == 0, first.stderr
     spent = json.loads((out / "report.json").read_text())["spent"]["teacher_passes"]
@@ -124,14 +126,18 @@ def test_verify_says_what_the_report_says(done: Path) -> None:
 
 
 def test_train_makes_another_student_of_the_same_set(done: Path, tmp_path: Path) -> None:
-    out = tmp_path / "other"
+    none = onnxcake("train", "--store", done)
+    assert none.returncode == 6 and "keeps no samples" in none.stderr
+    out, made = tmp_path / "other", tmp_path / "set"
+    result = onnxcake("extract", DIGITS, "--range", "0,1", "--out", made, *OFFLINE)
+    assert result.returncode == 0, result.stderr
     overrides = ["-o", "student.architecture={mlp: {hidden: [16]}}", "-o", "student.epochs=3"]
-    result = onnxcake("train", "--store", done, "--out", out, "--json", *overrides)
+    result = onnxcake("train", "--store", made, "--out", out, "--json", *overrides)
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["student"]["architecture"] == "mlp"
     assert (out / "student.onnx").exists()
-    again = onnxcake("train", "--store", done, "--out", out, *overrides)
+    again = onnxcake("train", "--store", made, "--out", out, *overrides)
     assert again.returncode == 0
     assert "finished before" in again.stderr
 
@@ -165,7 +171,7 @@ def test_under_the_floor_is_done_with_exit_code_5(done: Path) -> None:
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_soon_and_the_next_start_goes_on(tmp_path: Path, number: int, code: int) -> None:
-    longer = [*QUICK, "-o", "student.epochs=4000", "-o", "student.checkpoint_every=1000000"]
+    longer = [*OFFLINE, "-o", "student.epochs=4000", "-o", "student.checkpoint_every=1000000"]
     command = ["extract", str(DIGITS), "--range", "0,1", "--out", str(tmp_path / "run"), *longer]
     with subprocess.Popen([sys.executable, "-m", "onnxcake", *command], stderr=subprocess.PIPE, text=True) as process:
         while not list((tmp_path / "run").glob("student/*")):  # training has begun
@@ -238,7 +244,7 @@ def test_an_error_is_an_object_for_json(tmp_path: Path) -> None:
 
 def test_a_full_disk_keeps_what_is_finished_and_the_next_start_completes(tmp_path: Path) -> None:
     """A real limit on file sizes stands for the full disk: shards and start fit under it, checkpoints do not."""
-    command = ["extract", DIGITS, "--range", "0,1", "--out", tmp_path / "run", *QUICK]
+    command = ["extract", DIGITS, "--range", "0,1", "--out", tmp_path / "run", *OFFLINE]
     limit = 100_000
 
     def limited() -> None:

@@ -17,7 +17,7 @@ from onnxcake.graph.export import export
 from onnxcake.job import Request
 from onnxcake.ort import Runtime
 
-SMALL = ["synthesis.batches=4", "synthesis.batch=60", "synthesis.steps=5", "synthesis.held_out=1", "student.epochs=3"]
+SMALL = ["synthesis.rounds=4", "synthesis.batch=60", "synthesis.held_out=1", "student.steps=3"]
 
 
 def _teacher(folder: Path, net: nn.Module, shape: tuple[int, ...], dtype: str = "float32") -> Path:
@@ -48,7 +48,7 @@ TEACHERS = {
     ),
     "colour image, LAKE": (
         lambda: _net(nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 49, 10)), (3, 16, 16),
-        ["synthesis.update.sgd=null", "synthesis.update.langevin.step_size.constant.value=1e-3"],
+        ["synthesis.update.sign=null", "synthesis.update.langevin.step_size.constant.value=1e-3"],
     ),
     "binary, one logit": (
         lambda: _net(nn.Linear(9, 64), nn.Tanh(), nn.Linear(64, 1)), (9,), ["input.task=binary"],
@@ -92,7 +92,7 @@ def test_teachers_of_other_kinds(make: object, shape: tuple[int, ...], overrides
         assert np.allclose(ours.sum(1), 1, atol=1e-5)
     if report.data["teacher"]["output_kind"] == "log_probabilities":
         assert np.allclose(np.exp(ours).sum(1), 1, atol=1e-5)
-    store = onnxcake.StoreDataset(onnxcake.Store.open(tmp_path / "run" / "store"))
+    store = onnxcake.StoreDataset(onnxcake.Store.open(tmp_path / "run" / "store"), held_out=True)
     inputs, logits, labels = store[0]
     assert inputs.shape == shape
     assert logits.shape == (report.data["teacher"]["classes"],)
@@ -115,7 +115,7 @@ def test_two_moons_a_student_learns_the_boundary(tmp_path: Path) -> None:
         _teacher(tmp_path, net, (2,)),
         out=tmp_path / "run",
         probe=tmp_path / "moons.npz",
-        overrides=["synthesis.batches=10", "synthesis.steps=50"],
+        overrides=["synthesis.rounds=150"],
     )
     assert report.agreement > 0.97
 

@@ -13,7 +13,9 @@ import typer
 from ..errors import OnnxcakeError, UsageError
 
 TeacherArgument = Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", help="A recipe's name or YAML file.")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="A recipe's name or YAML file; else layercake.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.")]
 Overrides = Annotated[
     list[str] | None,

@@ -17,7 +17,7 @@ _SMOOTHEST = 0.2  # and in sides, where a side holds two or three waves
 
 
 def fields(
-    samples: int, shape: tuple[int, ...], generator: torch.Generator, contrast: tuple[float, float] = (0.5, 8.0)
+    samples: int, shape: tuple[int, ...], generator: torch.Generator, contrast: tuple[float, float] = (0.5, 4.0)
 ) -> Tensor:
     """Gaussian random fields [samples, *shape] in standard units, not cut off at any range.
 

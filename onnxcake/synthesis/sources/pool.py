@@ -37,8 +37,8 @@ class Pool(Source):
     independent: ClassVar[bool] = False
 
     size: Count | Literal["auto"] = "auto"
-    renew: Part = 0.05
-    contrast: tuple[Positive, Positive] = (0.5, 8.0)
+    renew: Part = 0.03
+    contrast: tuple[Positive, Positive] = (0.5, 4.0)
 
     def begin(self, context: Context) -> Particles:
         held = max(_BATCHES * context.batch, min(_SAMPLES, _BYTES // (4 * context.signature.size)))

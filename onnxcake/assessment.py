@@ -1,0 +1,131 @@
+"""What a run can know of its student without data: agreement on inputs that neither was made for, and alarms.
+
+A student that agrees with its teacher on what it was trained on may have learnt nothing that counts. So the two are
+compared on families of inputs that are drawn afresh and have little to do with each other; on real inputs they agree
+about as well as on these, or better, as far as has been seen (benchmarks/RESULTS.md), and no family alone tells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .agreement import compare, top_classes
+from .child import Array
+from .rng import Key
+from .synthesis.fields import fields
+from .teacher import Signature
+
+SAMPLES = 1000
+_SURE = 0.999  # the probability from which an answer is saturated
+_MOST = 0.95  # of the held-out answers may be so
+_NEAR = 0.05  # of the usual distance: two samples this close are as good as one
+_FEW = 0.5  # of the samples may have one so close
+_ONE_CLASS = 0.9  # of the student's answers in one class, where the teacher's are not
+
+Answers = Callable[[Array], Array]  # inputs → what onnxruntime answers
+
+
+def families(signature: Signature, key: Key) -> dict[str, Array]:
+    """Inputs as the file takes them [1000, …], by family: none of them belongs to any recipe.
+
+    ``fields``: smooth random fields of every contrast; ``noise``: standard normal; ``mixtures``: two fields of the
+    highest contrast, in any proportion.
+    """
+
+    def drawn(name: str, contrast: tuple[float, float] = (0.5, 8.0)) -> Tensor:
+        return _within(fields(SAMPLES, signature.shape, key.at(name).generator(), contrast), signature)
+
+    one, other = drawn("one", (8.0, 8.0)), drawn("other", (8.0, 8.0))
+    share = torch.rand(SAMPLES, generator=key.at("share").generator()).reshape(-1, *[1] * (one.dim() - 1))
+    noise = torch.randn(SAMPLES, *signature.shape, generator=key.at("noise").generator())
+    standard = {
+        "fields": drawn("fields"),
+        "noise": _within(noise, signature),
+        "mixtures": torch.lerp(one, other, share),
+    }
+    return {name: signature.whole(signature.to_input(x)).numpy() for name, x in standard.items()}
+
+
+def assess(teacher: Answers, student: Answers, signature: Signature, held_out: Array, key: Key) -> dict[str, Any]:
+    """Agreement on each family, their mean as the figure to expect at least on real inputs, and what is alarming.
+
+    Args:
+        held_out: samples that the run has made and not learnt from, as the file takes them.
+        key: what the families are drawn from.
+    """
+    kinds = (signature.output_kind, signature.output_kind)
+    found: dict[str, float] = {}
+    seen: dict[str, tuple[Array, Array]] = {}
+    for name, inputs in {**families(signature, key), "held_out": held_out}.items():
+        answers = teacher(inputs), student(inputs)
+        seen[name] = answers
+        if name != "held_out":
+            found[name] = compare(*answers, None, kinds).agreement.value
+    return {
+        "agreement": found,
+        "expected": float(np.mean(list(found.values()))),
+        "alarms": alarms(seen, held_out, signature),
+    }
+
+
+def alarms(seen: Mapping[str, tuple[Array, Array]], held_out: Array, signature: Signature) -> list[str]:
+    """What makes the figures doubtful, in words.
+
+    Args:
+        seen: the teacher's and the student's answers by family, those to ``held_out`` among them.
+    """
+    kind, told = signature.output_kind, list[str]()
+    classes = {name: [top_classes(side, kind) for side in answers] for name, answers in seen.items()}
+    if signature.task != "multilabel":
+        named = set(np.concatenate([of_teacher for of_teacher, _ in classes.values()]).tolist())
+        if missing := signature.classes - len(named):
+            told.append(f"the teacher names {missing} of its {signature.classes} classes for no sample at all")
+        for name, (of_teacher, of_student) in classes.items():
+            shares = [
+                np.bincount(side, minlength=signature.classes).max() / len(side) for side in (of_teacher, of_student)
+            ]
+            if shares[1] > _ONE_CLASS >= shares[0]:
+                told.append(
+                    f"the student names one class for {shares[1]:.0%} of the family {name}, the teacher does not"
+                )
+    sure = _sure(seen["held_out"][0], signature)
+    if sure > _MOST:
+        told.append(
+            f"the teacher is certain of {sure:.0%} of the held-out samples: its answers to them tell classes alone"
+        )
+    if (close := _duplicates(held_out)) > _FEW:
+        told.append(f"{close:.0%} of the held-out samples have another right beside them")
+    return told
+
+
+def _within(x: Tensor, signature: Signature) -> Tensor:
+    bounds = signature.bounds()
+    return x if bounds is None else torch.clamp(x, *bounds)
+
+
+def _sure(answers: Array, signature: Signature) -> float:
+    """The share of answers with nearly all probability on one class; 0 where there are no classes to choose from."""
+    rows = torch.from_numpy(np.asarray(answers, np.float64)).reshape(len(answers), -1)
+    if signature.output_kind == "logits":
+        rows = rows.softmax(1)
+    elif signature.output_kind == "log_probabilities":
+        rows = rows.exp()
+    elif signature.output_kind != "probabilities":
+        return 0.0
+    return float((rows.amax(1) > _SURE).double().mean())
+
+
+def _duplicates(inputs: Array) -> float:
+    """The share of samples whose nearest other lies within a small part of the median distance."""
+    rows = torch.from_numpy(np.asarray(inputs[:SAMPLES], np.float32)).flatten(1)
+    if len(rows) < 3:
+        return 0.0
+    distances = torch.cdist(rows, rows)
+    usual = distances[~torch.eye(len(rows), dtype=torch.bool)].median()
+    nearest = distances.fill_diagonal_(float("inf")).amin(1)
+    return float((nearest < _NEAR * usual).double().mean()) if usual > 0 else 1.0
