@@ -140,7 +140,7 @@ ROWS: dict[str, Make] = {
 
 def title(budget: str | None) -> str:
     """The heading in RESULTS.md."""
-    return "Fidelity of `onnxcake extract` with no option given" if budget is None else f"Fidelity, {budget} each"
+    return "Fidelity of `onnxcake extract`, no option given: layercake" if budget is None else f"Fidelity, {budget} each"
 
 
 def cell(name: str, files: Files, seed: int, recipe: str | None, student: str | None, budget: str | None) -> None:
@@ -173,6 +173,8 @@ def cell(name: str, files: Files, seed: int, recipe: str | None, student: str | 
         "before": "–" if before is None else share(before["agreement"]["probe"]["agreement"]["value"]),
         "agreement": share(probe["agreement"]["value"]),
         "held-out": share(report["agreement"]["held_out"]["agreement"]["value"]),
+        "without data": share(report["without_data"]["expected"]),
+        "alarms": "; ".join(report["without_data"]["alarms"]) or "–",
         "teacher passes": f"{spent['teacher_passes']:,}",
         "seconds": f"{sum(spent['seconds'].values()):.0f}",
         "threads": torch.get_num_threads(),
