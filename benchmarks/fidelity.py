@@ -140,7 +140,8 @@ ROWS: dict[str, Make] = {
 
 def title(budget: str | None) -> str:
     """The heading in RESULTS.md."""
-    return "Fidelity of `onnxcake extract`, no option given: layercake" if budget is None else f"Fidelity, {budget} each"
+    bare = "Fidelity of `onnxcake extract` with no option given (layercake)"
+    return bare if budget is None else f"Fidelity, {budget} each"
 
 
 def cell(name: str, files: Files, seed: int, recipe: str | None, student: str | None, budget: str | None) -> None:
