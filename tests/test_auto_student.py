@@ -30,7 +30,7 @@ SMALL = ["synthesis.batch=50", "synthesis.batches=2", "synthesis.steps=3", "stud
 
 
 def run(out: Path, *overrides: str, teacher: Path = DIGITS, **more: Any) -> Any:
-    return extract(teacher, out=out, overrides=[*SMALL, *overrides], **more)
+    return extract(teacher, out=out, overrides=[*SMALL, *overrides], **{"recipe": "cake-image", **more})
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:

@@ -47,7 +47,8 @@ def small(tmp_path_factory: Any) -> Path:
 
 def extracted(out: Path, student: Path | None, overrides: list[str] = ONNX, **more: Any) -> onnxcake.Report:
     return onnxcake.extract(
-        DIGITS, out=out, student=student, overrides=overrides, range=(0, 1), probe=PROBE, **more
+        DIGITS, out=out, student=student, overrides=overrides, range=(0, 1), probe=PROBE,
+        **{"recipe": "cake-image", **more},
     )  # fmt: skip
 
 
@@ -169,7 +170,18 @@ def test_match_names_values_of_both_files(small: Path, tmp_path: Path) -> None:
 
 def test_from_the_command(small: Path, tmp_path: Path) -> None:
     pairs = [part for assignment in ONNX for part in ("-o", assignment)]
-    command = ["extract", str(DIGITS), "--range", "0,1", "--student", str(small), "--out", str(tmp_path / "run")]
+    command = [
+        "extract",
+        str(DIGITS),
+        "--recipe",
+        "cake-image",
+        "--range",
+        "0,1",
+        "--student",
+        str(small),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     app([*command, *pairs], standalone_mode=False)
     assert np.isfinite(json.loads((tmp_path / "run" / "report.json").read_text())["latency_ms"]["student"])
     app(["train", "--store", str(tmp_path / "run"), "--student", str(DIGITS), "--seed", "2"], standalone_mode=False)
