@@ -3,7 +3,7 @@
     python benchmarks/cost.py [--batches 8] [--recipe layercake]
 
 Each size is a run of its own in a fresh process, of the digits teacher of examples/, five steps on a batch. Passes must
-grow exactly in proportion to the batches made, held-out ones included; memory must not grow, but for the shards of a set
+grow exactly in proportion to the batches made, held-out ones included; memory must not, but for the shards of a set
 that is kept: they are mapped, and count as long as nobody else needs the memory. Rows are appended to RESULTS.md.
 """
 

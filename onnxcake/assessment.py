@@ -23,7 +23,7 @@ from .teacher import Signature
 SAMPLES = 1000
 _SURE = 0.999  # the probability from which an answer is saturated
 _MOST = 0.95  # of the held-out answers may be so
-_NEAR = 0.05  # of the usual distance: two samples this close are as good as one
+_NEAR = 1e-3  # of the usual distance: two samples this close are as good as one, on a plane as well
 _FEW = 0.5  # of the samples may have one so close
 _ONE_CLASS = 0.9  # of the student's answers in one class, where the teacher's are not
 
