@@ -175,7 +175,9 @@ def test_a_refusal_names_the_nearest_that_runs(onnxcake: Command) -> None:
 
 
 def test_under_the_floor_one_object_is_told(onnxcake: Command) -> None:
-    ended = onnxcake("extract", DIGITS, "--range", "0,1", "--json", *TINY, "-o", "require.max_bytes=10")
+    ended = onnxcake(
+        "extract", DIGITS, "-r", "cake-image", "--range", "0,1", "--json", *TINY, "-o", "require.max_bytes=10"
+    )
     assert ended.code == 5 and "are over 10" in ended.err
     assert ended.told["student"]["bytes"] > 10
 
