@@ -264,8 +264,9 @@ def endless() -> onnx.ModelProto:
 
 
 def test_a_loop_that_the_data_never_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(airlock, "_BASE_S", 2.0)
-    refused(saved(endless(), tmp_path), BadTeacherFile, "given up", "more than 2 s of processor time")
+    with monkeypatch.context() as shorter:
+        shorter.setattr(airlock, "_BASE_S", 2.0)
+        refused(saved(endless(), tmp_path), BadTeacherFile, "given up", "more than 2 s of processor time")
     answers_as_its_file(saved(made(SCORES), tmp_path))
 
 
@@ -402,9 +403,10 @@ def test_depth_and_number(name: str, tmp_path: Path) -> None:
 
 
 def test_a_chain_of_100_000_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(airlock, "_BASE_S", 2.0)
-    monkeypatch.setattr(airlock, "_S_PER_NODE", 0.0)
-    refused(saved(chain(100_000), tmp_path), BadTeacherFile, "given up", "s of processor time")
+    with monkeypatch.context() as shorter:
+        shorter.setattr(airlock, "_BASE_S", 2.0)
+        shorter.setattr(airlock, "_S_PER_NODE", 0.0)
+        refused(saved(chain(100_000), tmp_path), BadTeacherFile, "given up", "s of processor time")
     answers_as_its_file(saved(made(SCORES), tmp_path))
 
 
