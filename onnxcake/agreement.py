@@ -54,7 +54,7 @@ def compare(teacher: Array, student: Array, labels: Array | None, kinds: tuple[O
         labels: right classes [n], or labels set [n, labels], if known.
         kinds: what the teacher's and the student's answers hold.
     """
-    logs = [_log_probabilities(answer, kind) for answer, kind in zip((teacher, student), kinds, strict=True)]
+    logs = [log_probabilities(answer, kind) for answer, kind in zip((teacher, student), kinds, strict=True)]
     top = [rows.argmax(1) for rows in logs]
     divergence = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(1).reshape(len(teacher), -1).sum(1)
     asked = None if labels is None else labels.reshape(-1)
@@ -64,7 +64,7 @@ def compare(teacher: Array, student: Array, labels: Array | None, kinds: tuple[O
 
 def top_classes(answers: Array, kind: OutputKind) -> Array:
     """The class [n] that each of a classifier's answers [n, …] names."""
-    return np.asarray(_log_probabilities(answers, kind).argmax(1))
+    return np.asarray(log_probabilities(answers, kind).argmax(1))
 
 
 def share(hits: Array) -> Figure:
@@ -83,7 +83,7 @@ def mean(values: Array) -> Figure:
     return Figure(centre, centre - spread, centre + spread)
 
 
-def _log_probabilities(answer: Array, kind: OutputKind) -> Array:
+def log_probabilities(answer: Array, kind: OutputKind) -> Array:
     """A classifier's answers → log-probabilities [n, classes], float64; [n · labels, 2] for a multi-label one."""
     rows = answer.reshape(len(answer), -1).astype(np.float64)
     if kind.startswith(("binary", "multilabel")):

@@ -7,6 +7,7 @@ about as well as on these, or better, as far as has been seen (benchmarks/RESULT
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .agreement import compare, top_classes
+from .agreement import compare, log_probabilities, top_classes
 from .child import Array
 from .rng import Key
 from .synthesis.fields import fields
@@ -110,14 +111,9 @@ def _within(x: Tensor, signature: Signature) -> Tensor:
 
 def _sure(answers: Array, signature: Signature) -> float:
     """The share of answers with nearly all probability on one class; 0 where there are no classes to choose from."""
-    rows = torch.from_numpy(np.asarray(answers, np.float64)).reshape(len(answers), -1)
-    if signature.output_kind == "logits":
-        rows = rows.softmax(1)
-    elif signature.output_kind == "log_probabilities":
-        rows = rows.exp()
-    elif signature.output_kind != "probabilities":
+    if signature.task != "multiclass":
         return 0.0
-    return float((rows.amax(1) > _SURE).double().mean())
+    return float((log_probabilities(answers, signature.output_kind).max(1) > math.log(_SURE)).mean())
 
 
 def _duplicates(inputs: Array) -> float:
