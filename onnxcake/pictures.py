@@ -81,30 +81,48 @@ def as_png(figure: Figure) -> bytes:
 
 
 def _images(raw: Array, labels: Array) -> Figure:
-    """Each image stretched over its own values, the class asked for above it."""
-    figure, axes = _frames(len(raw), 0.8)
-    for axis, image, label in zip(axes, raw, labels, strict=False):
-        low, high = image.min(), image.max()
-        shown = ((image - low) / max(high - low, 1e-12)).transpose(1, 2, 0)
-        shown = shown if shown.shape[2] == 3 else shown.mean(2)
-        axis.imshow(shown, cmap="gray", interpolation="nearest")
-        axis.set_title(str(label), fontsize=6, pad=1)
+    """Each image stretched over its own values."""
+    height, width = raw.shape[2:]
+    shown = _stretched(raw).transpose(0, 2, 3, 1)
+    shown = shown if shown.shape[3] == 3 else shown.mean(3, keepdims=True).repeat(3, 3)
+    figure, axis, corners = _sheet(labels, height, width)
+    right, bottom = axis.get_xlim()[1], axis.get_ylim()[0]
+    sheet = np.ones((round(bottom), round(right), 3), np.float32)
+    for image, (left, top) in zip(shown, corners, strict=True):
+        sheet[top : top + height, left : left + width] = image
+    axis.imshow(sheet, interpolation="nearest", aspect="auto", extent=(0, right, bottom, 0))
     return figure
 
 
 def _lines(raw: Array, labels: Array) -> Figure:
-    figure, axes = _frames(len(raw), 0.6)
-    for axis, values, label in zip(axes, raw, labels, strict=False):
-        axis.plot(values.reshape(-1, values.shape[-1]).T, linewidth=0.6)
-        axis.set_title(str(label), fontsize=6, pad=1)
+    """Each signal, with all its channels on a scale of its own."""
+    height, width = 60, 100
+    figure, axis, corners = _sheet(labels, height, width)
+    for values, (left, top) in zip(_stretched(raw), corners, strict=True):
+        lines = values.reshape(-1, values.shape[-1]).T
+        axis.plot(left + np.linspace(0, width, len(lines)), top + height * (1 - lines), linewidth=0.6)
+        axis.set_prop_cycle(None)  # the next one's channels in the same colours
     return figure
 
 
-def _frames(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    rows = -(-count // _COLUMNS)
-    figure = Figure(figsize=(_COLUMNS * 0.7, rows * height), dpi=120, layout="constrained")
-    axes = [figure.add_subplot(rows, _COLUMNS, number + 1) for number in range(count)]
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    return figure, axes
+def _stretched(raw: Array) -> Array:
+    """Each sample brought to 0 … 1."""
+    places = tuple(range(1, raw.ndim))
+    low, high = raw.min(places, keepdims=True), raw.max(places, keepdims=True)
+    stretched: Array = (raw - low) / np.maximum(high - low, 1e-12)
+    return stretched
+
+
+def _sheet(labels: Array, height: int, width: int) -> tuple[Figure, Axes, list[tuple[int, int]]]:
+    """One frame for all samples, as one for each is slow to draw, with their labels; and the corner of each."""
+    down, across = height + -(-height * 2 // 5), width + -(-width // 10)  # with room for the label, and a gap
+    rows = -(-len(labels) // _COLUMNS)
+    figure = Figure(figsize=(_COLUMNS * 0.7, rows * 0.7 * down / across), dpi=120)
+    axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axis.set(xlim=(0, _COLUMNS * across), ylim=(rows * down, 0))
+    axis.set_axis_off()
+    places = [divmod(number, _COLUMNS) for number in range(len(labels))]
+    corners = [(column * across, (row + 1) * down - height) for row, column in places]
+    for (left, top), label in zip(corners, labels, strict=True):
+        axis.text(left + width / 2, top - 0.06 * down, str(label), fontsize=6, ha="center", va="bottom")
+    return figure, axis, corners

@@ -48,6 +48,7 @@ class Plan:
         torch: its version.
         channels_last: whether convolutions' weights have the channels last in memory.
         dtype: what gradients at the samples are computed in.
+        replay: whether the teacher's kernels are played from recordings, on CUDA.
     """
 
     device: str
@@ -57,11 +58,12 @@ class Plan:
     torch: str
     channels_last: bool = False
     dtype: Dtype = "float32"
+    replay: bool = False
 
     @property
     def pace(self) -> Pace:
         """How the teacher is computed."""
-        return Pace(self.channels_last, self.dtype)
+        return Pace(self.channels_last, self.dtype, self.replay)
 
     @classmethod
     def read(cls, path: Path) -> Plan | None:

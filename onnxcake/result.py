@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from . import assessment, files, pictures
+from . import assessment, files
 from . import run as runs
 from .agreement import Comparison, compare, top_classes
 from .child import Array
@@ -203,6 +203,8 @@ def _picture(asked: Session | None, session: Session, data: StoreDataset, signat
     sides = {"teacher": asked, "student": session}
     kind = signature.output_kind
     regions = {name: _classes_of(side, kind) for name, side in sides.items() if side is not None}
+    from . import pictures  # matplotlib takes a second to load, and is needed at the end alone
+
     return pictures.samples_png(signature, data, regions)
 
 

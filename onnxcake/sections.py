@@ -160,6 +160,8 @@ class SynthesisSection(Section):
     ``groups: auto`` is 10 or, if there are fewer, the number of classes, and fits batch and chunk to whole rows;
     ``held_out: auto`` is a twentieth of the batches, or, where rounds are many, a thousand samples.
     ``batches: auto`` is as many as hold the data that was given, held-out ones included.
+    ``pace: auto`` computes a long run's teacher in the way that a timing finds fastest, which may differ between two
+    runs by a last digit's worth or by bfloat16; ``plain`` is float32, and the same run every time.
     """
 
     source: SourceChoice
@@ -175,6 +177,7 @@ class SynthesisSection(Section):
     steps: CountOrNone = 0
     reference_batch: Count | None = None
     chunk: Count | None = None
+    pace: Literal["auto", "plain"] = "auto"
 
     @model_validator(mode="after")
     def _whole_rows(self) -> SynthesisSection:

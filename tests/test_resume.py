@@ -18,9 +18,10 @@ DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"
 A_SET = [
     "synthesis.batches=12",
     "synthesis.batch=100",
-    "synthesis.steps=150",
-    "student.epochs=200",
-    "student.checkpoint_every=25",
+    "synthesis.steps=50",
+    "synthesis.pace=plain",
+    "student.epochs=60",
+    "student.checkpoint_every=10",
 ]
 # A generator, a memory and the meta step, all of which last from round to round.
 ROUNDS = [
