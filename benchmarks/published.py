@@ -67,7 +67,7 @@ def reference(there: Teacher, synthesis: Synthesis, folder: Path, number: int) -
 
 def ours(there: Teacher, recipe: Recipe, synthesis: Synthesis, folder: Path, number: int, found: Pace) -> None:
     """The same sets as onnxcake makes and keeps them."""
-    pace.hasten(there, found)
+    pace.apply(found, there.graph)
     plan = decide(recipe, there, synthesis)
     store = Store.create(folder / f"{number}-{found.dtype}", layout(recipe, there, synthesis, plan, number))
     maker = Maker(there, replace(synthesis, chunk=plan.chunk, dtype=found.dtype), Key(number))
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=results.CACHE) as folder:
         for number in range(said.pairs + 1):  # the first warms up
             marks = [time.perf_counter()]
-            pace.hasten(there, PLAIN)
+            pace.apply(PLAIN, there.graph)
             reference(there, synthesis, Path(folder), number)
             marks.append(time.perf_counter())
             for how in (PLAIN, found):

@@ -68,13 +68,13 @@ def main() -> int:
     operations, (matrix, copy) = counter.get_total_flops(), ceilings(said.device)
     plain = 0.0
     for way in (PLAIN, *pace.others(there)):
-        pace.hasten(there, way)
+        pace.apply(way, there.graph)
         taken = seconds(lambda dtype=way.dtype: passed(dtype), said.times, said.device)
         plain = plain or taken
         row = {
             "teacher": said.teacher.stem,
             "batch": said.batch,
-            "way": f"{way.dtype}{', channels last' if way.channels_last else ''}{', replayed' if way.replay else ''}",
+            "way": f"{way.dtype}{', channels last' if way.channels_last else ''}",
             "ms a pass": f"{1e3 * taken:.2f}",
             "samples / s": f"{said.batch / taken:,.0f}",
             "TFLOP / s": f"{operations / taken / 1e12:.2f}",

@@ -41,7 +41,7 @@ def training_of(pupil: Pupil, key: Key, plan: Plan, teacher: Teacher | None, tic
         tick: told how much it is asked.
     """
     student = pupil.student(key)
-    pace.lay_out(student, plan.pace)
+    pace.apply(plan.pace, student)
     ask = None if teacher is None else _asked_of(teacher, tick)
     return Training(student, pupil.regime, torch.device(plan.device), ask)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,6 @@ def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> 
     torch.set_num_threads(plan.threads)
     if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":
         found = pace.chosen(teacher, plan.chunk, synthesis.teacher_passes)
-        plan = replace(plan, **asdict(found))
-    pace.hasten(teacher, plan.pace)
+        plan = replace(plan, channels_last=found.channels_last, dtype=found.dtype)
+    pace.apply(plan.pace, teacher.graph)
     return plan

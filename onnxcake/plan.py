@@ -48,7 +48,6 @@ class Plan:
         torch: its version.
         channels_last: whether convolutions' weights have the channels last in memory.
         dtype: what gradients at the samples are computed in.
-        replay: whether the teacher's kernels are played from recordings, on CUDA.
     """
 
     device: str
@@ -58,12 +57,11 @@ class Plan:
     torch: str
     channels_last: bool = False
     dtype: Dtype = "float32"
-    replay: bool = False
 
     @property
     def pace(self) -> Pace:
         """How the teacher is computed."""
-        return Pace(self.channels_last, self.dtype, self.replay)
+        return Pace(self.channels_last, self.dtype)
 
     @classmethod
     def read(cls, path: Path) -> Plan | None:

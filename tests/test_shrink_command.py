@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -260,18 +259,18 @@ def test_the_rows_of_the_table_add_up(low_rank: Any, tmp_path: Path) -> None:
             assert sum(layer[key][place] for layer in data["layers"]) == data[side][key]
 
 
-def test_the_command(tmp_path: Path) -> None:
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "onnxcake", "shrink", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["onnxcake", "shrink", *map(str, arguments)])
+        return _exit_code(app), *capsys.readouterr()
 
-    done = run(DIGITS, "--keep", 0.5, "--json")
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["student"]["file"] == "digits-small.onnx" and (tmp_path / "digits-small.onnx").exists()
-    missed = run(DIGITS, "--max-bytes", 100, "-o", "tiny.onnx")
-    assert missed.returncode == 5 and "/6/Gemm" in missed.stdout
-    assert "bytes, not 100 bytes; held are" in missed.stderr
+    monkeypatch.chdir(tmp_path)
+    code, told, said = run(DIGITS, "--keep", 0.5, "--json")
+    assert code == 0, said
+    assert json.loads(told)["student"]["file"] == "digits-small.onnx" and (tmp_path / "digits-small.onnx").exists()
+    code, told, said = run(DIGITS, "--max-bytes", 100, "-o", "tiny.onnx")
+    assert code == 5 and "/6/Gemm" in told
+    assert "bytes, not 100 bytes; held are" in said
     assert (tmp_path / "tiny.onnx").exists()
 
 

@@ -1,9 +1,8 @@
 """How a teacher is computed fastest on this machine, found out by a short timing, once for a run.
 
-Three things are tried: convolutions' weights with the channels last in memory; where a gradient is wanted, bfloat16 in
-the operators that gain by it (autocast); and on CUDA kernels played from a recording. None changes what the teacher
-answers: the answers that a student learns from are always those in float32, and a gradient in bfloat16 is taken only
-where it points the same way.
+Two things are tried: convolutions' weights with the channels last in memory, and, where a gradient is wanted, bfloat16
+in the operators that gain by it (autocast). Neither changes what the teacher answers: the answers that a student learns
+from are always those in float32, and a gradient in bfloat16 is taken only where it points the same way.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product, starmap
 from typing import Literal
 
 import torch
@@ -37,12 +35,10 @@ class Pace:
     Attributes:
         channels_last: convolutions' weights, the teacher's and the student's, have the channels last in memory.
         dtype: of what gradients at the samples are computed in.
-        replay: the teacher's kernels are recorded and played again (`replay`); on CUDA alone.
     """
 
     channels_last: bool = False
     dtype: Dtype = "float32"
-    replay: bool = False
 
 
 PLAIN = Pace()
@@ -52,16 +48,16 @@ _FOUND: dict[tuple[str, int, int, str], Pace] = {}  # what was timed in this pro
 def chosen(teacher: Teacher, chunk: int, passes: int) -> Pace:
     """The fastest way for so many gradients, ``chunk`` samples at once; the plain one where that is as good.
 
-    Leaves the teacher as `hasten` with the answer does.
+    Leaves the teacher as `apply` of the answer does.
     """
     key = (teacher.facts.digest, chunk, torch.get_num_threads(), teacher.device.type)
     if key not in _FOUND:
         x = torch.randn(chunk, *teacher.signature.shape, generator=Key(0).at("pace").generator()).to(teacher.device)
-        hasten(teacher, PLAIN)
+        apply(PLAIN, teacher.graph)
         if _timed(teacher, x, PLAIN, 1)[1] * passes / chunk < _WORTH_S:
             return PLAIN
         _FOUND[key] = _fastest(teacher, x)
-    hasten(teacher, _FOUND[key])
+    apply(_FOUND[key], teacher.graph)
     return _FOUND[key]
 
 
@@ -69,7 +65,7 @@ def _fastest(teacher: Teacher, x: Tensor) -> Pace:
     plain, seconds = _timed(teacher, x, PLAIN, _TIMES)
     best, least = PLAIN, seconds / _GAIN
     for pace in others(teacher):
-        hasten(teacher, pace)
+        apply(pace, teacher.graph)
         try:
             found, seconds = _timed(teacher, x, pace, _TIMES)
         except RuntimeError:  # an operator that has no such kernel
@@ -79,16 +75,11 @@ def _fastest(teacher: Teacher, x: Tensor) -> Pace:
     return best
 
 
-def hasten(teacher: Teacher, pace: Pace) -> None:
-    """Has a teacher computed that way from now on, but for the precision of gradients (`hurried`)."""
-    lay_out(teacher.graph, pace)
-    teacher.replay.start(pace.replay)
-
-
-def lay_out(network: nn.Module, pace: Pace) -> None:
-    """Lays a network's weights out in memory; values stay as they are."""
-    layout = torch.channels_last if pace.channels_last else torch.contiguous_format
-    network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs ask for a tensor besides
+def apply(pace: Pace, *networks: nn.Module) -> None:
+    """Lays the weights of networks out in memory; values stay as they are."""
+    for network in networks:
+        layout = torch.channels_last if pace.channels_last else torch.contiguous_format
+        network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs ask for a tensor besides
 
 
 def hurried(device: torch.device, dtype: Dtype) -> torch.autocast:
@@ -100,9 +91,11 @@ def hurried(device: torch.device, dtype: Dtype) -> torch.autocast:
 def others(teacher: Teacher) -> Iterator[Pace]:
     """Every way there is to compute a teacher but the plain one."""
     layouts = (False, True) if any(weight.dim() == 4 for weight in _tensors(teacher.graph)) else (False,)
-    dtypes: tuple[Dtype, ...] = ("float32", "bfloat16")
-    replays = (False, True) if teacher.device.type == "cuda" else (False,)
-    yield from (pace for pace in starmap(Pace, product(layouts, dtypes, replays)) if pace != PLAIN)
+    for channels_last in layouts:
+        for dtype in ("float32", "bfloat16"):
+            pace = Pace(channels_last, dtype)
+            if pace != PLAIN:
+                yield pace
 
 
 def _tensors(network: nn.Module) -> Iterator[Tensor]:

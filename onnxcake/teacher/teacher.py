@@ -18,7 +18,6 @@ from .facts import Facts
 from .offers import Offers, Statistics
 from .opened import Opened, open_graph
 from .options import Options
-from .replay import Replay
 from .signature import Signature, Task
 from .taps import Tapped, shape_of, tap_of
 
@@ -125,16 +124,12 @@ class Teacher:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """[batch, …] in input units → logits [batch, classes]; differentiable."""
-        return self.replay(inputs)
+        logits: Tensor = self.graph(inputs)
+        return logits
 
     def logits_of_standard(self, x: Tensor) -> Tensor:
         """`logits` of a sample in standard units."""
         return self.logits(self.signature.to_input(x))
-
-    @cached_property
-    def replay(self) -> Replay:
-        """The graph, which can be recorded on CUDA; for `onnxcake.teacher.pace`."""
-        return Replay(self.graph)
 
     @cached_property
     def offers(self) -> Offers:

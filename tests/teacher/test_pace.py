@@ -65,7 +65,7 @@ def test_the_fastest_that_agrees_is_chosen(
 def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = timings(monkeypatch, SECONDS)
     first, count = pace.chosen(teacher, 8, 1000), len(asked)
-    pace.hasten(teacher, PLAIN)
+    pace.apply(PLAIN, teacher.graph)
     assert pace.chosen(teacher, 8, 1000) == first == BOTH and len(asked) == count
     assert pace.chosen(teacher, 4, 1000) == BOTH and len(asked) > count
 
@@ -78,11 +78,11 @@ def test_short_work_is_not_worth_a_timing(teacher: Teacher, monkeypatch: pytest.
 @pytest.mark.parametrize("how", [LAST, LOW, BOTH], ids=str)
 def test_answers_stay_those_in_float32(how: Pace, teacher: Teacher) -> None:
     x = torch.randn(16, 3, 12, 12, generator=Key(1).generator())
-    pace.hasten(teacher, PLAIN)
+    pace.apply(PLAIN, teacher.graph)
     (logits, gradient), _ = pace._timed(teacher, x, PLAIN, 1)
-    pace.hasten(teacher, how)
+    pace.apply(how, teacher.graph)
     torch.testing.assert_close(teacher.logits(x).detach(), logits, rtol=1e-5, atol=1e-5)
     (_, other), _ = pace._timed(teacher, x, how, 1)
     assert other.dtype == torch.float32
     assert torch.cosine_similarity(gradient.flatten(1), other.flatten(1)).min() > 0.95
-    pace.hasten(teacher, PLAIN)
+    pace.apply(PLAIN, teacher.graph)
