@@ -5,8 +5,8 @@
                                [--override synthesis.batch=512] [--probe 10000] [--train-only]
 
 DATA_DIR holds ``cifar10-jpeg.npz``. A teacher is trained on first use, on CUDA where there is one; on a processor
-for a few epochs. ``NAME-folded`` has BatchNormalization folded into its convolutions by the exporter, ``NAME`` keeps it.
-The last iterate is compared on the test images, which no run learns from; ``kd`` learns from the training images.
+for a few epochs. ``NAME-folded`` has BatchNormalization folded into its convolutions by the exporter, ``NAME`` keeps
+it. The last iterate is compared on the test images, which no run learns from; ``kd`` learns from the training images.
 Each cell is appended to RESULTS.md as it is finished, and skipped if it is there.
 """
 

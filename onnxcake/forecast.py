@@ -105,6 +105,7 @@ def _how(plan: Plan) -> list[str]:
     """How it is computed, in words."""
     how = [plan.device, f"{plan.threads} thread{'s' if plan.threads > 1 else ''}"]
     how += ["channels last"] if plan.channels_last else []
+    how += [f"{plan.workers} batches side by side"] if plan.workers > 1 else []
     return [*how, f"gradients in {plan.dtype}"] if plan.dtype != "float32" else how
 
 
@@ -126,12 +127,14 @@ def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
     short = shortened(job.synthesis, _TRIED if job.synthesis.has_gradient else 1)
     maker = maker_of(job, key, training, runtime, silent, short)
     training.student.eval()
-    course, live = job.pupil.course, job.pupil.regime.live
+    course, live, workers = job.pupil.course, job.pupil.regime.live, job.synthesis.workers
+    torch.set_num_threads(1 if workers > 1 else job.plan.threads)
     whole, batch = _timed(lambda number: maker.attempt(number, ask=course.asks))
     fresh, drawn = whole, batch
     if short.steps or course.learn_from == "fresh":
         fresh, drawn = _timed(lambda number: maker.fresh(key.at(number), ask=not live))
     each = max(whole - fresh, 0.0) / max(short.steps, 1)
+    torch.set_num_threads(job.plan.threads)
     seen = drawn if course.learn_from == "fresh" else batch
     rows = (seen.inputs, seen.logits, seen.labels)
     if course.learn_from == "kept":
@@ -140,7 +143,7 @@ def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
     remember_s, recall_s, recalled = _memory(course.memory, maker, batch, key)
     lesson = Lesson(rows, recalled)
     step_s = _timed(lambda number: training.take(lesson, key.at("draw").generator()))[0]
-    return fresh + each * job.synthesis.steps + remember_s, fresh, step_s + recall_s
+    return (fresh + each * job.synthesis.steps) / workers + remember_s, fresh, step_s + recall_s
 
 
 def _memory(memory: Memory | None, maker: Maker, batch: Batch, key: Key) -> tuple[float, float, Rows | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .synthesis import Synthesis
 from .teacher import Options, Teacher, pace
 from .teacher.offers import View
 
+_BATCHES = 4  # for each worker at least: the last ones are not waited for in vain
 DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but logits and their gradient
 
 
@@ -83,7 +84,7 @@ def prepare(request: Request) -> Job:
     data = None if request.data is None else probes.load(request.data, signature.input_shape, signature.classes)
     synthesis, view = _method(request, recipe, teacher, data)
     plan = _plan(request.folder, recipe, teacher, synthesis)
-    synthesis = replace(synthesis, chunk=plan.chunk, dtype=plan.dtype)
+    synthesis = replace(synthesis, chunk=plan.chunk, dtype=plan.dtype, workers=plan.workers)
     begins = beginning(recipe, teacher.facts, request.student, request.folder, request.seed, teacher)
     if begins.note:
         view = replace(view, notes=(*view.notes, printable(begins.note)))
@@ -161,7 +162,8 @@ def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> 
     plan = new if old is None else replace(old, device=new.device, torch=new.torch)
     torch.set_num_threads(plan.threads)
     if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":
-        found = pace.chosen(teacher, plan.chunk, synthesis.teacher_passes)
-        plan = replace(plan, channels_last=found.channels_last, dtype=found.dtype)
+        side_by_side = min(plan.threads, synthesis.batches // _BATCHES) if synthesis.rounds == 1 else 1
+        found = pace.chosen(teacher, plan.chunk, synthesis.teacher_passes, max(side_by_side, 1))
+        plan = replace(plan, **asdict(found))
     pace.apply(plan.pace, teacher.graph)
     return plan

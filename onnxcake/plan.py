@@ -48,6 +48,7 @@ class Plan:
         torch: its version.
         channels_last: whether convolutions' weights have the channels last in memory.
         dtype: what gradients at the samples are computed in.
+        workers: batches of a set made side by side, by threads of one core each; 1 is one after the other on all cores.
     """
 
     device: str
@@ -57,11 +58,12 @@ class Plan:
     torch: str
     channels_last: bool = False
     dtype: Dtype = "float32"
+    workers: int = 1
 
     @property
     def pace(self) -> Pace:
         """How the teacher is computed."""
-        return Pace(self.channels_last, self.dtype)
+        return Pace(self.channels_last, self.dtype, self.workers)
 
     @classmethod
     def read(cls, path: Path) -> Plan | None:

@@ -1,7 +1,7 @@
 """From a teacher and the parts of a recipe to batches of samples."""
 
 from .augment import AUGMENTS, Augment
-from .loop import Maker, synthesize
+from .loop import Maker
 from .losses import LOSSES
 from .memory import Memory
 from .policies import LABELS
@@ -11,6 +11,7 @@ from .sources import SOURCES
 from .step import Need, Tick, Weighted, silent
 from .synthesis import Synthesis
 from .update import UPDATES
+from .workers import synthesize
 
 __all__ = [
     "AUGMENTS",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..rng import Key
-from ..store import Batch, Store
+from ..store import Batch
 from ..teacher import Teacher
 from ..teacher.offers import View
 from ..teacher.pace import hurried
@@ -250,16 +250,6 @@ class Maker:
             raise NotFinite(None, self.synthesis.steps)
         labels = asked.labels if own is None else own.to(asked.labels)
         return Batch(index, inputs, given.float(), labels, attempt)
-
-
-def synthesize(maker: Maker, store: Store) -> None:
-    """Makes every independent batch that the store misses; the store keeps what is finished at any moment.
-
-    Raises:
-        Diverged: if a batch stays non-finite after fresh starts.
-    """
-    for index in store.missing():
-        store.append(maker.make(index))
 
 
 def _advance(

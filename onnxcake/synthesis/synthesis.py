@@ -29,6 +29,7 @@ class Synthesis:
         chunk: samples that go through the teacher at once, a multiple of ``groups``.
         rounds: how often synthesis and student take turns.
         dtype: what gradients at the samples are computed in; answers are in float32.
+        workers: batches made side by side, if they are independent, each on one core.
     """
 
     source: Source
@@ -45,6 +46,7 @@ class Synthesis:
     rounds: int = 1
     augment: tuple[Augment, ...] = ()
     dtype: Dtype = "float32"
+    workers: int = 1
 
     @property
     def total(self) -> int:

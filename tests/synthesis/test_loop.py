@@ -158,9 +158,11 @@ def test_batches_differ_by_key_index_and_attempt(image: Teacher) -> None:
             assert not torch.equal(one.labels, other.labels)
 
 
-@pytest.mark.parametrize("per_shard", [1, 4])
-def test_a_batch_is_the_same_alone_and_in_any_order(per_shard: int, image: Teacher, tmp_path: Path) -> None:
-    synthesis = recipe(chunk=12)
+@pytest.mark.parametrize(("per_shard", "workers"), [(1, 1), (4, 1), (1, 2), (4, 3), (1, 9)])
+def test_a_batch_is_the_same_alone_and_in_any_order(
+    per_shard: int, workers: int, image: Teacher, tmp_path: Path
+) -> None:
+    synthesis = recipe(chunk=12, workers=workers)
     backwards = [make_batch(image, synthesis, index, KEY) for index in reversed(range(6))][::-1]
     store = store_of(synthesis, image, tmp_path, per_shard)
     synthesize(image, synthesis, store, KEY)
@@ -187,8 +189,9 @@ def test_only_what_is_missing_is_made(image: Teacher, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == files
 
 
-def test_every_pass_is_told(image: Teacher, tmp_path: Path) -> None:
-    synthesis, passes = recipe(chunk=9), list[int]()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_pass_is_told(workers: int, image: Teacher, tmp_path: Path) -> None:
+    synthesis, passes = recipe(chunk=9, workers=workers), list[int]()
     synthesize(image, synthesis, store_of(synthesis, image, tmp_path), KEY, passes.append)
     assert sum(passes) == synthesis.teacher_passes == 6 * 24 * 12
 

@@ -62,6 +62,33 @@ def test_the_fastest_that_agrees_is_chosen(
     assert weights and all(w.is_contiguous(memory_format=torch.channels_last) == best.channels_last for w in weights)
 
 
+@pytest.mark.parametrize(("seconds", "workers"), [(0.6, 2), (0.75, 1)], ids=["faster", "not by enough"])
+def test_two_workers_where_they_are_faster(
+    seconds: float, workers: int, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the fastest way, which takes 0.4 s; side by side two gradients take so long."""
+    timings(monkeypatch, SECONDS)
+    monkeypatch.setattr(pace, "_side_by_side", lambda *_: seconds)
+    assert pace.chosen(teacher, 8, 1000, 2) == Pace(True, "bfloat16", workers)
+    assert pace.chosen(teacher, 8, 1000, 1).workers == 1
+
+
+def test_side_by_side_is_timed_on_one_core_each(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real, before = set[int](), pace._timed, torch.get_num_threads()
+
+    def timed(*given: Any) -> Any:
+        seen.add(torch.get_num_threads())
+        return real(*given)
+
+    monkeypatch.setattr(pace, "_timed", timed)
+    torch.set_num_threads(2)
+    try:
+        assert 0 < pace._side_by_side(teacher, torch.randn(4, 3, 12, 12), PLAIN, 2) < 60
+        assert seen == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = timings(monkeypatch, SECONDS)
     first, count = pace.chosen(teacher, 8, 1000), len(asked)

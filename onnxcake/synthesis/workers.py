@@ -1,0 +1,62 @@
+"""Independent batches, made one after the other or side by side, by threads that keep to one core each.
+
+A small network does not fill several cores: its operators are split into parts that are hardly worth the splitting.
+Batches that know nothing of each other fill them. Threads will do, as torch lets go of the interpreter while it
+computes; they share the teacher, and nothing has to be sent.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from ..store import Batch, Store
+from .loop import Maker
+
+
+class _Stopped(Exception):
+    """Nobody waits for the batch any more."""
+
+
+def synthesize(maker: Maker, store: Store) -> None:
+    """Makes every independent batch that the store misses; the store keeps what is finished at any moment.
+
+    Raises:
+        Diverged: if a batch stays non-finite after fresh starts.
+    """
+    workers, missing = maker.synthesis.workers, store.missing()
+    together = workers > 1 and maker.independent
+    made = _side_by_side(maker, missing, workers) if together else map(maker.make, missing)
+    for batch in made:
+        store.append(batch)
+
+
+def _side_by_side(maker: Maker, indices: Iterable[int], workers: int) -> Iterator[Batch]:
+    """The batches in order; one more than there are workers is asked for ahead, so that none has to wait."""
+    stop, one_at_a_time, own = threading.Event(), threading.Lock(), copy.copy(maker)
+
+    def tick(passes: int, queries: int = 0) -> None:
+        if stop.is_set():
+            raise _Stopped
+        with one_at_a_time:
+            maker.tick(passes, queries)
+
+    own.tick = tick
+    threads, ahead = torch.get_num_threads(), deque[Future[Batch]]()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for index in indices:
+            ahead.append(pool.submit(own.make, index))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # what a worker sets, threads that begin later take over
