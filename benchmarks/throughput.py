@@ -91,7 +91,11 @@ def main() -> None:
         }
         if options.workers is None:
             maker = Maker(teacher, synthesis, Key(0))
-            found = ratios(options.pairs, maker.make, lambda _: bare(teacher, synthesis.batch, options.steps))
+            found = ratios(
+                options.pairs,
+                lambda number: maker.make(number % many),
+                lambda _: bare(teacher, synthesis.batch, options.steps),
+            )
             append(
                 "Synthesis over a bare loop of forward + input gradient (speed ratio, higher is better)", row | found
             )
