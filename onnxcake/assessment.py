@@ -39,14 +39,14 @@ def families(signature: Signature, key: Key) -> dict[str, Array]:
     """
 
     def drawn(name: str, contrast: tuple[float, float] = (0.5, 8.0)) -> Tensor:
-        return _within(fields(SAMPLES, signature.shape, key.at(name).generator(), contrast), signature)
+        return signature.within(fields(SAMPLES, signature.shape, key.at(name).generator(), contrast))
 
     one, other = drawn("one", (8.0, 8.0)), drawn("other", (8.0, 8.0))
     share = torch.rand(SAMPLES, generator=key.at("share").generator()).reshape(-1, *[1] * (one.dim() - 1))
     noise = torch.randn(SAMPLES, *signature.shape, generator=key.at("noise").generator())
     standard = {
         "fields": drawn("fields"),
-        "noise": _within(noise, signature),
+        "noise": signature.within(noise),
         "mixtures": torch.lerp(one, other, share),
     }
     return {name: signature.whole(signature.to_input(x)).numpy() for name, x in standard.items()}
@@ -102,11 +102,6 @@ def alarms(seen: Mapping[str, tuple[Array, Array]], held_out: Array, signature: 
     if (close := _duplicates(held_out)) > _FEW:
         told.append(f"{close:.0%} of the held-out samples have another right beside them")
     return told
-
-
-def _within(x: Tensor, signature: Signature) -> Tensor:
-    bounds = signature.bounds()
-    return x if bounds is None else torch.clamp(x, *bounds)
 
 
 def _sure(answers: Array, signature: Signature) -> float:

@@ -157,9 +157,7 @@ def synthetic(signature: Signature, count: int, key: Key, first: int = 0) -> Ten
     smooth = torch.arange(first, first + count) % 2 == 1
     if signature.is_image and smooth.any():
         x[smooth] = _fields(x[smooth], draw)
-    if (bounds := signature.bounds()) is not None:
-        x = x.clamp(*bounds)
-    return signature.whole(signature.to_input(x))
+    return signature.whole(signature.to_input(signature.within(x)))
 
 
 def _fields(like: Tensor, draw: torch.Generator) -> Tensor:

@@ -131,6 +131,8 @@ class _Server:
         from ..ort import Runtime
 
         torch.set_num_threads(max(1, min(4, os.cpu_count() or 1)))
+        with torch.device("meta"):  # whose operators load a second's worth at their first use, before anyone waits
+            torch.relu(torch.nn.functional.conv2d(torch.empty(1, 1, 3, 3), torch.empty(1, 1, 3, 3)))
         self.runtime = Runtime()
         self.examiner: Any = None
 

@@ -145,6 +145,11 @@ class Signature:
         )
         return low.squeeze(0), high.squeeze(0)
 
+    def within(self, x: Tensor) -> Tensor:
+        """Samples in standard units, values outside the range put at its ends; as they are where none is known."""
+        bounds = self.bounds()
+        return x if bounds is None else torch.clamp(x, *bounds)
+
     def to_raw(self, inputs: Tensor) -> Tensor:
         """What the file takes → raw values with channels first, before the normalisation outside it: for pictures."""
         x = inputs.movedim(-1, 1) if self.channels_last else inputs
