@@ -17,7 +17,8 @@ from .recipe import Recipe
 from .run import Run
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-_TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh])")
+_PART = r"(\d+\.?\d*|\.\d+)\s*([smh])"
+_TIME = re.compile(rf"(?:{_PART}\s*)+")
 _ROUNDS = "synthesis.rounds"
 _FORECASTS = 2  # the second is of the scaled work: what does not scale (a held-out batch, an export) counts then
 
@@ -36,7 +37,7 @@ class Budget:
 
     @classmethod
     def of(cls, time: str | None = None, passes: str | None = None) -> Budget:
-        """A budget as it is written: ``90s``, ``3m`` or ``1.5h``; and ``1e6`` passes.
+        """A budget as it is written: ``90s``, ``1.5h`` or ``4m30s``; and ``1e6`` passes.
 
         Raises:
             UsageError: if it is written otherwise, or not above zero.
@@ -112,8 +113,8 @@ def _with(request: Request, numbers: Amounts) -> Request:
 
 
 def _seconds(text: str) -> float:
-    found = _TIME.fullmatch(text.strip())
-    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    parts = re.findall(_PART, text) if _TIME.fullmatch(text.strip()) else []
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if seconds <= 0:
         raise UsageError(f"{text!r} is no time above zero", remedy="Write --budget 90s, 3m or 1.5h.")
     return seconds

@@ -21,7 +21,17 @@ FIXED_S = 2.0  # of a made-up run, whatever its size
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("3m", 180), ("1.5h", 5400), ("0.5 m", 30), (" 2h ", 7200), (".5s", 0.5)]
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("3m", 180),
+        ("1.5h", 5400),
+        ("0.5 m", 30),
+        (" 2h ", 7200),
+        (".5s", 0.5),
+        ("4m30s", 270),
+        ("1h 5m", 3900),
+    ],
 )
 def test_times(text: str, seconds: float) -> None:
     assert Budget.of(text) == Budget(seconds, None)
