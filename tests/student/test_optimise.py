@@ -186,7 +186,7 @@ def test_optimisers_step_as_those_of_torch(made: Any, theirs: Any) -> None:
                 parameter.grad = parameter.detach().sin() + step
             optimiser.step()
         results.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
-    torch.testing.assert_close(*results, rtol=0, atol=0)
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)  # ours in one fused kernel
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
