@@ -42,18 +42,20 @@ def training_of(pupil: Pupil, key: Key, plan: Plan, teacher: Teacher | None, tic
     """
     student = pupil.student(key)
     pace.apply(plan.pace, student)
-    ask = None if teacher is None else _asked_of(teacher, tick)
-    return Training(student, pupil.regime, torch.device(plan.device), ask)
+    ask = None if teacher is None else _asked_of(teacher, plan.dtype, tick)
+    dtype: pace.Dtype = "float32" if pupil.quantised else plan.dtype  # what rounds to int8 has to be exact
+    return Training(student, pupil.regime, torch.device(plan.device), ask, dtype)
 
 
-def _asked_of(teacher: Teacher, tick: Tick) -> Ask:
+def _asked_of(teacher: Teacher, dtype: pace.Dtype, tick: Tick) -> Ask:
     """The teacher, values inside it asked for by the file's own names."""
 
     def ask(inputs: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         taps = tuple(map(teacher.tap, names))
-        logits, values = teacher.answer(inputs, taps)
+        with pace.hurried(teacher.device, dtype):
+            logits, values = teacher.answer(inputs, taps)
         tick(0, len(inputs))
-        return logits, {name: values[tap] for name, tap in zip(names, taps, strict=True)}
+        return logits.float(), {name: values[tap].float() for name, tap in zip(names, taps, strict=True)}
 
     return ask
 

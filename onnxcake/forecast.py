@@ -106,7 +106,7 @@ def _how(plan: Plan) -> list[str]:
     how = [plan.device, f"{plan.threads} thread{'s' if plan.threads > 1 else ''}"]
     how += ["channels last"] if plan.channels_last else []
     how += [f"{plan.workers} batches side by side"] if plan.workers > 1 else []
-    return [*how, f"gradients in {plan.dtype}"] if plan.dtype != "float32" else how
+    return how if plan.dtype == "float32" else [*how, f"in {plan.dtype}"]
 
 
 def _set(job: Job, ahead: Forecast) -> str:

@@ -47,7 +47,7 @@ class Plan:
         batches_per_shard: batches in one file of the store.
         torch: its version.
         channels_last: whether convolutions' weights have the channels last in memory.
-        dtype: what gradients at the samples are computed in.
+        dtype: what gradients at the samples, student steps and their live answers are computed in.
         workers: batches of a set made side by side, by threads of one core each; 1 is one after the other on all cores.
     """
 

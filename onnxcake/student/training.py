@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Diverged
+from ..teacher.pace import Dtype, hurried
 from .loss import Distillation, decisions
 from .match import Match, Watch
 from .optimise import OPTIMISERS, LearningRate, Optimiser, set_rate
@@ -80,10 +81,19 @@ class Training:
     Args:
         student: takes what the teacher takes.
         ask: the teacher, for a regime that asks it about what the student sees.
+        dtype: what the student's operators compute in where they gain by it; weights and losses are in float32.
     """
 
-    def __init__(self, student: nn.Module, regime: Regime, device: torch.device, ask: Ask | None = None) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        regime: Regime,
+        device: torch.device,
+        ask: Ask | None = None,
+        dtype: Dtype = "float32",
+    ) -> None:
         self.student, self.regime, self.device, self._ask = student.to(device), regime, device, ask
+        self.dtype: Dtype = dtype
         self.optimiser = regime.optimiser.build(student.parameters())
         self.step, self.loss = 0, math.nan
         self._last: Tensor | None = None  # the loss of the last step, not looked at yet
@@ -120,11 +130,14 @@ class Training:
     def loss_of(self, student: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
         """The regime's loss on rows."""
         inputs, logits, labels = rows
-        given = (student(inputs), logits, labels)
+        with hurried(self.device, self.dtype):
+            own = student(inputs)
+        given = (own.float(), logits, labels)
         loss = self.regime.loss(*(decisions(*given) if self.regime.multilabel else given))
         if self.regime.match is not None and self._watch is not None:
             assert self._ask is not None, "values inside the teacher were asked for with the regime"
-            loss = loss + self.regime.match(self._ask(inputs, self.regime.match.teacher_taps)[1], self._watch.taken())
+            taken = {name: value.float() for name, value in self._watch.taken().items()}
+            loss = loss + self.regime.match(self._ask(inputs, self.regime.match.teacher_taps)[1], taken)
         return loss
 
     def _prepared(self, rows: Rows, draw: torch.Generator | None) -> Rows:

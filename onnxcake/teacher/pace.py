@@ -1,9 +1,9 @@
 """How a teacher is computed fastest on this machine, found out by a short timing, once for a run.
 
-Three things are tried: convolutions' weights with the channels last in memory; where a gradient is wanted, bfloat16 in
-the operators that gain by it (autocast); and threads that compute side by side, each on one core. None changes what the
-teacher answers: the answers that a student learns from are always those in float32, and a gradient in bfloat16 is taken
-only where it points the same way.
+Three things are tried: convolutions' weights with the channels last in memory; bfloat16 in the operators that gain by it
+(autocast); and threads that compute side by side, each on one core. bfloat16 is taken only where gradients point the
+same way in it. It is then used for gradients, for a student's steps and for answers asked anew in each of them; answers
+that are kept, weights and losses stay in float32.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Pace:
 
     Attributes:
         channels_last: convolutions' weights, the teacher's and the student's, have the channels last in memory.
-        dtype: of what gradients at the samples are computed in.
+        dtype: what gradients at the samples, student steps and their live answers are computed in.
         workers: threads that compute side by side.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -24,7 +25,7 @@ from onnxcake.recipe import Recipe
 from onnxcake.rng import Key
 from onnxcake.rounds import Rounds
 from onnxcake.store import Batch, Layout, Store, StoreDataset
-from onnxcake.student import Distillation, Regime, Training, make
+from onnxcake.student import Distillation, Lesson, Regime, Training, make
 from onnxcake.student.optimise import AdamWOptimiser, ConstantRate, Cosine, OneCycle, SgdOptimiser
 from onnxcake.teacher import Signature
 
@@ -402,3 +403,18 @@ def test_a_diverging_training_is_stopped_soon(store: Store, tmp_path: Path) -> N
     with pytest.raises(Diverged, match="at step 50"):
         broken.run()
     assert len(ticks) < 50 and steps_of(tmp_path) == []
+
+
+def test_in_bfloat16_a_student_learns_as_well(store: Store) -> None:
+    """Its weights, its loss and what it is compared with stay in float32."""
+    losses, weights = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        student = make(CNN.architecture, CNN.hyper, SIGNATURE, KEY)
+        training = Training(student, replace(CNN.regime, steps=30), torch.device("cpu"), dtype=dtype)
+        for rows in itertools.islice(StoreDataset(store).endless(20, KEY, 0), 30):
+            training.take(Lesson(rows))
+        losses[dtype], weights[dtype] = training.loss, torch.cat([w.flatten() for w in student.parameters()])
+        assert {weight.dtype for weight in student.parameters()} == {torch.float32}
+    assert 0 < losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert not torch.equal(*weights.values()), "nothing was computed in bfloat16"
+    torch.testing.assert_close(*weights.values(), rtol=0.1, atol=0.05)
