@@ -1,7 +1,7 @@
 """How a teacher is computed fastest on this machine, found out by a short timing, once for a run.
 
-Three things are tried: convolutions' weights with the channels last in memory; bfloat16 in the operators that gain by it
-(autocast); and threads that compute side by side, each on one core. bfloat16 is taken only where gradients point the
+Three things are tried: convolutions' weights with the channels last in memory; bfloat16 in the operators that gain by
+it (autocast); and threads that compute side by side, each on one core. bfloat16 is taken only where gradients point the
 same way in it. It is then used for gradients, for a student's steps and for answers asked anew in each of them; answers
 that are kept, weights and losses stay in float32.
 """
