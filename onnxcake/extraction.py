@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import files, result
 from . import plan as plans
 from . import run as runs
@@ -28,7 +26,7 @@ from .rng import Key
 from .run import Run
 from .spent import Spent
 from .store import Store
-from .teacher import Options, Task
+from .teacher import Options, Task, pace
 
 
 def extract(
@@ -213,7 +211,7 @@ def train(
         own = Run(made.teacher, chosen, seed)
         own.write(out)
         begins.keep(out)
-        torch.set_num_threads(plan.threads)
+        pace.use_threads(plan.threads)
         spent = Spent(out)
         show = Shown(spent)
         training = training_of(pupil, Key(seed), replace(plan, device=device), None, show)

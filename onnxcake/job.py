@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import files, matrix, needs, probes, recorded
 from . import plan as plans
 from .beginning import Beginning, beginning
@@ -160,10 +158,11 @@ def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> 
     new = plans.decide(recipe, teacher, synthesis)
     old = Plan.read(out / plans.FILE)
     plan = new if old is None else replace(old, device=new.device, torch=new.torch)
-    torch.set_num_threads(plan.threads)
+    pace.use_threads(plan.threads)
     if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":
         side_by_side = min(plan.threads, synthesis.batches // _BATCHES) if synthesis.rounds == 1 else 1
         found = pace.chosen(teacher, plan.chunk, synthesis.teacher_passes, max(side_by_side, 1))
-        plan = replace(plan, **asdict(found))
+        plan = replace(plan, **{**asdict(found), "threads": found.threads or plan.threads})
+        pace.use_threads(plan.threads)
     pace.apply(plan.pace, teacher.graph)
     return plan

@@ -25,7 +25,7 @@ from .synthesis.schedules import Constant
 from .synthesis.source import Source
 from .synthesis.update import Sgd
 from .teacher import Teacher
-from .teacher.pace import Dtype, Pace
+from .teacher.pace import Dtype, Pace, threads_given
 
 FILE = "plan.json"
 GROUPS = 10  # CAKE's rows, where the teacher has as many classes
@@ -63,7 +63,7 @@ class Plan:
     @property
     def pace(self) -> Pace:
         """How the teacher is computed."""
-        return Pace(self.channels_last, self.dtype, self.workers)
+        return Pace(self.channels_last, self.dtype, self.workers, self.threads)
 
     @classmethod
     def read(cls, path: Path) -> Plan | None:
@@ -195,7 +195,7 @@ def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
     most = kept // SHARDS  # a kill loses the shard in the making
     return Plan(
         device=teacher.device.type,
-        threads=torch.get_num_threads(),
+        threads=threads_given(),
         chunk=chunk,
         batches_per_shard=max(1, min(SHARD_BYTES // batch_bytes, most)),
         torch=torch.__version__,

@@ -281,6 +281,7 @@ SYNTHESIS_CHANGES = [
     "synthesis.steps=255",
     "synthesis.reference_batch=400",
     "synthesis.chunk=100",
+    "synthesis.pace=plain",
     "synthesis.augment={jitter: {}}",
     "synthesis.augment={jitter: {pixels: 1}}",
 ]

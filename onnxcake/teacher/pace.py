@@ -1,9 +1,10 @@
 """How a teacher is computed fastest on this machine, found out by a short timing, once for a run.
 
-Three things are tried: convolutions' weights with the channels last in memory; bfloat16 in the operators that gain by
-it (autocast); and threads that compute side by side, each on one core. bfloat16 is taken only where gradients point the
-same way in it. It is then used for gradients, for a student's steps and for answers asked anew in each of them; answers
-that are kept, weights and losses stay in float32.
+Four things are tried: one thread, as several that wait for each other at every small operator are often slower;
+convolutions' weights with the channels last in memory; bfloat16 in the operators that gain by it (autocast); and
+threads that compute side by side, each on one core. bfloat16 is taken only where gradients point the same way in it.
+It is then used for gradients, for a student's steps and for answers asked anew in each of them; answers that are kept,
+weights and losses stay in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .teacher import Teacher
 
 Dtype = Literal["float32", "bfloat16"]
 
-_WORTH_S = 20.0  # of gradients: shorter work is not worth a timing, and stays plain
+_WORTH_S = 10.0  # of gradients: shorter work is not worth a timing, and stays plain
 _GAIN = 1.15  # times faster, or it is not worth leaving the plain way
 _TIMES = 6  # the first of them is not counted
 _ALIKE = 0.95  # cosine of most samples' gradients with the plain ones
@@ -38,14 +39,17 @@ class Pace:
         channels_last: convolutions' weights, the teacher's and the student's, have the channels last in memory.
         dtype: what gradients at the samples, student steps and their live answers are computed in.
         workers: threads that compute side by side.
+        threads: of torch; as many as there are if None.
     """
 
     channels_last: bool = False
     dtype: Dtype = "float32"
     workers: int = 1
+    threads: int | None = None
 
 
 PLAIN = Pace()
+_given: tuple[int, int] | None = None  # how many threads there were, and how many were used in their place
 _Case = tuple[str, int, int, int, str]
 _FOUND: dict[_Case, Pace] = {}  # what was timed in this process: noise does not turn a run's key
 
@@ -58,11 +62,11 @@ def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> Pace:
 
     Leaves the teacher as `apply` of the answer does.
     """
-    key = (teacher.facts.digest, chunk, torch.get_num_threads(), workers, teacher.device.type)
+    key = (teacher.facts.digest, chunk, threads_given(), workers, teacher.device.type)
     if key not in _FOUND:
         x = torch.randn(chunk, *teacher.signature.shape, generator=Key(0).at("pace").generator()).to(teacher.device)
         apply(PLAIN, teacher.graph)
-        if _timed(teacher, x, PLAIN, 1)[1] * passes / chunk < _WORTH_S:
+        if _timed(teacher, x, PLAIN, 2)[1] * passes / chunk < _WORTH_S:
             return PLAIN
         _FOUND[key] = _fastest(teacher, x, workers)
     apply(_FOUND[key], teacher.graph)
@@ -70,9 +74,16 @@ def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> Pace:
 
 
 def _fastest(teacher: Teacher, x: Tensor, workers: int) -> Pace:
+    threads = torch.get_num_threads()
     plain, seconds = _timed(teacher, x, PLAIN, _TIMES)
     best, least = PLAIN, seconds / _GAIN
-    for pace in others(teacher):
+    if threads > 1 and teacher.device.type == "cpu":
+        torch.set_num_threads(1)
+        alone = _timed(teacher, x, PLAIN, _TIMES)[1]
+        if alone < least:
+            best, least = replace(PLAIN, threads=1), alone / _GAIN
+        torch.set_num_threads(best.threads or threads)
+    for pace in (replace(other, threads=best.threads) for other in others(teacher)):
         apply(pace, teacher.graph)
         try:
             found, seconds = _timed(teacher, x, pace, _TIMES)
@@ -84,7 +95,21 @@ def _fastest(teacher: Teacher, x: Tensor, workers: int) -> Pace:
         apply(best, teacher.graph)
         if _side_by_side(teacher, x, best, workers) / workers < _timed(teacher, x, best, _TIMES)[1] / _GAIN:
             best = replace(best, workers=workers)
+    torch.set_num_threads(threads)
     return best
+
+
+def threads_given() -> int:
+    """How many threads torch was given, whatever `use_threads` has made of them since."""
+    now = torch.get_num_threads()
+    return _given[0] if _given is not None and _given[1] == now else now
+
+
+def use_threads(count: int) -> None:
+    """Has torch use so many, of those that it was given."""
+    global _given
+    _given = threads_given(), count
+    torch.set_num_threads(count)
 
 
 def _side_by_side(teacher: Teacher, x: Tensor, pace: Pace, workers: int) -> float:

@@ -73,6 +73,35 @@ def test_two_workers_where_they_are_faster(
     assert pace.chosen(teacher, 8, 1000, 1).workers == 1
 
 
+@pytest.mark.parametrize(("alone", "threads"), [(0.5, 1), (0.9, None)], ids=["one is faster", "two are as good"])
+def test_one_thread_where_it_is_faster(
+    alone: float, threads: int | None, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is tried after that is tried on as many threads, and the number that was given comes back."""
+    asked, real, before = list[tuple[Pace, int]](), pace._timed, torch.get_num_threads()
+
+    def timed(teacher: Teacher, x: Tensor, how: Pace, times: int) -> Any:
+        asked.append((how, torch.get_num_threads()))
+        seconds = alone if torch.get_num_threads() == 1 else 1.0
+        return real(teacher, x, how, 1)[0], seconds * (0.5 if how.channels_last else 1.0)
+
+    monkeypatch.setattr(pace, "_timed", timed)
+    monkeypatch.setattr(pace, "_FOUND", {})
+    monkeypatch.setattr(pace, "_given", None)
+    torch.set_num_threads(2)
+    try:
+        assert pace.chosen(teacher, 8, 1000) == Pace(True, threads=threads)
+        assert torch.get_num_threads() == 2
+        assert {count for how, count in asked if how.channels_last} == {threads or 2}
+        pace.use_threads(1)
+        assert (torch.get_num_threads(), pace.threads_given()) == (1, 2)
+        pace.use_threads(1)
+        assert pace.threads_given() == 2, "said twice"
+        assert pace.chosen(teacher, 8, 1000) == Pace(True, threads=threads), "the same again in this process"
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_side_by_side_is_timed_on_one_core_each(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, real, before = set[int](), pace._timed, torch.get_num_threads()
 
@@ -99,7 +128,7 @@ def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest
 
 def test_short_work_is_not_worth_a_timing(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = timings(monkeypatch, SECONDS)
-    assert pace.chosen(teacher, 8, 100) == PLAIN and asked == [PLAIN]
+    assert pace.chosen(teacher, 8, 40) == PLAIN and asked == [PLAIN]
 
 
 @pytest.mark.parametrize("how", [LAST, LOW, BOTH], ids=str)
