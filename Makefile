@@ -11,7 +11,7 @@ demo: install
 	$(BIN)/onnxcake extract examples/digits.onnx --range 0,1 --probe examples/digits-test.npz --out runs/digits
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
