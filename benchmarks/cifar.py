@@ -1,6 +1,6 @@
-"""CIFAR-10: residual networks as teachers, and what the recipes make of them in the same time.
+"""CIFAR-10: residual networks and transformers as teachers, and what the recipes make of them in the same time.
 
-    python benchmarks/cifar.py DATA_DIR [--teachers resnet20-folded,resnet20] [--students auto,resnet8]
+    python benchmarks/cifar.py DATA_DIR [--teachers resnet20-folded,resnet20|resnet34|vit8] [--students auto,resnet8]
                                [--recipes layercake,cake,deepinversion,kd] [--budget 30m] [--device cpu] [--seeds 1]
                                [--override synthesis.batch=512] [--probe 10000] [--train-only]
 
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import results
@@ -37,8 +39,10 @@ from onnxcake.teacher import Signature
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SIGNATURE = Signature("image", (3, 32, 32), "logits", "logits", 10)
 SHOWN = 20_000  # training images for kd
-BATCH, RATE, EPOCHS = 512, 0.4, {"resnet20": 60, "resnet34": 40}  # on a card
+BATCH, EPOCHS = 512, {"resnet20": 60, "resnet34": 40, "vit8": 40}  # on a card
 FEW = 8  # epochs on a processor, half an hour of a core for ResNet-20
+_VIT = {"patch": 4, "dim": 192, "heads": 3, "mlp": 384}
+VITS: dict[str, dict[str, Any]] = {f"vit{depth}": {**_VIT, "depth": depth} for depth in (4, 8)}  # of vit-small
 
 
 def images(data: Path, part: str) -> tuple[Tensor, Tensor]:
@@ -78,18 +82,17 @@ def teacher(data: Path, name: str) -> Path:
 
 
 def trained(data: Path, name: str) -> nn.Module:
-    """One-cycle SGD on crops and mirror images, in bfloat16."""
+    """One-cycle SGD, AdamW for transformers, on crops and mirror images, in bfloat16."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     x, y = (tensor.to(device) for tensor in images(data, "train"))
     padded = F.pad(x, (4, 4, 4, 4))
     torch.manual_seed(0)
-    net = ARCHITECTURES[name](SIGNATURE).to(device, memory_format=torch.channels_last)
-    decayed = [p for p in net.parameters() if p.dim() > 1]
-    rest = [p for p in net.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": rest, "weight_decay": 0.0}]
-    optimiser = torch.optim.SGD(groups, RATE, momentum=0.9, nesterov=True, fused=True)
+    network = ARCHITECTURES["vit-small"](SIGNATURE, **VITS[name]) if name in VITS else ARCHITECTURES[name](SIGNATURE)
+    net = network.to(device, memory_format=torch.channels_last)
+    optimiser = optimiser_of(net, name)
     epochs, steps = EPOCHS[name] if device.type == "cuda" else FEW, -(-len(x) // BATCH)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * steps, pct_start=0.2)
+    highest = optimiser.param_groups[0]["lr"]
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, highest, total_steps=epochs * steps, pct_start=0.2)
     started = time.perf_counter()
     for epoch in range(epochs):
         net.train()
@@ -108,6 +111,16 @@ def trained(data: Path, name: str) -> nn.Module:
     figures |= {"seconds": f"{time.perf_counter() - started:.0f}", "device": where(device.type)}
     results.append("CIFAR-10 teachers (images in JPEG)", figures)
     return net
+
+
+def optimiser_of(net: nn.Module, name: str) -> torch.optim.Optimizer:
+    """With weight decay on matrices and filters alone."""
+    large = [p for p in net.parameters() if p.dim() > 1]
+    small = [p for p in net.parameters() if p.dim() <= 1]
+    if name in VITS:
+        return torch.optim.AdamW([{"params": large, "weight_decay": 0.05}, {"params": small}], 1e-3, fused=True)
+    groups = [{"params": large, "weight_decay": 5e-4}, {"params": small, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, 0.4, momentum=0.9, nesterov=True, fused=True)
 
 
 def cropped(padded: Tensor, rows: Tensor) -> Tensor:
@@ -155,7 +168,9 @@ def cell(data: Path, name: str, recipe: str, student: str, seed: int, said: argp
     """One run."""
     out = CACHE / f"cifar-{name}-{recipe}-{student}-{seed}"
     overrides = list(said.override)
-    if student != "auto":
+    if student in VITS:
+        overrides.append(f"student.architecture={json.dumps({'vit-small': VITS[student]})}")
+    elif student != "auto":
         overrides.append(f"student.architecture={student}")
     elif recipe != "layercake":
         overrides.append("student.architecture={auto: {keep: 0.5}}")
