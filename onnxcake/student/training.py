@@ -184,13 +184,19 @@ class Training:
         """Puts back what `tensors` gave."""
         state: dict[int, dict[str, Any]] = {}
         weights: dict[str, Tensor] = {}
+        learnt = [weight for group in self.optimiser.param_groups for weight in group["params"]]
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "optimiser":
                 number, _, entry = rest.partition(".")
-                state.setdefault(int(number), {})[entry] = value.clone()
+                state.setdefault(int(number), {})[entry] = _like(value, learnt[int(number)])
             elif kind == "student":
                 weights[rest] = value
         self.student.load_state_dict(weights)
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
         self.step = step
+
+
+def _like(moment: Tensor, weight: Tensor) -> Tensor:
+    """An optimiser's moment laid out in memory as its weight is: fused optimisers walk through both in one order."""
+    return torch.empty_like(weight).copy_(moment) if moment.shape == weight.shape else moment.clone()

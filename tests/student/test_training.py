@@ -49,6 +49,7 @@ class Pupil:
     architecture: str
     hyper: dict[str, Any]
     regime: Regime
+    memory_format: torch.memory_format = torch.contiguous_format
 
 
 PUPILS = {
@@ -56,6 +57,13 @@ PUPILS = {
     "adamw and batch norm": Pupil(
         "cnn-small", {"width": 4, "depth": 1}, replace(REGIME, optimiser=AdamWOptimiser(lr=0.01))
     ),
+    "adamw, channels last": Pupil(
+        "cnn-small",
+        {"width": 4, "depth": 1},
+        replace(REGIME, optimiser=AdamWOptimiser(lr=0.01)),
+        torch.channels_last,
+    ),
+    "momentum, channels last": Pupil("cnn-small", {"width": 4, "depth": 2}, REGIME, torch.channels_last),
     "plain sgd": Pupil(
         "mlp",
         {"hidden": (8,)},
@@ -95,6 +103,7 @@ def begun(
 ) -> Rounds:
     """As if by a new process: a fresh student, and another state of the global generator."""
     student = make(pupil.architecture, pupil.hyper, SIGNATURE, KEY)
+    student.to(memory_format=pupil.memory_format)  # type: ignore[call-overload]  # torch's stubs ask for a tensor besides
     torch.manual_seed(noise)
     regime = replace(pupil.regime, **changes)
     training = Training(student, regime, torch.device("cpu"))
