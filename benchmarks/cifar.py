@@ -1,12 +1,13 @@
 """CIFAR-10: residual networks and transformers as teachers, and what the recipes make of them in the same time.
 
-    python benchmarks/cifar.py DATA_DIR [--teachers resnet20-folded,resnet20|resnet34|vit8] [--students auto,resnet8]
+    python benchmarks/cifar.py DATA_DIR [--teachers resnet20-folded,resnet20|resnet34|vit8] [--students auto,like-resnet8]
                                [--recipes layercake,cake,deepinversion,kd] [--budget 30m] [--device cpu] [--seeds 1]
                                [--override synthesis.batch=512] [--probe 10000] [--train-only]
 
 DATA_DIR holds ``cifar10-jpeg.npz``. A teacher is trained on first use, on CUDA where there is one; on a processor
 for a few epochs. ``NAME-folded`` has BatchNormalization folded into its convolutions by the exporter, ``NAME`` keeps
-it. The last iterate is compared on the test images, which no run learns from; ``kd`` learns from the training images.
+it. ``like-NAME`` is that network cut out of the teacher, ``NAME`` alone the one that begins from noise. The last
+iterate is compared on the test images, which no run learns from; ``kd`` learns from the training images.
 Each cell is appended to RESULTS.md as it is finished, and skipped if it is there.
 """
 
@@ -168,8 +169,12 @@ def cell(data: Path, name: str, recipe: str, student: str, seed: int, said: argp
     """One run."""
     out = CACHE / f"cifar-{name}-{recipe}-{student}-{seed}"
     overrides = list(said.override)
-    if student in VITS:
-        overrides.append(f"student.architecture={json.dumps({'vit-small': VITS[student]})}")
+    named = student.removeprefix("like-")
+    network = {"vit-small": VITS[named]} if named in VITS else {named: {}}
+    if student.startswith("like-"):
+        overrides.append(f"student.architecture={json.dumps({'auto': {'like': network}})}")
+    elif student in VITS:
+        overrides.append(f"student.architecture={json.dumps(network)}")
     elif student != "auto":
         overrides.append(f"student.architecture={student}")
     elif recipe != "layercake":
@@ -213,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path)
     several = {"type": lambda text: text.split(",")}
     parser.add_argument("--teachers", default=["resnet20-folded", "resnet20"], **several)
-    parser.add_argument("--students", default=["auto", "resnet8"], **several)
+    parser.add_argument("--students", default=["auto", "like-resnet8"], **several)
     parser.add_argument("--recipes", default=["layercake", "cake", "deepinversion", "kd"], **several)
     parser.add_argument("--budget", default="30m")
     parser.add_argument("--device", default="cpu")

@@ -14,7 +14,7 @@ from .ort import Runtime
 from .recipe import Recipe
 from .rng import Key
 from .sections import ONNX, Auto
-from .student import Start
+from .student import Start, shapes_of
 from .teacher import Facts, Teacher
 
 
@@ -96,9 +96,11 @@ def beginning(
 def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
     try:
         with Runtime() as runtime:
-            pruned = cut_of(teacher, goal, goal.score, Key(seed), runtime, goal.drop_blocks, goal.low_rank)
+            like = None if goal.named is None else shapes_of(*goal.named, teacher.signature)
+            pruned = cut_of(teacher, goal, goal.score, Key(seed), runtime, goal.drop_blocks, goal.low_rank, like)
     except UnsupportedTeacher as error:
-        return Beginning(None, key, f"student: {error.what}; one of the teacher's family is named instead")
+        instead = "one of the teacher's family is named instead" if goal.named is None else "it begins from noise"
+        return Beginning(None, key, f"student: {error.what}; {instead}")
     return Beginning(Start.like(pruned.content, teacher.signature, runs.START), key)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from statistics import median
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from .child import Array
 from .errors import UnsupportedTeacher, first_line
 from .ort import Runtime, RuntimeRefused, Session
-from .pruning import Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Tools
+from .pruning import Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
 from .rng import Key
 from .student.start import Start
 from .teacher import Signature, Teacher
@@ -42,6 +42,7 @@ def cut_of(
     runtime: Runtime,
     drop_blocks: int = 0,
     low_rank: LowRank = "auto",
+    like: Sequence[Shape] | None = None,
 ) -> Pruned:
     """The teacher's own graph made smaller, its file checked in onnxruntime.
 
@@ -54,6 +55,7 @@ def cut_of(
         key: what the choice is drawn from.
         drop_blocks: how many residual blocks are left out.
         low_rank: "tied" for products of matrices that are tied down on both sides alone.
+        like: the shapes of another network's weights, as for `Pruner.like`; they stand for ``goal`` and blocks.
 
     Raises:
         NothingToCut: if there is nothing in the teacher that could be left out.
@@ -67,8 +69,14 @@ def cut_of(
         ),
         latency_ms=lambda content: latency_ms(runtime.load(content, THREADS), signature.input_shape),
     )
+    answers = partial(_answers, runtime=runtime, inputs=_looks(teacher, key))
+    if like is not None:
+        pruner = pruner.like(like, answers)
+        pruned = pruner.alike(like, pruner.scores(score, key, tools))
+        check(teacher, pruned, key, runtime)
+        return pruned
     if drop_blocks:
-        pruner = pruner.shallower(drop_blocks, partial(_answers, runtime=runtime, inputs=_looks(teacher, key)))
+        pruner = pruner.shallower(drop_blocks, answers)
     pruned = (low_rank == "auto" and _product(pruner, goal, key, tools)) or _narrower(pruner, goal, score, key, tools)
     check(teacher, pruned, key, runtime)
     return pruned

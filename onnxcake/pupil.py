@@ -70,7 +70,8 @@ class Pupil:
                 remedy="Leave student.quantise out, or name an architecture: -o student.architecture=cnn-small.",
             )
         if name == "auto" and start is None:
-            name, hyper = choose(teacher, section.architecture.build({"auto": Auto}).share_of(teacher.parameters))
+            asked: Auto = section.architecture.build({"auto": Auto})
+            name, hyper = asked.named or choose(teacher, asked.share_of(teacher.parameters))
         rounds = recipe.synthesis.rounds
         course = Course(
             rounds=rounds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, create_model, model_validator
@@ -20,6 +21,9 @@ from .synthesis.schedules import Schedule
 ONNX = "onnx"  # the student that is a model of its own
 
 
+Named: TypeAlias = dict[str, dict[str, Any]]  # one architecture, and its keys
+
+
 @dataclasses.dataclass(frozen=True)
 class Auto(Goal):
     """A student cut out of the teacher's own graph, with the teacher's own weights: the largest that reaches the goal.
@@ -28,11 +32,20 @@ class Auto(Goal):
         score: by what is chosen what stays; `onnxcake.pruning.scores` explains them.
         drop_blocks: how many residual blocks are left out, those that matter least.
         low_rank: where matrices are written as products of two; `onnxcake.cutting.cut_of` explains it.
+        like: in place of a goal, a named architecture of the teacher's family (``lenet5-half`` for a LeNet-5): as many
+            channels, units and blocks are left as that has. Where the teacher is no larger one of the family, the
+            student is that architecture, and begins from noise.
     """
 
     score: Score = "weights"
     drop_blocks: CountOrNone = 0
     low_rank: LowRank = "auto"
+    like: Named | None = None
+
+    @property
+    def named(self) -> tuple[str, dict[str, Any]] | None:
+        """The architecture that it is to be like, and its keys."""
+        return None if self.like is None else next(iter(self.like.items()))
 
     def share_of(self, parameters: int) -> float:
         """The share of so many parameters, for a student that cannot be cut.
@@ -61,6 +74,18 @@ class Onnx:
     """
 
     init: Literal["keep", "fresh"] = "keep"
+
+
+class Architecture(Choice):
+    """The student's network by name; ``auto`` may name another that it is to be like."""
+
+    def keys(self, **registries: schema.Registry) -> dict[str, Any]:
+        """The keys as Python values."""
+        return super().keys(like={name: partial(_keyed, name) for name in ARCHITECTURES}, **registries)
+
+
+def _keyed(name: str, **keys: Any) -> Named:
+    return {name: keys}
 
 
 class Losses(Section):
@@ -118,7 +143,7 @@ if TYPE_CHECKING:
     SourceChoice: TypeAlias = Choice
     LabelsChoice: TypeAlias = Choice
     UpdateChoice: TypeAlias = Choice
-    StudentChoice: TypeAlias = Choice
+    StudentChoice: TypeAlias = Architecture
     OptimiserChoice: TypeAlias = Stepped
     RateChoice: TypeAlias = Choice
     LossTerms: TypeAlias = Losses
@@ -129,7 +154,11 @@ if TYPE_CHECKING:
 else:
     SourceChoice, LabelsChoice = schema.choice(SOURCES), schema.choice(LABELS)
     UpdateChoice = schema.choice(UPDATES, inner={Schedule: schema.choice(SCHEDULES)})
-    StudentChoice = schema.choice({"auto": Auto, ONNX: Onnx, **ARCHITECTURES})
+    _named = {Named | None: schema.choice(ARCHITECTURES) | None}
+    _students = {
+        key: schema.part(made, inner=_named) for key, made in {"auto": Auto, ONNX: Onnx, **ARCHITECTURES}.items()
+    }
+    StudentChoice = create_model("Choice", __base__=Architecture, **schema.optional(_students))
     _optimisers, RateChoice = schema.optional(schema.parts(OPTIMISERS)), schema.choice(LEARNING_RATES)
     _inherited = create_model("Choice", __base__=Choice, **_optimisers)
     OptimiserChoice = create_model("Optimiser", __base__=Stepped, **_optimisers, inherited=(_inherited | None, None))
@@ -228,7 +257,7 @@ class StudentSection(Section):
 
     @model_validator(mode="after")
     def _can_learn(self) -> StudentSection:
-        goals = Goal.__dataclass_fields__.keys()
+        goals = [*Goal.__dataclass_fields__, "like"]
         if self.architecture.name == "auto" and sum(self.architecture.keys()[goal] is not None for goal in goals) > 1:
             raise ValueError(f"architecture: give one of {', '.join(goals)}")
         if (self.epochs is None) == (self.steps is None):

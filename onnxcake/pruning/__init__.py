@@ -8,7 +8,7 @@ from . import (
     rules_reshaping,
     rules_shaping,
 )
-from .goal import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Score, Tools
+from .goal import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Score, Shape, Tools
 from .pruner import Pruner
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Pruned",
     "Pruner",
     "Score",
+    "Shape",
     "Tools",
     "rules_elementwise",
     "rules_linear",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,13 +12,13 @@ import onnx
 from ..errors import first_line
 from ..rng import Key
 from ..teacher.opened import Opened
-from . import scores
+from . import like, scores
 from .cut import Cutter
 from .depth import Answers, block_scores, blocks, without
 from .factor import Factor, energy
 from .families import Numbers, families, largest, weights_of
 from .follow import follow
-from .goal import Goal, NothingToCut, Pruned, Score, Tools
+from .goal import Goal, NothingToCut, Pruned, Score, Shape, Tools
 from .indices import Axis
 from .layers import layers, multiply_adds_left, multiply_adds_of
 from .plain import Plain, plain
@@ -72,6 +72,42 @@ class Pruner:
                 )
             graph = without(graph, [found[int(block_scores(graph, found, answers).argmin())]])
         return Pruner(self.opened, *self.names, graph)
+
+    def like(self, shapes: Sequence[Shape], answers: Answers) -> Pruner:
+        """The same without as many residual blocks as a network of the family lacks; see `alike`.
+
+        Args:
+            shapes: of the weights of that network's convolutions and linear layers, in order, what is made first.
+            answers: a model's, always to the same inputs.
+
+        Raises:
+            NothingToCut: if the teacher is no larger network of the family.
+        """
+        graph = self.followed.graph
+        while len(like.matrices(graph)) > len(shapes):
+            found = [block for block in blocks(graph) if _may_become(without(graph, [block]), shapes)]
+            if not found:
+                raise self._unlike(f"no choice of its blocks leaves the {len(shapes)} layers wanted")
+            graph = without(graph, [found[int(block_scores(graph, found, answers).argmin())]])
+        return Pruner(self.opened, *self.names, graph)
+
+    def alike(self, shapes: Sequence[Shape], worth: Numbers) -> Pruned:
+        """The student whose weights have these shapes; for the arguments see `like` and `to`.
+
+        Raises:
+            NothingToCut: if the teacher is no larger network of the family.
+        """
+        try:
+            return self._pruned(like.dropped(self.followed, self.families, worth, shapes))
+        except like.Unlike as error:
+            raise self._unlike(str(error)) from error
+
+    def _unlike(self, why: str) -> NothingToCut:
+        return NothingToCut(
+            f"it is no larger network of the same family: {why}",
+            where=self.opened.name,
+            remedy="Name the architecture alone: the student begins from noise then.",
+        )
 
     def factorised(self) -> Pruner:
         """The same with each matrix that no index can be taken from as a product of two, by singular values.
@@ -224,3 +260,7 @@ class Pruner:
         else:
             limit, measure, turns = goal.parameters_of(self.parameters), self.families.parameters, _TURNS
         return limit, measure, turns
+
+
+def _may_become(graph: Plain, shapes: Sequence[Shape]) -> bool:
+    return like.may_become(list(like.matrices(graph).values()), shapes)

@@ -6,6 +6,7 @@ from .loss import Distillation, decisions
 from .match import MATCHES, Match
 from .onnx_student import OnnxStudent
 from .optimise import LEARNING_RATES, OPTIMISERS
+from .shapes import shapes_of
 from .start import Start
 from .student import Student, count, make, parameters
 from .training import Lesson, Regime, Training
@@ -28,4 +29,5 @@ __all__ = [
     "decisions",
     "make",
     "parameters",
+    "shapes_of",
 ]

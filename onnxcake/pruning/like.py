@@ -1,0 +1,95 @@
+"""The teacher as another network of its family: with as many channels, units and blocks as that one has.
+
+Such a student is a network that people know by name, and begins with the teacher's weights all the same: weights chosen
+out of a larger network of the family are a better start than noise (Xu et al., *Initializing Models with Larger Ones*,
+ICLR 2024; Samragh et al., *Weight subcloning*, 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx
+
+from .families import Families, Numbers
+from .follow import Followed
+from .indices import Axis
+from .plain import Plain
+
+Shape = tuple[int, ...]
+
+
+class Unlike(Exception):
+    """The teacher is not a larger network of the family; the message says where."""
+
+
+def matrices(graph: Plain) -> dict[str, Shape]:
+    """The weights of convolutions and linear layers, in order, by name: their shapes, what is made first."""
+    return {name: _made_first(node, place, graph.constants[name].shape) for name, node, place in _weighted(graph)}
+
+
+def may_become(have: Sequence[Shape], want: Sequence[Shape]) -> bool:
+    """Whether weights of these shapes, or some of them in this order, can be cut to those of others."""
+    left = iter(have)
+    return all(any(_holds(large, small) for large in left) for small in want)
+
+
+def dropped(followed: Followed, found: Families, worth: Numbers, want: Sequence[Shape]) -> Axis:
+    """The atoms that fall so that the weights have the shapes wanted.
+
+    Args:
+        worth: of each atom; the least fall.
+
+    Raises:
+        Unlike: if that cannot be reached.
+    """
+    graph = followed.graph
+    shapes = matrices(graph)
+    if len(shapes) != len(want) or not may_become(list(shapes.values()), want):
+        raise Unlike(f"it has {_listed(shapes.values())}, of which there is no choosing {_listed(want)}")
+    owner = {atom: number for number, atoms in enumerate(found.members) for atom in atoms.tolist()}
+    counts = [len(atoms) for atoms in found.members]
+    for (name, node, place), shape in zip(_weighted(graph), want, strict=True):
+        for axis, size in zip(followed.axes[name], _made_first(node, place, shape), strict=True):
+            families = {owner[atom] for atom in np.unique(followed.table[axis]).tolist() if atom in owner}
+            if len(families) == 1:  # one of the factors of an axis, such as what each head holds; others stay
+                family = families.pop()
+                counts[family] = max(1, round(size / len(axis) * len(found.members[family])))
+    fallen = found.dropped(worth, counts)
+    stays = followed.stays(fallen)
+    for (name, node, place), shape in zip(_weighted(graph), want, strict=True):
+        left = _made_first(node, place, tuple(int(stays[axis].sum()) for axis in followed.axes[name]))
+        if left != shape:
+            raise Unlike(
+                f"a weight of {_listed([shapes[name]])} can be cut to {_listed([left])}, not {_listed([shape])}"
+            )
+    return fallen
+
+
+def _weighted(graph: Plain) -> list[tuple[str, onnx.NodeProto, int]]:
+    """Each such weight, the first node that reads it, and at which place."""
+    found: dict[str, tuple[str, onnx.NodeProto, int]] = {}
+    for node in graph.nodes:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            for place, name in enumerate(node.input[:2]):
+                if name in graph.constants and graph.constants[name].ndim > 1:
+                    found.setdefault(name, (name, node, place))
+    return list(found.values())
+
+
+def _made_first(node: onnx.NodeProto, place: int, shape: Shape) -> Shape:
+    """A weight's shape with what is made before what is read, as torch has it; the other way round, the same."""
+    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    stored_so = node.op_type == "Conv" or place == 0 or turned
+    return shape if stored_so else (*shape[:-2], shape[-1], shape[-2])
+
+
+def _holds(large: Shape, small: Shape) -> bool:
+    """Whether a weight can be cut to a shape: fewer channels or units, the same kernel."""
+    fewer = len(large) == len(small) and all(s <= b for b, s in zip(large[:2], small[:2], strict=True))
+    return fewer and large[2:] == small[2:]
+
+
+def _listed(shapes: Iterable[Shape]) -> str:
+    return ", ".join("×".join(map(str, shape)) for shape in shapes)
