@@ -1,14 +1,15 @@
 """CIFAR-10: residual networks and transformers as teachers, and what the recipes make of them in the same time.
 
-    python benchmarks/cifar.py DATA_DIR [--teachers resnet20-folded,resnet20|resnet34|vit8] [--students auto,like-resnet8]
+    python benchmarks/cifar.py DATA_DIR [--teachers resnet20-folded,resnet20] [--students auto,like-resnet8]
                                [--recipes layercake,cake,deepinversion,kd] [--budget 30m] [--device cpu] [--seeds 1]
                                [--override synthesis.batch=512] [--probe 10000] [--train-only]
 
 DATA_DIR holds ``cifar10-jpeg.npz``. A teacher is trained on first use, on CUDA where there is one; on a processor
-for a few epochs. ``NAME-folded`` has BatchNormalization folded into its convolutions by the exporter, ``NAME`` keeps
-it. ``like-NAME`` is that network cut out of the teacher, ``NAME`` alone the one that begins from noise. The last
-iterate is compared on the test images, which no run learns from; ``kd`` learns from the training images.
-Each cell is appended to RESULTS.md as it is finished, and skipped if it is there.
+for a few epochs; ``resnet34`` and ``vit8`` are others. ``NAME-folded`` has BatchNormalization folded into its
+convolutions by the exporter, ``NAME`` keeps it. The student ``like-NAME`` is that network cut out of the teacher,
+``NAME`` alone the one that begins from noise. The last iterate is compared on the test images, which no run learns
+from; ``kd`` learns from the training images. Each cell is appended to RESULTS.md as it is finished, and skipped if it
+is there.
 """
 
 from __future__ import annotations
