@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -79,7 +79,6 @@ def describe(job: Job, ahead: Forecast) -> str:
     """What is going to be done, in a few lines."""
     facts, signature, synthesis = job.teacher.facts, job.teacher.signature, job.synthesis
     shape = "×".join(map(str, signature.input_shape))
-    hyper = ", ".join(f"{key}={value}" for key, value in job.pupil.hyper.items() if value is not None)
     pupil, sizes = job.pupil, f"{job.pupil.parameters:,} parameters"
     int8 = ", int8" if pupil.quantised else ""
     stepped = "" if pupil.regime.optimiser_key == OPTIMISER else f", stepped by {pupil.regime.optimiser_key}"
@@ -89,7 +88,7 @@ def describe(job: Job, ahead: Forecast) -> str:
         *(f"input      {assumption}" for assumption in signature.assumptions),
         f"recipe     {job.run.recipe.title}",
         *(f"instead    {note}" for note in job.view.notes),
-        f"student    {pupil.architecture}{f' ({hyper})' if hyper else ''}{int8}, {sizes}, "
+        f"student    {_named(pupil.architecture, pupil.hyper)}{int8}, {sizes}, "
         f"{pupil.parameters / facts.parameters:.0%} of the teacher's{stepped}",
         _set(job, ahead),
         f"work       {ahead.batches} batches to make, {ahead.teacher_passes:,} teacher passes with "
@@ -99,6 +98,15 @@ def describe(job: Job, ahead: Forecast) -> str:
     if not synthesis.has_gradient:
         lines[-1] = lines[-1].replace("0 teacher passes with gradient", "by asking for classes alone")
     return "\n".join(lines)
+
+
+def _named(name: str, keys: dict[str, Any]) -> str:
+    """An architecture and its keys, of which one may name another."""
+    words = {
+        key: _named(*next(iter(v.items()))) if isinstance(v, dict) else v for key, v in keys.items() if v is not None
+    }
+    inside = ", ".join(f"{key}={value}" for key, value in words.items())
+    return f"{name} ({inside})" if inside else name
 
 
 def _how(plan: Plan) -> list[str]:

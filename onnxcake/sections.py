@@ -258,8 +258,11 @@ class StudentSection(Section):
     @model_validator(mode="after")
     def _can_learn(self) -> StudentSection:
         goals = [*Goal.__dataclass_fields__, "like"]
-        if self.architecture.name == "auto" and sum(self.architecture.keys()[goal] is not None for goal in goals) > 1:
+        auto = self.architecture.keys() if self.architecture.name == "auto" else {}
+        if sum(auto.get(goal) is not None for goal in goals) > 1:
             raise ValueError(f"architecture: give one of {', '.join(goals)}")
+        if auto.get("like") and auto["drop_blocks"]:
+            raise ValueError("architecture: like says how many blocks are left; leave drop_blocks out")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
         if not (self.loss.hard or self.loss.soft or self.loss.l1):

@@ -124,6 +124,7 @@ def test_a_run(like: str, cut: bool, tmp_path: Path, export: Any) -> None:
     ("said", "why"),
     [
         ("{like: lenet5-half, keep: 0.5}", "give one of keep, .*like"),
+        ("{like: resnet8, drop_blocks: 2}", "leave drop_blocks out"),
         ("{like: lenet5-third}", "lenet5-third"),
         ("{like: {resnet8: {width: 0}}}", "like.resnet8.width: should be greater than or equal to 1"),
         ("{like: {mlp: {}, resnet8: {}}}", "like: name exactly one of"),
