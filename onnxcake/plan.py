@@ -42,7 +42,7 @@ class Plan:
 
     Attributes:
         device: "cpu" or "cuda".
-        threads: of torch, on the CPU.
+        threads: of torch, on the CPU; beside a card it only draws.
         chunk: samples that go through the teacher at once.
         batches_per_shard: batches in one file of the store.
         torch: its version.
@@ -195,7 +195,8 @@ def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
     most = kept // SHARDS  # a kill loses the shard in the making
     return Plan(
         device=teacher.device.type,
-        threads=threads_given(),
+        # Beside a card the processor draws small tensors, over which threads only wait for one another.
+        threads=threads_given() if teacher.device.type == "cpu" else 1,
         chunk=chunk,
         batches_per_shard=max(1, min(SHARD_BYTES // batch_bytes, most)),
         torch=torch.__version__,
