@@ -10,10 +10,10 @@ from . import files
 from . import run as runs
 from .cutting import cut_of
 from .errors import UnsupportedTeacher, UsageError
+from .network import ONNX, Auto
 from .ort import Runtime
 from .recipe import Recipe
 from .rng import Key
-from .sections import ONNX, Auto
 from .student import Start, shapes_of
 from .teacher import Facts, Teacher
 

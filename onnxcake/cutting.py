@@ -15,7 +15,7 @@ from torch import Tensor
 from .child import Array
 from .errors import UnsupportedTeacher, first_line
 from .ort import Runtime, RuntimeRefused, Session
-from .pruning import Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
+from .pruning import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
 from .rng import Key
 from .student.start import Start
 from .teacher import Signature, Teacher
@@ -250,6 +250,7 @@ def _unsound(teacher: Teacher, why: str) -> UnsupportedTeacher:
 
 
 __all__ = [
+    "HALF",
     "THREADS",
     "Goal",
     "Layer",

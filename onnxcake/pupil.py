@@ -9,9 +9,9 @@ from typing import Any
 from . import files
 from .course import Course, steps_per_round
 from .errors import RecipeError
+from .network import Auto
 from .recipe import Recipe
 from .rng import Key
-from .sections import Auto
 from .store import Layout
 from .student import (
     ARCHITECTURES,

@@ -2,90 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, create_model, model_validator
 
 from . import schema
-from .errors import RecipeError
-from .pruning import HALF, Goal, LowRank, Score
+from .network import NETWORKS, Architecture
+from .pruning import Goal
 from .quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
 from .schema import Choice, Section
-from .student import ARCHITECTURES, LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
+from .student import LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
 from .student.optimise import Optimiser
 from .synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SCHEDULES, SOURCES, UPDATES, Weighted
 from .synthesis.schedules import Schedule
-
-ONNX = "onnx"  # the student that is a model of its own
-
-
-Named: TypeAlias = dict[str, dict[str, Any]]  # one architecture, and its keys
-
-
-@dataclasses.dataclass(frozen=True)
-class Auto(Goal):
-    """A student cut out of the teacher's own graph, with the teacher's own weights: the largest that reaches the goal.
-
-    Attributes:
-        score: by what is chosen what stays; `onnxcake.pruning.scores` explains them.
-        drop_blocks: how many residual blocks are left out, those that matter least.
-        low_rank: where matrices are written as products of two; `onnxcake.cutting.cut_of` explains it.
-        like: in place of a goal, a named architecture of the teacher's family (``lenet5-half`` for a LeNet-5): as many
-            channels, units and blocks are left as that has. Where the teacher is no larger one of the family, the
-            student is that architecture, and begins from noise.
-    """
-
-    score: Score = "weights"
-    drop_blocks: CountOrNone = 0
-    low_rank: LowRank = "auto"
-    like: Named | None = None
-
-    @property
-    def named(self) -> tuple[str, dict[str, Any]] | None:
-        """The architecture that it is to be like, and its keys."""
-        return None if self.like is None else next(iter(self.like.items()))
-
-    def share_of(self, parameters: int) -> float:
-        """The share of so many parameters, for a student that cannot be cut.
-
-        Raises:
-            RecipeError: if the goal does not say it.
-        """
-        if self.max_macs is not None or self.max_latency_ms is not None:
-            raise RecipeError(
-                "only a student that is cut out of the teacher can be chosen by multiply-adds or latency",
-                remedy="Say keep, max_params or max_bytes, or name an architecture: -o student.architecture=mlp.",
-            )
-        most = self.max_params if self.max_params is not None else self.max_bytes and self.max_bytes / _BYTES
-        return (self.keep or HALF) if most is None else most / parameters
-
-
-_BYTES = 4  # of a parameter in a file
-
-
-@dataclasses.dataclass(frozen=True)
-class Onnx:
-    """The model that --student gives.
-
-    Attributes:
-        init: whether it begins with its own weights, or has them drawn anew.
-    """
-
-    init: Literal["keep", "fresh"] = "keep"
-
-
-class Architecture(Choice):
-    """The student's network by name; ``auto`` may name another that it is to be like."""
-
-    def keys(self, **registries: schema.Registry) -> dict[str, Any]:
-        """The keys as Python values."""
-        return super().keys(like={name: partial(_keyed, name) for name in ARCHITECTURES}, **registries)
-
-
-def _keyed(name: str, **keys: Any) -> Named:
-    return {name: keys}
 
 
 class Losses(Section):
@@ -154,11 +83,7 @@ if TYPE_CHECKING:
 else:
     SourceChoice, LabelsChoice = schema.choice(SOURCES), schema.choice(LABELS)
     UpdateChoice = schema.choice(UPDATES, inner={Schedule: schema.choice(SCHEDULES)})
-    _named = {Named | None: schema.choice(ARCHITECTURES) | None}
-    _students = {
-        key: schema.part(made, inner=_named) for key, made in {"auto": Auto, ONNX: Onnx, **ARCHITECTURES}.items()
-    }
-    StudentChoice = create_model("Choice", __base__=Architecture, **schema.optional(_students))
+    StudentChoice = create_model("Choice", __base__=Architecture, **schema.optional(NETWORKS))
     _optimisers, RateChoice = schema.optional(schema.parts(OPTIMISERS)), schema.choice(LEARNING_RATES)
     _inherited = create_model("Choice", __base__=Choice, **_optimisers)
     OptimiserChoice = create_model("Optimiser", __base__=Stepped, **_optimisers, inherited=(_inherited | None, None))

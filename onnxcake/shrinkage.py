@@ -10,13 +10,16 @@ from typing import Any, get_args
 
 from . import files
 from .cut_report import Shrinkage
-from .cutting import THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
+from .cutting import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
 from .errors import OutputError, TeacherError, UsageError
 from .graph.export import PRODUCER
 from .graph.load import load
+from .network import Auto
 from .ort import Runtime
+from .recipe import Recipe
 from .report import Report, versions
 from .rng import Key
+from .student import shapes_of
 from .teacher import Options, Task, Teacher
 
 _LEEWAY = 0.1
@@ -31,6 +34,7 @@ def shrink(
     max_bytes: int | None = None,
     max_macs: int | None = None,
     max_latency_ms: float | None = None,
+    like: str | None = None,
     out: str | Path | None = None,
     score: Score = "weights",
     drop_blocks: int = 0,
@@ -57,6 +61,8 @@ def shrink(
         max_bytes: of the file.
         max_macs: multiply-adds for one input.
         max_latency_ms: in onnxruntime for one input, on this machine with one thread.
+        like: a named architecture of its family, of whose channels, units and blocks it keeps as many:
+            "lenet5-half", or "{resnet8: {width: 8}}" with keys.
         out: the file to write; ``TEACHER-small.onnx`` in the working folder if None, which must not be
             anyone else's file.
         score: by what is chosen what stays: the size of the teacher's "weights", its "responses" to noise and smooth
@@ -78,6 +84,7 @@ def shrink(
 
     Raises:
         UsageError: if what is said makes no sense, or several goals are given.
+        RecipeError: if ``like`` names no architecture, or one that does not fit the inputs.
         TeacherError: if the teacher cannot be used; the subclass says why.
         NothingToCut: if nothing in it can be left out.
         OutputError: if the file cannot be written.
@@ -93,8 +100,9 @@ def shrink(
         mean=mean,
         std=std,
     )
-    goal = goal_of({**asked, "max_latency_ms": max_latency_ms})
-    return run(Path(teacher), goal, None if out is None else Path(out), score, drop_blocks, seed, options, low_rank)
+    goal = goal_of({**asked, "max_latency_ms": max_latency_ms, "like": like})
+    file = None if out is None else Path(out)
+    return run(Path(teacher), goal, file, score, drop_blocks, seed, options, low_rank, like)
 
 
 def run(
@@ -106,6 +114,7 @@ def run(
     seed: int = 0,
     options: Options | None = None,
     low_rank: LowRank = "auto",
+    like: str | None = None,
 ) -> Shrinkage:
     """`shrink`, as the command asks for it.
 
@@ -115,12 +124,14 @@ def run(
     for name, value, known in (("score", score, get_args(Score)), ("low rank", low_rank, get_args(LowRank))):
         if value not in known:
             raise UsageError(f"{name} {value!r} is not known", remedy=f"Choose one of {', '.join(known)}.")
+    named = None if like is None else _named(like, drop_blocks)
     path = Path(f"{teacher.stem}-small.onnx") if out is None else out
     _guard(path, teacher, named=out is not None)
     opened = Teacher.open(teacher, options or Options())
     files.make_folder(path.absolute().parent)
     with Runtime() as runtime:
-        pruned = cut_of(opened, goal, score, Key(seed), runtime, drop_blocks, low_rank)
+        shapes = None if named is None else shapes_of(*named, opened.signature)
+        pruned = cut_of(opened, goal, score, Key(seed), runtime, drop_blocks, low_rank, shapes)
         files.write_atomic(path, pruned.content)
         shape = opened.signature.input_shape
         sessions = {
@@ -129,11 +140,12 @@ def run(
         }
         latency = {name: round(latency_ms(session, shape), 4) for name, session in sessions.items()}
     sides = _sides(opened, pruned, path)
+    reached = _reached(goal, sides["student"], latency["student"], pruned) if like is None else _alike(like, sides)
     return Shrinkage(
         Report.of(
             {
                 **sides,
-                "goal": _reached(goal, sides["student"], latency["student"], pruned),
+                "goal": reached,
                 "latency_ms": {"threads": THREADS, **latency},
                 "layers": [asdict(layer) for layer in pruned.layers],
                 "score": score,
@@ -146,8 +158,8 @@ def run(
     )
 
 
-def goal_of(asked: Mapping[str, float | None]) -> Goal:
-    """The goal among what may be asked for, by the names of its fields.
+def goal_of(asked: Mapping[str, float | str | None]) -> Goal:
+    """The goal among what may be asked for, by the names of its fields; ``like`` stands for one.
 
     Raises:
         UsageError: if there are several, or it is no goal.
@@ -156,11 +168,21 @@ def goal_of(asked: Mapping[str, float | None]) -> Goal:
     if len(given) > 1:
         raise UsageError(f"{' and '.join(map(_option, given))} are several goals", remedy="Give one of them.")
     for name, value in given.items():
+        if isinstance(value, str):
+            continue
         if not 0 < value < math.inf or (name == "keep" and value > 1):
             remedy = "Write --keep 0.5 for half." if name == "keep" else f"Give {_option(name)} a number above zero."
             raise UsageError(f"{_option(name)} {value:g} is no size", remedy=remedy)
     known: dict[str, Any] = {f.name: given.get(f.name) for f in fields(Goal)}
-    return Goal(**known) if given else Goal(keep=0.5)
+    return Goal(**known) if any(known.values()) else Goal(keep=HALF)
+
+
+def _named(like: str, drop_blocks: int) -> tuple[str, dict[str, Any]]:
+    """The architecture that is named, and its keys, checked as a recipe's are."""
+    said = f"student.architecture={{auto: {{like: {like}, drop_blocks: {drop_blocks}}}}}"
+    auto = Auto(**Recipe.load("layercake", [said]).student.architecture.keys())
+    assert auto.named is not None, "it was said"
+    return auto.named
 
 
 def _option(name: str) -> str:
@@ -218,6 +240,12 @@ def _reached(goal: Goal, student: Mapping[str, Any], latency: float, pruned: Pru
         "short": reached < limit * (1 - _LEEWAY) and pruned.parameters[1] < pruned.parameters[0],
         "held": list(_held(pruned)) if missed else [],
     }
+
+
+def _alike(like: str, sides: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a student like another network, which is reached or refused."""
+    reached = sides["student"]["parameters"]
+    return {"asked": "like", "limit": like, "reached": reached, "missed": False, "short": False, "held": []}
 
 
 def _held(pruned: Pruned) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from rich.console import Console
 
-from onnxcake import extract
+from onnxcake import extract, shrink
 from onnxcake.cutting import Goal, cut_of
 from onnxcake.errors import RecipeError
 from onnxcake.ort import Runtime
@@ -103,6 +105,18 @@ def test_what_is_no_larger_one_of_the_family_is_refused(
     teacher = Teacher.load(file_of(large, IMAGES, tmp_path / "net.onnx", export))
     with pytest.raises(NothingToCut, match=why):
         cut_of(teacher, Goal(), "weights", Key(0), runtime, like=shapes_of(*small, IMAGES))
+
+
+def test_the_command_cuts_the_same(tmp_path: Path, export: Any) -> None:
+    path = file_of(("resnet20", {"width": 4}), IMAGES, tmp_path / "net.onnx", export)
+    done = shrink(path, like="{resnet8: {width: 3}}", out=tmp_path / "small.onnx")
+    named = file_of(("resnet8", {"width": 3}), IMAGES, tmp_path / "named.onnx", export).read_bytes()
+    assert [w.shape for w in matrices((tmp_path / "small.onnx").read_bytes())] == [w.shape for w in matrices(named)]
+    done.check_goal()
+    assert done.data["goal"]["limit"] == "{resnet8: {width: 3}}"
+    console = Console(file=io.StringIO(), width=160)
+    done.show(console)
+    assert "parameters" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 SMALL = ["synthesis.batch=50", "synthesis.batches=2", "synthesis.steps=3", "student.epochs=2", "student.batch=25"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from onnxcake.cli import _exit_code, app
 from onnxcake.cutting import NothingToCut
-from onnxcake.errors import BelowFloor, OnnxcakeError, OutputError, TeacherError, UsageError
+from onnxcake.errors import BelowFloor, OnnxcakeError, OutputError, RecipeError, TeacherError, UsageError
 from onnxcake.ort import Runtime
 from onnxcake.shrinkage import shrink
 
@@ -192,6 +192,10 @@ def test_the_seed_and_the_score_decide(tmp_path: Path) -> None:
         ({"keep": float("nan")}, UsageError, "--keep nan is no size"),
         ({"max_params": -3}, UsageError, "--max-params -3 is no size"),
         ({"max_latency_ms": float("inf")}, UsageError, "--max-latency-ms inf is no size"),
+        ({"keep": 0.5, "like": "mlp"}, UsageError, "--keep and --like are several goals"),
+        ({"like": "mlp-third"}, RecipeError, "mlp-third"),
+        ({"like": "mlp", "drop_blocks": 1}, RecipeError, "leave drop_blocks out"),
+        ({"like": "resnet8"}, NothingToCut, "no larger network of the same family"),
         ({"score": "taste"}, UsageError, "score 'taste' is not known"),
         ({"low_rank": "never"}, UsageError, "low rank 'never' is not known"),
         ({"out": DIGITS}, UsageError, "overwrite the teacher"),

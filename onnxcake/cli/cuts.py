@@ -34,6 +34,9 @@ def shrink(
     max_latency_ms: Annotated[
         float | None, typer.Option(help="Milliseconds for one input in onnxruntime, one thread, at most.")
     ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="A named architecture of its family, to whose channels and blocks it is cut.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file to write; TEACHER-small.onnx if not given.")
     ] = None,
@@ -70,7 +73,8 @@ def shrink(
             "max_bytes": max_bytes,
             "max_macs": max_macs,
             "max_latency_ms": max_latency_ms,
+            "like": like,
         }
     )
-    done = run(teacher, goal, out, score, drop_blocks, seed, options, low_rank)  # type: ignore[arg-type] # checked there
+    done = run(teacher, goal, out, score, drop_blocks, seed, options, low_rank, like)  # type: ignore[arg-type] # checked there
     tell(done, as_json, done.check_goal)

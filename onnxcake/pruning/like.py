@@ -7,21 +7,17 @@ ICLR 2024; Samragh et al., *Weight subcloning*, 2023).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
 
+from .depth import Answers, block_scores, blocks, without
 from .families import Families, Numbers
 from .follow import Followed
+from .goal import NothingToCut, Shape
 from .indices import Axis
 from .plain import Plain
-
-Shape = tuple[int, ...]
-
-
-class Unlike(Exception):
-    """The teacher is not a larger network of the family; the message says where."""
 
 
 def matrices(graph: Plain) -> dict[str, Shape]:
@@ -29,41 +25,54 @@ def matrices(graph: Plain) -> dict[str, Shape]:
     return {name: _made_first(node, place, graph.constants[name].shape) for name, node, place in _weighted(graph)}
 
 
-def may_become(have: Sequence[Shape], want: Sequence[Shape]) -> bool:
-    """Whether weights of these shapes, or some of them in this order, can be cut to those of others."""
-    left = iter(have)
-    return all(any(_holds(large, small) for large in left) for small in want)
+def shallower(graph: Plain, want: Sequence[Shape], answers: Answers, name: str) -> Plain:
+    """The graph without as many residual blocks as the other network lacks, those first that matter least.
+
+    Args:
+        want: the shapes of the other network's weights, as `matrices` gives them.
+        answers: a model's, always to the same inputs.
+        name: what to call the teacher in messages.
+
+    Raises:
+        NothingToCut: if no choice of blocks leaves weights that can be cut to these shapes.
+    """
+    while len(matrices(graph)) > len(want):
+        found = [block for block in blocks(graph) if _may_become(matrices(without(graph, [block])), want)]
+        if not found:
+            raise _unlike(name, f"no choice of its blocks leaves the {len(want)} layers wanted")
+        graph = without(graph, [found[int(block_scores(graph, found, answers).argmin())]])
+    return graph
 
 
-def dropped(followed: Followed, found: Families, worth: Numbers, want: Sequence[Shape]) -> Axis:
+def dropped(followed: Followed, found: Families, worth: Numbers, want: Sequence[Shape], name: str) -> Axis:
     """The atoms that fall so that the weights have the shapes wanted.
 
     Args:
         worth: of each atom; the least fall.
+        want, name: as for `shallower`.
 
     Raises:
-        Unlike: if that cannot be reached.
+        NothingToCut: if that cannot be reached.
     """
     graph = followed.graph
     shapes = matrices(graph)
-    if len(shapes) != len(want) or not may_become(list(shapes.values()), want):
-        raise Unlike(f"it has {_listed(shapes.values())}, of which there is no choosing {_listed(want)}")
+    if len(shapes) != len(want) or not _may_become(shapes, want):
+        raise _unlike(name, f"it has {_listed(shapes.values())}, of which there is no choosing {_listed(want)}")
     owner = {atom: number for number, atoms in enumerate(found.members) for atom in atoms.tolist()}
     counts = [len(atoms) for atoms in found.members]
-    for (name, node, place), shape in zip(_weighted(graph), want, strict=True):
-        for axis, size in zip(followed.axes[name], _made_first(node, place, shape), strict=True):
+    for (weight, node, place), shape in zip(_weighted(graph), want, strict=True):
+        for axis, size in zip(followed.axes[weight], _made_first(node, place, shape), strict=True):
             families = {owner[atom] for atom in np.unique(followed.table[axis]).tolist() if atom in owner}
             if len(families) == 1:  # one of the factors of an axis, such as what each head holds; others stay
                 family = families.pop()
                 counts[family] = max(1, round(size / len(axis) * len(found.members[family])))
     fallen = found.dropped(worth, counts)
     stays = followed.stays(fallen)
-    for (name, node, place), shape in zip(_weighted(graph), want, strict=True):
-        left = _made_first(node, place, tuple(int(stays[axis].sum()) for axis in followed.axes[name]))
+    for (weight, node, place), shape in zip(_weighted(graph), want, strict=True):
+        left = _made_first(node, place, tuple(int(stays[axis].sum()) for axis in followed.axes[weight]))
         if left != shape:
-            raise Unlike(
-                f"a weight of {_listed([shapes[name]])} can be cut to {_listed([left])}, not {_listed([shape])}"
-            )
+            cut = f"can be cut to {_listed([left])}, not {_listed([shape])}"
+            raise _unlike(name, f"a weight of {_listed([shapes[weight]])} {cut}")
     return fallen
 
 
@@ -85,6 +94,12 @@ def _made_first(node: onnx.NodeProto, place: int, shape: Shape) -> Shape:
     return shape if stored_so else (*shape[:-2], shape[-1], shape[-2])
 
 
+def _may_become(have: Mapping[str, Shape], want: Sequence[Shape]) -> bool:
+    """Whether weights of these shapes, or some of them in this order, can be cut to those of others."""
+    left = iter(have.values())
+    return all(any(_holds(large, small) for large in left) for small in want)
+
+
 def _holds(large: Shape, small: Shape) -> bool:
     """Whether a weight can be cut to a shape: fewer channels or units, the same kernel."""
     fewer = len(large) == len(small) and all(s <= b for b, s in zip(large[:2], small[:2], strict=True))
@@ -93,3 +108,11 @@ def _holds(large: Shape, small: Shape) -> bool:
 
 def _listed(shapes: Iterable[Shape]) -> str:
     return ", ".join("×".join(map(str, shape)) for shape in shapes)
+
+
+def _unlike(name: str, why: str) -> NothingToCut:
+    return NothingToCut(
+        f"it is no larger network of the same family: {why}",
+        where=name,
+        remedy="Name the architecture alone: the student begins from noise then.",
+    )

@@ -74,40 +74,12 @@ class Pruner:
         return Pruner(self.opened, *self.names, graph)
 
     def like(self, shapes: Sequence[Shape], answers: Answers) -> Pruner:
-        """The same without as many residual blocks as a network of the family lacks; see `alike`.
-
-        Args:
-            shapes: of the weights of that network's convolutions and linear layers, in order, what is made first.
-            answers: a model's, always to the same inputs.
-
-        Raises:
-            NothingToCut: if the teacher is no larger network of the family.
-        """
-        graph = self.followed.graph
-        while len(like.matrices(graph)) > len(shapes):
-            found = [block for block in blocks(graph) if _may_become(without(graph, [block]), shapes)]
-            if not found:
-                raise self._unlike(f"no choice of its blocks leaves the {len(shapes)} layers wanted")
-            graph = without(graph, [found[int(block_scores(graph, found, answers).argmin())]])
-        return Pruner(self.opened, *self.names, graph)
+        """The same with as many residual blocks as another network of the family; see `like.shallower`."""
+        return Pruner(self.opened, *self.names, like.shallower(self.followed.graph, shapes, answers, self.opened.name))
 
     def alike(self, shapes: Sequence[Shape], worth: Numbers) -> Pruned:
-        """The student whose weights have these shapes; for the arguments see `like` and `to`.
-
-        Raises:
-            NothingToCut: if the teacher is no larger network of the family.
-        """
-        try:
-            return self._pruned(like.dropped(self.followed, self.families, worth, shapes))
-        except like.Unlike as error:
-            raise self._unlike(str(error)) from error
-
-    def _unlike(self, why: str) -> NothingToCut:
-        return NothingToCut(
-            f"it is no larger network of the same family: {why}",
-            where=self.opened.name,
-            remedy="Name the architecture alone: the student begins from noise then.",
-        )
+        """The student whose weights have the shapes of another network's; see `like.dropped`."""
+        return self._pruned(like.dropped(self.followed, self.families, worth, shapes, self.opened.name))
 
     def factorised(self) -> Pruner:
         """The same with each matrix that no index can be taken from as a product of two, by singular values.
@@ -260,7 +232,3 @@ class Pruner:
         else:
             limit, measure, turns = goal.parameters_of(self.parameters), self.families.parameters, _TURNS
         return limit, measure, turns
-
-
-def _may_become(graph: Plain, shapes: Sequence[Shape]) -> bool:
-    return like.may_become(list(like.matrices(graph).values()), shapes)
