@@ -114,5 +114,5 @@ def _unlike(name: str, why: str) -> NothingToCut:
     return NothingToCut(
         f"it is no larger network of the same family: {why}",
         where=name,
-        remedy="Name the architecture alone: the student begins from noise then.",
+        remedy="Train that architecture from noise: onnxcake extract -o student.architecture=NAME.",
     )
