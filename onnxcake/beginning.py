@@ -14,7 +14,7 @@ from .network import ONNX, Auto
 from .ort import Runtime
 from .recipe import Recipe
 from .rng import Key
-from .student import Start, shapes_of
+from .student import Start
 from .teacher import Facts, Teacher
 
 
@@ -96,7 +96,7 @@ def beginning(
 def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
     try:
         with Runtime() as runtime:
-            like = None if goal.named is None else shapes_of(*goal.named, teacher.signature)
+            like = goal.shapes(teacher.signature)
             pruned = cut_of(teacher, goal, goal.score, Key(seed), runtime, goal.drop_blocks, goal.low_rank, like)
     except UnsupportedTeacher as error:
         instead = "one of the teacher's family is named instead" if goal.named is None else "it begins from noise"

@@ -69,15 +69,14 @@ def cut_of(
         ),
         latency_ms=lambda content: latency_ms(runtime.load(content, THREADS), signature.input_shape),
     )
-    answers = partial(_answers, runtime=runtime, inputs=_looks(teacher, key))
+    if like is not None or drop_blocks:
+        answers = partial(_answers, runtime=runtime, inputs=_looks(teacher, key))
+        pruner = pruner.shallower(drop_blocks, answers) if like is None else pruner.like(like, answers)
     if like is not None:
-        pruner = pruner.like(like, answers)
         pruned = pruner.alike(like, pruner.scores(score, key, tools))
-        check(teacher, pruned, key, runtime)
-        return pruned
-    if drop_blocks:
-        pruner = pruner.shallower(drop_blocks, answers)
-    pruned = (low_rank == "auto" and _product(pruner, goal, key, tools)) or _narrower(pruner, goal, score, key, tools)
+    else:
+        product = _product(pruner, goal, key, tools) if low_rank == "auto" else None
+        pruned = product or _narrower(pruner, goal, score, key, tools)
     check(teacher, pruned, key, runtime)
     return pruned
 

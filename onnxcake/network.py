@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeAlias
 
 from . import schema
 from .errors import RecipeError
-from .pruning import HALF, Goal, LowRank, Score
+from .pruning import HALF, Goal, LowRank, Score, Shape
 from .quantities import CountOrNone
 from .schema import Choice
-from .student import ARCHITECTURES
+from .student import ARCHITECTURES, shapes_of
+from .teacher import Signature
 
 ONNX = "onnx"  # the student that is a model of its own
 Named: TypeAlias = dict[str, dict[str, Any]]  # one architecture, and its keys
@@ -40,6 +41,10 @@ class Auto(Goal):
     def named(self) -> tuple[str, dict[str, Any]] | None:
         """The architecture that it is to be like, and its keys."""
         return None if self.like is None else next(iter(self.like.items()))
+
+    def shapes(self, signature: Signature) -> tuple[Shape, ...] | None:
+        """The shapes of that architecture's weights; see `student.shapes_of`."""
+        return None if self.named is None else shapes_of(*self.named, signature)
 
     def share_of(self, parameters: int) -> float:
         """The share of so many parameters, for a student that cannot be cut.

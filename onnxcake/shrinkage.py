@@ -19,7 +19,6 @@ from .ort import Runtime
 from .recipe import Recipe
 from .report import Report, versions
 from .rng import Key
-from .student import shapes_of
 from .teacher import Options, Task, Teacher
 
 _LEEWAY = 0.1
@@ -130,7 +129,7 @@ def run(
     opened = Teacher.open(teacher, options or Options())
     files.make_folder(path.absolute().parent)
     with Runtime() as runtime:
-        shapes = None if named is None else shapes_of(*named, opened.signature)
+        shapes = None if named is None else named.shapes(opened.signature)
         pruned = cut_of(opened, goal, score, Key(seed), runtime, drop_blocks, low_rank, shapes)
         files.write_atomic(path, pruned.content)
         shape = opened.signature.input_shape
@@ -177,12 +176,10 @@ def goal_of(asked: Mapping[str, float | str | None]) -> Goal:
     return Goal(**known) if any(known.values()) else Goal(keep=HALF)
 
 
-def _named(like: str, drop_blocks: int) -> tuple[str, dict[str, Any]]:
-    """The architecture that is named, and its keys, checked as a recipe's are."""
+def _named(like: str, drop_blocks: int) -> Auto:
+    """What names the architecture, checked as a recipe is."""
     said = f"student.architecture={{auto: {{like: {like}, drop_blocks: {drop_blocks}}}}}"
-    auto = Auto(**Recipe.load("layercake", [said]).student.architecture.keys())
-    assert auto.named is not None, "it was said"
-    return auto.named
+    return Auto(**Recipe.load("layercake", [said]).student.architecture.keys())
 
 
 def _option(name: str) -> str:

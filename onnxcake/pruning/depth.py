@@ -77,6 +77,11 @@ def without(graph: Plain, left_out: Iterable[Block]) -> Plain:
     )
 
 
+def without_least(graph: Plain, candidates: Sequence[Block], answers: Answers) -> Plain:
+    """The graph without that block of these which matters least to the answers."""
+    return without(graph, [candidates[int(block_scores(graph, candidates, answers).argmin())]])
+
+
 def block_scores(graph: Plain, candidates: Sequence[Block], answers: Answers) -> Numbers:
     """How much the logits change when each block alone is left out [blocks].
 

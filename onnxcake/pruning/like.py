@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx
 
-from .depth import Answers, block_scores, blocks, without
+from .depth import Answers, blocks, without, without_least
 from .families import Families, Numbers
 from .follow import Followed
 from .goal import NothingToCut, Shape
@@ -40,7 +40,7 @@ def shallower(graph: Plain, want: Sequence[Shape], answers: Answers, name: str) 
         found = [block for block in blocks(graph) if _may_become(matrices(without(graph, [block])), want)]
         if not found:
             raise _unlike(name, f"no choice of its blocks leaves the {len(want)} layers wanted")
-        graph = without(graph, [found[int(block_scores(graph, found, answers).argmin())]])
+        graph = without_least(graph, found, answers)
     return graph
 
 

@@ -14,7 +14,7 @@ from ..rng import Key
 from ..teacher.opened import Opened
 from . import like, scores
 from .cut import Cutter
-from .depth import Answers, block_scores, blocks, without
+from .depth import Answers, blocks, without_least
 from .factor import Factor, energy
 from .families import Numbers, families, largest, weights_of
 from .follow import follow
@@ -70,7 +70,7 @@ class Pruner:
                     where=self.opened.name,
                     remedy="Leave out fewer.",
                 )
-            graph = without(graph, [found[int(block_scores(graph, found, answers).argmin())]])
+            graph = without_least(graph, found, answers)
         return Pruner(self.opened, *self.names, graph)
 
     def like(self, shapes: Sequence[Shape], answers: Answers) -> Pruner:
