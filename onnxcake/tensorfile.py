@@ -16,6 +16,7 @@ from torch import Tensor
 from .files import canonical, digest_holds
 
 SUFFIX = ".safetensors"
+UNREADABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError)  # what `read` raises
 _ENTRY = "onnxcake"
 
 
@@ -29,7 +30,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (mapped into memory, read when touched) and facts of a file that `pack` made.
 
     Raises:
-        SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError: if it is none.
+        what `UNREADABLE` names: if it is none.
     """
     with safe_open(path, framework="pt") as file:
         facts = json.loads((file.metadata() or {})[_ENTRY])
@@ -45,5 +46,5 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
     try:
         return read(path)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+    except UNREADABLE:
         return None

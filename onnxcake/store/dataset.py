@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ..errors import StoreError
 from ..rng import Key
+from .shard import Shard
 from .store import Store
 
 RESIDENT_BYTES = 1 << 30  # a set up to this size is held as one tensor; larger ones are read where they lie
@@ -75,13 +76,14 @@ class StoreDataset(Samples):
         last = layout.batches + (layout.held_out if held_out else 0)
         self.first, self.samples = first * layout.batch, (last - first) * layout.batch
         self._per_shard = layout.batches_per_shard * layout.batch
-        self._shards = [store.shard(number) for number in range(layout.shards)]
-        self.logits = torch.cat([s.logits for s in self._shards])[self.first : self.first + self.samples]
-        self.labels = torch.cat([s.labels for s in self._shards])[self.first : self.first + self.samples]
         sample_bytes = 4 * max(1, torch.Size(layout.shape).numel())
-        self._inputs: Tensor | None = None
-        if self.samples * sample_bytes <= resident_bytes:
-            self._inputs = self._gather(torch.arange(self.samples))
+        resident = self.samples * sample_bytes <= resident_bytes
+        self._inputs = torch.empty(self.samples, *layout.shape) if resident else None
+        self._shards: list[Tensor] = []  # inputs, where they are not resident
+        self.logits = torch.empty(self.samples, layout.classes)
+        self.labels = torch.empty(self.samples, dtype=torch.long)
+        for number in range(layout.shards):
+            self._read(number * self._per_shard - self.first, store.shard(number))
 
     def __len__(self) -> int:
         return self.samples
@@ -95,12 +97,24 @@ class StoreDataset(Samples):
         inputs = self._gather(rows) if self._inputs is None else self._inputs[rows]
         return inputs, self.logits[rows], self.labels[rows]
 
+    def _read(self, start: int, shard: Shard) -> None:
+        """Copies what there is in memory of a shard whose first sample is number ``start``."""
+        first = max(start, 0)
+        last = max(min(start + len(shard.labels), self.samples), first)
+        parts = [(self.logits, shard.logits), (self.labels, shard.labels)]
+        if self._inputs is None:
+            self._shards.append(shard.inputs)
+        else:
+            parts.append((self._inputs, shard.inputs))
+        for whole, part in parts:
+            whole[first:last] = part[first - start : last - start]
+
     def _gather(self, rows: Tensor) -> Tensor:
         """Inputs out of the mapped shards, shard by shard."""
         rows = rows + self.first
         number, row = rows // self._per_shard, rows % self._per_shard
-        gathered = torch.empty(len(rows), *self._shards[0].inputs.shape[1:])
+        gathered = torch.empty(len(rows), *self._shards[0].shape[1:])
         for shard in number.unique().tolist():
             chosen = number == shard
-            gathered[chosen] = self._shards[shard].inputs[row[chosen]]
+            gathered[chosen] = self._shards[shard][row[chosen]]
         return gathered

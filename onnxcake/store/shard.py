@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import tensorfile
+from ..errors import StoreError
 from ..files import write_with_digest
 from ..tensorfile import SUFFIX, pack, unpack
 
@@ -46,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard's tensors, mapped into memory: read when touched."""
+    """A shard's tensors, mapped into memory: read when touched, and then a part of it as long as they are held."""
 
     inputs: Tensor
     logits: Tensor
@@ -79,6 +82,23 @@ def number_of(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def held(path: Path) -> Shard:
+    """The shard at ``path``, which `read` has checked; each call maps it anew.
+
+    Raises:
+        StoreError: if it is not there any more, or is no shard.
+    """
+    try:
+        tensors, facts = tensorfile.read(path)
+        return _shard(tensors, facts)
+    except tensorfile.UNREADABLE as error:
+        raise StoreError(
+            f"{path.name} was there and can no longer be read",
+            where=path.parent,
+            remedy="Run `onnxcake extract` again with the same options: what is missing is made again.",
+        ) from error
+
+
 def read(path: Path, store_key: str, batches: range, shape: tuple[int, ...], classes: int) -> Shard | None:
     """The shard at ``path``, checked; None if anything about it is wrong.
 
@@ -93,7 +113,7 @@ def read(path: Path, store_key: str, batches: range, shape: tuple[int, ...], cla
         return None
     tensors, facts = found
     try:
-        shard = Shard(tensors["inputs"], tensors["logits"], tensors["labels"], tuple(facts["attempts"]))
+        shard = _shard(tensors, facts)
     except (KeyError, TypeError):
         return None
     same = {"format": FORMAT, "store_key": store_key, "first": batches.start}.items() <= facts.items()
@@ -104,6 +124,10 @@ def read(path: Path, store_key: str, batches: range, shape: tuple[int, ...], cla
         and [type(number) for number in shard.attempts] == [int] * len(batches)
     )
     return shard if same and fits else None
+
+
+def _shard(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Shard:
+    return Shard(tensors["inputs"], tensors["logits"], tensors["labels"], tuple(facts["attempts"]))
 
 
 def _is(tensor: Tensor, dtype: torch.dtype, *shape: int) -> bool:

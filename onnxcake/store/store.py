@@ -68,7 +68,8 @@ class Store:
     ) -> None:
         self.folder, self.layout = folder, layout
         self._say = say
-        self._shards: dict[int, Shard] = {}
+        self._shards: dict[int, Path] = {}  # each is mapped when asked for, and let go: a set may be larger than memory
+        self._attempts: dict[int, tuple[int, ...]] = {}
         self._waiting: dict[int, Batch] = {}
         self._look(mend)
 
@@ -128,7 +129,7 @@ class Store:
     @property
     def attempts(self) -> int:
         """Starts thrown away over the whole set because a loss was not finite."""
-        return sum(sum(shard.attempts) for shard in self._shards.values())
+        return sum(sum(self._attempts[number]) for number in self._shards)
 
     def append(self, batch: Batch) -> None:
         """Takes a batch in; a shard is committed as soon as its batches are there.
@@ -141,9 +142,8 @@ class Store:
         wanted = self.layout.batches_in(number)
         if all(index in self._waiting for index in wanted):
             path = shards.write(self.folder, number, [self._waiting.pop(index) for index in wanted], self.layout.key)
-            found = self._read(number, path)
-            assert found is not None, "what was just written is whole"
-            self._shards[number] = found
+            whole = self._takes(number, path)
+            assert whole, "what was just written is whole"
 
     def forget(self, first: int) -> None:
         """Removes the shards that hold batch ``first`` or later ones: these are going to be made again.
@@ -169,12 +169,16 @@ class Store:
         number, place = divmod(index, self.layout.batches_per_shard)
         if number not in self._shards:
             return None
-        shard, rows = self._shards[number], slice(place * self.layout.batch, (place + 1) * self.layout.batch)
+        shard, rows = self.shard(number), slice(place * self.layout.batch, (place + 1) * self.layout.batch)
         return Batch(index, shard.inputs[rows], shard.logits[rows], shard.labels[rows], shard.attempts[place])
 
     def shard(self, number: int) -> Shard:
-        """A shard's tensors, mapped into memory."""
-        return self._shards[number]
+        """A shard's tensors, mapped into memory for as long as the caller holds them.
+
+        Raises:
+            StoreError: if its file is gone.
+        """
+        return shards.held(self._shards[number])
 
     def digests(self) -> list[str]:
         """The names of all shards, in order: they carry the digests of what the set holds."""
@@ -186,19 +190,21 @@ class Store:
             number = shards.number_of(path)
             if number is None:
                 continue
-            found = self._read(number, path)
-            if found is None:
+            there = number in self._shards
+            if not self._takes(number, path):
                 kept = f"was moved to {move(path, self.folder / QUARANTINE)}" if mend else "is not used"
                 self._say(f"{path.name} is damaged or not of this set; it {kept}")
-            elif number in self._shards:
+            elif there:
                 raise _unreadable(self.folder, f"two different files for shard {number}")
-            else:
-                self._shards[number] = found
 
-    def _read(self, number: int, path: Path) -> Shard | None:
+    def _takes(self, number: int, path: Path) -> bool:
+        """Checks a file, and notes it as shard ``number`` if it is whole."""
         batches = self.layout.batches_in(number)
         shape = (len(batches) * self.layout.batch, *self.layout.shape)
-        return shards.read(path, self.layout.key, batches, shape, self.layout.classes) if batches else None
+        found = shards.read(path, self.layout.key, batches, shape, self.layout.classes) if batches else None
+        if found is not None:
+            self._shards[number], self._attempts[number] = path, found.attempts
+        return found is not None
 
 
 def _layout(folder: Path) -> Layout:

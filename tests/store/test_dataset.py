@@ -60,6 +60,30 @@ def test_however_the_batches_lie_in_shards(per_shard: int, tmp_path: Path) -> No
             assert inputs[:, 0, 0].tolist() == logits[:, 0].tolist() == labels.tolist()
 
 
+def test_a_resident_set_leaves_no_file_mapped(tmp_path: Path) -> None:
+    """Or the set would be in memory twice, and a larger one could not be read at all."""
+    store = made(tmp_path)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("what is mapped is asked of Linux")
+
+    def mapped() -> bool:
+        return str(tmp_path) in maps.read_text(encoding="utf-8")
+
+    data = StoreDataset(store)
+    assert len(data.take([0, 5])[0]) == 2 and not mapped()
+    lying = StoreDataset(store, resident_bytes=MAPPED)
+    assert len(lying.take([0, 5])[0]) == 2 and mapped()
+
+
+def test_a_shard_that_vanishes_is_an_error_that_says_which(tmp_path: Path) -> None:
+    store = made(tmp_path)
+    gone = next(tmp_path.glob("000001-*"))
+    gone.unlink()
+    with pytest.raises(StoreError, match=gone.name):
+        StoreDataset(store)
+
+
 @settings(max_examples=50, deadline=None)
 @given(rows=st.lists(st.integers(0, 19), max_size=40), held_out=st.booleans())
 def test_mapped_and_resident_reads_are_equal(rows: list[int], held_out: bool, store: Store) -> None:
