@@ -63,6 +63,7 @@ class Builder:
         self.values: dict[str, Value] = {}  # the main graph's, by name
         self.makers: dict[int, Node] = {}  # by the slot of what they make
         self.known: dict[int, Value] = {}  # what nodes make, by slot
+        self._derived: dict[tuple[Function, tuple[int, ...]], Value] = {}
         self._slots = itertools.count()
         self.turns, self.unrolled = 1, 0  # of the loops around what is built; nodes asked for by all loops
         self._frame = Frame({}, {}, {})
@@ -87,11 +88,13 @@ class Builder:
         return Value(Depends.NOTHING, (value, value), slot)
 
     def derived(self, function: Function, *values: Value) -> Value:
-        """What a function makes of values that depend on nothing."""
-        made = self.constant(function(*(value.seen[0] for value in values)).contiguous())
-        step = Step(function, tuple(value.slot for value in values), (made.slot,), False, "", "")
-        self.lineage.note(step, values, [made])
-        return made
+        """What a function makes of values that depend on nothing: one constant for all graphs that need it."""
+        slots = tuple(value.slot for value in values)
+        if (function, slots) not in self._derived:
+            made = self.constant(function(*(value.seen[0] for value in values)).contiguous())
+            self.lineage.note(Step(function, slots, (made.slot,), False, "", ""), values, [made])
+            self._derived[function, slots] = made
+        return self._derived[function, slots]
 
     def input(self, shapes: tuple[Sequence[int], Sequence[int]], dtype: torch.dtype) -> Value:
         """A value that is data, of these shapes at the two trial batches."""

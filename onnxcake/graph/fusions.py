@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,11 @@ def linear(graph: Patterns, node: Node, value: Value) -> Fused | None:
         or bias.seen[0].shape != weight.seen[0].shape[1:]
     ):
         return None
-    return Fused(F.linear, (x, Derived(lambda w: w.t(), (weight,)), bias))
+    return Fused(F.linear, (x, Derived(_turned, (weight,)), bias))
+
+
+def _turned(weight: Tensor) -> Tensor:
+    return weight.t()
 
 
 def attention(graph: Patterns, node: Node, value: Value) -> Fused | None:
@@ -187,13 +192,11 @@ def transposed(graph: Patterns, node: Node, value: Value) -> Fused | None:
 
 
 def normalised(graph: Patterns, node: Node, value: Value) -> Fused | None:
-    """A convolution and its BatchNormalization, in a graph that is trained: the scale goes into the weights.
-
-    They are far fewer than the activations, which need not be read and kept once more. (A graph that is not trained
-    has a BatchNormalization of one product and sum.)
+    """A convolution and its BatchNormalization, where nobody looks at what is between them: scale and shift go into
+    the weights, which are far fewer than the activations, and these need not be read and kept once more.
     """
     conv = graph.maker(node.inputs[0])
-    if node.op != "BatchNormalization" or not node.builder.trained or conv is None or conv.op != "Conv":
+    if node.op != "BatchNormalization" or conv is None or conv.op != "Conv":
         return None
     step = graph.call(node.value(0))
     stored = [conv.is_constant(i) for i in range(1, len(conv.inputs))] + [node.is_constant(i) for i in range(1, 5)]
@@ -202,18 +205,32 @@ def normalised(graph: Patterns, node: Node, value: Value) -> Fused | None:
     scale, shift, mean, var = (node.value(i) for i in range(1, 5))
     if scale.seen[0].shape != conv.sample(1).shape[:1]:
         return None
-    epsilon, view = node.attr("epsilon", 1e-5), (-1,) + (1,) * (conv.rank(1) - 1)
-
-    def weight(w: Tensor, scale: Tensor, var: Tensor) -> Tensor:
-        return torch.mul(w, (scale * (var + epsilon).rsqrt()).reshape(view))
-
-    def bias(scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor, given: Tensor | None = None) -> Tensor:
-        centre = mean if given is None else mean - given
-        return torch.addcmul(shift, centre * scale, (var + epsilon).rsqrt(), value=-1)
-
-    first = Derived(weight, (conv.value(1), scale, var))
-    second = Derived(bias, (scale, shift, mean, var, *([conv.value(2)] if conv.has(2) else [])))
+    given = scale, shift, mean, var
+    epsilon = node.attr("epsilon", 1e-5)
+    first = Derived(_ScaledWeight(epsilon), (conv.value(1), scale, var))
+    second = Derived(_ScaledBias(epsilon), (*given, conv.value(2)) if conv.has(2) else given)
     return Fused(step.function, (conv.value(0), first, second))
+
+
+@dataclass(frozen=True)
+class _ScaledWeight:
+    """A convolution's weight [out, …], its outputs scaled as a BatchNormalization does."""
+
+    epsilon: float
+
+    def __call__(self, weight: Tensor, scale: Tensor, var: Tensor) -> Tensor:
+        return torch.mul(weight, (scale * (var + self.epsilon).rsqrt()).reshape(-1, *[1] * (weight.dim() - 1)))
+
+
+@dataclass(frozen=True)
+class _ScaledBias:
+    """The bias that goes with it."""
+
+    epsilon: float
+
+    def __call__(self, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor, given: Tensor | None = None) -> Tensor:
+        centre = mean if given is None else mean - given
+        return torch.addcmul(shift, centre * scale, (var + self.epsilon).rsqrt(), value=-1)
 
 
 Rule = Callable[[Patterns, Node, Value], Fused | None]

@@ -48,7 +48,20 @@ VAR = "q = Pow(d, two) v = ReduceMean<axes=[-1]>(q) w = Add(v, e) s = Sqrt(w) n 
 HEADS = "2,4,6"
 QKT = "k = Transpose<perm=[0,1,3,2]>(x)"
 
+CONV = {
+    "w": RNG.normal(size=(4, 2, 3, 3)).astype("f"),
+    "o": RNG.normal(size=4).astype("f"),
+    "s": RNG.normal(size=4).astype("f"),
+    "b": RNG.normal(size=4).astype("f"),
+    "m": RNG.normal(size=4).astype("f"),
+    "v": RNG.uniform(0.1, 2, size=4).astype("f"),
+}
+WITHOUT_BIAS = {name: array for name, array in CONV.items() if name != "o"}
+BATCH_NORM = "BatchNormalization<epsilon=0.01>(a, s, b, m, v)"
+
 ROWS = {
+    "batch norm of a convolution": (f"a = Conv(x, w) y = {BATCH_NORM}", "2,5,4", "4,3,2", WITHOUT_BIAS, 1),
+    "of one with a bias, in groups": (f"a = Conv<group=2>(x, w, o) y = {BATCH_NORM}", "4,5,4", "4,3,2", CONV, 1),
     "gelu": (f"{GELU} d = Mul(x, c) y = Mul(d, half)", "4,6", "4,6", SQRT2, 1),
     "gelu, half first": (f"{GELU} d = Mul(x, half) y = Mul(d, c)", "4,6", "4,6", SQRT2, 1),
     "gelu, half last": (f"{GELU} d = Mul(c, half) y = Mul(d, x)", "4,6", "4,6", SQRT2, 1),
@@ -117,6 +130,20 @@ ROWS = {
 
 # Alike, but not the same: every node stays.
 LEFT = {
+    "batch norm of what others read": (
+        f"a = Conv(x, w, o) n = {BATCH_NORM} y = Sub(n, a)",
+        "2,5,4",
+        "4,3,2",
+        CONV,
+        3,
+    ),
+    "batch norm before a convolution": (
+        "a = BatchNormalization(x, s, b, m, v) y = Conv(a, w)",
+        "2,5,4",
+        "4,3,2",
+        {**{name: CONV[name][:2] for name in "sbmv"}, "w": CONV["w"]},
+        2,
+    ),
     "gelu with another root": (f"{GELU} d = Mul(x, c) y = Mul(d, half)", "4,6", "4,6", {**SQRT2, "r": f(1.5)}, 5),
     "silu of another": ("a = Sigmoid(x) b = Relu(x) y = Mul(b, a)", "4,6", "4,6", {}, 3),
     "layer norm of another axis": (f"{MEAN} {VAR}".replace("[-1]", "[1]"), "6,6", "6,6", NORM, 9),
