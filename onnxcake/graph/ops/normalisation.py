@@ -39,7 +39,7 @@ def _affine(node: Node, epsilon: float, view: tuple[int, ...]) -> Function:
     slope = scale / (var + epsilon).sqrt()
     for constant in (bias - mean * slope, slope):
         node.extra(constant.reshape(view).to(node.dtype(0)))
-    return lambda x, offset, slope: torch.addcmul(offset, x, slope)
+    return lambda x, offset, slope: torch.addcmul(offset.to(x.dtype), x, slope.to(x.dtype))
 
 
 def _training(node: Node, epsilon: float) -> Function:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ...quantities import Momentum, Positive
 from ...teacher import offers
@@ -100,7 +101,7 @@ class _Matched(nn.Module):
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of each channel of the taps, mixed with those of finished batches."""
-        found = [_mean_and_variance(step.taps[tap]) for tap in self.taps]
+        found = [_Moments.apply(step.taps[tap]) for tap in self.taps]
         mean, variance = (torch.cat(layers) for layers in zip(*found, strict=True))
         if not self.momentum:
             return mean, variance
@@ -116,8 +117,26 @@ class _Matched(nn.Module):
         self.share.fill_(self.momentum)
 
 
-def _mean_and_variance(tap: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each channel of [batch, channels, …]."""
-    others = [axis for axis in range(tap.dim()) if axis != 1]
-    variance, mean = torch.var_mean(tap, others, correction=0)
-    return mean, variance
+class _Moments(torch.autograd.Function):
+    """Mean and biased variance of each channel of [batch, channels, …].
+
+    Twice as fast as `torch.var_mean` on a processor, whose own gradient walks through the values four times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        others = [axis for axis in range(x.dim()) if axis != 1]
+        mean = x.mean(others, keepdim=True)
+        ctx.count = x.numel() // x.shape[1]
+        variance = torch.linalg.vector_norm(x - mean, 2, others).square() / ctx.count
+        ctx.save_for_backward(x, mean)
+        return mean.flatten(), variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:
+        """(to_mean + 2 (x − mean) to_variance) / count, in one pass over x."""
+        x, mean = ctx.saved_tensors
+        slope = (to_variance * (2 / ctx.count)).reshape(mean.shape)
+        offset = (to_mean / ctx.count).reshape(mean.shape) - slope * mean
+        return torch.addcmul(offset, x, slope)
