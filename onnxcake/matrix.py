@@ -59,7 +59,11 @@ def needs(recipe: Recipe) -> tuple[str, ...]:
     synthesis = recipe.synthesis
     parts = [SOURCES[synthesis.source.name], LABELS[synthesis.labels.name]]
     if synthesis.steps:
-        parts += [LOSSES[term.name] for term in synthesis.losses.build() if term.weight]
+        parts += [
+            LOSSES[term.name]
+            for term in synthesis.losses.build()
+            if term.weight and not getattr(term.loss, "optional", False)
+        ]
     if recipe.student.memory is not None:
         parts.append(MEMORIES[recipe.student.memory.name])
     found = {need for part in parts for need in getattr(part, "needs", ())} - {"student"}

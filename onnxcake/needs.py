@@ -16,7 +16,7 @@ from .rng import Key
 from .teacher import LastLayer, Statistics, Teacher, View
 
 if TYPE_CHECKING:
-    from .synthesis.step import Need
+    from .synthesis.step import Need, Weighted
 
 PHRASES: Mapping[Need, str] = {
     "statistics": "BatchNorm statistics",
@@ -84,6 +84,23 @@ def resolve(
         else:
             view = replace(view, data=_in_standard_units(data, teacher))
     return replace(view, notes=tuple(map(printable, notes))), refusals
+
+
+def left_out(
+    terms: Iterable[Weighted], teacher: Teacher, recorded: Statistics | None = None
+) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The names of the terms of optional statistics, where the teacher has none; and why, for each.
+
+    Args:
+        recorded: the user's, which stand for its own.
+    """
+    optional = [term for term in terms if getattr(term.loss, "optional", False)]
+    if not optional or recorded is not None or teacher.offers.statistics is not None:
+        return frozenset(), ()
+    told = f"left out, as {teacher.name} has none"
+    if teacher.offers.convolutions:
+        told += f"; if it was trained with BatchNormalization, better is an export that keeps it ({_KEEP})"
+    return frozenset(term.name for term in optional), tuple(printable(f"{term.name}: {told}") for term in optional)
 
 
 # Statistics

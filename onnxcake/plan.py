@@ -7,7 +7,7 @@ chunk change the last bits of a gradient.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -86,11 +86,12 @@ class Plan:
         return asdict(self)
 
 
-def fit(recipe: Recipe, teacher: Teacher, data: int | None = None) -> Synthesis:
+def fit(recipe: Recipe, teacher: Teacher, data: int | None = None, left_out: Collection[str] = ()) -> Synthesis:
     """The recipe's synthesis, fitted to a teacher; the chunk is the whole batch until `decide` says otherwise.
 
     Args:
         data: how many real inputs there are, if some were given.
+        left_out: the names of loss terms that the teacher has nothing for.
 
     Raises:
         RecipeError: with everything that does not fit.
@@ -103,7 +104,8 @@ def fit(recipe: Recipe, teacher: Teacher, data: int | None = None) -> Synthesis:
     else:
         batches = section.batches
     total = section.rounds * batches
-    source, labels, losses = section.source.build(SOURCES), section.labels.build(LABELS), section.losses.build()
+    source, labels = section.source.build(SOURCES), section.labels.build(LABELS)
+    losses = tuple(term for term in section.losses.build() if term.name not in left_out)
     augment = section.augment.build(AUGMENTS)
     mistakes = _misfits(recipe, teacher, groups, source, labels, losses)
     if batch < groups:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from onnxcake import needs
 from onnxcake.probes import Probe
 from onnxcake.rng import Key
+from onnxcake.synthesis import LOSSES, Weighted
 from onnxcake.teacher import Statistics, Teacher, View
 
 KEY = Key(0).at("needs")
@@ -153,6 +154,29 @@ def test_a_method_of_recorded_statistics_takes_no_others(teachers: dict[str, Tea
         "needs recorded statistics: give them with --stats PATH "
         "(`onnxcake record surviving.onnx --data PATH` makes them)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("net", "given", "left", "told"),
+    [
+        ("surviving", False, set(), ""),
+        ("folded", False, {"statistics"}, "statistics: left out, as folded.onnx has none; if it was trained with"),
+        ("mlp", False, {"statistics"}, "statistics: left out, as mlp.onnx has none"),
+        ("mlp", True, set(), ""),
+    ],
+)
+def test_an_optional_term_takes_no_substitute(
+    net: str, given: bool, left: set[str], told: str, teachers: dict[str, Teacher]
+) -> None:
+    terms = [
+        Weighted("statistics", 1.0, LOSSES["statistics"](optional=True)),
+        Weighted("classification", 1.0, LOSSES["classification"]()),
+    ]
+    recorded = Statistics(("v1",), (torch.zeros(3),), (torch.ones(3),), "recorded") if given else None
+    names, why = needs.left_out(terms, teachers[net], recorded)
+    assert names == left and len(why) == len(left) and all(text.startswith(told) for text in why)
+    needed = Weighted("statistics", 1.0, LOSSES["statistics"]())
+    assert needs.left_out([needed], teachers[net]) == (frozenset(), ())
 
 
 # Last layer and similarity

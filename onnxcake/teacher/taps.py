@@ -47,12 +47,21 @@ class Tapped(nn.Module):
         return self.logits(scores), tuple(form(value) for form, value in zip(self.forms, values, strict=True))
 
     def share(self, other: nn.Module) -> None:
-        """Uses the constants that another module made of the same file holds already, wherever they are."""
+        """Uses the constants that another module made of the same file holds already, wherever they are.
+
+        What it holds alone is laid out in memory as the other's is.
+        """
+        if any(map(_channels_last, other.buffers())):
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs want a tensor
         held = {name: graph for graph in other.modules() if isinstance(graph, Graph) for name in graph._buffers}
         for graph in self.modules():
             if isinstance(graph, Graph):
                 for name in graph._buffers.keys() & held.keys():
                     graph._buffers[name] = held[name]._buffers[name]
+
+
+def _channels_last(weight: Tensor) -> bool:
+    return weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
 class _Rows(nn.Module):

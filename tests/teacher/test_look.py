@@ -19,6 +19,7 @@ from onnxcake.errors import UsageError
 from onnxcake.ort import Runtime
 from onnxcake.teacher import Options, Statistics, Teacher, look
 from onnxcake.teacher.opened import open_graph
+from onnxcake.teacher.pace import Pace, apply
 from onnxcake.teacher.taps import Tapped
 
 N = helper.make_node
@@ -205,6 +206,17 @@ def test_taps_share_the_weights_of_the_answer(tmp_path: Path) -> None:
     # What lies between a convolution and its normalisation is seen where the one is not folded into the other.
     between, norms = held(teacher.offers.convolutions), 2 * 2  # weight and bias of two convolutions with one each
     assert len(whole - between) == norms and len(between - whole) <= 2 * norms and between & whole
+
+
+def test_taps_are_laid_out_as_the_answer_is(tmp_path: Path) -> None:
+    """The weights that it does not share, too: or the timing's choice would hold for a part of the network alone."""
+    teacher = Teacher.load(kept(seeded(plain), (2, 8, 8), tmp_path / "t.onnx"))
+    apply(Pace(channels_last=True), teacher.graph)
+    teacher.answer(inputs_of(2, 8, 8), teacher.offers.convolutions)
+    weights = [
+        b for b in teacher._tapped[teacher.offers.convolutions].buffers() if b.dim() == 4 and b[0, 0].numel() > 1
+    ]
+    assert weights and all(weight.stride(1) == 1 for weight in weights)
 
 
 class Wandering(nn.Module):

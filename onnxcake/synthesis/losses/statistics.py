@@ -31,6 +31,8 @@ class Statistics(Loss):
         momentum: the share of earlier batches in m and v, from the second batch on; they come as an exponential moving
             average that each finished batch is added to once (Fast-DFKD, Fang et al., AAAI 2022: 0.9).
         recorded: only statistics that the data's owner has recorded will do (Lopes et al., 2017).
+        optional: the term is left out where the teacher has no statistics and nobody recorded any; without it
+            whitening stands for them, or the method is refused.
     """
 
     scope: ClassVar[Scope] = "batch"
@@ -40,6 +42,7 @@ class Statistics(Loss):
     first: Positive = 1.0
     momentum: Momentum = 0.0
     recorded: bool = False
+    optional: bool = False
 
     @property
     def lasts(self) -> bool:
