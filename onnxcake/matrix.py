@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .needs import optional
 from .recipe import Recipe, names
 from .synthesis import LABELS, LOSSES, MEMORIES, SOURCES, Weighted
 from .synthesis.losses.classification import Classification
@@ -59,11 +60,8 @@ def needs(recipe: Recipe) -> tuple[str, ...]:
     synthesis = recipe.synthesis
     parts = [SOURCES[synthesis.source.name], LABELS[synthesis.labels.name]]
     if synthesis.steps:
-        parts += [
-            LOSSES[term.name]
-            for term in synthesis.losses.build()
-            if term.weight and not getattr(term.loss, "optional", False)
-        ]
+        terms = synthesis.losses.build()
+        parts += [LOSSES[term.name] for term in terms if term.weight and not optional(term.loss)]
     if recipe.student.memory is not None:
         parts.append(MEMORIES[recipe.student.memory.name])
     found = {need for part in parts for need in getattr(part, "needs", ())} - {"student"}

@@ -16,7 +16,7 @@ from .rng import Key
 from .teacher import LastLayer, Statistics, Teacher, View
 
 if TYPE_CHECKING:
-    from .synthesis.step import Need, Weighted
+    from .synthesis.step import Loss, Need, Weighted
 
 PHRASES: Mapping[Need, str] = {
     "statistics": "BatchNorm statistics",
@@ -94,13 +94,18 @@ def left_out(
     Args:
         recorded: the user's, which stand for its own.
     """
-    optional = [term for term in terms if getattr(term.loss, "optional", False)]
-    if not optional or recorded is not None or teacher.offers.statistics is not None:
+    spared = [term.name for term in terms if optional(term.loss)]
+    if not spared or recorded is not None or teacher.offers.statistics is not None:
         return frozenset(), ()
     told = f"left out, as {teacher.name} has none"
     if teacher.offers.convolutions:
         told += f"; if it was trained with BatchNormalization, better is an export that keeps it ({_KEEP})"
-    return frozenset(term.name for term in optional), tuple(printable(f"{term.name}: {told}") for term in optional)
+    return frozenset(spared), tuple(printable(f"{name}: {told}") for name in spared)
+
+
+def optional(loss: Loss) -> bool:
+    """Whether a method does without a loss where the teacher has nothing for it."""
+    return getattr(loss, "optional", False)
 
 
 # Statistics
