@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnxcake.progress import Progress
 from onnxcake.recipe import Recipe, names
 from onnxcake.recorded import record_files
 from onnxcake.report import Report
+from onnxcake.store import Store
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.teacher import Options, Signature
 
@@ -151,6 +153,19 @@ def test_a_substitute_is_told_and_kept(
     assert "pulled to mean 0 and deviation 1" in report.data["substitutes"][0]
     again = extracted("deepdream", "digits", teachers["digits"], given["digits"], tmp_path / "none")
     assert again.data["substitutes"] == []
+
+
+def test_optional_statistics_are_matched_where_there_are_any(
+    teachers: dict[str, Path], given: dict[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    path, options = teachers["digits"], Options.of(range=(0, 1))
+    request = Request(path, "layercake", tmp_path / "none", miniature("layercake", "digits"), options)
+    without = run(request, Progress(quiet=True))
+    assert without.data["substitutes"][0].startswith(f"statistics: left out, as {path.name} has none")
+    recorded = replace(request, out=tmp_path / "given", stats=given["digits"]["stats"])
+    assert run(recorded, Progress(quiet=True)).data["substitutes"] == []
+    held = [Store.open(folder / "store").batch(0) for folder in (tmp_path / "none", tmp_path / "given")]
+    assert held[0] is not None and held[1] is not None and not torch.equal(held[0].inputs, held[1].inputs)
 
 
 def test_metadata_needs_recorded_statistics(teachers: dict[str, Path], tmp_path: Path) -> None:
