@@ -196,7 +196,7 @@ def normalised(graph: Patterns, node: Node, value: Value) -> Fused | None:
     the weights, which are far fewer than the activations, and these need not be read and kept once more.
     """
     conv = graph.maker(node.inputs[0])
-    if node.op != "BatchNormalization" or conv is None or conv.op != "Conv":
+    if node.op != "BatchNormalization" or node.attr("training_mode", 0) or conv is None or conv.op != "Conv":
         return None
     step = graph.call(node.value(0))
     stored = [conv.is_constant(i) for i in range(1, len(conv.inputs))] + [node.is_constant(i) for i in range(1, 5)]

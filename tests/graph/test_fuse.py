@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import numpy_helper, parser
 
 from onnxcake.graph.build import BATCHES, Builder
@@ -24,11 +25,11 @@ def written(body: str, shape: str, out: str, weights: dict[str, np.ndarray], ops
     return model
 
 
-def built(model: onnx.ModelProto, precision: torch.dtype = torch.float32) -> Graph:
+def built(model: onnx.ModelProto, precision: torch.dtype | None = torch.float32) -> Graph:
     """The finished graph."""
     builder = Builder(precision=precision)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
-    x = builder.input(((BATCHES[0], *shape), (BATCHES[1], *shape)), precision)
+    x = builder.input(((BATCHES[0], *shape), (BATCHES[1], *shape)), precision or torch.float32)
     opsets = {o.domain: o.version for o in model.opset_import}
     outputs = builder.graph(model.graph, opsets, {"x": x})
     assert not builder.blocked
@@ -192,3 +193,12 @@ def test_a_product_that_others_read_is_not_taken_twice() -> None:
     weights = {"w": RNG.normal(size=(6, 6)).astype("f"), "b": RNG.normal(size=6).astype("f")}
     graph = built(written("a = MatMul(x, w) c = Add(a, b) y = Sub(c, a)", "4,6", "4,6", weights))
     assert [step.op for step in graph.steps] == ["MatMul", "Add", "Sub"]
+
+
+def test_a_batch_norm_by_the_batch_stays() -> None:
+    body = f"a = Conv(x, w) y = {BATCH_NORM}".replace("epsilon=0.01", "epsilon=0.01, training_mode=1")
+    graph = built(written(body, "2,5,4", "4,3,2", WITHOUT_BIAS), precision=None)
+    assert [step.op for step in graph.steps] == ["Conv", "BatchNormalization"]
+    x, (w, s, b) = torch.randn(5, 2, 5, 4), (torch.from_numpy(CONV[name]) for name in "wsb")
+    wanted = F.batch_norm(F.conv2d(x, w), None, None, s, b, training=True, eps=0.01)
+    torch.testing.assert_close(graph(x), wanted, atol=1e-5, rtol=1e-4)
