@@ -118,7 +118,7 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
     key, samples = Key(request.seed), None if data is None else len(data.inputs)
 
     def resolved(some: Recipe) -> tuple[Synthesis, View]:
-        left_out, why = needs.left_out(some.synthesis.losses.build(), teacher, stats)
+        left_out, why = needs.left_out(some.synthesis.losses.build(), teacher, key, stats)
         fitted = plans.fit(some, teacher, samples, left_out)
         only = any(getattr(term.loss, "recorded", False) for term in fitted.losses)
         view, refusals = needs.resolve(fitted.needs, teacher, key=key, recorded=stats, only_recorded=only, data=data)

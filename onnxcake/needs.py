@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import printable
+from .folded import seems_folded
 from .probes import Probe
 from .rng import Key
 from .teacher import LastLayer, Statistics, Teacher, View
@@ -87,15 +88,16 @@ def resolve(
 
 
 def left_out(
-    terms: Iterable[Weighted], teacher: Teacher, recorded: Statistics | None = None
+    terms: Iterable[Weighted], teacher: Teacher, key: Key, recorded: Statistics | None = None
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    """The names of the terms of optional statistics, where the teacher has none; and why, for each.
+    """The names of the terms of optional statistics, where the teacher neither has nor seems to have had any; and why.
 
     Args:
+        key: what noise is drawn from, where a file without BatchNormalization is tried.
         recorded: the user's, which stand for its own.
     """
     spared = [term.name for term in terms if optional(term.loss)]
-    if not spared or recorded is not None or teacher.offers.statistics is not None:
+    if not spared or recorded is not None or teacher.offers.statistics is not None or seems_folded(teacher, key):
         return frozenset(), ()
     told = f"left out, as {teacher.name} has none"
     if teacher.offers.convolutions:

@@ -173,10 +173,10 @@ def test_an_optional_term_takes_no_substitute(
         Weighted("classification", 1.0, LOSSES["classification"]()),
     ]
     recorded = Statistics(("v1",), (torch.zeros(3),), (torch.ones(3),), "recorded") if given else None
-    names, why = needs.left_out(terms, teachers[net], recorded)
+    names, why = needs.left_out(terms, teachers[net], KEY, recorded)
     assert names == left and len(why) == len(left) and all(text.startswith(told) for text in why)
     needed = Weighted("statistics", 1.0, LOSSES["statistics"]())
-    assert needs.left_out([needed], teachers[net]) == (frozenset(), ())
+    assert needs.left_out([needed], teachers[net], KEY) == (frozenset(), ())
 
 
 # Last layer and similarity

@@ -31,8 +31,9 @@ class Statistics(Loss):
         momentum: the share of earlier batches in m and v, from the second batch on; they come as an exponential moving
             average that each finished batch is added to once (Fast-DFKD, Fang et al., AAAI 2022: 0.9).
         recorded: only statistics that the data's owner has recorded will do (Lopes et al., 2017).
-        optional: the term is left out where the teacher has no statistics and nobody recorded any; without it
-            whitening stands for them, or the method is refused.
+        optional: the term is left out where there are no statistics and whitening may do harm: where the teacher does
+            not look as if BatchNormalization had been folded away. Otherwise whitening stands for them wherever there
+            are convolutions, and the method is refused where there are none.
     """
 
     scope: ClassVar[Scope] = "batch"
