@@ -18,7 +18,7 @@ from onnxcake.synthesis.losses.disagreement import Disagreement
 from onnxcake.synthesis.losses.instance_contrast import InstanceContrast, _global_view, _local_view, _resampled
 from onnxcake.synthesis.losses.l2 import L2
 from onnxcake.synthesis.losses.sample_entropy import SampleEntropy
-from onnxcake.synthesis.losses.statistics import Statistics
+from onnxcake.synthesis.losses.statistics import Statistics, _Moments
 from onnxcake.synthesis.losses.total_variation_l2 import TotalVariationL2
 from onnxcake.synthesis.step import Context, Loss, Step
 from onnxcake.teacher import Signature
@@ -659,3 +659,26 @@ def test_views_of_all_kinds_of_inputs(shape: tuple[int, ...]) -> None:
         assert torch.equal(one, view(x, Key(0).generator()))
         assert math.prod(shape) == 3 or not torch.equal(one, view(x, Key(1).generator()))
         assert gradient(lambda x: view(x, Key(0).generator()).square().sum(), x).abs().max() > 0  # noqa: B023
+
+
+@pytest.mark.parametrize("layout", ["rows", "signal", "image", "channels last", "one sample"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_moments_and_their_gradient_are_those_of_torch(layout: str, dtype: torch.dtype) -> None:
+    shapes = {"rows": (9, 4), "signal": (5, 4, 7), "one sample": (1, 4, 3, 5)}
+    x = torch.randn(shapes.get(layout, (3, 4, 5, 6)), generator=torch.Generator().manual_seed(0)) * 3 + 10
+    if layout == "channels last":
+        x = x.to(memory_format=torch.channels_last)
+    weights = torch.arange(1.0, 5.0), torch.arange(4.0, 0.0, -1.0)
+    gradients, moments = [], []
+    for ours in (True, False):
+        leaf = x.to(dtype).requires_grad_(True)
+        wide = leaf if dtype == torch.float64 else leaf.float()
+        others = [axis for axis in range(x.dim()) if axis != 1]
+        variance, mean = torch.var_mean(wide, others, correction=0)
+        if ours:
+            mean, variance = _Moments.apply(wide)
+        ((mean * weights[0]).sum() + (variance * weights[1]).sum()).backward()
+        gradients.append(leaf.grad)
+        moments.append(torch.stack([mean, variance]))
+    torch.testing.assert_close(moments[0], moments[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-2 if dtype == torch.bfloat16 else 1e-9, atol=1e-3)
