@@ -146,11 +146,15 @@ class Teacher:
         if not taps:
             return self.logits(inputs), {}
         if taps not in self._tapped:
-            made = Tapped(self._opened, self.signature.output_kind, taps)
-            made.share(self.graph)
-            self._tapped[taps] = made.eval().to(self.device)
+            self._tapped[taps] = self.tapped(taps)
         logits, values = self._tapped[taps](inputs)
         return logits, dict(zip(taps, values, strict=True))
+
+    def tapped(self, taps: tuple[str, ...]) -> Tapped:
+        """What `answer` runs for these taps, made anew; laid out in memory as the graph is now."""
+        made = Tapped(self._opened, self.signature.output_kind, taps)
+        made.share(self.graph)
+        return made.eval().to(self.device)
 
     def tap(self, name: str) -> str:
         """The tap of the value that the file calls ``name``.
