@@ -74,16 +74,18 @@ class StoreDataset(Samples):
             )
         first = layout.batches if held_out else 0
         last = layout.batches + (layout.held_out if held_out else 0)
-        self.first, self.samples = first * layout.batch, (last - first) * layout.batch
+        self.samples = (last - first) * layout.batch
+        shards = range(first // layout.batches_per_shard, math.ceil(last / layout.batches_per_shard))
         self._per_shard = layout.batches_per_shard * layout.batch
+        self._first = first * layout.batch - shards.start * self._per_shard  # within the first of these shards
         sample_bytes = 4 * max(1, torch.Size(layout.shape).numel())
         resident = self.samples * sample_bytes <= resident_bytes
         self._inputs = torch.empty(self.samples, *layout.shape) if resident else None
         self._shards: list[Tensor] = []  # inputs, where they are not resident
         self.logits = torch.empty(self.samples, layout.classes)
         self.labels = torch.empty(self.samples, dtype=torch.long)
-        for number in range(layout.shards):
-            self._read(number * self._per_shard - self.first, store.shard(number))
+        for place, number in enumerate(shards):
+            self._read(place * self._per_shard - self._first, store.shard(number))
 
     def __len__(self) -> int:
         return self.samples
@@ -111,7 +113,7 @@ class StoreDataset(Samples):
 
     def _gather(self, rows: Tensor) -> Tensor:
         """Inputs out of the mapped shards, shard by shard."""
-        rows = rows + self.first
+        rows = rows + self._first
         number, row = rows // self._per_shard, rows % self._per_shard
         gathered = torch.empty(len(rows), *self._shards[0].shape[1:])
         for shard in number.unique().tolist():
