@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import median
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .child import Array
 from .errors import UnsupportedTeacher, first_line
 from .ort import Runtime, RuntimeRefused, Session
 from .pruning import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
+from .reconstruction import reconstructed
 from .rng import Key
 from .student.start import Start
+from .synthesis.fields import coarse
 from .teacher import Signature, Teacher
 from .teacher.probe import TOLERANCE, batches_for
 from .teacher.scores import Logits
@@ -30,7 +32,6 @@ _DRAWS, _LEAST_DRAWS, _SAMPLES = 32, 4, 64
 _PASSES = 3  # forward, and backward to weights and to inputs
 _MULTIPLY_ADDS = 1e11  # of all draws together: seconds on one core
 _SLOPES = 1e9  # likewise, as each weight's are added up along each of its axes
-_SIDES = (2, 4, 8, 16)  # of the coarse noise that smooth images are made of
 _TIMED_MS, _MOST_RUNS, _REPEATS = 250.0, 50, 3
 
 
@@ -47,8 +48,9 @@ def cut_of(
     """The teacher's own graph made smaller, its file checked in onnxruntime.
 
     Residual blocks are left out first, if any shall be. Then matrices are written as products of two, if that takes
-    much less energy out of them than channels would; else channels and the like are left out, and matrices that are
-    tied down on both sides are such products where the goal cannot be reached without.
+    much less energy out of them than channels would, and fitted to what the teacher's layers give
+    (`onnxcake.reconstruction`); else channels and the like are left out, and matrices that are tied down on both sides
+    are such products where the goal cannot be reached without.
 
     Args:
         score: by what is chosen what stays of channels and the like.
@@ -76,7 +78,10 @@ def cut_of(
         pruned = pruner.alike(like, pruner.scores(score, key, tools))
     else:
         product = _product(pruner, goal, key, tools) if low_rank == "auto" else None
-        pruned = product or _narrower(pruner, goal, score, key, tools)
+        if product is None:
+            pruned = _narrower(pruner, goal, score, key, tools)
+        else:
+            pruned = replace(product, content=reconstructed(product.content, teacher, key))
     check(teacher, pruned, key, runtime)
     return pruned
 
@@ -163,20 +168,8 @@ def synthetic(signature: Signature, count: int, key: Key, first: int = 0) -> Ten
     x = torch.randn(count, *signature.shape, generator=draw)
     smooth = torch.arange(first, first + count) % 2 == 1
     if signature.is_image and smooth.any():
-        x[smooth] = _fields(x[smooth], draw)
+        x[smooth] = coarse(x[smooth], draw)
     return signature.whole(signature.to_input(signature.within(x)))
-
-
-def _fields(like: Tensor, draw: torch.Generator) -> Tensor:
-    """Smooth images of the shape of ``like``, each of mean 0 and deviation 1: noise of several scales, enlarged."""
-    count, channels, *size = like.shape
-    total = torch.zeros_like(like)
-    for side in _SIDES:
-        coarse = torch.randn(count, channels, *(min(side, pixels) for pixels in size), generator=draw)
-        share = torch.rand(count, 1, 1, 1, generator=draw)
-        total += share * F.interpolate(coarse, size, mode="bilinear", align_corners=False)
-    total -= total.mean((1, 2, 3), keepdim=True)
-    return total / total.std((1, 2, 3), keepdim=True)
 
 
 # How fast it is

@@ -74,6 +74,11 @@ class Graph(nn.Module):
         """The slots of the tensors that nothing makes."""
         return frozenset((*self._weights, *self._places))
 
+    @property
+    def weights(self) -> frozenset[int]:
+        """The slots of those that are parameters."""
+        return frozenset(self._weights)
+
     def _compiled(self) -> list[tuple[Any, ...]]:
         """(function, arguments, whether all are slots, result, slots that are free afterwards) of each step."""
         last: dict[int, int] = {}

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _SHARPEST = 0.25  # deviations of the blur, in places: as good as none,
 _SMOOTHEST = 0.2  # and in sides, where a side holds two or three waves
+_COARSE = (2, 4, 8, 16)  # places in a side of the noise that is enlarged
 
 
 def fields(
@@ -42,6 +44,21 @@ def fields(
     scale = _for_each((low + (high - low) * torch.rand(samples, generator=generator)).exp(), x)
     middle = _for_each(torch.randn(samples, generator=generator), x)
     return scale * (x / _deviation(x) + middle)
+
+
+def coarse(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Images of the shape of ``like`` [n, channels, height, width], each of mean 0 and deviation 1: another kind.
+
+    Normal noise of a few places, enlarged; each is a sum of several sizes in proportions of its own.
+    """
+    count, channels, *size = like.shape
+    total = torch.zeros_like(like)
+    for side in _COARSE:
+        noise = torch.randn(count, channels, *(min(side, pixels) for pixels in size), generator=generator)
+        share = torch.rand(count, 1, 1, 1, generator=generator)
+        total += share * F.interpolate(noise, size, mode="bilinear", align_corners=False)
+    total -= total.mean((1, 2, 3), keepdim=True)
+    return total / total.std((1, 2, 3), keepdim=True)
 
 
 def _sides(shape: tuple[int, ...]) -> range:
