@@ -145,6 +145,7 @@ def run(request: Request, progress: Progress) -> Report:
                 probe=job.probe,
                 spent=spent,
                 curve=rounds.curve,
+                rate=rounds.training.rate,
                 substitutes=job.view.notes,
                 runtime=runtime,
             )
@@ -215,7 +216,8 @@ def train(
         spent = Spent(out)
         show = Shown(spent)
         training = training_of(pupil, Key(seed), replace(plan, device=device), None, show)
-        learnt = work(rounds_of(pupil, training, samples, out, spent), spent, show, progress)
+        rounds = rounds_of(pupil, training, samples, out, spent)
+        learnt = work(rounds, spent, show, progress)
         return result.finish(
             out,
             own,
@@ -228,6 +230,7 @@ def train(
             probe=None,
             spent=spent,
             curve=[],
+            rate=rounds.training.rate,
             substitutes=(),
             runtime=runtime,
         )

@@ -88,6 +88,7 @@ class Pupil:
             optimiser=optimiser,
             optimiser_key=OPTIMISER + key,
             learning_rate=section.learning_rate.build(LEARNING_RATES),
+            rates=section.rates,
             checkpoint_every=section.checkpoint_every,
             multilabel=signature.task == "multilabel",
             live=section.answers == "live",

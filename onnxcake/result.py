@@ -55,6 +55,7 @@ def finish(
     probe: Probe | None,
     spent: Spent,
     curve: list[dict[str, Any]],
+    rate: float,
     substitutes: Sequence[str],
     runtime: Runtime,
 ) -> Report:
@@ -64,6 +65,7 @@ def finish(
         key: a digest over all that the report depends on; kept in it.
         teacher: to be run in onnxruntime; without it the answers in the store stand for it.
         curve: the agreement on the probe over training.
+        rate: the factor on the learning rate that was taken.
         substitutes: what stood in for what the method needs and the teacher does not have.
 
     Raises:
@@ -101,6 +103,7 @@ def finish(
                 "architecture": pupil.architecture,
                 "parameters": count(student),
                 "steps": pupil.regime.steps,
+                "learning_rate": pupil.regime.optimiser.lr * rate,
                 **pupil.begins_as,
                 "torch_vs_onnxruntime": parity,
             },

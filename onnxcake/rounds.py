@@ -27,6 +27,7 @@ from .synthesis.lasting import Lasting
 POINTS = 20  # of the curve
 _SAVE_S = 30.0  # between two checkpoints of short rounds, at most, and a round
 _WAITING = "waiting"
+_COMPARED = 4  # lessons that rates are compared on
 
 
 @dataclass
@@ -121,6 +122,10 @@ class Rounds:
         steps = self.course.steps if self.round >= self.course.first else 0
         lessons = self._lessons(self.training.step - before)
         anywhere = self.course.learn_from == "kept"  # else a round's samples are nowhere but here
+        if steps and not self.training.step and self.training.regime.trial:
+            self._choose_rate()
+            if interrupt.requested():
+                return
         while self.training.step < before + steps:
             draw = self.key.at("augment", self.training.step).generator() if self.training.regime.augment else None
             self.training.take(next(lessons), draw)
@@ -139,6 +144,24 @@ class Rounds:
         due = self.training.step - self._saved >= self.training.regime.checkpoint_every
         if late or due or interrupt.requested() or self.round == self.course.rounds:
             self._save()
+
+    def _choose_rate(self) -> None:
+        """Has the student try its learning rates, on samples such as it will see, and compares them on a few others."""
+        steps, key = self.training.regime.trial, self.key.at("rates")
+        held = list(self._others(key.at("held"), _COMPARED))
+        self.training.choose(lambda: self._others(key.at("trial"), steps), held, key)
+
+    def _others(self, key: Key, count: int) -> Iterator[Lesson]:
+        """Lessons that are none of the run's; fewer if a signal comes."""
+        kept = self._kept().endless(self.training.regime.batch, key) if self.course.learn_from == "kept" else None
+        for number in range(count):
+            if interrupt.requested():
+                return
+            batch = self._latest
+            if self.course.learn_from == "fresh":
+                assert self.maker is not None, "what is not kept has to be made"
+                batch = self.maker.fresh(key.at(number), number, ask=not self.training.regime.live)
+            yield Lesson((batch.inputs, batch.logits, batch.labels) if kept is None else next(kept))
 
     def _lessons(self, first: int) -> Iterator[Lesson]:
         """What this round's steps are about, from the round's step ``first`` on."""
@@ -187,6 +210,7 @@ class Rounds:
             named["attempts"] = torch.tensor(batch.attempts)
             tensors |= {f"{_WAITING}.{batch.index}.{name}": tensor for name, tensor in named.items()}
         facts = {"round": self.round, "made": self.made, "step": self.training.step, "curve": self.curve}
+        facts["rate"] = self.training.rate
         number = (
             self.training.step
             if self.course.rounds == 1
@@ -213,6 +237,7 @@ class Rounds:
             return 0
         self._lasting.restore({k: v for k, v in tensors.items() if not k.startswith(("student.", "optimiser."))})
         self.training.restore(tensors, int(facts["step"]))
+        self.training.rate = float(facts["rate"])
         self.round, self.made = int(facts["round"]), bool(facts["made"])
         self.curve = list(facts["curve"])
         self._saved = self.training.step

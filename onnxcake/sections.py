@@ -178,6 +178,7 @@ class StudentSection(Section):
     quantise: Literal["int8"] | None = None
     optimiser: OptimiserChoice
     learning_rate: RateChoice
+    rates: tuple[Positive, ...] = (1.0,)
     checkpoint_every: Count = 500
 
     @model_validator(mode="after")
@@ -188,6 +189,8 @@ class StudentSection(Section):
             raise ValueError(f"architecture: give one of {', '.join(goals)}")
         if auto.get("like") and auto["drop_blocks"]:
             raise ValueError("architecture: like says how many blocks are left; leave drop_blocks out")
+        if not self.rates:
+            raise ValueError("rates: give at least one factor, such as [1]")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
         if not (self.loss.hard or self.loss.soft or self.loss.l1):

@@ -22,7 +22,7 @@ from onnxcake.ort import Runtime
 from onnxcake.rng import Key
 from onnxcake.rounds import POINTS, Rounds
 from onnxcake.store import Batch, Layout, Store
-from onnxcake.student import Distillation, Lesson, Regime, Student, Training
+from onnxcake.student import Distillation, Lesson, Regime, Student, Training, training
 from onnxcake.student.optimise import AdamOptimiser, Cosine, SgdOptimiser
 from onnxcake.synthesis import Maker, Synthesis, Weighted
 from onnxcake.synthesis.labels import Independent
@@ -127,6 +127,16 @@ WAYS = {
         Sign(Constant(0.05)),
         regime={"live": True, "augment": (shaken,)},
     ),
+    "rates, fresh, live": Way(
+        Pool(size=60, renew=0.1),
+        Course(6, 3, first=1, learn_from="fresh"),
+        INVERTED,
+        Sign(Constant(0.05)),
+        regime={"live": True, "augment": (shaken,), "rates": (0.1, 1.0, 2.0)},
+    ),
+    "rates, same": Way(GENERATOR, Course(6, 3, learn_from="same"), ADVERSARIAL, regime={"rates": (0.1, 1.0)}),
+    "rates, kept": Way(Pixels(), Course(5, 3), INVERTED, held_out=1, per_shard=2, regime={"rates": (0.1, 1.0)}),
+    "rates, one round": Way(Pixels(), Course(1, 9), INVERTED[:1], batches=3, regime={"rates": (0.1, 1.0)}),
     "learnt loss, kept": Way(
         Pixels(), Course(5, 3), (*INVERTED, Weighted("judged", 1.0, Judged())), held_out=1, per_shard=2
     ),
@@ -156,6 +166,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """No signal is left from the test before, and nothing waits for the disk."""
     monkeypatch.setattr(interrupt, "_received", None)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(training, "_SHARE", 3)  # so that rates are tried in runs as short as these
+    monkeypatch.setattr(training, "_LEAST", 2)
 
 
 def pupil(teacher: Teacher) -> Student:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Diverged
+from ..rng import Key
 from ..teacher.pace import Dtype, hurried
 from .loss import Distillation, decisions
 from .match import Match, Watch
@@ -21,6 +22,11 @@ from .student import Student
 
 OPTIMISER = "student.optimiser"  # where a recipe names it, for weights drawn from noise at least
 _LOOK_EVERY = 50  # steps between two looks at whether the loss is finite
+_TRIAL, _SHARE = 30, 40  # steps at each rate that is tried: at most, and one in so many of the run's
+_LEAST = 5  # that tell anything
+# Of losses after a trial the least may be exceeded by so much for the sake of a higher rate: a run has more steps to
+# settle in. So the trial chose what was the better of two rates after whole runs too, of nine students (RESULTS.md).
+_ALIKE = 1.3
 
 Rows = tuple[Tensor, Tensor, Tensor]  # inputs [n, …], the teacher's logits [n, classes], labels asked for [n]
 # inputs, names of values inside the teacher → logits, those values
@@ -43,6 +49,7 @@ class Regime:
         augment: what changes inputs on their way to the student.
         match: what is compared besides the answers.
         retain: the inner step size of the acquire/retain step, or None.
+        rates: factors on the optimiser's learning rate, of which `Training.choose` takes one.
     """
 
     steps: int
@@ -57,6 +64,13 @@ class Regime:
     match: Match | None = None
     retain: float | None = None
     optimiser_key: str = OPTIMISER
+    rates: tuple[float, ...] = (1.0,)
+
+    @property
+    def trial(self) -> int:
+        """Steps at each of the rates before the first one; 0 where there is no choice, or the run is too short."""
+        steps = min(_TRIAL, self.steps // _SHARE)
+        return steps if len(self.rates) > 1 and steps >= _LEAST else 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,9 @@ class Training:
         student: takes what the teacher takes.
         ask: the teacher, for a regime that asks it about what the student sees.
         dtype: what the student's operators compute in where they gain by it; weights and losses are in float32.
+
+    Attributes:
+        rate: the factor on the optimiser's learning rate.
     """
 
     def __init__(
@@ -95,7 +112,7 @@ class Training:
         self.student, self.regime, self.device, self._ask = student.to(device), regime, device, ask
         self.dtype: Dtype = dtype
         self.optimiser = regime.optimiser.build(student.parameters())
-        self.step, self.loss = 0, math.nan
+        self.step, self.loss, self.rate = 0, math.nan, 1.0
         self._last: Tensor | None = None  # the loss of the last step, not looked at yet
         watch = student.watch if isinstance(student, Student) else partial(Watch, student)
         self._watch = None if regime.match is None else watch(regime.match.student_modules)
@@ -111,8 +128,45 @@ class Training:
         Raises:
             Diverged: at a loss or weights that are not finite; looked at now and then.
         """
-        factor, momentum = self.regime.learning_rate.at(self.step, self.regime.steps)
-        set_rate(self.optimiser, self.regime.optimiser.lr * factor, momentum)
+        loss = self._take(lesson, draw, self.step / max(self.regime.steps, 1))
+        self.step, self._last = self.step + 1, loss
+        if self.step % _LOOK_EVERY == 0 or self.finished:
+            self.look()
+
+    def choose(self, lessons: Callable[[], Iterable[Lesson]], held: Sequence[Lesson], key: Key) -> None:
+        """Takes one of the regime's rates: the highest of those after which the loss is about the least.
+
+        From the student as it is, a trial of some steps is made at each, in which the learning rate goes the way that
+        it goes over the whole run; then the student is as it was. What is near to its teacher must not be stepped far,
+        and what is far from it may be; how far its weights may move besides, nobody knows before.
+
+        Args:
+            lessons: as many as `Regime.trial`, the same at each call.
+            held: lessons that the losses are compared on.
+            key: what augmentations draw from.
+        """
+        start = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
+        lost: dict[float, float] = {}
+        for rate in self.regime.rates:
+            self.rate = rate
+            for number, lesson in enumerate(lessons()):
+                self._take(lesson, key.at("augment", number).generator(), number / self.regime.trial)
+            lost[rate] = sum(self._loss(each, key.at("held", number)) for number, each in enumerate(held))
+            self.student.load_state_dict(start)
+            self.optimiser = self.regime.optimiser.build(self.student.parameters())
+        least = min(lost.values())
+        self.rate = max(rate for rate, loss in lost.items() if loss <= _ALIKE * least)
+
+    def _loss(self, lesson: Lesson, key: Key) -> float:
+        """The loss of a lesson that nothing is learnt from; infinite if it is no number."""
+        with torch.no_grad():
+            loss = float(self.loss_of(self.student, self._prepared(lesson.rows, key.generator())))
+        return loss if math.isfinite(loss) else math.inf
+
+    def _take(self, lesson: Lesson, draw: torch.Generator | None, share: float) -> Tensor:
+        """One step, when a share of all is done; its loss."""
+        factor, momentum = self.regime.learning_rate.at(round(share * self.regime.steps), self.regime.steps)
+        set_rate(self.optimiser, self.regime.optimiser.lr * self.rate * factor, momentum)
         self.optimiser.zero_grad(set_to_none=True)
         self.student.train()
         if self.regime.retain is None:
@@ -123,9 +177,7 @@ class Training:
             loss = retained_loss(self.student, self.loss_of, fresh, memory, self.regime.retain)
         loss.backward()
         self.optimiser.step()
-        self.step, self._last = self.step + 1, loss.detach()
-        if self.step % _LOOK_EVERY == 0 or self.finished:
-            self.look()
+        return loss.detach()
 
     def loss_of(self, student: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
         """The regime's loss on rows."""
