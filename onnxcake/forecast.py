@@ -36,7 +36,7 @@ class Forecast:
         teacher_passes: samples through the teacher with gradient, for those.
         teacher_queries: samples through the teacher without gradient, what a decision-based source asks left out.
         store_bytes: of the finished set.
-        student_steps: in all.
+        student_steps: in all, but for those of rates that are tried.
         synthesis_s, training_s: seconds, from a little of each that is timed.
     """
 
@@ -59,10 +59,10 @@ def forecast(job: Job, runtime: Runtime, finished: int = 0) -> Forecast:
     synthesis, course, regime = job.synthesis, job.pupil.course, job.pupil.regime
     batches = synthesis.total + synthesis.held_out - (finished if course.rounds == 1 else 0)
     sample_bytes = 4 * (job.teacher.signature.size + job.teacher.signature.classes) + 8
-    fresh = regime.steps if course.learn_from == "fresh" else 0
+    fresh = regime.taken if course.learn_from == "fresh" else 0
     asked = (batches if course.asks else synthesis.held_out) + (0 if regime.live else fresh)
     lesson = regime.batch if course.learn_from == "kept" else synthesis.batch
-    queries = asked * synthesis.batch + (regime.steps * lesson if regime.live else 0)
+    queries = asked * synthesis.batch + (regime.taken * lesson if regime.live else 0)
     batch_s, fresh_s, step_s = _times(job, runtime)
     return Forecast(
         batches=batches,
@@ -71,7 +71,7 @@ def forecast(job: Job, runtime: Runtime, finished: int = 0) -> Forecast:
         store_bytes=(job.layout.batches + job.layout.held_out) * synthesis.batch * sample_bytes,
         student_steps=regime.steps,
         synthesis_s=batches * batch_s + fresh * fresh_s,
-        training_s=regime.steps * step_s,
+        training_s=regime.taken * step_s,
     )
 
 

@@ -72,6 +72,11 @@ class Regime:
         steps = min(_TRIAL, self.steps // _SHARE)
         return steps if len(self.rates) > 1 and steps >= _LEAST else 0
 
+    @property
+    def taken(self) -> int:
+        """All steps, those of the trials included."""
+        return self.steps + self.trial * len(self.rates)
+
 
 @dataclass(frozen=True)
 class Lesson:
