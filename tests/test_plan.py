@@ -294,6 +294,7 @@ STUDENT_CHANGES = [
     "student.optimiser=adamw",
     "student.learning_rate=cosine",
     "student.checkpoint_every=7",
+    "student.rates=[0.1, 1]",
     "student.after=0.1",
     "student.answers=live",
     "student.match={attention: {pairs: {a: b}}}",

@@ -886,6 +886,7 @@ student_sections = st.fixed_dictionaries(
     optional={
         "batch": counts,
         "checkpoint_every": counts,
+        "rates": st.lists(positives, min_size=1, max_size=3),
         "after": momenta,
         "loss": st.fixed_dictionaries(
             {"hard": positives},
