@@ -97,6 +97,7 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "steps without a loss": (OPTIMISED, {"synthesis.losses": {}}, "synthesis: losses names no loss term"),
     "no losses at all": (OPTIMISED, {"synthesis.losses": None}, "synthesis: losses names no loss term"),
     "epochs and steps": (OPTIMISED, {"student.steps": 5}, "student: give either epochs or steps"),
+    "no rate": (OPTIMISED, {"student.rates": []}, "student: rates: give at least one factor, such as [1]"),
     "neither": (OPTIMISED, {"student.epochs": None}, "student: give either epochs or steps"),
     "nothing to learn": (
         OPTIMISED,
