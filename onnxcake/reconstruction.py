@@ -12,15 +12,15 @@ and too much of it goes where half the numbers are to give what all of them gave
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .graph.module import Graph, Step, name_of
+from .graph.fit import LAYERS, Fit, made
+from .graph.module import Graph, Step
 from .graph.trained import Trained
 from .graph.whole import written
 from .rng import Key
@@ -30,17 +30,14 @@ from .teacher import Teacher
 from .teacher.scores import Logits
 from .teacher.taps import by_input
 
-_LAYERS = ("Conv", "Gemm", "MatMul")
 _AFFINE = ("Add", "BatchNormalization")  # what may stand between a layer and the value that it is fitted to
-_TURNS, _LEAST_TURNS, _PATIENCE = 30, 2, 5  # of conjugate gradients: at most; that are worth it; without a gain
+_TURNS, _LEAST_TURNS = 30, 2  # of conjugate gradients: at most, and that are worth it
 _HELD_OUT = 4  # one input in so many is not fitted to, and says when to stop
 _ENOUGH = 0.5  # of what the answers lack must go: see `reconstructed`
 _INPUTS = (8, 1000)
 _BYTES = 1 << 29  # of what the layers give
 _MULTIPLY_ADDS = 4e11  # of all turns together: seconds on one core
 _PASSES = 6  # in a turn: forward and backward, of either half of a product
-
-Weights = Mapping[int, Tensor]  # by slot
 
 
 @torch.no_grad()
@@ -69,7 +66,7 @@ def reconstructed(content: bytes, teacher: Teacher, key: Key) -> bytes:
     answers, targets = teacher.tapped(tuple(part.tap for part in parts))(inputs.to(teacher.device))
     functions: dict[int, Callable[..., Any]] = {}
     for part, target in zip(parts, targets, strict=True):
-        functions |= _Fit(student.graph, part.steps, target.cpu(), held, turns).functions
+        functions |= Fit(student.graph, part.steps, target.cpu(), held, turns).functions
     lost = []
     for graph in (student.graph, student.graph.with_functions(functions)):
         own = student.logits(graph(inputs)[0])
@@ -123,7 +120,7 @@ class _Student:
         given = [
             node.output[0]
             for node in start.opened.safe.model.graph.node
-            if not node.domain and node.op_type in (*_LAYERS, *_AFFINE) and by_input(converted, node.output[0])
+            if not node.domain and node.op_type in (*LAYERS, *_AFFINE) and by_input(converted, node.output[0])
         ]
         # What is asked for is computed: so each layer is a step of its own.
         learnt = start.learn([names[name] for name in given])
@@ -173,7 +170,7 @@ class _Parts:
                 owner[step] = part
         parts = list(dict.fromkeys(owner.values()))
         for part in parts:
-            part.tap = self._taps[_made(self.graph.steps[part.steps[-1]])]
+            part.tap = self._taps[made(self.graph.steps[part.steps[-1]])]
         return parts
 
     def _from(self, number: int) -> list[int]:
@@ -182,25 +179,26 @@ class _Parts:
         if not self._is_layer(step):
             return []
         steps = [number]
-        while not self._is_sum(step) and len(self._readers.get(_made(step), ())) == 1:
-            known, made = _made(step) in self._taps, _made(step)
-            following = self._readers[made][0]
+        while not self._is_sum(step) and len(self._readers.get(made(step), ())) == 1:
+            given = made(step)
+            following = self._readers[given][0]
             step = self.graph.steps[following]
-            if not ((known and self._is_affine(step, made)) or (not known and self._is_layer(step))):
+            known = given in self._taps
+            if not ((known and self._is_affine(step, given)) or (not known and self._is_layer(step))):
                 break
             steps.append(following)
-        return steps if _made(self.graph.steps[steps[-1]]) in self._taps else []
+        return steps if made(self.graph.steps[steps[-1]]) in self._taps else []
 
     def _is_layer(self, step: Step) -> bool:
         """Whether it is one whose weight nobody else reads."""
         weights = [slot for slot in step.arguments[:2] if slot in self.graph.weights]
-        return step.op in _LAYERS and len(weights) == 1 and len(self._readers[weights[0]]) == 1
+        return step.op in LAYERS and len(weights) == 1 and len(self._readers[weights[0]]) == 1
 
-    def _is_affine(self, step: Step, made: int | None) -> bool:
+    def _is_affine(self, step: Step, given: int | None) -> bool:
         """Whether it is affine in a value, and gives one that the teacher has."""
-        rest = [slot for slot in step.arguments if slot != made]
-        fixed = step.op == "Add" or (step.arguments[0] == made and self.graph.constants.issuperset(rest))
-        return step.op in _AFFINE and fixed and len(rest) + 1 == len(step.arguments) and _made(step) in self._taps
+        rest = [slot for slot in step.arguments if slot != given]
+        fixed = step.op == "Add" or (step.arguments[0] == given and self.graph.constants.issuperset(rest))
+        return step.op in _AFFINE and fixed and len(rest) + 1 == len(step.arguments) and made(step) in self._taps
 
     def _is_sum(self, step: Step) -> bool:
         """Whether it adds up two values that both depend on the inputs."""
@@ -217,115 +215,3 @@ def _shared(student: _Student, teacher: Teacher) -> dict[int | None, str]:
         for slot, name in student.own.items()
         if name in taps and teacher.shape_of(taps[name]) == tuple(shapes[slot])
     }
-
-
-def _made(step: Step) -> int | None:
-    """The slot of what a step gives."""
-    return step.results[0]
-
-
-class _Fit:
-    """Fits the weights of some steps as the graph is run, and lets it go on with them.
-
-    Args:
-        target: what they should give.
-        held: the inputs that are not fitted to.
-        turns: of conjugate gradients, at most.
-    """
-
-    def __init__(self, graph: Graph, steps: list[int], target: Tensor, held: Tensor, turns: int) -> None:
-        self.graph, self.steps, self.target, self.held, self.turns = graph, steps, target, held, turns
-        self._given: dict[int, tuple[Any, ...]] = {}
-
-    @property
-    def functions(self) -> dict[int, Callable[..., Any]]:
-        """For `Graph.with_functions`."""
-        return {number: partial(self._called, number) for number in self.steps}
-
-    def _called(self, number: int, *given: Any) -> Any:
-        self._given[number] = given
-        if number != self.steps[-1]:
-            return self.graph.steps[number].function(*given)
-        for slots in reversed(self._halves()):
-            self._fit(slots)
-        value = self._value({})
-        self._given.clear()
-        return value
-
-    def _halves(self) -> list[list[int]]:
-        """The slots of what is fitted together: of a product the first half's weight, and all the rest."""
-        halves: list[list[int]] = []
-        for number in self.steps:
-            step = self.graph.steps[number]
-            places = slice(2, 3) if step.op == "BatchNormalization" else slice(None)  # its shift: it is not divided by
-            fitted = [slot for slot in step.arguments[places] if slot in self.graph.weights]
-            if step.op in _LAYERS:
-                halves.append([])
-            halves[-1] += fitted
-        return halves
-
-    def _value(self, weights: Weights) -> Tensor:
-        """What the last step gives, with these weights in place of those that the graph has."""
-        value: Any = None
-        for before, number in zip([None, *self.steps], self.steps, strict=False):
-            step = self.graph.steps[number]
-            made = None if before is None else _made(self.graph.steps[before])
-            given = [
-                value if made is not None and slot == made else self._weight(slot, weights, own)
-                for slot, own in zip(step.arguments, self._given[number], strict=True)
-            ]
-            value = step.function(*given)
-        assert isinstance(value, Tensor)
-        return value
-
-    def _weight(self, slot: Any, weights: Weights, own: Any) -> Any:
-        if slot in weights:
-            return weights[slot]
-        return self.graph.get_parameter(name_of(slot)).detach() if slot in self.graph.weights else own
-
-    def _fit(self, slots: list[int]) -> None:
-        """Steps weights, in which the value is affine, to where its squared distance to the target is least.
-
-        Conjugate gradients on the normal equations (Hestenes and Stiefel, 1952), from where the weights are. They go
-        first where the inputs vary most; they are stopped where inputs that were held out gain no more.
-        """
-        now = {slot: self.graph.get_parameter(name_of(slot)) for slot in slots}
-        nothing = {slot: torch.zeros_like(weight) for slot, weight in now.items()}
-        base, moved = self._value(nothing), nothing
-        rest = self.target - self._value({})
-        best, chosen, since = _mean_square(rest[self.held]), nothing, 0
-        slope = self._slope(nothing, rest)
-        way, size = slope, _square(slope)
-        for _ in range(self.turns):
-            along = self._value(way) - base
-            length = float(along[~self.held].double().square().sum())
-            if not (size > 0 and length > 0 and since < _PATIENCE):
-                break
-            step = size / length
-            moved = {slot: moved[slot] + step * way[slot] for slot in slots}
-            rest = rest - step * along
-            lost, since = _mean_square(rest[self.held]), since + 1
-            if lost < best:
-                best, chosen, since = lost, moved, 0
-            slope = self._slope(nothing, rest)
-            size, before = _square(slope), size
-            way = {slot: slope[slot] + size / before * way[slot] for slot in slots}
-        for slot, weight in now.items():
-            weight.data += chosen[slot]
-
-    def _slope(self, at: Weights, rest: Tensor) -> dict[int, Tensor]:
-        """Half of how the squared distance falls with the weights, over the inputs that are fitted to."""
-        fitted = rest.clone()
-        fitted[self.held] = 0
-        with torch.enable_grad():
-            leaves = {slot: weight.clone().requires_grad_() for slot, weight in at.items()}
-            slopes = torch.autograd.grad(self._value(leaves), list(leaves.values()), fitted)
-        return dict(zip(leaves, slopes, strict=True))
-
-
-def _square(weights: Weights) -> float:
-    return sum(float(weight.double().square().sum()) for weight in weights.values())
-
-
-def _mean_square(rest: Tensor) -> float:
-    return float(rest.double().square().mean())

@@ -17,6 +17,7 @@ import onnxcake
 from onnxcake import cutting, reconstruction
 from onnxcake.cutting import Goal, cut_of
 from onnxcake.graph.export import export as exported
+from onnxcake.graph.fit import Fit
 from onnxcake.ort import Runtime
 from onnxcake.reconstruction import reconstructed
 from onnxcake.rng import Key
@@ -122,7 +123,7 @@ def test_a_fit_is_that_of_least_squares(export: Any, tmp_path: Path) -> None:
     ).graph
     x, held = torch.randn(400, 12), torch.arange(400) % 4 == 0
     target = torch.tanh(x @ torch.randn(12, 4)) + 1
-    fit = reconstruction._Fit(graph, [len(graph.steps) - 1], target, held, turns=60)
+    fit = Fit(graph, [len(graph.steps) - 1], target, held, turns=60)
     with torch.no_grad():
         found = graph.with_functions(fit.functions)(x)[0]
     ones = torch.cat([x, torch.ones(400, 1)], 1)

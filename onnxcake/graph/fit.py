@@ -1,0 +1,130 @@
+"""Weights of a graph fitted to what its steps should give, as it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .module import Graph, Step, name_of
+
+LAYERS = ("Conv", "Gemm", "MatMul")  # what gives values that are linear in its weight
+_PATIENCE = 5  # turns without a gain
+
+Weights = Mapping[int, Tensor]  # by slot
+
+
+def made(step: Step) -> int | None:
+    """The slot of what a step gives."""
+    return step.results[0]
+
+
+class Fit:
+    """Fits the weights of some steps as the graph is run, and lets it go on with them.
+
+    Args:
+        steps: the numbers of steps that follow one another alone: layers, and what is affine in what they give.
+        target: what they should give.
+        held: the inputs that are not fitted to.
+        turns: of conjugate gradients, at most.
+    """
+
+    def __init__(self, graph: Graph, steps: Sequence[int], target: Tensor, held: Tensor, turns: int) -> None:
+        self.graph, self.steps, self.target, self.held, self.turns = graph, steps, target, held, turns
+        self._given: dict[int, tuple[Any, ...]] = {}
+
+    @property
+    def functions(self) -> dict[int, Callable[..., Any]]:
+        """For `Graph.with_functions`."""
+        return {number: partial(self._called, number) for number in self.steps}
+
+    def _called(self, number: int, *given: Any) -> Any:
+        self._given[number] = given
+        if number != self.steps[-1]:
+            return self.graph.steps[number].function(*given)
+        for slots in reversed(self._halves()):
+            self._fit(slots)
+        value = self._value({})
+        self._given.clear()
+        return value
+
+    def _halves(self) -> list[list[int]]:
+        """The slots of what is fitted together: of a product the first half's weight, and all the rest."""
+        halves: list[list[int]] = []
+        for number in self.steps:
+            step = self.graph.steps[number]
+            places = slice(2, 3) if step.op == "BatchNormalization" else slice(None)  # its shift: it is not divided by
+            fitted = [slot for slot in step.arguments[places] if slot in self.graph.weights]
+            if step.op in LAYERS:
+                halves.append([])
+            halves[-1] += fitted
+        return halves
+
+    def _value(self, weights: Weights) -> Tensor:
+        """What the last step gives, with these weights in place of those that the graph has."""
+        value: Any = None
+        for before, number in zip([None, *self.steps], self.steps, strict=False):
+            step = self.graph.steps[number]
+            given_by = None if before is None else made(self.graph.steps[before])
+            given = [
+                value if given_by is not None and slot == given_by else self._weight(slot, weights, own)
+                for slot, own in zip(step.arguments, self._given[number], strict=True)
+            ]
+            value = step.function(*given)
+        assert isinstance(value, Tensor)
+        return value
+
+    def _weight(self, slot: Any, weights: Weights, own: Any) -> Any:
+        if slot in weights:
+            return weights[slot]
+        return self.graph.get_parameter(name_of(slot)).detach() if slot in self.graph.weights else own
+
+    def _fit(self, slots: list[int]) -> None:
+        """Steps weights, in which the value is affine, to where its squared distance to the target is least.
+
+        Conjugate gradients on the normal equations (Hestenes and Stiefel, 1952), from where the weights are. They go
+        first where the inputs vary most; they are stopped where inputs that were held out gain no more.
+        """
+        now = {slot: self.graph.get_parameter(name_of(slot)) for slot in slots}
+        nothing = {slot: torch.zeros_like(weight) for slot, weight in now.items()}
+        base, moved = self._value(nothing), nothing
+        rest = self.target - self._value({})
+        best, chosen, since = _mean_square(rest[self.held]), nothing, 0
+        slope = self._slope(nothing, rest)
+        way, size = slope, _square(slope)
+        for _ in range(self.turns):
+            along = self._value(way) - base
+            length = float(along[~self.held].double().square().sum())
+            if not (size > 0 and length > 0 and since < _PATIENCE):
+                break
+            step = size / length
+            moved = {slot: moved[slot] + step * way[slot] for slot in slots}
+            rest = rest - step * along
+            lost, since = _mean_square(rest[self.held]), since + 1
+            if lost < best:
+                best, chosen, since = lost, moved, 0
+            slope = self._slope(nothing, rest)
+            size, before = _square(slope), size
+            way = {slot: slope[slot] + size / before * way[slot] for slot in slots}
+        for slot, weight in now.items():
+            weight.data += chosen[slot]
+
+    def _slope(self, at: Weights, rest: Tensor) -> dict[int, Tensor]:
+        """Half of how the squared distance falls with the weights, over the inputs that are fitted to."""
+        fitted = rest.clone()
+        fitted[self.held] = 0
+        with torch.enable_grad():
+            leaves = {slot: weight.clone().requires_grad_() for slot, weight in at.items()}
+            slopes = torch.autograd.grad(self._value(leaves), list(leaves.values()), fitted)
+        return dict(zip(leaves, slopes, strict=True))
+
+
+def _square(weights: Weights) -> float:
+    return sum(float(weight.double().square().sum()) for weight in weights.values())
+
+
+def _mean_square(rest: Tensor) -> float:
+    return float(rest.double().square().mean())
