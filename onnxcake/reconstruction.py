@@ -190,15 +190,21 @@ class _Parts:
         return steps if made(self.graph.steps[steps[-1]]) in self._taps else []
 
     def _is_layer(self, step: Step) -> bool:
-        """Whether it is one whose weight nobody else reads."""
+        """Whether it is one, and its weights are its own."""
         weights = [slot for slot in step.arguments[:2] if slot in self.graph.weights]
-        return step.op in LAYERS and len(weights) == 1 and len(self._readers[weights[0]]) == 1
+        return step.op in LAYERS and len(weights) == 1 and self._alone(step)
 
     def _is_affine(self, step: Step, given: int | None) -> bool:
-        """Whether it is affine in a value, and gives one that the teacher has."""
+        """Whether it is affine in a value, with weights of its own, and gives one that the teacher has."""
         rest = [slot for slot in step.arguments if slot != given]
         fixed = step.op == "Add" or (step.arguments[0] == given and self.graph.constants.issuperset(rest))
-        return step.op in _AFFINE and fixed and len(rest) + 1 == len(step.arguments) and made(step) in self._taps
+        known = made(step) in self._taps and len(rest) + 1 == len(step.arguments)
+        return step.op in _AFFINE and fixed and known and self._alone(step)
+
+    def _alone(self, step: Step) -> bool:
+        """Whether nobody else reads the weights that it reads."""
+        own = [slot for slot in step.arguments if isinstance(slot, int) and slot in self.graph.weights]
+        return all(len(self._readers[slot]) == 1 for slot in own)
 
     def _is_sum(self, step: Step) -> bool:
         """Whether it adds up two values that both depend on the inputs."""

@@ -149,6 +149,27 @@ def test_products_of_a_trained_teacher_agree_with_it_before_they_learn(
     assert agreement[0] > 0.95 > agreement[1]
 
 
+def test_weights_of_several_readers_stay(export: Any, tmp_path: Path) -> None:
+    """One layer that is used twice: what it should give here is not what it should give there."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.head = nn.Linear(12, 12), nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.shared(torch.relu(self.shared(x)))))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    path = export(Twice(), VECTOR, tmp_path / "net.onnx")
+    content = shaken(path, 0.3)
+    before, after = (
+        {w.name: numpy_helper.to_array(w) for w in onnx.load_from_string(model).graph.initializer}
+        for model in (content, reconstructed(content, Teacher.load(path), Key(0)))
+    )
+    assert all(np.array_equal(before[name], after[name]) for name in before if "shared" in name)
+
+
 @pytest.mark.parametrize("why", ["nothing is lacking", "it is too large", "it has other channels"])
 def test_what_would_gain_nothing_stays_as_it_is(
     why: str, export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
