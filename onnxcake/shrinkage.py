@@ -48,7 +48,8 @@ def shrink(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Shrinkage:
-    """Cuts a smaller model out of an ONNX classifier's own graph; its weights are the classifier's, untrained.
+    """Cuts a smaller model out of an ONNX classifier's own graph, untrained. What stays of its weights is the
+    classifier's; products of two are fitted to what its layers give.
 
     The largest that reaches the goal; if none does, the smallest there is. At most one goal; without one, half the
     parameters are kept.
