@@ -28,7 +28,7 @@ from .student import Start
 from .synthesis.fields import coarse, fields
 from .teacher import Teacher
 from .teacher.scores import Logits
-from .teacher.taps import by_input
+from .teacher.taps import by_input, shape_of
 
 _AFFINE = ("Add", "BatchNormalization")  # what may stand between a layer and the value that it is fitted to
 _TURNS, _LEAST_TURNS = 30, 2  # of conjugate gradients: at most, and that are worth it
@@ -104,7 +104,7 @@ class _Student:
     """A cut model as it is trained, in which all that layers give is kept.
 
     Attributes:
-        own: what the file calls the values that layers, and what may follow them, give; by slot.
+        own: the safe names of the values that layers, and what may follow them, give; by slot.
         sample_bytes: of these values, for one input.
     """
 
@@ -124,7 +124,7 @@ class _Student:
         ]
         # What is asked for is computed: so each layer is a step of its own.
         learnt = start.learn([names[name] for name in given])
-        own = {converted.values[name].slot: names[name] for name in given}
+        own = {converted.values[name].slot: name for name in given}
         numbers = sum(converted.values[name].seen[0][0].numel() for name in given)
         return cls(start, learnt, Logits(start.kind, start.before), own, 4 * numbers)
 
@@ -215,9 +215,10 @@ def _shared(student: _Student, teacher: Teacher) -> dict[int | None, str]:
     """The values that the teacher has too, in the same shape: its taps, by slot."""
     theirs, graph = teacher.opened.safe.value_names, teacher.opened.converted
     taps = {own: safe for safe, own in theirs.items() if by_input(graph, safe)}
-    shapes = {value.slot: value.seen[0].shape[1:] for value in student.start.opened.converted.values.values()}
+    opened = student.start.opened
+    called = {slot: opened.safe.value_names[name] for slot, name in student.own.items()}
     return {
-        slot: taps[name]
+        slot: taps[called[slot]]
         for slot, name in student.own.items()
-        if name in taps and teacher.shape_of(taps[name]) == tuple(shapes[slot])
+        if called[slot] in taps and teacher.shape_of(taps[called[slot]]) == shape_of(opened, name)
     }

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 import onnxcake
@@ -109,6 +109,30 @@ def test_weights_that_were_shaken_come_back(kind: str, export: Any, tmp_path: Pa
     assert distance(runtime, teacher, fitted) < 0.02
     assert fitted == reconstructed(content, teacher, Key(0))
     assert fitted != reconstructed(content, teacher, Key(1))
+
+
+def test_a_graph_may_hold_sequences(handmade: Any, tmp_path: Path, runtime: Runtime) -> None:
+    draw = np.random.default_rng(0)
+    weights = {"w": draw.normal(size=(4, 16)), "b": draw.normal(size=16), "v": draw.normal(size=(8, 3))}
+    model = handmade(
+        [
+            helper.make_node("Gemm", ["x", "w", "b"], ["wide"]),
+            helper.make_node("SplitToSequence", ["wide", "eight"], ["parts"], axis=1),
+            helper.make_node("SequenceAt", ["parts", "one"], ["part"]),
+            helper.make_node("Relu", ["part"], ["positive"]),
+            helper.make_node("MatMul", ["positive", "v"], ["y"]),
+        ],
+        {
+            **{name: array.astype(np.float32) for name, array in weights.items()},
+            "eight": np.array(8),
+            "one": np.array(1),
+        },
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    teacher, content = Teacher.load(path), shaken(path, 0.3)
+    fitted = reconstructed(content, teacher, Key(0))
+    assert distance(runtime, teacher, fitted) < 0.02 < distance(runtime, teacher, content)
 
 
 def test_a_fit_is_that_of_least_squares(export: Any, tmp_path: Path) -> None:
