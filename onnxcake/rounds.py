@@ -21,6 +21,7 @@ from .course import Course
 from .rng import Key
 from .store import Batch, Pool, Samples, Store, StoreDataset
 from .student import Lesson, Training
+from .student.training import Rows
 from .synthesis import Maker, synthesize
 from .synthesis.lasting import Lasting
 
@@ -157,11 +158,15 @@ class Rounds:
         for number in range(count):
             if interrupt.requested():
                 return
-            batch = self._latest
-            if self.course.learn_from == "fresh":
-                assert self.maker is not None, "what is not kept has to be made"
-                batch = self.maker.fresh(key.at(number), number, ask=not self.training.regime.live)
-            yield Lesson((batch.inputs, batch.logits, batch.labels) if kept is None else next(kept))
+            yield Lesson(self._new(key.at(number), number) if kept is None else next(kept))
+
+    def _new(self, key: Key, number: int) -> Rows:
+        """Fresh drafts, or the batch that was just made."""
+        batch = self._latest
+        if self.course.learn_from == "fresh":
+            assert self.maker is not None, "what is not kept has to be made"
+            batch = self.maker.fresh(key, number, ask=not self.training.regime.live)
+        return batch.inputs, batch.logits, batch.labels
 
     def _lessons(self, first: int) -> Iterator[Lesson]:
         """What this round's steps are about, from the round's step ``first`` on."""
@@ -173,11 +178,9 @@ class Rounds:
         assert maker is not None, "what is not kept has to be made"
         for number in range(first, course.steps):
             key = self.key.at("round", self.round, number)
-            batch = self._latest
-            if course.learn_from == "fresh":
-                batch = maker.fresh(key.at("fresh"), self.training.step, ask=not self.training.regime.live)
+            rows = self._new(key.at("fresh"), self.training.step)
             memory = None if course.memory is None else course.memory.recall(self._memory, maker, key.at("recall"))
-            yield Lesson((batch.inputs, batch.logits, batch.labels), memory)
+            yield Lesson(rows, memory)
 
     def _kept(self) -> Samples:
         return StoreDataset(self.store) if self._pool is None else self._pool

@@ -14,7 +14,7 @@ from .module import Graph, Step, name_of
 LAYERS = ("Conv", "Gemm", "MatMul")  # what gives values that are linear in its weight
 _PATIENCE = 5  # turns without a gain
 
-Weights = Mapping[int, Tensor]  # by slot
+Weights = Mapping[Any, Tensor]  # by slot
 
 
 def made(step: Step) -> int | None:
@@ -42,7 +42,8 @@ class Fit:
         return {number: partial(self._called, number) for number in self.steps}
 
     def _called(self, number: int, *given: Any) -> Any:
-        self._given[number] = given
+        # Without the gradients of parameters; they are the graph's own numbers still, and change as it is fitted.
+        self._given[number] = tuple(one.detach() if isinstance(one, Tensor) else one for one in given)
         if number != self.steps[-1]:
             return self.graph.steps[number].function(*given)
         for slots in reversed(self._halves()):
@@ -70,17 +71,12 @@ class Fit:
             step = self.graph.steps[number]
             given_by = None if before is None else made(self.graph.steps[before])
             given = [
-                value if given_by is not None and slot == given_by else self._weight(slot, weights, own)
+                value if given_by is not None and slot == given_by else weights.get(slot, own)
                 for slot, own in zip(step.arguments, self._given[number], strict=True)
             ]
             value = step.function(*given)
         assert isinstance(value, Tensor)
         return value
-
-    def _weight(self, slot: Any, weights: Weights, own: Any) -> Any:
-        if slot in weights:
-            return weights[slot]
-        return self.graph.get_parameter(name_of(slot)).detach() if slot in self.graph.weights else own
 
     def _fit(self, slots: list[int]) -> None:
         """Steps weights, in which the value is affine, to where its squared distance to the target is least.

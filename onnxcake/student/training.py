@@ -134,7 +134,7 @@ class Training:
         Raises:
             Diverged: at a loss or weights that are not finite; looked at now and then.
         """
-        loss = self._take(lesson, draw, self.step / max(self.regime.steps, 1))
+        loss = self._take(lesson, draw, self.step, self.regime.steps)
         self.step, self._last = self.step + 1, loss
         if self.step % _LOOK_EVERY == 0 or self.finished:
             self.look()
@@ -156,7 +156,7 @@ class Training:
         for rate in self.regime.rates:
             self.rate = rate
             for number, lesson in enumerate(lessons()):
-                self._take(lesson, key.at("augment", number).generator(), number / self.regime.trial)
+                self._take(lesson, key.at("augment", number).generator(), number, self.regime.trial)
             lost[rate] = sum(self._loss(each, key.at("held", number)) for number, each in enumerate(held))
             self.student.load_state_dict(start)
             self.optimiser = self.regime.optimiser.build(self.student.parameters())
@@ -169,9 +169,9 @@ class Training:
             loss = float(self.loss_of(self.student, self._prepared(lesson.rows, key.generator())))
         return loss if math.isfinite(loss) else math.inf
 
-    def _take(self, lesson: Lesson, draw: torch.Generator | None, share: float) -> Tensor:
-        """One step, when a share of all is done; its loss."""
-        factor, momentum = self.regime.learning_rate.at(round(share * self.regime.steps), self.regime.steps)
+    def _take(self, lesson: Lesson, draw: torch.Generator | None, number: int, steps: int) -> Tensor:
+        """Step ``number`` of so many; its loss."""
+        factor, momentum = self.regime.learning_rate.at(number, steps)
         set_rate(self.optimiser, self.regime.optimiser.lr * self.rate * factor, momentum)
         self.optimiser.zero_grad(set_to_none=True)
         self.student.train()
