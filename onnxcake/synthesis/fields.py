@@ -15,6 +15,7 @@ from torch import Tensor
 
 _SHARPEST = 0.25  # deviations of the blur, in places: as good as none,
 _SMOOTHEST = 0.2  # and in sides, where a side holds two or three waves
+_UNLIKE = math.log(2)  # deviation of an image's smoothness along each of its sides, as a logarithm
 _COARSE = (2, 4, 8, 16)  # places in a side of the noise that is enlarged
 
 
@@ -24,17 +25,20 @@ def fields(
     """Gaussian random fields [samples, *shape] in standard units, not cut off at any range.
 
     Each sample is white noise, blurred along each side by a Gaussian whose deviation is drawn log-uniformly from a
-    quarter of a place to a fifth of the side; sides wrap around. It is brought to a deviation c, log-uniform in
+    quarter of a place to a fifth of the side; sides wrap around. An image is about as smooth along one side as along
+    the others: one draw for all, and a factor 2^N(0, 1) for each. It is brought to a deviation c, log-uniform in
     ``contrast``, and moved by c · N(0, 1). The channels of images have a part in common, which is between none and all.
-    Shapes of rank 2 are blurred both ways, as either may be time; vectors are not, as their places have no order.
+    Shapes of rank 2 are blurred both ways, as either may be time, and by draws of their own, as the other then is none;
+    vectors are not, as their places have no order.
 
     Args:
         generator: on the CPU, so that a key means the same fields everywhere.
         contrast: the least and the largest c.
     """
     x = torch.randn(samples, *shape, generator=generator)
+    alike = torch.rand(samples, generator=generator) if len(shape) > 2 else None
     for side in _sides(shape):
-        x = _blurred(x, side, generator)
+        x = _blurred(x, side, generator, alike)
     if len(shape) > 2 and shape[0] > 1:
         share = _for_each(torch.rand(samples, generator=generator), x)
         x = x / _deviation(x)
@@ -66,11 +70,20 @@ def _sides(shape: tuple[int, ...]) -> range:
     return range(1, 3) if len(shape) == 2 else range(2, len(shape) + 1)
 
 
-def _blurred(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Each sample blurred along ``side``, by as much as is drawn for it, through its spectrum."""
+def _blurred(x: Tensor, side: int, generator: torch.Generator, alike: Tensor | None) -> Tensor:
+    """Each sample blurred along ``side`` through its spectrum, by as much as is drawn for it.
+
+    Args:
+        alike: how smooth each is, whichever side, 0 … 1; None for a draw of this side's own.
+    """
     size = x.shape[side]
     low, high = math.log(_SHARPEST), math.log(max(_SMOOTHEST * size, _SHARPEST))
-    deviation = (low + (high - low) * torch.rand(len(x), generator=generator)).exp()
+    if alike is None:
+        exponent = low + (high - low) * torch.rand(len(x), generator=generator)
+    else:
+        moved = low + (high - low) * alike + _UNLIKE * torch.randn(len(x), generator=generator)
+        exponent = moved.clamp(low, high)
+    deviation = exponent.exp()
     frequencies = torch.fft.rfftfreq(size)
     passed = (-2 * (math.pi * deviation[:, None] * frequencies).square()).exp()
     shape = [len(x)] + [1] * (x.dim() - 1)

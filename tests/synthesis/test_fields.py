@@ -55,6 +55,15 @@ def test_smoothness_goes_from_none_to_nearly_flat(shape: tuple[int, ...], sides:
         assert alike.min() < 0.3 and alike.max() > 0.95 and 0.5 < alike.median() < 0.98
 
 
+def test_an_image_is_about_as_smooth_along_one_side_as_along_the_other() -> None:
+    def difference(shape: tuple[int, ...], sides: tuple[int, int]) -> Tensor:
+        x = drawn(600, shape)
+        one, other = (neighbours(x, side).clamp(1e-3, 1 - 1e-4) for side in sides)
+        return (one.logit() - other.logit()).abs().median()
+
+    assert 0.3 < difference((1, 32, 32), (2, 3)) < 0.7 * difference((32, 32), (1, 2))
+
+
 def test_channels_have_from_nothing_to_all_in_common() -> None:
     x = drawn(500, (3, 16, 16))
     alike = torch.stack([torch.corrcoef(one.flatten(1))[0, 1] for one in x])

@@ -38,7 +38,7 @@ class Pool(Source):
 
     size: Count | Literal["auto"] = "auto"
     renew: Part = 0.03
-    contrast: tuple[Positive, Positive] = (0.5, 4.0)
+    contrast: tuple[Positive, Positive] = (0.5, 16.0)
 
     def begin(self, context: Context) -> Particles:
         held = max(_BATCHES * context.batch, min(_SAMPLES, _BYTES // (4 * context.signature.size)))
