@@ -466,7 +466,7 @@ def particles(source: Pool, there: Context) -> Particles:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_particles_are_put_back_where_they_were_and_nowhere_else(shape: tuple[int, ...]) -> None:
     there = context(shape, range=(-1.0, 1.0))
-    source = Pool(size=20, renew=0.0, contrast=(0.25, 0.5))  # no two at the same corner of the range
+    source = Pool(size=20, renew=0.0, contrast=(0.25, 0.5))  # no two in one corner of the range
     lasting = particles(source, there)
     before = lasting.x.clone()
     draft = source.draft(8, there, key(), lasting)
@@ -493,6 +493,13 @@ def test_a_share_of_the_particles_begins_anew() -> None:
     assert sum(old) == 6
     drawn = {tuple(source.draft(8, there, key(n), lasting).render()[:2].flatten().tolist()) for n in range(5)}
     assert len(drawn) == 5
+
+
+@pytest.mark.parametrize(("shape", "most"), [((1, 16, 16), 16.0), ((12, 20), 16.0), ((300,), 4.0)], ids=str)
+def test_vectors_are_not_driven_into_the_corners_of_their_range(shape: tuple[int, ...], most: float) -> None:
+    x = particles(Pool(size=2000), context(shape)).x.flatten(1)
+    deviation = (x - x.mean(1, keepdim=True)).square().mean(1).sqrt()
+    assert 0.8 * most < deviation.max() < 1.2 * most
 
 
 def test_a_pool_sizes_itself() -> None:

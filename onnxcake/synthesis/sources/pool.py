@@ -18,6 +18,7 @@ from .pixels import PixelDraft
 _BYTES = 256 << 20  # of a pool that sizes itself: it stays in memory, and in every checkpoint
 _SAMPLES = 4000  # of one whose samples are small
 _BATCHES = 2  # at least
+_CONTRAST, _OF_VECTORS = (0.5, 16.0), (0.5, 4.0)
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,20 @@ class Pool(Source):
     Attributes:
         size: particles; ``auto``: 4000, or as many as 256 MiB hold.
         renew: the share of those drawn that begin anew as random fields.
-        contrast: the least and the largest deviation of a field, in standard units.
+        contrast: the least and the largest deviation of a field, in standard units; ``auto``: from 0.5 to 16, but for
+            vectors to 4, of which there would be little but the corners of their range beyond.
     """
 
     independent: ClassVar[bool] = False
 
     size: Count | Literal["auto"] = "auto"
     renew: Part = 0.03
-    contrast: tuple[Positive, Positive] = (0.5, 16.0)
+    contrast: tuple[Positive, Positive] | Literal["auto"] = "auto"
 
     def begin(self, context: Context) -> Particles:
         held = max(_BATCHES * context.batch, min(_SAMPLES, _BYTES // (4 * context.signature.size)))
         size = held if isinstance(self.size, str) else self.size
-        start = fields(size, context.signature.shape, context.key.at("pool").generator(), self.contrast)
+        start = self._fields(size, context, context.key.at("pool").generator())
         return Particles(start, context.signature.bounds())
 
     def draft(self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0) -> PoolDraft:
@@ -55,9 +57,14 @@ class Pool(Source):
         start = lasting.x[rows]
         new = round(self.renew * samples)
         if new:
-            fresh = fields(new, context.signature.shape, generator, self.contrast).to(start)
-            start[:new] = lasting.cut(fresh)
+            start[:new] = lasting.cut(self._fields(new, context, generator).to(start))
         return PoolDraft(lasting, rows, start)
+
+    def _fields(self, samples: int, context: Context, generator: torch.Generator) -> Tensor:
+        shape, contrast = context.signature.shape, self.contrast
+        if isinstance(contrast, str):
+            contrast = _CONTRAST if len(shape) > 1 else _OF_VECTORS
+        return fields(samples, shape, generator, contrast)
 
 
 class Particles(nn.Module):
