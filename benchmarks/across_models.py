@@ -37,9 +37,8 @@ def title(method: str, budget: str) -> str:
 def run(data: Path, method: str, budget: str, seeds: int) -> None:
     """Fills the table."""
     heading = title(method, budget)
-    there = {(row["teacher"], row["student"], row["seed"]) for row in results.rows(heading)}
     for seed, name, pupil in [(seed, name, pupil) for seed in range(seeds) for name in NAMES for pupil in NAMES]:
-        if (name, pupil, str(seed)) in there:
+        if results.seen(heading, teacher=name, student=pupil, seed=seed):
             continue
         request = Request(
             teacher=teacher(data, name),

@@ -45,10 +45,9 @@ def parameters(width: int) -> int:
 
 def run(data: Path, budget: str, seeds: int, names: Sequence[str]) -> None:
     """Fills the table."""
-    there = {(row["method"], row["width"], row["seed"]) for row in results.rows(title(budget))}
     cells = [(seed, name, width) for seed in range(seeds) for name in names for width in WIDTHS]
     for seed, name, width in cells:
-        if (name, str(width), str(seed)) in there:
+        if results.seen(title(budget), method=name, width=width, seed=seed):
             continue
         request = Request(
             teacher=teacher(data, TEACHER),

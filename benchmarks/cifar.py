@@ -233,12 +233,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         teacher(said.data, name)
         for seed in range(0 if said.train_only else said.seeds):
             heading = title(name, said.budget)
-            there = {
-                (r["teacher"], r["recipe"], r["student"], r["seed"], r["overrides"]) for r in results.rows(heading)
-            }
+            overrides = "; ".join(said.override) or "–"
             for recipe in said.recipes:
                 for student in said.students:
-                    if (name, recipe, student, str(seed), "; ".join(said.override) or "–") not in there:
+                    asked = {"teacher": name, "recipe": recipe, "student": student, "overrides": overrides}
+                    if not results.seen(heading, **asked, seed=seed):
                         results.append(heading, cell(said.data, name, recipe, student, seed, said))
     return 0
 

@@ -194,10 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget")
     said = parser.parse_args(arguments)
     CACHE.mkdir(exist_ok=True)
-    there = {(row["teacher"], row["recipe"], row["student"], row["seed"]) for row in results.rows(title(said.budget))}
     for seed in range(said.seeds):
         for name in said.rows:
-            if (name, said.recipe or "–", said.student or "–", str(seed)) not in there:
+            asked = {"teacher": name, "recipe": said.recipe or "–", "student": said.student or "–", "seed": seed}
+            if not results.seen(title(said.budget), **asked):
                 cell(name, ROWS[name](said.teachers, said.data), seed, said.recipe, said.student, said.budget)
     return 0
 

@@ -207,10 +207,9 @@ def run(data: Path, budget: str, seeds: int, methods: Sequence[str]) -> int:
         probe=images_file(data, "test"),
         data=images_file(data, "train"),
     )
-    there = {(each["method"], each["seed"]) for each in results.rows(title(budget))}
     for seed in range(seeds):  # all methods first, then the next seed
         for name in methods:
-            if (name, str(seed)) in there:
+            if results.seen(title(budget), method=name, seed=seed):
                 continue
             # Statistics are for the method that is about them; the others make do with what the file holds.
             request = replace(template, stats=statistics_file(data) if name == "metadata" else None)

@@ -47,6 +47,15 @@ def rows(title: str) -> list[dict[str, str]]:
     return [dict(zip(table[0], cells, strict=False)) for cells in table[2:]]
 
 
+def seen(title: str, **cell: object) -> bool:
+    """Whether the table called ``title`` has a row with these values already, which it says, with the row's commit."""
+    wanted = {column: str(value) for column, value in cell.items()}
+    commits = [row["commit"] for row in rows(title) if wanted.items() <= row.items()]
+    if commits:
+        print(f"{title}: {', '.join(wanted.values())}: not run, there is a row of {commits[-1]}", flush=True)
+    return bool(commits)
+
+
 def commit() -> str:
     """The commit of the code, with a plus if what computes the figures was changed since."""
     code = ["onnxcake", "recipes", "benchmarks", ":!benchmarks/RESULTS.md"]

@@ -89,11 +89,10 @@ def test_images(data: Path) -> Path:
 
 def run(teachers: Path, data: Path, budget: str, seeds: int, names: Sequence[str], students: Sequence[str]) -> None:
     """Fills the table."""
-    there = {(row["teacher"], row["student"], row["seed"]) for row in results.rows(title(budget))}
     for seed in range(seeds):
         for name in names:
             for student in students or (*CUT, *TEACHERS[name].named):
-                if (name, student, str(seed)) not in there:
+                if not results.seen(title(budget), teacher=name, student=student, seed=seed):
                     results.append(title(budget), _cell(teachers, data, budget, seed, name, student))
 
 
