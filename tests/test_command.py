@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import resource
@@ -10,15 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
+from in_process import command
 
-from onnxcake.cli import main
 from onnxcake.recipe import names
 from onnxcake.tensorfile import unpack
 
@@ -31,16 +28,8 @@ OFFLINE = ["--recipe", "cake-image", *(part for assignment in SET for part in ("
 
 
 def onnxcake(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command in this process: most of a short run is the loading of torch."""
-    told, said = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(told), redirect_stderr(said):
-        patch.setattr(sys, "argv", ["onnxcake", *map(str, arguments)])
-        if cwd is not None:
-            patch.chdir(cwd)
-        with pytest.raises(SystemExit) as end:
-            main()
-    torch.set_num_threads(1)
-    return subprocess.CompletedProcess(sys.argv, int(end.value.code or 0), told.getvalue(), said.getvalue())
+    """The command in this process, told as one of its own would be."""
+    return subprocess.CompletedProcess(arguments, *command(*arguments, cwd=cwd))
 
 
 def process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

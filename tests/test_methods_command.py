@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import Ended, command
 
 from onnxcake import matrix
-from onnxcake.cli import main
 from onnxcake.recipe import Recipe, names, text_of
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -22,31 +20,14 @@ SMALL = ["synthesis.batches=2", "synthesis.batch=50", "synthesis.steps=2", "synt
 TINY = [part for assignment in [*SMALL, f"student.architecture={STUDENT}"] for part in ("-o", assignment)]
 
 
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> Any:
-        """The one object on stdout."""
-        return json.loads(self.out)
-
-
 @pytest.fixture
-def onnxcake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def onnxcake(tmp_path: Path) -> Any:
     """``onnxcake(*arguments)``: the command, in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["onnxcake", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-        assert "Traceback" not in told.err
-        return Ended(int(end.value.code or 0), told.out, told.err)
+        ended = command(*arguments, cwd=tmp_path)
+        assert "Traceback" not in ended.err
+        return ended
 
     return run
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from in_process import command
 from rich.console import Console
 from torch import Tensor, nn
 
-from onnxcake.cli import _exit_code, app
 from onnxcake.cutting import NothingToCut
 from onnxcake.errors import BelowFloor, OnnxcakeError, OutputError, RecipeError, TeacherError, UsageError
 from onnxcake.ort import Runtime
@@ -263,12 +263,8 @@ def test_the_rows_of_the_table_add_up(low_rank: Any, tmp_path: Path) -> None:
             assert sum(layer[key][place] for layer in data["layers"]) == data[side][key]
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["onnxcake", "shrink", *map(str, arguments)])
-        return _exit_code(app), *capsys.readouterr()
-
-    monkeypatch.chdir(tmp_path)
+def test_the_command(tmp_path: Path) -> None:
+    run = partial(command, "shrink", cwd=tmp_path)
     code, told, said = run(DIGITS, "--keep", 0.5, "--json")
     assert code == 0, said
     assert json.loads(told)["student"]["file"] == "digits-small.onnx" and (tmp_path / "digits-small.onnx").exists()
@@ -278,16 +274,15 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     assert (tmp_path / "tiny.onnx").exists()
 
 
-def test_the_commands_exit_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_commands_exit_codes(tmp_path: Path) -> None:
     def code(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["onnxcake", "shrink", *map(str, arguments)])
-        return _exit_code(app)
+        ended = command("shrink", *arguments, cwd=tmp_path)
+        assert ended.err.count("onnxcake: ") == 1
+        return ended.code
 
-    monkeypatch.chdir(tmp_path)
     assert code(DIGITS, "--keep", "0.5", "--max-params", "9") == 2
     assert code(DIGITS, "--score", "taste") == 2
     assert code(tmp_path / "missing.onnx") == 4
     assert code(sklearn_file("linear", tmp_path / "linear.onnx")) == 4
     (tmp_path / "digits-small.onnx").write_text("notes")
     assert code(DIGITS) == 7
-    assert capsys.readouterr().err.count("onnxcake: ") == 5

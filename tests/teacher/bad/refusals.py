@@ -9,9 +9,7 @@ Test files have no package around them: their names must be unique in all of tes
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +20,9 @@ import onnx
 import psutil
 import pytest
 import torch
+from in_process import command
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxcake import cli
 from onnxcake.child import shared
 from onnxcake.errors import OnnxcakeError
 from onnxcake.teacher import Teacher, airlock, way_back
@@ -94,18 +92,6 @@ def bad(
     kind: type[OnnxcakeError], words: str | tuple[str, ...], *nodes: onnx.NodeProto, arguments: str = "", **rest: Any
 ) -> Bad:
     return Bad(made(*nodes, **rest), kind, (words,) if isinstance(words, str) else words, tuple(arguments.split()))
-
-
-def command(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command, run in this process."""
-    out, err, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["onnxcake", *map(str, arguments)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = cli._exit_code(cli.app)
-    finally:
-        sys.argv = before
-    return code, out.getvalue(), err.getvalue()
 
 
 def refused(path: Path, kind: type[OnnxcakeError], *words: str, arguments: Sequence[str] = ()) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from in_process import command
 from onnx import TensorProto, helper
 from refusals import (
     HIDDEN,
@@ -19,7 +20,6 @@ from refusals import (
     W,
     answers_as_its_file,
     bad,
-    command,
     inner,
     made,
     refused,

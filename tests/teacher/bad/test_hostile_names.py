@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from in_process import command
 from onnx import TensorProto, helper
-from refusals import HIDDEN, SCORES, N, command, made, refused, saved, tensor, value
+from refusals import HIDDEN, SCORES, N, made, refused, saved, tensor, value
 
 from onnxcake.errors import BadTeacherFile, UnsupportedTeacher, UsageError
 from onnxcake.teacher import Options, Teacher, airlock
