@@ -296,19 +296,19 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
         "two parts",
         "{adamw: {lr: 1e-3}}",
         "{adamw: {lr: 1e-3}, sgd: {}}",
-        ["20:3: student.optimiser: name exactly one of sgd, adam, adamw"],
+        ["20:3: student.optimiser: name exactly one of sgd, adam, adamw, muon"],
     ),
     (
         "an optimiser for trained weights alone",
         "{adamw: {lr: 1e-3}}",
         "{inherited: adam}",
-        ["20:3: student.optimiser: name exactly one of sgd, adam, adamw"],
+        ["20:3: student.optimiser: name exactly one of sgd, adam, adamw, muon"],
     ),
     (
         "two optimisers for trained weights",
         "{adamw: {lr: 1e-3}}",
         "{sgd: {}, inherited: {adam: {}, adamw: {}}}",
-        ["20:24: student.optimiser.inherited: name exactly one of sgd, adam, adamw"],
+        ["20:24: student.optimiser.inherited: name exactly one of sgd, adam, adamw, muon"],
     ),
     (
         "two parts without keys",

@@ -10,13 +10,14 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from ..quantities import Momentum, NonNegative, Positive, Share
+from ..quantities import Count, Momentum, NonNegative, Positive, Share
+from .muon import Muon
 
 
 class Optimiser(Protocol):
     """A frozen dataclass whose fields are its recipe keys.
 
-    All are built fused: one kernel steps all weights, where a loop over them takes four times as long.
+    Torch's own are built fused: one kernel steps all weights, where a loop over them takes four times as long.
     """
 
     lr: float
@@ -70,6 +71,26 @@ class AdamWOptimiser:
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         betas = self.beta1, self.beta2
         return torch.optim.AdamW(parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay, fused=True)
+
+
+@dataclass(frozen=True)
+class MuonOptimiser:
+    """Muon for matrices and kernels, Adam for all else (Jordan et al., 2024; see `muon.Muon`): most from few steps.
+
+    Steps are as large as Adam's at the same learning rate. A weight whose lesser side is above ``widest`` is Adam's
+    too: orthogonalising it would take longer than all else.
+    """
+
+    lr: Positive = 1e-3
+    momentum: Momentum = 0.95
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.999
+    weight_decay: NonNegative = 0.0
+    widest: Count = 512
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        betas = self.beta1, self.beta2
+        return Muon(parameters, self.lr, self.momentum, betas, self.weight_decay, self.widest)
 
 
 class LearningRate(Protocol):
@@ -149,7 +170,12 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-OPTIMISERS: Mapping[str, type] = {"sgd": SgdOptimiser, "adam": AdamOptimiser, "adamw": AdamWOptimiser}
+OPTIMISERS: Mapping[str, type] = {
+    "sgd": SgdOptimiser,
+    "adam": AdamOptimiser,
+    "adamw": AdamWOptimiser,
+    "muon": MuonOptimiser,
+}
 LEARNING_RATES: Mapping[str, type] = {
     "one_cycle": OneCycle,
     "cosine": Cosine,

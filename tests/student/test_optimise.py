@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from onnxcake.student import LEARNING_RATES, OPTIMISERS
+from onnxcake.student.muon import orthogonal
 from onnxcake.student.optimise import (
     AdamOptimiser,
     AdamWOptimiser,
     ConstantRate,
     Cosine,
     Milestones,
+    MuonOptimiser,
     OneCycle,
     SgdOptimiser,
     set_rate,
@@ -195,16 +197,85 @@ def test_optimisers_step_as_those_of_torch(made: Any, theirs: Any) -> None:
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
+def stepped(optimiser: Any, *parameters: nn.Parameter, steps: int = 4) -> list[torch.Tensor]:
+    """Where so many steps lead from gradients that are the weights' own sines, moved."""
+    built = optimiser(list(parameters))
+    for step in range(steps):
+        for parameter in parameters:
+            parameter.grad = parameter.detach().sin() + step
+        built.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 10), (2, 10, 6), (3, 7, 7)])
+def test_orthogonal_keeps_the_singular_vectors_and_levels_the_values(shape: tuple[int, ...]) -> None:
+    given = drawn(*shape)
+    left, values, right = torch.linalg.svd(given, full_matrices=False)
+    assert values.amax(1).div(values.amin(1)).min() > 2
+    seen = left.mT @ orthogonal(given) @ right.mT
+    level = seen.diagonal(dim1=1, dim2=2)
+    assert (seen - torch.diag_embed(level)).abs().max() < 1e-4
+    assert level.min() > 0.6 and level.max() < 1.3
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_muon_steps_matrices_as_that_of_torch(shape: tuple[int, int]) -> None:
+    """Which computes in bfloat16."""
+    start = drawn(*shape)
+    (ours,) = stepped(MuonOptimiser(0.01, 0.9, weight_decay=0.2).build, nn.Parameter(start.clone()))
+    (theirs,) = stepped(
+        lambda w: torch.optim.Muon(w, 0.01, momentum=0.9, weight_decay=0.2, adjust_lr_fn="match_rms_adamw"),
+        nn.Parameter(start.clone()),
+    )
+    assert (ours - theirs).norm() < 0.02 * (ours - start).norm()
+
+
+@pytest.mark.parametrize("shape", [(6,), (), (1, 6), (6, 1, 1), (9, 12)], ids=str)
+def test_muon_steps_what_is_no_matrix_as_adam(shape: tuple[int, ...]) -> None:
+    """And what is too wide a one."""
+    (ours,) = stepped(MuonOptimiser(0.1, 0.5, 0.8, 0.99, 0.2, widest=8).build, nn.Parameter(drawn(*shape)))
+    (theirs,) = stepped(AdamWOptimiser(0.1, 0.8, 0.99, 0.2).build, nn.Parameter(drawn(*shape)))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("shape", "sides"), [((6, 3, 2, 2), (6, 12)), ((1, 8, 5), (8, 5)), ((4, 1, 3, 3), (4, 9))])
+def test_muon_steps_kernels_as_their_matrices(shape: tuple[int, ...], sides: tuple[int, int]) -> None:
+    start = drawn(*shape)
+    build = MuonOptimiser(0.1).build
+    (flat,) = stepped(build, nn.Parameter(start.reshape(sides).clone()))
+    alone, other, _ = stepped(
+        build, nn.Parameter(start.clone()), nn.Parameter(-start), nn.Parameter(drawn(3))
+    )  # two of one shape are orthogonalised at once
+    torch.testing.assert_close(alone.reshape(sides), flat)
+    assert not torch.allclose(other, -alone)
+    if len(shape) == 4:
+        (last,) = stepped(build, nn.Parameter(start.clone().to(memory_format=torch.channels_last)))
+        torch.testing.assert_close(last.reshape(sides), flat)
+
+
+def test_muon_leaves_what_has_no_gradient() -> None:
+    weight, other = nn.Parameter(drawn(3, 4)), nn.Parameter(drawn(3, 4))
+    optimiser = MuonOptimiser(0.1, weight_decay=0.1).build([weight, other])
+    weight.grad = torch.ones_like(weight)
+    optimiser.step()
+    assert torch.equal(other, drawn(3, 4)) and not torch.equal(weight, drawn(3, 4))
+
+
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_rates_are_put_in_and_nothing_else(name: str) -> None:
     optimiser = OPTIMISERS[name](lr=0.1).build(weights())
     before = dict(optimiser.param_groups[0])
     set_rate(optimiser, 0.7, None)
-    assert rates(optimiser) == (0.7, 0.9)
+    assert rates(optimiser) == (0.7, 0.95 if name == "muon" else 0.9)
     set_rate(optimiser, 0.6, 0.5)
     after = dict(optimiser.param_groups[0])
     assert rates(optimiser) == (0.6, 0.5)
     changed = {key for key in before if before[key] is not after[key]}
-    assert changed == {"lr", "momentum" if name == "sgd" else "betas"}
-    if name != "sgd":
+    assert changed == {"lr", "momentum" if name in ("sgd", "muon") else "betas"}
+    if "betas" in changed:
         assert after["betas"] == (0.5, 0.999)

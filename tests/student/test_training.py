@@ -26,7 +26,7 @@ from onnxcake.rng import Key
 from onnxcake.rounds import Rounds
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.student import Distillation, Lesson, Regime, Training, make
-from onnxcake.student.optimise import AdamWOptimiser, ConstantRate, Cosine, OneCycle, SgdOptimiser
+from onnxcake.student.optimise import AdamWOptimiser, ConstantRate, Cosine, MuonOptimiser, OneCycle, SgdOptimiser
 from onnxcake.teacher import Signature
 
 SHAPE, CLASSES, BATCH, BATCHES = (1, 6, 6), 3, 16, 5  # 80 samples
@@ -62,6 +62,9 @@ PUPILS = {
         {"width": 4, "depth": 1},
         replace(REGIME, optimiser=AdamWOptimiser(lr=0.01)),
         torch.channels_last,
+    ),
+    "muon, channels last": Pupil(
+        "cnn-small", {"width": 4, "depth": 2}, replace(REGIME, optimiser=MuonOptimiser(lr=0.01)), torch.channels_last
     ),
     "momentum, channels last": Pupil("cnn-small", {"width": 4, "depth": 2}, REGIME, torch.channels_last),
     "plain sgd": Pupil(

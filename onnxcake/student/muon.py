@@ -1,0 +1,134 @@
+"""Muon: steps of matrices in which no direction is larger than another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: singular values above 0 come to 0.7 … 1.2 in five turns
+_TURNS = 5
+_LIKE_ADAM = 0.2  # the root mean square of a step of Adam is about this much of its learning rate
+_TINY = 1e-7
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weights that are matrices, Adam for what is none.
+
+    Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024: the momentum of each matrix is
+    brought near to its closest orthogonal one, so that what few samples tell about is learnt as fast as what all do.
+    Steps are as large as Adam's at the same learning rate (Liu et al., *Muon is Scalable for LLM Training*, 2025):
+    0.2 √max(rows, columns) times the orthogonal matrix. A kernel [out, in / groups, …] is a matrix of ``out`` rows,
+    after sides of 1 are left out: a recurrent layer's one direction is none.
+
+    Orthogonalising costs 20 · least² · largest operations a step whatever the batch, for sides least ≤ largest. Where
+    the least is above ``widest``, that is more than all else, and Adam takes the weight.
+
+    Args:
+        parameters: all of the network's.
+        lr: learning rate.
+        momentum: of matrices, Nesterov's.
+        betas: of Adam.
+        weight_decay: decoupled, for all.
+        widest: the lesser side of a matrix, at most.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        widest: int = 512,
+    ) -> None:
+        self._widest = widest
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step down the gradients; what has none stays."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            learnt = [weight for weight in group["params"] if weight.grad is not None]
+            if group["weight_decay"]:
+                torch._foreach_mul_(learnt, 1 - group["lr"] * group["weight_decay"])
+            matrices = [weight for weight in learnt if self._is_matrix(weight)]
+            self._turn(matrices, group)
+            self._adam([weight for weight in learnt if not self._is_matrix(weight)], group)
+        return loss
+
+    def _is_matrix(self, weight: Tensor) -> bool:
+        rows, columns = _sides(weight)
+        return 1 < min(rows, columns) <= self._widest
+
+    def _turn(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """Muon's step."""
+        if not weights:
+            return
+        gradients, momentum = _gradients(weights), group["momentum"]
+        held = [self._held(weight, "momentum") for weight in weights]
+        torch._foreach_lerp_(held, gradients, 1 - momentum)
+        alike: dict[tuple[int, int], list[int]] = {}
+        for number, weight in enumerate(weights):
+            alike.setdefault(_sides(weight), []).append(number)
+        ahead = torch._foreach_lerp(gradients, held, momentum)
+        for sides, numbers in alike.items():
+            found = orthogonal(torch.stack([ahead[number].reshape(sides) for number in numbers]))
+            size = group["lr"] * _LIKE_ADAM * max(sides) ** 0.5
+            for number, direction in zip(numbers, found, strict=True):
+                weights[number].add_(direction.reshape(weights[number].shape), alpha=-size)
+
+    def _adam(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """Adam's step, with the same learning rate."""
+        if not weights:
+            return
+        gradients, (beta1, beta2) = _gradients(weights), group["betas"]
+        means = [self._held(weight, "exp_avg") for weight in weights]
+        squares = [self._held(weight, "exp_avg_sq") for weight in weights]
+        for weight in weights:
+            self.state[weight]["step"] = self.state[weight].get("step", torch.zeros(())) + 1
+        steps = [float(self.state[weight]["step"]) for weight in weights]
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+        spread = torch._foreach_sqrt(torch._foreach_div(squares, [1 - beta2**step for step in steps]))
+        torch._foreach_add_(spread, 1e-8)
+        torch._foreach_addcdiv_(weights, means, spread, [-group["lr"] / (1 - beta1**step) for step in steps])
+
+    def _held(self, weight: Tensor, name: str) -> Tensor:
+        state = self.state[weight]
+        if name not in state:
+            state[name] = torch.zeros_like(weight)
+        held: Tensor = state[name]
+        return held
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices [n, rows, columns] with the singular vectors of those given, and singular values near 1.
+
+    Newton and Schulz's iteration with the coefficients of Jordan et al., which are steep at 0 and do not converge to 1.
+    """
+    a, b, c = _COEFFICIENTS
+    upright = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if upright else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(_TINY)
+    for _ in range(_TURNS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if upright else x
+
+
+def _sides(weight: Tensor) -> tuple[int, int]:
+    """Rows and columns of a weight seen as a matrix; (1, n) for what is none."""
+    sides = [side for side in weight.shape if side > 1]
+    return (sides[0], weight.numel() // sides[0]) if len(sides) > 1 else (1, weight.numel())
+
+
+def _gradients(weights: list[Tensor]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
