@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: singular values above 0 come to 0.7 … 1.2 in five turns
 _TURNS = 5
 _LIKE_ADAM = 0.2  # the root mean square of a step of Adam is about this much of its learning rate
 _TINY = 1e-7
+_EPSILON = 1e-8  # of Adam
 
 
 class Muon(torch.optim.Optimizer):
@@ -58,9 +60,11 @@ class Muon(torch.optim.Optimizer):
             learnt = [weight for weight in group["params"] if weight.grad is not None]
             if group["weight_decay"]:
                 torch._foreach_mul_(learnt, 1 - group["lr"] * group["weight_decay"])
-            matrices = [weight for weight in learnt if self._is_matrix(weight)]
-            self._turn(matrices, group)
-            self._adam([weight for weight in learnt if not self._is_matrix(weight)], group)
+            kinds: dict[bool, list[Tensor]] = {True: [], False: []}
+            for weight in learnt:
+                kinds[self._is_matrix(weight)].append(weight)
+            self._turn(kinds[True], group)
+            self._adam(kinds[False], group)
         return loss
 
     def _is_matrix(self, weight: Tensor) -> bool:
@@ -88,18 +92,23 @@ class Muon(torch.optim.Optimizer):
         """Adam's step, with the same learning rate."""
         if not weights:
             return
-        gradients, (beta1, beta2) = _gradients(weights), group["betas"]
-        means = [self._held(weight, "exp_avg") for weight in weights]
-        squares = [self._held(weight, "exp_avg_sq") for weight in weights]
-        for weight in weights:
-            self.state[weight]["step"] = self.state[weight].get("step", torch.zeros(())) + 1
-        steps = [float(self.state[weight]["step"]) for weight in weights]
-        torch._foreach_lerp_(means, gradients, 1 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-        spread = torch._foreach_sqrt(torch._foreach_div(squares, [1 - beta2**step for step in steps]))
-        torch._foreach_add_(spread, 1e-8)
-        torch._foreach_addcdiv_(weights, means, spread, [-group["lr"] / (1 - beta1**step) for step in steps])
+        steps = [self.state[weight].setdefault("step", torch.zeros(())) for weight in weights]
+        adam(
+            weights,
+            _gradients(weights),
+            [self._held(weight, "exp_avg") for weight in weights],
+            [self._held(weight, "exp_avg_sq") for weight in weights],
+            [],
+            steps,
+            foreach=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=0.0,  # is decoupled, and done
+            eps=_EPSILON,
+            maximize=False,
+        )
 
     def _held(self, weight: Tensor, name: str) -> Tensor:
         state = self.state[weight]
