@@ -50,7 +50,8 @@ class Regime:
         augment: what changes inputs on their way to the student.
         match: what is compared besides the answers.
         retain: the inner step size of the acquire/retain step, or None.
-        rates: factors on the optimiser's learning rate, of which `Training.choose` takes one.
+        rates: factors on the optimiser's learning rate, of which `Training.choose` takes one; the one nearest to 1 is
+            taken where nothing can be tried.
     """
 
     steps: int
@@ -118,7 +119,8 @@ class Training:
         self.student, self.regime, self.device, self._ask = student.to(device), regime, device, ask
         self.dtype: Dtype = dtype
         self.optimiser = regime.optimiser.build(student.parameters())
-        self.step, self.loss, self.rate = 0, math.nan, 1.0
+        self.rate = min(regime.rates, key=lambda rate: abs(math.log(rate)))
+        self.step, self.loss = 0, math.nan
         self._last: Tensor | None = None  # the loss of the last step, not looked at yet
         watch = student.watch if isinstance(student, Student) else partial(Watch, student)
         self._watch = None if regime.match is None else watch(regime.match.student_modules)

@@ -104,3 +104,8 @@ def test_a_short_run_tries_nothing(rates: tuple[float, ...], steps: int, trial: 
     regime = begun(network(), rates).regime
     object.__setattr__(regime, "steps", steps)
     assert regime.trial == trial
+
+
+@pytest.mark.parametrize(("rates", "taken"), [((4.0,), 4.0), ((0.1, 0.4), 0.4), ((0.1, 1.0, 4.0), 1.0)])
+def test_what_is_not_tried_is_the_rate_nearest_to_1(rates: tuple[float, ...], taken: float) -> None:
+    assert begun(network(), rates).rate == taken
