@@ -158,9 +158,10 @@ def rounds_of(
     spent: Spent,
     maker: Maker | None = None,
     watch: Callable[[nn.Module], float] | None = None,
+    beside: int = 0,
 ) -> Rounds:
-    """The run in ``out``, where its last checkpoint left it."""
+    """The run in ``out``, where its last checkpoint left it; ``beside`` as in its plan."""
     key = pupil.key(store.layout)
     checkpoints = Checkpoints(out / runs.CHECKPOINTS / key[:16], key)
     order = Key(pupil.seed).at("student", "order")
-    return Rounds(maker, training, store, pupil.course, checkpoints, order, watch, spent.point)
+    return Rounds(maker, training, store, pupil.course, checkpoints, order, watch, spent.point, beside=beside)

@@ -131,7 +131,7 @@ def run(request: Request, progress: Progress) -> Report:
             training = training_of(job.pupil, key, job.plan, job.teacher, show)
             maker = maker_of(job, key, training, runtime, show)
             watch = None if job.probe is None else watcher(job.teacher, job.probe)
-            rounds = rounds_of(job.pupil, training, store, out, spent, maker, watch)
+            rounds = rounds_of(job.pupil, training, store, out, spent, maker, watch, job.plan.beside)
             student = work(rounds, spent, show, progress)
             return result.finish(
                 out,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
 
+from .ahead import ahead
 from .assembly import maker_of, shortened, training_of
 from .job import Job
 from .ort import Runtime
@@ -19,7 +21,7 @@ from .rng import Key
 from .store import Batch
 from .student import Lesson
 from .student.training import OPTIMISER, Rows
-from .synthesis import Maker, Memory, silent
+from .synthesis import Maker, silent
 
 _TRIED = 2  # steps of a batch that is made for timing
 _MOMENT_S = 0.7  # for timing a batch, a draft and a student step each, at least
@@ -37,7 +39,8 @@ class Forecast:
         teacher_queries: samples through the teacher without gradient, what a decision-based source asks left out.
         store_bytes: of the finished set.
         student_steps: in all, but for those of rates that are tried.
-        synthesis_s, training_s: seconds, from a little of each that is timed.
+        synthesis_s, training_s: seconds, from a little of each that is timed; what a student's steps need is made in
+            the second where it is made anew for each.
     """
 
     batches: int
@@ -63,14 +66,14 @@ def forecast(job: Job, runtime: Runtime, finished: int = 0) -> Forecast:
     asked = (batches if course.asks else synthesis.held_out) + (0 if regime.live else fresh)
     lesson = regime.batch if course.learn_from == "kept" else synthesis.batch
     queries = asked * synthesis.batch + (regime.taken * lesson if regime.live else 0)
-    batch_s, fresh_s, step_s = _times(job, runtime)
+    batch_s, step_s = _times(job, runtime)
     return Forecast(
         batches=batches,
         teacher_passes=batches * synthesis.batch * synthesis.steps if synthesis.has_gradient else 0,
         teacher_queries=queries,
         store_bytes=(job.layout.batches + job.layout.held_out) * synthesis.batch * sample_bytes,
         student_steps=regime.steps,
-        synthesis_s=batches * batch_s + fresh * fresh_s,
+        synthesis_s=batches * batch_s,
         training_s=regime.taken * step_s,
     )
 
@@ -128,40 +131,45 @@ def _set(job: Job, ahead: Forecast) -> str:
     )
 
 
-def _times(job: Job, runtime: Runtime) -> tuple[float, float, float]:
-    """Seconds of one batch, of one fresh draft, and of one student step."""
+def _times(job: Job, runtime: Runtime) -> tuple[float, float]:
+    """Seconds of one batch, and of one student step with all that it needs."""
     key = Key(0).at("timing")
     training = training_of(job.pupil, key, job.plan, job.teacher, silent)
     short = shortened(job.synthesis, _TRIED if job.synthesis.has_gradient else 1)
     maker = maker_of(job, key, training, runtime, silent, short)
     training.student.eval()
-    course, live, workers = job.pupil.course, job.pupil.regime.live, job.synthesis.workers
+    course, workers = job.pupil.course, job.synthesis.workers
     torch.set_num_threads(1 if workers > 1 else job.plan.threads)
     whole, batch = _timed(lambda number: maker.attempt(number, ask=course.asks))
-    fresh, drawn = whole, batch
-    if short.steps or course.learn_from == "fresh":
-        fresh, drawn = _timed(lambda number: maker.fresh(key.at(number), ask=not live))
+    fresh = _timed(lambda number: maker.fresh(key.at(number), ask=course.asks))[0] if short.steps else whole
     each = max(whole - fresh, 0.0) / max(short.steps, 1)
     torch.set_num_threads(job.plan.threads)
-    seen = drawn if course.learn_from == "fresh" else batch
-    rows = (seen.inputs, seen.logits, seen.labels)
-    if course.learn_from == "kept":
-        chosen = torch.arange(job.pupil.regime.batch, device=batch.inputs.device) % len(batch.inputs)
-        rows = (rows[0][chosen], rows[1][chosen], rows[2][chosen])
-    remember_s, recall_s, recalled = _memory(course.memory, maker, batch, key)
-    lesson = Lesson(rows, recalled)
-    step_s = _timed(lambda number: training.take(lesson, key.at("draw").generator()))[0]
-    return (fresh + each * job.synthesis.steps) / workers + remember_s, fresh, step_s + recall_s
+    memory, state, remember_s = course.memory, None, 0.0
+    if memory is not None:
+        kept = state = memory.begin(maker.context).to(maker.teacher.device)
+        remember_s = _timed(lambda number: memory.remember(kept, batch, 0, maker, key.at("remember", number)))[0]
+
+    def lessons() -> Iterator[Lesson]:
+        for number in count():
+            recalled = None if memory is None else memory.recall(state, maker, key.at("recall", number))
+            lesson = Lesson(_rows(job, maker, batch, key.at(number)), recalled)
+            yield training.prepare(lesson, key.at("draw", number).generator())
+
+    with ahead(lessons(), job.plan.beside) as coming:
+        step_s = _timed(lambda number: training.take(next(coming)))[0]
+    return (fresh + each * job.synthesis.steps) / workers + remember_s, step_s
 
 
-def _memory(memory: Memory | None, maker: Maker, batch: Batch, key: Key) -> tuple[float, float, Rows | None]:
-    """Seconds of remembering a batch and of a recollection, and a recollection."""
-    if memory is None:
-        return 0.0, 0.0, None
-    state = memory.begin(maker.context).to(maker.teacher.device)
-    remember_s = _timed(lambda number: memory.remember(state, batch, 0, maker, key.at("remember", number)))[0]
-    recall_s, recalled = _timed(lambda number: memory.recall(state, maker, key.at("recall", number)))
-    return remember_s, recall_s, recalled
+def _rows(job: Job, maker: Maker, batch: Batch, key: Key) -> Rows:
+    """What a step is about: a fresh draft, the batch, or as much of it as a step sees."""
+    course, regime = job.pupil.course, job.pupil.regime
+    if course.learn_from == "fresh":
+        batch = maker.fresh(key, ask=not regime.live)
+    rows = batch.inputs, batch.logits, batch.labels
+    if course.learn_from != "kept":
+        return rows
+    chosen = torch.arange(regime.batch, device=batch.inputs.device) % len(batch.inputs)
+    return rows[0][chosen], rows[1][chosen], rows[2][chosen]
 
 
 def _timed(act: Callable[[int], Made]) -> tuple[float, Made]:

@@ -93,7 +93,8 @@ def prepare(request: Request) -> Job:
     if request.stats is not None:
         besides["stats"] = files.sha256_file(request.stats)
     if "student" in synthesis.needs:
-        besides["student"] = {**pupil.section, "architecture": {pupil.architecture: pupil.hyper}, **pupil.begins_as}
+        student = {**pupil.section, "architecture": {pupil.architecture: pupil.hyper}, **pupil.begins_as}
+        besides["student"] = {**student, "beside": plan.beside}
     return Job(
         teacher=teacher,
         run=Run(teacher.facts, recipe, request.seed),
@@ -163,7 +164,9 @@ def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> 
     if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":
         side_by_side = min(plan.threads, synthesis.batches // _BATCHES) if synthesis.rounds == 1 else 1
         found = pace.chosen(teacher, plan.chunk, synthesis.teacher_passes, max(side_by_side, 1))
-        plan = replace(plan, **{**asdict(found), "threads": found.threads or plan.threads})
+        # Where rounds are too short for a timing, networks are small, and several threads would wait for each other.
+        threads = found.threads or (1 if plan.beside and synthesis.rounds > 1 else plan.threads)
+        plan = replace(plan, **{**asdict(found), "threads": threads, "beside": min(plan.beside, threads)})
         pace.use_threads(plan.threads)
     pace.apply(plan.pace, teacher.graph)
     return plan

@@ -49,6 +49,8 @@ class Plan:
         channels_last: whether convolutions' weights have the channels last in memory.
         dtype: what gradients at the samples, student steps and their live answers are computed in.
         workers: batches of a set made side by side, by threads of one core each; 1 is one after the other on all cores.
+        beside: threads of torch that prepare a student's next lesson while it takes one, where that is the teacher's
+            work, and as many for the student; 0 is one after the other on all cores.
     """
 
     device: str
@@ -59,6 +61,7 @@ class Plan:
     channels_last: bool = False
     dtype: Dtype = "float32"
     workers: int = 1
+    beside: int = 0
 
     @property
     def pace(self) -> Pace:
@@ -195,10 +198,14 @@ def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
     batch_bytes = synthesis.batch * teacher.signature.size * 4
     kept = _kept(recipe, synthesis) + synthesis.held_out
     most = kept // SHARDS  # a kill loses the shard in the making
+    # Beside a card the processor draws small tensors, over which threads only wait for one another.
+    threads = threads_given() if teacher.device.type == "cpu" else 1
+    student = recipe.student
+    asks = student.answers == "live" or student.learn_from == "fresh"
     return Plan(
         device=teacher.device.type,
-        # Beside a card the processor draws small tensors, over which threads only wait for one another.
-        threads=threads_given() if teacher.device.type == "cpu" else 1,
+        threads=threads,
+        beside=threads // 2 if asks else 0,
         chunk=chunk,
         batches_per_shard=max(1, min(SHARD_BYTES // batch_bytes, most)),
         torch=torch.__version__,
@@ -216,7 +223,8 @@ def layout(
     """What the store will hold, and the key that says what it was made from.
 
     Args:
-        besides: what the samples depend on besides: given files, and the student where a loss looks at it.
+        besides: what the samples depend on besides: given files, and the student and how it is computed where a loss
+            looks at it.
     """
     signature = teacher.signature
     made_from = {
@@ -225,7 +233,7 @@ def layout(
         "kept": str(_kept(recipe, synthesis)),
         **_flat("input", asdict(signature)),
         **_flat("synthesis", recipe.as_dict()["synthesis"]),
-        **_flat("plan", plan.as_dict()),
+        **_flat("plan", {name: value for name, value in plan.as_dict().items() if name != "beside"}),
         **{key: text for name, value in (besides or {}).items() for key, text in _flat(name, value).items()},
     }
     digested = {**made_from, "teacher": teacher.facts.digest}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import interrupt
+from .ahead import ahead
 from .checkpoints import Checkpoints
 from .course import Course
 from .rng import Key
@@ -46,6 +47,8 @@ class Rounds:
         spent: seconds, teacher passes and teacher queries so far, for the curve.
         tick: told after each student step.
         turn: told after each round.
+        beside: threads of torch that prepare the next lesson while the student takes one, and as many for the student;
+            0 for one after the other.
     """
 
     maker: Maker | None
@@ -58,6 +61,7 @@ class Rounds:
     spent: Callable[[], dict[str, Any]] = dict
     tick: Callable[[], None] = lambda: None
     turn: Callable[[], None] = lambda: None
+    beside: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -121,24 +125,23 @@ class Rounds:
         """This round's student steps, then the next round; stops between two steps if a signal came."""
         before = max(self.round - self.course.first, 0) * self.course.steps
         steps = self.course.steps if self.round >= self.course.first else 0
-        lessons = self._lessons(self.training.step - before)
         anywhere = self.course.learn_from == "kept"  # else a round's samples are nowhere but here
         if steps and not self.training.step and self.training.regime.trial:
             self._choose_rate()
             if interrupt.requested():
                 return
-        while self.training.step < before + steps:
-            draw = self.key.at("augment", self.training.step).generator() if self.training.regime.augment else None
-            self.training.take(next(lessons), draw)
-            self._look()
-            self.tick()
-            if not anywhere or self.training.step == before + steps:
-                continue
-            stop = interrupt.requested()
-            if stop or self.training.step % self.training.regime.checkpoint_every == 0:
-                self._save()
-            if stop:
-                return
+        with ahead(self._lessons(before, steps), self.beside) as lessons:
+            for lesson in lessons:
+                self.training.take(lesson)
+                self._look()
+                self.tick()
+                if not anywhere or self.training.step == before + steps:
+                    continue
+                stop = interrupt.requested()
+                if stop or self.training.step % self.training.regime.checkpoint_every == 0:
+                    self._save()
+                if stop:
+                    return
         self.round, self.made = self.round + 1, False
         self.turn()
         late = time.monotonic() - self._saved_at > _SAVE_S
@@ -168,8 +171,20 @@ class Rounds:
             batch = self.maker.fresh(key, number, ask=not self.training.regime.live)
         return batch.inputs, batch.logits, batch.labels
 
-    def _lessons(self, first: int) -> Iterator[Lesson]:
-        """What this round's steps are about, from the round's step ``first`` on."""
+    def _lessons(self, before: int, steps: int) -> Iterator[Lesson]:
+        """What this round's steps are about, those that are done left out, as the student sees it.
+
+        Args:
+            before: steps of earlier rounds.
+            steps: of this one.
+        """
+        done = self.training.step
+        for step, lesson in zip(range(done, before + steps), self._drawn(done - before, done), strict=False):
+            draw = self.key.at("augment", step).generator() if self.training.regime.augment else None
+            yield self.training.prepare(lesson, draw)
+
+    def _drawn(self, first: int, step: int) -> Iterator[Lesson]:
+        """Lessons from the round's step ``first`` on, which is the run's ``step``."""
         course, maker = self.course, self.maker
         if course.learn_from == "kept":
             key = self.key if course.rounds == 1 else self.key.at("round", self.round)
@@ -178,7 +193,7 @@ class Rounds:
         assert maker is not None, "what is not kept has to be made"
         for number in range(first, course.steps):
             key = self.key.at("round", self.round, number)
-            rows = self._new(key.at("fresh"), self.training.step)
+            rows = self._new(key.at("fresh"), step + number - first)
             memory = None if course.memory is None else course.memory.recall(self._memory, maker, key.at("recall"))
             yield Lesson(rows, memory)
 

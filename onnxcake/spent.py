@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ class Spent:
         self.seconds: dict[str, float] = {}
         self.teacher_passes = self.teacher_queries = 0
         self._stage, self._since, self._flushed = "", 0.0, 0.0
+        self._one_at_a_time = threading.Lock()
         try:
             value = json.loads(self._path.read_text(encoding="utf-8"))
             self.seconds = {str(stage): float(s) for stage, s in value["seconds"].items()}
@@ -45,11 +47,12 @@ class Spent:
             self._stage = ""
 
     def tick(self, teacher_passes: int = 0, teacher_queries: int = 0) -> None:
-        """Counts passes; writes the file now and then, so that a kill loses little."""
-        self.teacher_passes += teacher_passes
-        self.teacher_queries += teacher_queries
-        if time.monotonic() - self._flushed > _FLUSH_S:
-            self._write()
+        """Counts passes, from whatever thread; writes the file now and then, so that a kill loses little."""
+        with self._one_at_a_time:
+            self.teacher_passes += teacher_passes
+            self.teacher_queries += teacher_queries
+            if time.monotonic() - self._flushed > _FLUSH_S:
+                self._write()
 
     def as_dict(self) -> dict[str, object]:
         """Plain data."""

@@ -218,6 +218,18 @@ def test_a_plan_comes_out_the_same_again(digits: Teacher) -> None:
 
 
 @pytest.mark.parametrize(
+    ("recipe", "given", "beside"), [("layercake", 8, 4), ("layercake", 3, 1), ("layercake", 1, 0), ("cake", 8, 0)]
+)
+def test_lessons_that_the_teacher_answers_are_made_beside_the_student(
+    recipe: str, given: int, beside: int, digits: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "threads_given", lambda: given)
+    asked = Recipe.load(recipe)
+    plan = decide(asked, digits, fit(asked, digits))
+    assert (plan.threads, plan.beside) == (given, beside)
+
+
+@pytest.mark.parametrize(
     ("batch", "batches", "per_shard"),
     [(498, 10_000, 105), (498, 1_000, 52), (498, 40, 2), (498, 1, 1), (90_000, 10_000, 1)],
 )

@@ -291,9 +291,11 @@ def events(run: Rounds, moment: int = -1, how: Callable[[], None] = crash) -> li
     return seen
 
 
-def broken(way: Way, teacher: Teacher, folder: Path, moment: int, how: Callable[[], None], noise: int = 1) -> Rounds:
+def broken(
+    way: Way, teacher: Teacher, folder: Path, moment: int, how: Callable[[], None], noise: int = 1, **given: Any
+) -> Rounds:
     """A run that was broken at an event."""
-    run = begun(way, teacher, folder, noise=noise, watch=agreement)
+    run = begun(way, teacher, folder, noise=noise, watch=agreement, **given)
     events(run, moment, how)
     with pytest.raises((Crash, Interrupted)), interrupt.handled():
         run.run()
@@ -321,6 +323,16 @@ def test_broken_at_any_moment_it_ends_the_same(way: Way, teacher: Teacher, tmp_p
         folder = tmp_path / str(moment)
         broken(way, teacher, folder, moment, how)
         assert finished(way, teacher, folder, noise=2) == unbroken(way).end, f"broken at {moment} of {count}"
+
+
+@every_way
+def test_lessons_made_ahead_end_the_same(way: Way, teacher: Teacher, tmp_path: Path, unbroken: Any) -> None:
+    """Unbroken; and stopped by a signal in the middle, then going on without making any ahead."""
+    expected, threads = unbroken(way), torch.get_num_threads()
+    assert finished(way, teacher, tmp_path / "ahead", beside=1) == expected.end
+    broken(way, teacher, tmp_path / "broken", expected.events // 2, terminate, beside=1)
+    assert finished(way, teacher, tmp_path / "broken") == expected.end
+    assert torch.get_num_threads() == threads
 
 
 @every_way
@@ -539,9 +551,9 @@ def test_the_student_learns_from_all_that_was_kept_and_no_more(teacher: Teacher,
     made = made_by(run)
     take = run.training.take
 
-    def noted(lesson: Lesson, *rest: Any) -> None:
+    def noted(lesson: Lesson) -> None:
         seen.setdefault(run.round, set()).update(map(tuple, lesson.fresh[0].tolist()))
-        take(lesson, *rest)
+        take(lesson)
 
     run.training.take = noted  # type: ignore[method-assign]
     run.run()
@@ -556,14 +568,14 @@ def test_the_student_learns_from_all_that_was_kept_and_no_more(teacher: Teacher,
 def lessons_of(way: Way, teacher: Teacher, folder: Path) -> list[tuple[int, Lesson]]:
     """Each student step's lesson, and its round."""
     run, lessons = begun(way, teacher, folder), list[tuple[int, Lesson]]()
-    take = run.training.take
+    prepare = run.training.prepare
 
-    def noted(lesson: Lesson, *rest: Any) -> None:
+    def noted(lesson: Lesson, *rest: Any) -> Lesson:
         memory = None if lesson.memory is None else tuple(tensor.clone() for tensor in lesson.memory)
         lessons.append((run.round, Lesson(lesson.fresh, memory)))  # type: ignore[arg-type]
-        take(lesson, *rest)
+        return prepare(lesson, *rest)
 
-    run.training.take = noted  # type: ignore[method-assign]
+    run.training.prepare = noted  # type: ignore[method-assign]
     run.run()
     return lessons
 
@@ -688,9 +700,9 @@ def test_the_student_learns_in_train_mode_and_is_asked_in_eval_mode(way: Way, te
         assert all(parameter.grad is None or run.training.step for parameter in student.parameters())
         return batch
 
-    def noted(lesson: Lesson, *rest: Any) -> None:
+    def noted(lesson: Lesson) -> None:
         before = int(student.state_dict()["net.1.num_batches_tracked"])
-        take(lesson, *rest)
+        take(lesson)
         learning.append(student.training)
         assert int(student.state_dict()["net.1.num_batches_tracked"]) == before + 1
 

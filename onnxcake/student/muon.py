@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ _TURNS = 5
 _LIKE_ADAM = 0.2  # the root mean square of a step of Adam is about this much of its learning rate
 _TINY = 1e-7
 _EPSILON = 1e-8  # of Adam
+_ALONE = 5e8  # operations at most that one core has done before several have agreed on their parts of every product
 
 
 class Muon(torch.optim.Optimizer):
@@ -83,7 +85,9 @@ class Muon(torch.optim.Optimizer):
             alike.setdefault(_sides(weight), []).append(number)
         ahead = torch._foreach_lerp(gradients, held, momentum)
         for sides, numbers in alike.items():
-            found = orthogonal(torch.stack([ahead[number].reshape(sides) for number in numbers]))
+            stacked = torch.stack([ahead[number].reshape(sides) for number in numbers])
+            with _threads_for(len(numbers) * 4 * _TURNS * min(sides) ** 2 * max(sides)):
+                found = orthogonal(stacked)
             size = group["lr"] * _LIKE_ADAM * max(sides) ** 0.5
             for number, direction in zip(numbers, found, strict=True):
                 weights[number].add_(direction.reshape(weights[number].shape), alpha=-size)
@@ -131,6 +135,17 @@ def orthogonal(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if upright else x
+
+
+@contextmanager
+def _threads_for(operations: float) -> Iterator[None]:
+    """One thread on the processor for what is small, as many as there are for what is not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if operations <= _ALONE else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _sides(weight: Tensor) -> tuple[int, int]:

@@ -130,13 +130,26 @@ class Training:
         """Whether all steps are done."""
         return self.step >= self.regime.steps
 
-    def take(self, lesson: Lesson, draw: torch.Generator | None = None) -> None:
-        """One step; ``draw`` is what augmentations draw from.
+    def prepare(self, lesson: Lesson, draw: torch.Generator | None = None) -> Lesson:
+        """A lesson as the student sees it: augmented, and answered anew where the regime asks for that.
+
+        Nothing of it depends on the student: another thread may prepare the next one during a step.
+
+        Args:
+            draw: what augmentations draw from.
+        """
+        if self.regime.retain is None:
+            return Lesson(self._prepared(lesson.rows, draw))
+        fresh = self._prepared(lesson.fresh, draw)
+        return Lesson(fresh, None if lesson.memory is None else self._prepared(lesson.memory, draw))
+
+    def take(self, lesson: Lesson) -> None:
+        """One step, on a lesson from `prepare`.
 
         Raises:
             Diverged: at a loss or weights that are not finite; looked at now and then.
         """
-        loss = self._take(lesson, draw, self.step, self.regime.steps)
+        loss = self._take(lesson, self.step, self.regime.steps)
         self.step, self._last = self.step + 1, loss
         if self.step % _LOOK_EVERY == 0 or self.finished:
             self.look()
@@ -158,7 +171,8 @@ class Training:
         for rate in self.regime.rates:
             self.rate = rate
             for number, lesson in enumerate(lessons()):
-                self._take(lesson, key.at("augment", number).generator(), number, self.regime.trial)
+                prepared = self.prepare(lesson, key.at("augment", number).generator())
+                self._take(prepared, number, self.regime.trial)
             lost[rate] = sum(self._loss(each, key.at("held", number)) for number, each in enumerate(held))
             self.student.load_state_dict(start)
             self.optimiser = self.regime.optimiser.build(self.student.parameters())
@@ -171,18 +185,16 @@ class Training:
             loss = float(self.loss_of(self.student, self._prepared(lesson.rows, key.generator())))
         return loss if math.isfinite(loss) else math.inf
 
-    def _take(self, lesson: Lesson, draw: torch.Generator | None, number: int, steps: int) -> Tensor:
+    def _take(self, lesson: Lesson, number: int, steps: int) -> Tensor:
         """Step ``number`` of so many; its loss."""
         factor, momentum = self.regime.learning_rate.at(number, steps)
         set_rate(self.optimiser, self.regime.optimiser.lr * self.rate * factor, momentum)
         self.optimiser.zero_grad(set_to_none=True)
         self.student.train()
         if self.regime.retain is None:
-            loss = self.loss_of(self.student, self._prepared(lesson.rows, draw))
+            loss = self.loss_of(self.student, lesson.rows)
         else:
-            fresh = self._prepared(lesson.fresh, draw)
-            memory = None if lesson.memory is None else self._prepared(lesson.memory, draw)
-            loss = retained_loss(self.student, self.loss_of, fresh, memory, self.regime.retain)
+            loss = retained_loss(self.student, self.loss_of, lesson.fresh, lesson.memory, self.regime.retain)
         loss.backward()
         self.optimiser.step()
         return loss.detach()

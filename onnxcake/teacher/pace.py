@@ -1,6 +1,6 @@
 """How a teacher is computed fastest on this machine, found out by a short timing, once for a run.
 
-Four things are tried: one thread, as several that wait for each other at every small operator are often slower;
+Four things are tried: one thread, as several that wait for each other at every small operator are often no faster;
 convolutions' weights with the channels last in memory; bfloat16 in the operators that gain by it (autocast); and
 threads that compute side by side, each on one core. bfloat16 is taken only where gradients point the same way in it.
 It is then used for gradients, for a student's steps and for answers asked anew in each of them; answers that are kept,
@@ -39,7 +39,7 @@ class Pace:
         channels_last: convolutions' weights, the teacher's and the student's, have the channels last in memory.
         dtype: what gradients at the samples, student steps and their live answers are computed in.
         workers: threads that compute side by side.
-        threads: of torch; as many as there are if None.
+        threads: of torch; None where it was not timed.
     """
 
     channels_last: bool = False
@@ -76,11 +76,11 @@ def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> Pace:
 def _fastest(teacher: Teacher, x: Tensor, workers: int) -> Pace:
     threads = torch.get_num_threads()
     plain, seconds = _timed(teacher, x, PLAIN, _TIMES)
-    best, least = PLAIN, seconds / _GAIN
+    best, least = replace(PLAIN, threads=threads), seconds / _GAIN
     if threads > 1 and teacher.device.type == "cpu":
         torch.set_num_threads(1)
         alone = _timed(teacher, x, PLAIN, _TIMES)[1]
-        if alone < least:
+        if alone / _GAIN <= seconds:
             best, least = replace(PLAIN, threads=1), alone / _GAIN
         torch.set_num_threads(best.threads or threads)
     for pace in (replace(other, threads=best.threads) for other in others(teacher)):
