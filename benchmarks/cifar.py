@@ -37,6 +37,7 @@ import onnxcake
 from onnxcake.progress import Progress
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.teacher import Signature
+from onnxcake.teacher.pace import threads_given
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SIGNATURE = Signature("image", (3, 32, 32), "logits", "logits", 10)
@@ -158,7 +159,7 @@ def exported(net: nn.Module, folded: bool) -> bytes:
 
 def where(device: str) -> str:
     """What a row was measured on."""
-    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads_given()} threads"
 
 
 def title(teacher: str, budget: str | None) -> str:

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 import onnxcake
 from onnxcake.graph.export import export
 from onnxcake.progress import Progress
+from onnxcake.teacher.pace import threads_given
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 UNIT = {"range": (0.0, 1.0)}
@@ -178,7 +179,7 @@ def cell(name: str, files: Files, seed: int, recipe: str | None, student: str | 
         "alarms": "; ".join(report["without_data"]["alarms"]) or "–",
         "teacher passes": f"{spent['teacher_passes']:,}",
         "seconds": f"{sum(spent['seconds'].values()):.0f}",
-        "threads": torch.get_num_threads(),
+        "threads": threads_given(),
     }
     results.append(title(budget), row)
 

@@ -32,7 +32,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import results
-import torch
 from teachers import CACHE, OPTIONS, images_file, statistics_file, teacher
 
 from onnxcake import files
@@ -41,6 +40,7 @@ from onnxcake.bench_table import Cell
 from onnxcake.budget import Budget
 from onnxcake.job import Request
 from onnxcake.progress import Progress
+from onnxcake.teacher.pace import threads_given
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 STUDENT = "lenet5-half"
@@ -185,7 +185,7 @@ def row(cell: Cell) -> dict[str, object]:
         "queries": f"{cell.teacher_queries:,}",
         "student steps": f"{cell.student_steps:,}",
         "seconds": f"{cell.seconds:.0f}",
-        "threads": torch.get_num_threads(),
+        "threads": threads_given(),
         "note": cell.reason or "–",
     }
 

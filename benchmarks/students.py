@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import results
-import torch
 from teachers import CACHE
 
 from onnxcake import verify
@@ -32,6 +31,7 @@ from onnxcake.job import Request
 from onnxcake.progress import Progress
 from onnxcake.run import REPORT, START
 from onnxcake.teacher import Options
+from onnxcake.teacher.pace import threads_given
 
 # Shifts in place of mirror images: digits have a left and a right. Adam, as weights are inherited.
 OVERRIDES = (
@@ -125,7 +125,7 @@ def _cell(teachers: Path, data: Path, budget: str, seed: int, name: str, student
         "teacher passes": f"{cell.teacher_passes:,}",
         "student steps": f"{cell.student_steps:,}",
         "seconds": f"{cell.seconds:.0f}",
-        "threads": torch.get_num_threads(),
+        "threads": threads_given(),
         "note": cell.reason or "–",
     }
 
