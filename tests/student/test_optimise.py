@@ -266,6 +266,19 @@ def test_muon_leaves_what_has_no_gradient() -> None:
     assert torch.equal(other, drawn(3, 4)) and not torch.equal(weight, drawn(3, 4))
 
 
+@pytest.mark.parametrize("sides", [(8, 72), (256, 2304)], ids=["small", "large"])
+def test_muon_leaves_the_threads_as_they_were(sides: tuple[int, int]) -> None:
+    before, step = torch.get_num_threads(), list[torch.Tensor]()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            step += stepped(MuonOptimiser(0.1).build, nn.Parameter(drawn(*sides)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(step[0], step[1], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_rates_are_put_in_and_nothing_else(name: str) -> None:
     optimiser = OPTIMISERS[name](lr=0.1).build(weights())
