@@ -76,14 +76,15 @@ def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> Pace:
 def _fastest(teacher: Teacher, x: Tensor, workers: int) -> Pace:
     threads = torch.get_num_threads()
     plain, seconds = _timed(teacher, x, PLAIN, _TIMES)
-    best, least = replace(PLAIN, threads=threads), seconds / _GAIN
+    used, least = threads, seconds / _GAIN
     if threads > 1 and teacher.device.type == "cpu":
         torch.set_num_threads(1)
         alone = _timed(teacher, x, PLAIN, _TIMES)[1]
         if alone / _GAIN <= seconds:
-            best, least = replace(PLAIN, threads=1), alone / _GAIN
-        torch.set_num_threads(best.threads or threads)
-    for pace in (replace(other, threads=best.threads) for other in others(teacher)):
+            used, least = 1, alone / _GAIN
+        torch.set_num_threads(used)
+    best = replace(PLAIN, threads=used)
+    for pace in (replace(other, threads=used) for other in others(teacher)):
         apply(pace, teacher.graph)
         try:
             found, seconds = _timed(teacher, x, pace, _TIMES)
