@@ -12,6 +12,7 @@ from .child import Array
 from .teacher import OutputKind
 
 CONFIDENCE = 1.96  # standard normal quantile of a two-sided 95 % interval
+ONE_CLASS = 0.9  # of a side's answers in one class, from which it is doubtful that it tells classes apart
 _TINY = 1e-30  # a probability of zero, in logarithms
 
 
@@ -47,6 +48,30 @@ class Comparison:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What teacher and student answer to the same inputs.
+
+    Attributes:
+        teacher, student: answers [n, …].
+        labels: right classes [n], or labels set [n, labels], if known.
+        kinds: what the teacher's and the student's answers hold.
+    """
+
+    teacher: Array
+    student: Array
+    labels: Array | None
+    kinds: tuple[OutputKind, OutputKind]
+
+    def comparison(self) -> Comparison:
+        """Compare them, see `compare`."""
+        return compare(self.teacher, self.student, self.labels, self.kinds)
+
+    def doubts(self, source: str) -> list[str]:
+        """Say what makes the comparison doubtful, see `one_sided`."""
+        return one_sided(self.teacher, self.student, self.kinds, f"the {source.replace('_', '-')} inputs")
+
+
 def compare(teacher: Array, student: Array, labels: Array | None, kinds: tuple[OutputKind, OutputKind]) -> Comparison:
     """Compares answers [n, …] to the same inputs.
 
@@ -65,6 +90,45 @@ def compare(teacher: Array, student: Array, labels: Array | None, kinds: tuple[O
 def top_classes(answers: Array, kind: OutputKind) -> Array:
     """The class [n] that each of a classifier's answers [n, …] names."""
     return np.asarray(log_probabilities(answers, kind).argmax(1))
+
+
+def one_sided(teacher: Array, student: Array, kinds: tuple[OutputKind, OutputKind], inputs: str) -> list[str]:
+    """Say whether the teacher or the student answers (nearly) every input alike, in words.
+
+    A student that always names the commoner class agrees with its teacher as often as that class is named: the
+    agreement alone does not show it. For multi-label classifiers a class is a set of labels.
+
+    Args:
+        teacher, student: answers [n, …] to the same inputs.
+        kinds: what the teacher's and the student's answers hold.
+        inputs: what the inputs are called in the message.
+    """
+    if len(teacher) < 2:
+        return []
+    (of_teacher, named), (of_student, _) = (
+        _commonest(answers, kind) for answers, kind in zip((teacher, student), kinds, strict=True)
+    )
+    told = []
+    if of_teacher > ONE_CLASS:
+        told.append(
+            f"the teacher names {named} for {of_teacher:.0%} of {inputs}: the agreement on them says little, a "
+            "student that always does so agrees as often"
+        )
+    if of_student == 1 or (of_student > ONE_CLASS >= of_teacher):
+        beside = "" if of_teacher > ONE_CLASS else ", the teacher does not"
+        every = "every one" if of_student == 1 else f"{of_student:.0%}"
+        told.append(f"the student names one class for {every} of {inputs}{beside}")
+    return told
+
+
+def _commonest(answers: Array, kind: OutputKind) -> tuple[float, str]:
+    """The share of the commonest decision, and the decision in words."""
+    named = top_classes(answers, kind).reshape(len(answers), -1)
+    values, counts = np.unique(named, axis=0, return_counts=True)
+    most = int(counts.argmax())
+    labels = np.flatnonzero(values[most]).tolist()
+    what = f"class {values[most][0]}" if named.shape[1] == 1 else f"the labels {labels}" if labels else "no label"
+    return float(counts[most]) / len(answers), what
 
 
 def share(hits: Array) -> Figure:

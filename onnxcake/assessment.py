@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .agreement import compare, log_probabilities, top_classes
+from .agreement import ONE_CLASS, compare, log_probabilities, top_classes
 from .child import Array
 from .rng import Key
 from .synthesis.fields import fields
@@ -27,7 +27,6 @@ _SURE = 0.999  # the probability from which an answer is saturated
 _MOST = 0.95  # of the held-out answers may be so
 _NEAR = 1e-3  # of the usual distance: two samples this close are as good as one, on a plane as well
 _FEW = 0.5  # of the samples may have one so close
-_ONE_CLASS = 0.9  # of the student's answers in one class, where the teacher's are not
 
 Answers = Callable[[Array], Array]  # inputs → what onnxruntime answers
 
@@ -91,10 +90,12 @@ def alarms(seen: Mapping[str, tuple[Array, Array]], held_out: Array, signature: 
             shares = [
                 np.bincount(side, minlength=signature.classes).max() / len(side) for side in (of_teacher, of_student)
             ]
-            if shares[1] > _ONE_CLASS >= shares[0]:
+            if shares[1] > ONE_CLASS >= shares[0]:
                 told.append(
                     f"the student names one class for {shares[1]:.0%} of the family {name}, the teacher does not"
                 )
+        if len(np.unique(np.concatenate([of_student for _, of_student in classes.values()]))) == 1:
+            told.append("the student names one class for every sample of every family")
     sure = _sure(seen["held_out"][0], signature)
     if sure > _MOST:
         told.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -19,7 +20,8 @@ from .sections import RequireSection
 
 FORMAT = 1
 # What may differ between an unbroken run and one that was stopped and went on.
-MEASURED = ("spent", "latency_ms", "curve")
+MEASURED = ("spent", "latency_ms", "curve", "alarms")
+_SLOWER, _LEAST_MS = 1.1, 0.005  # a student's latency over its teacher's, and the difference that is no jitter
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Report:
     def table(self) -> Table:
         """The report for a reader."""
         teacher, student, latency = self.data["teacher"], self.data["student"], self.data["latency_ms"]
-        table = Table(title=f"{teacher['file']} → {student['file']}", title_justify="left", caption_justify="left")
+        alarms = (f"[yellow]alarm: {alarm}[/]" for alarm in self.data.get("alarms", ()))
+        title = "\n".join((f"{teacher['file']} → {student['file']}", *alarms))
+        table = Table(title=title, title_justify="left", caption_justify="left")
         table.add_column("", no_wrap=True)
         table.add_column("teacher", justify="right")
         table.add_column("student", justify="right")
@@ -98,6 +102,24 @@ class Report:
             asked = f" and {n:,} without gradient" if (n := spent.get("teacher_queries", 0)) else ""
             table.caption = f"cost: {spent['teacher_passes']:,} teacher passes with gradient{asked}; {seconds}"
         return table
+
+
+def costlier(teacher: Mapping[str, Any], student: Mapping[str, Any], latency_ms: Mapping[str, Any]) -> list[str]:
+    """Say in what a student is larger or slower than its teacher, in words.
+
+    Args:
+        teacher, student: with "bytes" and, where known, "parameters".
+        latency_ms: of each by name, for one input, where measured.
+    """
+    told = []
+    for what in ("bytes", "parameters"):
+        ours, theirs = student.get(what), teacher.get(what)
+        if ours is not None and theirs is not None and ours > theirs:
+            told.append(f"the student is larger than its teacher: {ours:,} {what}, the teacher {theirs:,}")
+    slow, fast = latency_ms.get("student"), latency_ms.get("teacher")
+    if slow is not None and fast is not None and slow > _SLOWER * fast and slow - fast > _LEAST_MS:
+        told.append(f"the student is slower than its teacher: {slow:.3f} ms for one input, the teacher {fast:.3f} ms")
+    return told
 
 
 def _add_rows(table: Table, source: str, compared: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from . import assessment, files
 from . import run as runs
-from .agreement import Comparison, compare, top_classes
+from .agreement import Answers, top_classes
 from .child import Array
 from .errors import OnnxcakeError
 from .graph.export import export
@@ -23,7 +23,7 @@ from .ort import Runtime, Session
 from .plan import Plan
 from .probes import Probe
 from .pupil import Pupil
-from .report import FORMAT, Report, versions
+from .report import FORMAT, Report, costlier, versions
 from .rng import Key
 from .run import Run
 from .spent import Spent
@@ -79,14 +79,24 @@ def finish(
     content, session, parity = _export(student, run, data, runtime, allowed)
     files.write_atomic(out / runs.STUDENT, content)
     asked = None if teacher is None else runtime.load(teacher.model, weights=teacher.weights)
-    agreement = {"held_out" if store.layout.held_out else "training_set": _on_store(asked, session, data, signature)}
+    held_out = "held_out" if store.layout.held_out else "training_set"
+    judged = {held_out: _on_store(asked, session, data, signature)}
     if probe is not None and asked is not None:
-        agreement["probe"] = _compare(asked, session, probe.inputs, probe.labels, signature)
+        judged["probe"] = _compare(asked, session, probe.inputs, probe.labels, signature)
     without = None if asked is None else _assessed(asked, session, data, signature, Key(run.seed).at("assessment"))
+    latency = _latency(runtime, teacher, content, data)
     report = Report.of(
         {
             "format": FORMAT,
             "key": key,
+            "alarms": [
+                *(doubt for source, found in judged.items() for doubt in found.doubts(source)),
+                *costlier(
+                    {"bytes": run.teacher.size_bytes, "parameters": run.teacher.parameters},
+                    {"bytes": len(content), "parameters": count(student)},
+                    latency,
+                ),
+            ],
             "teacher": {
                 "file": run.teacher.name,
                 "sha256": run.teacher.digest,
@@ -107,7 +117,7 @@ def finish(
                 **pupil.begins_as,
                 "torch_vs_onnxruntime": parity,
             },
-            "agreement": {source: compared.as_dict() for source, compared in agreement.items()},
+            "agreement": {source: found.comparison().as_dict() for source, found in judged.items()},
             "without_data": without,
             "probe": None if probe is None else {"name": probe.name, "sha256": probe.digest},
             "set": {
@@ -118,7 +128,7 @@ def finish(
             },
             "substitutes": list(substitutes),
             "curve": curve,
-            "latency_ms": _latency(runtime, teacher, content, data),
+            "latency_ms": latency,
             "recipe": run.recipe.as_dict(),
             "seed": run.seed,
             "plan": plan.as_dict(),
@@ -173,13 +183,13 @@ def _export(
     return content, *passed[-1]
 
 
-def _on_store(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> Comparison:
+def _on_store(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> Answers:
     inputs, logits, _ = data.take(torch.arange(len(data)))
     if asked is not None:
         return _compare(asked, session, inputs.numpy(), None, signature)
     answers = session.run_in_batches(inputs.numpy())
     given: OutputKind = "multilabel_logits" if signature.task == "multilabel" else "logits"
-    return compare(logits.numpy(), answers, None, (given, signature.output_kind))
+    return Answers(logits.numpy(), answers, None, (given, signature.output_kind))
 
 
 def _assessed(asked: Session, session: Session, data: StoreDataset, signature: Signature, key: Key) -> dict[str, Any]:
@@ -187,9 +197,9 @@ def _assessed(asked: Session, session: Session, data: StoreDataset, signature: S
     return assessment.assess(asked.run_in_batches, session.run_in_batches, signature, made, key)
 
 
-def _compare(asked: Session, session: Session, inputs: Array, labels: Array | None, signature: Signature) -> Comparison:
-    answers = (asked.run_in_batches(inputs), session.run_in_batches(inputs))
-    return compare(*answers, labels, (signature.output_kind, signature.output_kind))
+def _compare(asked: Session, session: Session, inputs: Array, labels: Array | None, signature: Signature) -> Answers:
+    kinds = (signature.output_kind, signature.output_kind)
+    return Answers(asked.run_in_batches(inputs), session.run_in_batches(inputs), labels, kinds)
 
 
 def _latency(runtime: Runtime, teacher: Teacher | None, student: bytes, data: StoreDataset) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from . import probes
-from .agreement import Comparison, compare
+from .agreement import Answers
 from .child import Array
 from .errors import UsageError
 from .ort import Runtime
-from .report import Report, versions
+from .report import Report, costlier, versions
 from .rng import Key
 from .store import Store, StoreDataset
 from .teacher import Options, OutputKind, Signature, airlock
@@ -53,14 +53,19 @@ def verify(
                 remedy="Give two classifiers of the same inputs.",
             )
         agreement: dict[str, Any] = {}
+        alarming: list[str] = []
         for source, (inputs, labels) in _inputs(sides[0].signature, probe, store).items():
-            agreement[source] = _compared(sides, inputs, labels).as_dict()
+            found = _compared(sides, inputs, labels)
+            agreement[source] = found.comparison().as_dict()
+            alarming += found.doubts(source)
         one = np.zeros((1, *shape), np.float32)
         latency = {name: side.latency_ms(one) for name, side in zip(("teacher", "student"), sides, strict=True)}
+    told = [side.as_dict() for side in sides]
     return Report.of(
         {
-            "teacher": sides[0].as_dict(),
-            "student": sides[1].as_dict(),
+            "teacher": told[0],
+            "student": told[1],
+            "alarms": [*alarming, *costlier(told[0], told[1], latency)],
             "agreement": agreement,
             "latency_ms": {"threads": _LATENCY_THREADS, **latency},
             "versions": versions(),
@@ -102,7 +107,7 @@ class _Side:
         return {"file": self.name, "sha256": file["sha256"], "bytes": file["bytes"], "parameters": parameters}
 
 
-def _compared(sides: list[_Side], inputs: Array, labels: Array | None) -> Comparison:
+def _compared(sides: list[_Side], inputs: Array, labels: Array | None) -> Answers:
     (teacher, of_teacher), (student, of_student) = (side.answers(inputs) for side in sides)
     ends = [side.signature for side in sides]
     if ends[0].classes != ends[1].classes or ends[0].task != ends[1].task:
@@ -111,7 +116,7 @@ def _compared(sides: list[_Side], inputs: Array, labels: Array | None) -> Compar
             f"the student {ends[1].classes} ({ends[1].task})",
             remedy="Give two classifiers of the same classes.",
         )
-    return compare(teacher, student, labels, (of_teacher, of_student))
+    return Answers(teacher, student, labels, (of_teacher, of_student))
 
 
 def _inputs(

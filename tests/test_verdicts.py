@@ -1,0 +1,102 @@
+"""What a verdict notices beside its figures: answers that never change, a student that costs more than its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from in_process import command
+from onnx import helper
+
+import onnxcake
+from onnxcake.agreement import one_sided
+from onnxcake.child import Array
+from onnxcake.report import costlier
+from onnxcake.teacher import OutputKind
+
+N = helper.make_node
+RANDOM = np.random.default_rng(0)
+EVEN = RANDOM.normal(size=(200, 4)).astype(np.float32)
+ALWAYS = np.tile(np.float32([0, 9, 0, 0]), (200, 1))
+MOSTLY = np.where(np.arange(200)[:, None] < 8, np.float32([9, 0, 0, 0]), ALWAYS)  # 4 %: another class
+YES = np.full((200, 1), 3, np.float32)
+SIDES: dict[str, tuple[Array, Array, OutputKind, list[str]]] = {
+    "both tell classes apart": (EVEN, EVEN, "logits", []),
+    "a student of one class": (EVEN, ALWAYS, "logits", ["student names one class for every one of the x inputs, the"]),
+    "a student of nearly one class": (EVEN, MOSTLY, "logits", ["student names one class for 96% of the x inputs"]),
+    "a teacher of nearly one class, as its student": (MOSTLY, MOSTLY, "logits", ["teacher names class 1 for 96% of"]),
+    "both of one class": (ALWAYS, ALWAYS, "logits", ["teacher names class 1 for 100% of", "student names one class"]),
+    "one class where the teacher has nearly one": (MOSTLY, ALWAYS, "logits", ["teacher names class 1", "every one"]),
+    "a binary student": (EVEN[:, :1], YES, "binary_logit", ["student names one class for every one"]),
+    "a multi-label student": (EVEN, ALWAYS - 1, "multilabel_logits", ["student names one class for every one"]),
+    "a multi-label teacher": (ALWAYS - 1, EVEN, "multilabel_logits", ["teacher names the labels [1] for 100% of"]),
+    "a teacher that sets no label": (ALWAYS - 10, EVEN, "multilabel_logits", ["teacher names no label for 100% of"]),
+    "one input": (ALWAYS[:1], ALWAYS[:1], "logits", []),
+}
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_answers_of_one_class(name: str) -> None:
+    teacher, student, kind, wanted = SIDES[name]
+    told = one_sided(teacher, student, (kind, kind), "the x inputs")
+    assert len(told) == len(wanted)
+    assert all(part in alarm for part, alarm in zip(wanted, told, strict=True))
+
+
+COSTS: dict[str, tuple[dict[str, int], dict[str, int], dict[str, float], list[str]]] = {
+    "less of all": ({"bytes": 9, "parameters": 9}, {"bytes": 8, "parameters": 8}, {"teacher": 2, "student": 1}, []),
+    "as much of all": ({"bytes": 9}, {"bytes": 9}, {"teacher": 1, "student": 1}, []),
+    "more bytes": ({"bytes": 9000}, {"bytes": 10000}, {}, ["larger than its teacher: 10,000 bytes, the teacher 9,000"]),
+    "more parameters, unknown bytes": ({"parameters": 1}, {"bytes": 5, "parameters": 2}, {}, ["2 parameters"]),
+    "slower": ({}, {}, {"teacher": 1.0, "student": 1.2}, ["slower than its teacher: 1.200 ms for one input"]),
+    "slower by less than is measured": ({}, {}, {"teacher": 1.0, "student": 1.05}, []),
+    "slower by a call's jitter": ({}, {}, {"teacher": 0.004, "student": 0.006}, []),
+    "no teacher to time": ({}, {}, {"student": 1.0}, []),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_a_student_that_costs_more(name: str) -> None:
+    teacher, student, latency, wanted = COSTS[name]
+    told = costlier(teacher, student, latency)
+    assert len(told) == len(wanted) and all(part in alarm for part, alarm in zip(wanted, told, strict=True))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, handmade: Any) -> Path:
+    """A linear classifier; one that ignores its input and has a hidden layer, so that it is larger."""
+    folder: Path = tmp_path_factory.mktemp("verdicts")
+    gemm = N("Gemm", ["x", "W", "b"], ["y"])
+    tells = handmade([gemm], {"W": RANDOM.normal(size=(4, 3)).astype(np.float32), "b": np.zeros(3, np.float32)})
+    hidden = [N("MatMul", ["x", "V"], ["h"]), N("Gemm", ["h", "W", "b"], ["y"])]
+    zero = {"V": np.zeros((4, 64), np.float32), "W": np.ones((64, 3), np.float32), "b": np.float32([0, 0, 2])}
+    (folder / "tells.onnx").write_bytes(tells.SerializeToString())
+    (folder / "constant.onnx").write_bytes(handmade(hidden, zero).SerializeToString())
+    np.save(folder / "probe.npy", RANDOM.normal(size=(300, 4)).astype(np.float32))
+    return folder
+
+
+def test_verify_notices_a_constant_and_larger_student(files: Path) -> None:
+    data = onnxcake.verify(files / "tells.onnx", files / "constant.onnx", probe=files / "probe.npy").data
+    words = ("student names one class for every one of the probe inputs", "bytes, the teacher", "parameters, the")
+    for part in words:
+        assert any(part in alarm for alarm in data["alarms"]), part
+    swapped = onnxcake.verify(files / "constant.onnx", files / "tells.onnx", probe=files / "probe.npy").data
+    assert any("teacher names class 2 for 100% of the probe inputs" in alarm for alarm in swapped["alarms"])
+    assert not any("larger" in alarm or "student names" in alarm for alarm in swapped["alarms"])
+
+
+def test_alarms_come_first_in_the_report(files: Path) -> None:
+    ended = command("verify", "tells.onnx", "constant.onnx", "--probe", "probe.npy", cwd=files)
+    lines = " ".join(ended.out.split())
+    assert ended.code == 0 and 0 < lines.index("student names one class for every one") < lines.index("file size")
+
+
+def test_extract_notices_what_its_probe_shows(files: Path) -> None:
+    """A teacher that names one class on these inputs, as far from its decision as they are."""
+    far = np.float32([50, 0, 0, 0]) + RANDOM.normal(size=(100, 4)).astype(np.float32)
+    np.save(files / "far.npy", far)
+    report = onnxcake.extract(files / "tells.onnx", probe=files / "far.npy", out=files / "run", passes=3e3)
+    assert any("the teacher names class" in alarm and "100% of the probe" in alarm for alarm in report.data["alarms"])
