@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ class Progress:
         self._quiet = quiet
 
     def say(self, text: str) -> None:
-        """A line for the user."""
-        if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+        """A line for the user; dropped if it cannot be shown."""
+        if not self._quiet and sys.stderr is not None:
+            with suppress(OSError, ValueError):  # a full disk, a reader that left, a stream that was closed
+                print(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def stage(self, name: str, total: int, done: int, unit: str) -> Iterator[Stage]:
@@ -39,7 +40,7 @@ class Progress:
         """
         if self._quiet:
             yield Stage(name, total, done, unit, _REFRESH_S, lambda stage, note: None)
-        elif sys.stderr.isatty():
+        elif sys.stderr is not None and sys.stderr.isatty():
             with _bars() as bars:
                 task = bars.add_task(name, total=total, completed=done, note="")
                 yield Stage(

@@ -10,8 +10,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .. import __version__, interrupt
-from ..errors import Interrupted, OnnxcakeError
-from . import cuts, looks, recipes, runs
+from ..errors import Interrupted, OnnxcakeError, OutputError
+from . import cuts, looks, recipes, runs, streams
 from .options import print_json
 
 app = typer.Typer(
@@ -53,7 +53,20 @@ def main() -> NoReturn:
 
 
 def _exit_code(command: Callable[[], Any]) -> int:
-    """Runs the command; tells what went wrong on stderr, and on stdout too if ``--json`` asks for an object."""
+    """Run the command under guarded streams; a stdout that failed decides where the command itself did not fail."""
+    code = 0
+    try:
+        with streams.guarded():
+            code = _outcome(command)
+    except OutputError as error:
+        with streams.guarded():
+            print(f"onnxcake: {error}", file=sys.stderr)
+        return code or error.exit_code
+    return code
+
+
+def _outcome(command: Callable[[], Any]) -> int:
+    """Run the command; tell what went wrong on stderr, and on stdout too if ``--json`` asks for an object."""
     try:
         with interrupt.handled():
             command()
@@ -63,23 +76,29 @@ def _exit_code(command: Callable[[], Any]) -> int:
         print("onnxcake: interrupted; run the same command again to go on", file=sys.stderr)
         return stop.exit_code
     except OnnxcakeError as error:
-        print(f"onnxcake: {error}", file=sys.stderr)
-        if "--json" in sys.argv:
-            print_json(error.as_dict())
-        return error.exit_code
-    except BrokenPipeError:  # the reader of stdout has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _told(error)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, told in full
         if (condition := _passing(error)) is not None:
             print(f"onnxcake: {condition}; run the same command again to go on", file=sys.stderr)
             return 75
+        if isinstance(error, OSError) and error.errno is not None:  # the system refused what nobody expected it to
+            remedy = "Mend the cause and run the same command again; finished work is kept."
+            return _told(
+                OutputError(f"the system refused ({error.strerror})", where=error.filename or "", remedy=remedy)
+            )
         import traceback
 
         traceback.print_exc()
         print("onnxcake: this is a bug; please report it with the lines above", file=sys.stderr)
         return 1
     return 0
+
+
+def _told(error: OnnxcakeError) -> int:
+    print(f"onnxcake: {error}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print_json(error.as_dict())
+    return error.exit_code
 
 
 def _passing(error: Exception) -> str | None:
