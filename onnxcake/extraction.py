@@ -38,7 +38,8 @@ def extract(
     input: str | None = None,
     output: str | None = None,
     shape: Sequence[int] | None = None,
-    constants: Mapping[str, float] | None = None,
+    constants: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     task: Task | None = None,
     range: tuple[float, float] | None = None,
     mean: Sequence[float] | None = None,
@@ -63,7 +64,9 @@ def extract(
         input: the value to optimise: an input of the model, or a value inside it, before which all is cut.
         output: the value that holds the class scores: an output of the model, or a value inside it.
         shape: the input's, batch included, where the file leaves sizes open.
-        constants: what other inputs are held at, by name.
+        constants: what other inputs are held at, by name: a number, a list of numbers, or an array of the input's
+            shape, with the batch or without.
+        shapes: the sizes of other inputs by name, batch included, where the file leaves sizes open.
         task: what the scores decide: "multiclass", "binary" or "multilabel".
         range: lowest and highest raw value of an input.
         mean, std: the normalisation done outside the file, one value or one for each channel.
@@ -92,6 +95,7 @@ def extract(
             output=output,
             shape=shape,
             constants=constants or {},
+            shapes=shapes or {},
             task=task,
             range=range,
             mean=mean,

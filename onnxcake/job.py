@@ -88,6 +88,7 @@ def prepare(request: Request) -> Job:
         view = replace(view, notes=(*view.notes, printable(begins.note)))
     pupil = Pupil.of(recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, begins.start)
     besides: dict[str, Any] = {"substitutes": list(view.notes)} if view.notes else {}
+    besides |= _held(request.options.before(recipe.teacher_options))
     if data is not None:
         besides["data"] = data.digest
     if request.stats is not None:
@@ -148,6 +149,16 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
         remedy = "Add --recipe metadata, or leave it out."
         raise UsageError("--stats is for a recipe that matches statistics", remedy=remedy)
     return synthesis, view
+
+
+def _held(options: Options) -> dict[str, Any]:
+    """Say what inputs are held at, for the store's key: numbers as they are, arrays by their digest."""
+    held = {
+        name: files.sha256(files.canonical(value))[:16] if isinstance(value, tuple) else value
+        for name, value in options.constants.items()
+    }
+    sizes = {name: ",".join(map(str, shape)) for name, shape in options.shapes.items()}
+    return {key: value for key, value in (("held", held), ("shapes", sizes)) if value}
 
 
 def _teacher(request: Request, recipe: Recipe) -> Teacher:

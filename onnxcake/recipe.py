@@ -88,6 +88,7 @@ class Recipe(Section):
             input=said.name,
             output=said.output,
             shape=said.shape,
+            shapes=said.shapes or {},
             constants=said.constants,
             task=said.task,
             range=said.range,

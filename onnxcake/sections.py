@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, StrictBool, create_model, model_validator
 
 from . import schema
 from .network import NETWORKS, Architecture
@@ -101,7 +101,8 @@ class InputSection(Section):
     name: str | None = None
     output: str | None = None
     shape: tuple[Count, ...] | None = None
-    constants: dict[str, Number] = Field(default_factory=dict)
+    shapes: dict[str, tuple[Count, ...]] | None = None
+    constants: dict[str, StrictBool | Number | tuple[Number, ...]] = Field(default_factory=dict)
     task: Literal["multiclass", "binary", "multilabel"] | None = None
     range: tuple[Number, Number] | None = None
     mean: tuple[Number, ...] | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import OnnxcakeError, UsageError
+from ..number_files import SUFFIXES, read_numbers
 
 TeacherArgument = Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")]
 RecipeOption = Annotated[
@@ -30,7 +31,12 @@ InputOption = Annotated[
 ]
 OutputOption = Annotated[str | None, typer.Option("--output", metavar="NAME", help="The value with the class scores.")]
 ShapeOption = Annotated[
-    str | None, typer.Option("--shape", metavar="N,C,H,W", help="The input's sizes, where the file leaves them open.")
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="[NAME=]N,C,H,W",
+        help="The input's sizes, batch included, where the file leaves them open; NAME= for another input.",
+    ),
 ]
 TaskOption = Annotated[str | None, typer.Option("--task", help="multiclass, binary or multilabel.")]
 RangeOption = Annotated[
@@ -41,7 +47,10 @@ MeanOption = Annotated[
 ]
 StdOption = Annotated[str | None, typer.Option("--std", help="Normalisation outside the file: deviation.")]
 HoldOption = Annotated[
-    list[str] | None, typer.Option("--hold", metavar="NAME=VALUE", help="Another input, held at a value.")
+    list[str] | None,
+    typer.Option(
+        "--hold", metavar="NAME=VALUE", help="Another input, held at a number, true, false, 1,2,3 or a file's numbers."
+    ),
 ]
 BudgetOption = Annotated[
     str | None, typer.Option(help="Time for a run on this machine, as 90s, 3m or 1.5h: the recipe is scaled to it.")
@@ -89,7 +98,7 @@ def start_airlock() -> None:
 def options_of(
     input_: str | None,
     output: str | None,
-    shape: str | None,
+    shape: list[str] | None,
     task: str | None,
     range_: str | None,
     mean: str | None,
@@ -100,23 +109,24 @@ def options_of(
     limits = None if range_ is None else _numbers("--range", range_)
     if limits is not None and len(limits) != 2:
         raise UsageError(f"--range {range_!r} is not two numbers", remedy="Write --range 0,1.")
-    sizes = None if shape is None else _numbers("--shape", shape, "1,3,224,224")
-    if sizes is not None and not all(size.is_integer() for size in sizes):
-        raise UsageError(f"--shape {shape!r} is not a list of whole numbers", remedy="Write --shape 1,3,224,224.")
-    held: dict[str, float] = {}
+    own, shapes = _shapes(shape or ())
+    held: dict[str, Any] = {}
     for pair in hold or ():
-        name, equals, value = pair.rpartition("=")
+        name, equals, value = _pair(pair)
         if not (name and equals):
             raise UsageError(f"--hold {pair!r} is not NAME=VALUE", remedy="Write --hold mask=1.")
-        held[name] = _numbers(f"--hold {name}=", value)[0]
+        if name in held:
+            raise UsageError(f"--hold {name}= is given twice", remedy="Give it once.")
+        held[name] = _held(name, value)
 
     from ..teacher import Options
 
     return Options(
         input=input_,
         output=output,
-        shape=None if sizes is None else tuple(int(size) for size in sizes),
+        shape=own,
         constants=held,
+        shapes=shapes,
         task=task,  # type: ignore[arg-type] # checked where all options are
         range=None if limits is None else (limits[0], limits[1]),
         mean=None if mean is None else _numbers("--mean", mean),
@@ -132,3 +142,51 @@ def _numbers(option: str, text: str, example: str = "0.5,0.5,0.5") -> tuple[floa
             f"{option} {text!r} is not a list of numbers",
             remedy=f"Write {option} {example}.",
         ) from error
+
+
+def _pair(text: str) -> tuple[str, str, str]:
+    """Split NAME=VALUE; a name may hold a =, and so may a file's."""
+    name, equals, value = text.rpartition("=")
+    head, found, file = text.partition("=")
+    return (head, found, file) if Path(file).is_file() and not Path(value).is_file() else (name, equals, value)
+
+
+def _shapes(said: Iterable[str]) -> tuple[tuple[int, ...] | None, dict[str, tuple[int, ...]]]:
+    """Read what is said with --shape: of the chosen input, and of inputs by name."""
+    own: tuple[int, ...] | None = None
+    named: dict[str, tuple[int, ...]] = {}
+    for text in said:
+        name, _, sizes = text.rpartition("=")
+        numbers = _numbers("--shape", sizes, "1,3,224,224")
+        if not all(number.is_integer() for number in numbers):
+            raise UsageError(f"--shape {sizes!r} is not a list of whole numbers", remedy="Write --shape 1,3,224,224.")
+        shape = tuple(int(number) for number in numbers)
+        if named.get(name, own if not name else None) not in (None, shape):
+            raise UsageError(
+                f"--shape is given twice{f' for {name}' if name else ''}",
+                remedy="Give it once for each input, other inputs by name: --shape mask=1,128.",
+            )
+        if name:
+            named[name] = shape
+        else:
+            own = shape
+    return own, named
+
+
+def _held(name: str, text: str) -> Any:
+    """Read the value of a --hold: true, false, a number, numbers with commas between, or a file of numbers."""
+    words = {"true": True, "false": False}
+    try:
+        values = [words[part] if (part := one.strip().lower()) in words else _number(part) for one in text.split(",")]
+    except ValueError as error:
+        if Path(text).suffix.lower() in SUFFIXES or Path(text).exists():
+            return read_numbers(Path(text))
+        raise UsageError(
+            f"--hold {name}= {text!r} is no number, no list of numbers and no file of numbers",
+            remedy=f"Write --hold {name}=1, true, false, 1,2,3 or the name of a file ({', '.join(SUFFIXES)}).",
+        ) from error
+    return values[0] if len(values) == 1 else values
+
+
+def _number(text: str) -> float:
+    return int(text) if text.lstrip("+-").isdecimal() else float(text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import BadTeacherFile
+import onnx
+
+from ..errors import BadTeacherFile, UsageError, shown
 from .inline import in_evaluation_mode, inlined
 from .load import TeacherFile
 from .rename import INPUT, Renamer, SafeGraph
@@ -25,8 +27,15 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
     """
     proto = inlined(file)
     graph = proto.graph
-    for name in choice.constants:
-        check_known(name, {v.name for v in graph.input}, "input", file.name)
+    for name in (*choice.constants, *choice.shapes):
+        check_known(name, {v.name for v in graph.input} | {choice.input or ""}, "input", file.name)
+    if choice.input in choice.constants:
+        raise UsageError(
+            f"{shown(choice.input or '')} is the input to optimise and is to be held, too",
+            where=file.name,
+            remedy="Leave it out of --hold, or choose another value with --input.",
+        )
+    _forget_defaults(file, proto, choice)
     source = Source.of(proto, choice, file.name)
     notes = in_evaluation_mode(proto)
     nodes = list(graph.node)
@@ -39,3 +48,14 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
     nodes = reaching(nodes, *wanted, stop=source.name)
     held = held_nodes(proto, nodes, source, choice, file.name)
     return Renamer(file, proto, source).rename([*held, *nodes], wanted, choice, notes)
+
+
+def _forget_defaults(file: TeacherFile, proto: onnx.ModelProto, choice: Choice) -> None:
+    """Drop the value that the file gives an input by itself, where the user holds the input at another."""
+    inputs = {value.name for value in proto.graph.input}
+    kept = [w for w in proto.graph.initializer if w.name not in inputs or w.name not in choice.constants]
+    if len(kept) < len(proto.graph.initializer):
+        for name in choice.constants:
+            file.weights.pop(name, None)
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(kept)

@@ -6,15 +6,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
 from ..errors import UnsupportedTeacher, UsageError, did_you_mean, shown
-from .tensors import DTYPES, type_name
+from .held import LIMIT_VALUES, Held, free_prefix, held_array, sizes_of
+from .held import held_nodes as nodes_of
+from .tensors import type_name
 from .walk import reaching, read_by
 
-_LIMIT_INPUT = 1 << 26  # numbers in one: sixteen of them, with their gradients, are looked at
+_LIMIT_INPUT = LIMIT_VALUES  # sixteen of them, with their gradients, are looked at
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,29 @@ class Choice:
         output: the value that holds the class scores: an output of the model, or a value inside it.
         shape: the input's, batch included, where the file leaves sizes open.
         constants: what other inputs are held at, by name.
+        shapes: the sizes of inputs by name, batch included, where the file leaves sizes open.
     """
 
     input: str | None = None
     output: str | None = None
     shape: tuple[int, ...] | None = None
-    constants: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, Held] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The chosen input: name, element type, shape without the batch, and the batch if the file fixes it."""
+    """The chosen input: name, element type, shape without the batch, and the batch if the file fixes it.
+
+    Attributes:
+        axes: what the file calls its open sizes, batch included: "" where it does not name one, None where it fixes it.
+    """
 
     name: str
     type: int
     shape: tuple[int, ...]
     batch: int | None
+    axes: tuple[str | None, ...] = ()
 
     @classmethod
     def of(cls, proto: onnx.ModelProto, choice: Choice, file: str) -> Source:
@@ -63,9 +71,11 @@ class Source:
             )
         dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
         known = dims if tensor.HasField("shape") else None
-        batch, shape = _shape(value.name, known, choice.shape, [d.dim_param for d in tensor.shape.dim], file)
+        names = [d.dim_param for d in tensor.shape.dim]
+        batch, shape = _shape(value.name, known, choice.shape or choice.shapes.get(value.name), names, file)
+        axes = [None if d else n for d, n in zip(dims, names, strict=True)] or [""] * (1 + len(shape))
         _check_size(value.name, (batch or 1, *shape), file)
-        return cls(value.name, kind, shape, batch)
+        return cls(value.name, kind, shape, batch, tuple(axes))
 
 
 def _check_size(name: str, shape: Iterable[int], file: str) -> None:
@@ -134,7 +144,9 @@ def _the_input(proto: onnx.ModelProto, choice: Choice, file: str) -> onnx.ValueI
             where=file,
             remedy="Choose one with --input NAME, and hold the others constant with --hold NAME=VALUE."
             if free
-            else "Export the model with an input.",
+            else "Leave one of them out of --hold: it is the one that is optimised."
+            if inputs
+            else "The file computes the same whatever it is asked: it cannot be a teacher.",
         )
     return free[0]
 
@@ -162,66 +174,11 @@ def held_nodes(
             where=file,
             remedy="Hold what else it needs constant with --hold NAME=VALUE.",
         )
-    names = {name for node in proto.graph.node for name in node.output}
+    taken = {name for node in proto.graph.node for name in node.output}
     made: list[onnx.NodeProto] = []
     for value in others:
-        prefix = value.name
-        while any(name.startswith(prefix + "/held") for name in names):
-            prefix += "/"
-        made += _constant_nodes(value, choice.constants[value.name], source, prefix + "/held", file)
+        held = choice.constants[value.name]
+        sizes = sizes_of(value, choice.shapes.get(value.name), source.axes, source.shape, held, file)
+        array = held_array(value, sizes, held, file)
+        made += nodes_of(value, array, sizes, source.name, free_prefix(value.name, taken))
     return made
-
-
-def _constant_nodes(
-    value: onnx.ValueInfoProto, number: float, source: Source, prefix: str, file: str
-) -> list[onnx.NodeProto]:
-    """One tensor full of ``number``; its first size follows the batch if the file leaves it open.
-
-    Args:
-        prefix: how no name of the file begins.
-    """
-    tensor = value.type.tensor_type
-    if value.type.HasField("tensor_type") and tensor.elem_type not in DTYPES:
-        raise UnsupportedTeacher(
-            f"input {shown(value.name)} is {type_name(tensor.elem_type)}, which no number can be held for",
-            where=file,
-            remedy="Export the model without it.",
-        )
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-    if any(d is None or d < 0 for d in dims[1:]) or (dims and (dims[0] or 0) < 0):
-        raise UnsupportedTeacher(
-            f"input {shown(value.name)} is to be held constant, but its sizes are open or negative",
-            where=file,
-            remedy="Export the model with fixed sizes.",
-        )
-    kind = tensor.elem_type or TensorProto.FLOAT
-    follows = bool(dims) and not dims[0]
-    shape = [int(d or 1) if place == 0 else int(d or 0) for place, d in enumerate(dims)]
-    _check_size(value.name, shape, file)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    with np.errstate(all="ignore"):
-        held = np.array(number).astype(dtype)
-    if dtype.kind in "iub" and float(held) != number:
-        raise UsageError(
-            f"input {shown(value.name)} is {type_name(kind)} and cannot be held at {number:g}",
-            where=file,
-            remedy="Hold it at a whole number in its range.",
-        )
-    array = np.full(shape, held, dtype)
-    make = onnx.helper.make_node
-    full = make("Constant", [], [value.name], value=onnx.numpy_helper.from_array(array))
-    if not follows:
-        return [full]
-    one, whole = f"{prefix}/one", f"{prefix}/sizes"
-    full.output[0] = one
-    ones = onnx.numpy_helper.from_array(np.array([0], np.int64))
-    rest = onnx.numpy_helper.from_array(np.array([1] * (len(dims) - 1), np.int64))
-    return [
-        full,
-        make("Shape", [source.name], [f"{whole}/shape"]),
-        make("Constant", [], [f"{whole}/first"], value=ones),
-        make("Gather", [f"{whole}/shape", f"{whole}/first"], [f"{whole}/batch"]),
-        make("Constant", [], [f"{whole}/rest"], value=rest),
-        make("Concat", [f"{whole}/batch", f"{whole}/rest"], [whole], axis=0),
-        make("Expand", [one, whole], [value.name]),
-    ]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import UsageError
+from ..graph.held import Held, plain_held
 from ..graph.normalise import Choice
 from .signature import Task
 
@@ -22,31 +23,40 @@ class Options:
         input: the value to optimise: an input of the model, or a value inside it, before which all is cut.
         output: the value that holds the class scores: an output of the model, or a value inside it.
         shape: the input's, batch included, where the file leaves sizes open.
-        constants: what other inputs are held at, by name.
+        constants: what other inputs are held at, by name: a number, a list of numbers or an array of the input's shape,
+            with or without the batch. Kept as plain numbers in nested tuples.
         task: what the scores decide: one of several classes, one yes or no, or several.
         range: lowest and highest raw value of an input.
         mean, std: the normalisation done outside the file, one value or one for each channel.
+        shapes: the sizes of inputs by name, batch included, where the file leaves sizes open.
     """
 
     input: str | None = None
     output: str | None = None
     shape: tuple[int, ...] | None = None
-    constants: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, Held] = field(default_factory=dict)
     task: Task | None = None
     range: tuple[float, float] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        held = {name: plain_held(value, name) for name, value in self.constants.items()}
+        object.__setattr__(self, "constants", held)
+        object.__setattr__(self, "shapes", {name: tuple(sizes) for name, sizes in self.shapes.items()})
 
     @property
     def choice(self) -> Choice:
         """The part that concerns the graph."""
-        return Choice(self.input, self.output, self.shape, self.constants)
+        return Choice(self.input, self.output, self.shape, self.constants, self.shapes)
 
     def before(self, other: Options) -> Options:
         """These, and ``other`` where these say nothing."""
         mine, theirs = vars(self), vars(other)
         merged: dict[str, Any] = {key: theirs[key] if mine[key] is None else mine[key] for key in mine}
-        return Options(**{**merged, "constants": {**other.constants, **self.constants}})
+        named = {key: {**theirs[key], **mine[key]} for key in ("constants", "shapes")}
+        return Options(**{**merged, **named})
 
     def check(self) -> None:
         """Makes sure that the numbers make sense by themselves.

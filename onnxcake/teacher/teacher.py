@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ class Teacher:
         input: str | None = None,
         output: str | None = None,
         shape: Sequence[int] | None = None,
-        constants: Mapping[str, float] | None = None,
+        constants: Mapping[str, Any] | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         task: Task | None = None,
         range: tuple[float, float] | None = None,
         mean: Sequence[float] | None = None,
@@ -81,7 +83,9 @@ class Teacher:
             input: the value to optimise: an input of the model, or a value inside it, before which all is cut.
             output: the value that holds the class scores: an output of the model, or a value inside it.
             shape: the input's, batch included, where the file leaves sizes open.
-            constants: what other inputs are held at, by name.
+            constants: what other inputs are held at, by name: a number, a list of numbers, or an array of the input's
+                shape, with the batch or without.
+            shapes: the sizes of other inputs by name, batch included, where the file leaves sizes open.
             task: what the scores decide: "multiclass", "binary" or "multilabel".
             range: lowest and highest raw value.
             mean, std: the normalisation done outside the file, one value or one for each channel.
@@ -96,6 +100,7 @@ class Teacher:
             output=output,
             shape=shape,
             constants=constants or {},
+            shapes=shapes or {},
             task=task,
             range=range,
             mean=mean,

@@ -1,0 +1,73 @@
+"""Read an array of numbers out of a file that a user names in an option."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import UsageError, first_line, shown
+
+SUFFIXES = (".npy", ".npz", ".json", ".csv")
+
+
+def read_numbers(path: Path) -> npt.NDArray[Any]:
+    """Read the numbers (or truth values) of a ``.npy``, ``.npz`` (of one array), ``.json`` or ``.csv`` file.
+
+    A ``.csv`` file may begin with a row of names; one row, or one column, is a row of numbers.
+
+    Raises:
+        UsageError: if it cannot be read, or holds anything else.
+    """
+    try:
+        array = np.asarray(_READERS.get(path.suffix.lower(), _numpy)(path))
+    except OSError as error:
+        raise _refused(path, f"cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # damage makes zipfile, json and numpy raise errors of their own
+        raise _refused(path, f"cannot be read ({first_line(error)})") from error
+    if array.dtype.kind not in "fiub" or not array.size:
+        raise _refused(path, "does not hold numbers alone")
+    return array
+
+
+def _numpy(path: Path) -> Any:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        if len(loaded.files) != 1:
+            raise ValueError(f"it holds {len(loaded.files)} arrays where one is expected")
+        return loaded[loaded.files[0]]
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _csv(path: Path) -> Any:
+    rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
+    if rows and not _is_number(rows[0][0]):
+        rows = rows[1:]
+    array = np.array([[float(cell) for cell in row] for row in rows])
+    return array.reshape(-1) if 1 in array.shape else array
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_READERS = {".json": _json, ".csv": _csv}
+
+
+def _refused(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"{shown(str(path))} {why}", remedy=f"Give a file of numbers: {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}."
+    )
