@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from .child import Array, Child, ChildDied, ChildRefused, Frame, give_back_memory, serve
-from .errors import OnnxcakeError
+from .errors import OnnxcakeError, OutputError
+from .private_folder import private_folder
 
+Arithmetic = Literal["exact", "host"]
+Level = Literal["none", "basic", "extended", "layout", "all"]
+# A quantised file means its whole numbers' exact arithmetic. On x86 without VNNI onnxruntime's kernels for products
+# of unsigned with signed bytes saturate at 16 bits. The first entry keeps QuantizeLinear and DequantizeLinear the
+# operators that they are, computed in floats; the second has operators on whole numbers take unsigned weights
+# instead, whose kernels do not saturate (from optimisation level "extended" on). A float model is left as it is.
+EXACT = {"session.disable_quant_qdq": "1", "session.x64quantprecision": "1"}
 _WARM_UP = 5  # runs before a latency is taken
 
 
@@ -36,23 +46,44 @@ class Runtime:
         self.close()
 
     def load(
-        self, model: bytes, threads: int = 0, weights: Mapping[str, Array] | None = None, lean: bool = False
+        self,
+        model: bytes,
+        threads: int = 0,
+        weights: Mapping[str, Array] | None = None,
+        lean: bool = False,
+        arithmetic: Arithmetic = "exact",
+        level: Level = "all",
     ) -> Session:
-        """A session for a model.
+        """Load a model: it answers what a plain ``InferenceSession`` of the same file, level and options does.
 
         Args:
             threads: onnxruntime's intra-op threads; 0 leaves the choice to it.
-            weights: the data of initialisers that the model marks as kept elsewhere.
-            lean: for a few runs: without copies of the weights in the layouts that run fastest.
+            weights: the data of initialisers that the model marks as kept in files of their own names.
+            lean: for a few runs: gives memory back after each. Changes no number.
+            arithmetic: of a quantised model: "exact", or "host", which is what onnxruntime's kernels make of it on
+                this processor by default. The two do not differ on a float model.
+            level: of onnxruntime's optimisations.
 
         Raises:
             RuntimeRefused: if onnxruntime cannot load it.
+            OutputError: if there is no room for a file of the weights.
         """
         self._child.start()
         self._ask({"do": "begin"}, None)
-        for name, weight in (weights or {}).items():
-            self._ask({"do": "weight", "name": name}, weight)
-        header, _ = self._ask({"do": "load", "threads": threads, "lean": lean}, np.frombuffer(model, np.uint8))
+        weights = weights or {}
+        for name, weight in weights.items():
+            try:
+                self._ask({"do": "weight", "name": name}, weight)
+            except RuntimeRefused as error:
+                if isinstance(error.__cause__, ChildDied):
+                    raise
+                raise OutputError(
+                    f"the weights cannot be written to a file for onnxruntime: {error.what}",
+                    where="the folder for temporary files",
+                    remedy=f"Set TMPDIR to a folder with {_mebibytes(weights)} MiB to spare.",
+                ) from error
+        asked = {"do": "load", "threads": threads, "lean": lean, "arithmetic": arithmetic, "level": level}
+        header, _ = self._ask(asked, np.frombuffer(model, np.uint8))
         return Session(self, header["id"], header["inputs"], header["outputs"])
 
     def clear(self) -> None:
@@ -132,6 +163,10 @@ class Session:
         return self._runtime._ask({**header, "id": self._number}, x)
 
 
+def _mebibytes(weights: Mapping[str, Array]) -> int:
+    return 1 + sum(int(weight.nbytes) for weight in weights.values()) // 2**20
+
+
 def version() -> str:
     """onnxruntime's version, read from the installed package without loading it."""
     from importlib import metadata
@@ -145,31 +180,45 @@ def version() -> str:
 
 
 class _Server:
-    """The child's side."""
+    """The child's side.
+
+    Weights are written into a private folder as they come, one at a time, and onnxruntime loads the model from there
+    by path, as it does for everybody. (What is handed over by `add_initializer` replaces weights after onnxruntime
+    has rewritten them under their old names: wrong numbers.) It maps the files, so that this process holds the
+    weights once, and they stay mapped when the folder is removed.
+    """
 
     def __init__(self) -> None:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(4)
         self.onnxruntime = onnxruntime
-        self.sessions: dict[int, tuple[Any, Any]] = {}
-        self.weights: dict[str, Any] = {}
+        self.sessions: dict[int, Any] = {}
+        self.stack, self.folder = ExitStack(), Path()
+        self.written = False
         self.count = 0
 
     def answer(self, header: dict[str, Any], array: Array | None) -> Frame:
         do = header["do"]
         if do == "begin":
-            self.weights = {}
+            self._drop_weights()
             return {}, None
         if do == "clear":
-            self.sessions, self.weights = {}, {}
+            self._drop_weights()
+            self.sessions = {}
             return {}, None
         if do == "weight":
-            self.weights[header["name"]] = array
+            assert array is not None
+            self._write(header["name"], array)
             return {}, None
         if do == "load":
             assert array is not None
-            return self.load(array, header["threads"], header["lean"]), None
+            try:
+                return self.load(array, self._options(header)), None
+            except Exception as error:  # the folder that it names is nobody's concern
+                raise RuntimeError(str(error).replace(f"{self.folder}/", "")) from error
+            finally:
+                self._drop_weights()
         if do == "rest":
             give_back_memory()
             return {}, None
@@ -177,7 +226,7 @@ class _Server:
             del self.sessions[header["id"]]
             return {}, None
         assert array is not None
-        session, _ = self.sessions[header["id"]]
+        session = self.sessions[header["id"]]
         feed = {session.get_inputs()[0].name: _as_type(array, session.get_inputs()[0].type)}
         if do == "run":
             result = np.asarray(session.run([session.get_outputs()[0].name], feed)[0])
@@ -186,28 +235,45 @@ class _Server:
             return {}, result
         return {"median_ms": _median_ms(session, feed, header["runs"])}, None
 
-    def load(self, model: Array, threads: int, lean: bool) -> dict[str, Any]:
-        options = self.onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are torch's too
-        if lean:
-            options.graph_optimization_level = self.onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-            options.add_session_config_entry("session.disable_prepacking", "1")
-            options.enable_cpu_mem_arena = False
-        values = [self.onnxruntime.OrtValue.ortvalue_from_numpy(w) for w in self.weights.values()]
-        if values:
-            for name, value in zip(self.weights, values, strict=True):
-                options.add_initializer(name, value)  # shares the memory; by itself it would look for the file
-            options.add_external_initializers(list(self.weights), values)
-        session = self.onnxruntime.InferenceSession(model.tobytes(), options, providers=["CPUExecutionProvider"])
+    def load(self, model: Array, options: Any) -> dict[str, Any]:
+        content: bytes | str = model.tobytes()
+        if self.written:
+            path = self.folder / "model.onnx"
+            path.write_bytes(model.tobytes())
+            content = str(path)
+        session = self.onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         session._model_bytes = None  # kept for a fallback that is never wanted here
         give_back_memory()
         number, self.count = self.count, self.count + 1
-        self.sessions[number] = (session, (self.weights, values))  # the session reads the weights where they are
-        self.weights = {}
+        self.sessions[number] = session
         described = [[[v.name, v.shape, v.type] for v in vs] for vs in (session.get_inputs(), session.get_outputs())]
         return {"id": number, "inputs": described[0], "outputs": described[1]}
+
+    def _options(self, header: dict[str, Any]) -> Any:
+        options = self.onnxruntime.SessionOptions()
+        options.intra_op_num_threads = header["threads"]
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are torch's too
+        levels = self.onnxruntime.GraphOptimizationLevel
+        names = ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_LAYOUT", "ENABLE_ALL")
+        name = dict(zip(get_args(Level), names, strict=True))[header["level"]]
+        options.graph_optimization_level = getattr(levels, f"ORT_{name}", levels.ORT_ENABLE_EXTENDED)  # LAYOUT: 1.23
+        if header["arithmetic"] == "exact":
+            for entry in EXACT.items():
+                options.add_session_config_entry(*entry)
+        options.enable_cpu_mem_arena = not header["lean"]
+        return options
+
+    def _write(self, name: str, weight: Array) -> None:
+        if not self.written:
+            self.folder, self.written = self.stack.enter_context(private_folder()), True
+        if Path(name).name != name:
+            raise ValueError(f"{name!r} is no name of a file")
+        weight.tofile(self.folder / name)
+
+    def _drop_weights(self) -> None:
+        self.written = False
+        self.stack.close()
 
 
 _TYPES = {"double": "float64", "float": "float32"}

@@ -180,7 +180,7 @@ def _open_beneath(folder: Path, parts: tuple[str, ...]) -> int:
 
 
 def external_entry(tensor: onnx.TensorProto) -> None:
-    """Marks a tensor as kept elsewhere, for a model whose weights are handed over beside it."""
+    """Marks a tensor as kept in a file of its own name, for a model whose weights are handed over beside it."""
     tensor.data_location = TensorProto.EXTERNAL
     entry: Any = tensor.external_data.add()
-    entry.key, entry.value = "location", "beside"
+    entry.key, entry.value = "location", tensor.name
