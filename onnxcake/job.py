@@ -78,8 +78,8 @@ def prepare(request: Request) -> Job:
     recipe = Recipe.load(DEFAULT if request.recipe is None else request.recipe, request.overrides)
     teacher = _teacher(request, recipe)
     signature = teacher.signature
-    asked = None if request.probe is None else probes.load(request.probe, signature.input_shape, signature.classes)
-    data = None if request.data is None else probes.load(request.data, signature.input_shape, signature.classes)
+    asked = None if request.probe is None else probes.load(request.probe, signature)
+    data = None if request.data is None else probes.load(request.data, signature)
     synthesis, view = _method(request, recipe, teacher, data)
     plan = _plan(request.folder, recipe, teacher, synthesis)
     synthesis = replace(synthesis, chunk=plan.chunk, dtype=plan.dtype, workers=plan.workers)

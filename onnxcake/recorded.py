@@ -33,7 +33,7 @@ def record_files(
         OnnxcakeError: as `record`, or if one of them cannot be read.
     """
     opened = Teacher.open(teacher, options or Options(), device)
-    given = probes.load(data, opened.signature.input_shape)
+    given = probes.load(data, opened.signature)
     return record(opened, torch.from_numpy(given.inputs), path)
 
 

@@ -130,7 +130,7 @@ def _inputs(
         data = StoreDataset(opened, held_out=opened.layout.held_out > 0)
         chosen["held_out"] = (data.take(list(range(len(data))))[0].numpy(), None)
     if probe is not None:
-        asked = probes.load(Path(probe), signature.input_shape)
+        asked = probes.load(Path(probe), signature)
         chosen["probe"] = (asked.inputs, asked.labels)
     if not chosen:
         noise = signature.to_input(random_inputs(signature.shape, Key(0).at("noise"), _NOISE_SAMPLES))

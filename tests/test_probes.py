@@ -13,12 +13,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from onnxcake import probes
 from onnxcake.errors import OnnxcakeError, ProbeError
-from onnxcake.probes import Probe, load
+from onnxcake.probes import Probe
+from onnxcake.teacher import Signature
 
 SHAPE, COUNT, CLASSES = (1, 3, 2), 6, 4
 INPUTS = np.random.default_rng(0).normal(size=(COUNT, *SHAPE)).astype(np.float32)
 LABELS = np.array([0, 3, 1, 2, 2, 0])
+
+
+def load(path: Path, shape: tuple[int, ...], classes: int | None = None) -> Probe:
+    """A probe for a teacher of this shape."""
+    return probes.load(path, Signature("x", shape, "y", "logits", classes or 0))
 
 
 def npz(path: Path, **arrays: Any) -> Path:
@@ -126,22 +133,21 @@ def test_name_and_digest(tmp_path: Path) -> None:
         INPUTS.transpose(0, 2, 3, 1),
         INPUTS[0],
         INPUTS[:0],
-        INPUTS.astype(np.int64),
         INPUTS.astype(complex),
         np.float32(1),
     ],
 )
 def test_a_wrong_shape_or_kind(array: Any, tmp_path: Path) -> None:
-    error = refused(npz(tmp_path / "p.npz", x=array, y=LABELS), "no single floating-point array of shape [n, 1, 3, 2]")
+    error = refused(npz(tmp_path / "p.npz", x=array, y=LABELS), "no single array of numbers of shape [n, 1, 3, 2]")
     assert f"'x' {array.dtype}{list(array.shape)}" in error.what and "'y' int64[6]" in error.what
 
 
 def test_two_arrays_that_could_be_the_inputs(tmp_path: Path) -> None:
-    refused(npz(tmp_path / "p.npz", train=INPUTS, test=INPUTS), "no single floating-point array")
+    refused(npz(tmp_path / "p.npz", train=INPUTS, test=INPUTS), "no single array")
 
 
 def test_two_arrays_that_could_be_the_labels(tmp_path: Path) -> None:
-    refused(npz(tmp_path / "p.npz", x=INPUTS, y=LABELS, z=LABELS), "several arrays could be the labels")
+    refused(npz(tmp_path / "p.npz", x=INPUTS, a=LABELS, b=LABELS), "several arrays could be the labels")
 
 
 def test_an_empty_archive(tmp_path: Path) -> None:
@@ -150,7 +156,7 @@ def test_an_empty_archive(tmp_path: Path) -> None:
     refused(tmp_path / "p.npz", "it has nothing")
 
 
-@pytest.mark.parametrize("labels", [LABELS + 1, LABELS - 1, LABELS + 100, LABELS.astype(np.uint64) + 2**63])
+@pytest.mark.parametrize("labels", [LABELS + 1, LABELS - 1, LABELS + 100])
 def test_labels_out_of_range(labels: Any, tmp_path: Path) -> None:
     error = refused(npz(tmp_path / "p.npz", x=INPUTS, y=labels), "but the teacher has 4 classes")
     assert "from 0 to 3" in error.remedy
@@ -209,7 +215,7 @@ def test_pickles_are_not_opened(name: str, tmp_path: Path, monkeypatch: pytest.M
         np.save(tmp_path / name, trap)
     else:
         np.savez(tmp_path / name, x=INPUTS, y=trap)
-    refused(tmp_path / name, "not a well-formed")
+    refused(tmp_path / name, "Python objects")
     assert not (tmp_path / "CANARY").exists()
 
 
@@ -249,7 +255,7 @@ def test_other_files(content: bytes, suffix: str, tmp_path: Path) -> None:
 def test_a_folder_without_probes(tmp_path: Path) -> None:
     (tmp_path / "probes").mkdir()
     (tmp_path / "probes" / "x.csv").write_text("1,2")
-    refused(tmp_path / "probes", "no .npz, .npy, .safetensors file")
+    refused(tmp_path / "probes", "no .npz, .npy, .zip, .safetensors file")
 
 
 def writers() -> dict[str, Callable[[Path], object]]:

@@ -1,0 +1,99 @@
+"""Probes: real inputs, given by the user, on which teacher and student are compared, or a student learns.
+
+Arrays and tables hold exactly what the teacher's file takes, already normalised if it wants that; nothing in them is
+scaled, transposed or guessed. Each way of keeping them has a file of its own here: `archives` reads, `matching` finds
+the file's inputs among the arrays, `labels` turns labels of any form into classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..child import Array
+from ..errors import ProbeError
+from ..files import sha256
+from ..teacher import Signature
+from .archives import read
+from .matching import match
+from .parts import Part, Probe, Takes, Wanted
+
+__all__ = ["Probe", "Takes", "load"]
+
+
+def load(
+    path: Path,
+    signature: Signature,
+    takes: Sequence[Takes] = (),
+    *,
+    class_names: Sequence[str] = (),
+    inner: Callable[[Mapping[str, Array]], Array] | None = None,
+) -> Probe:
+    """Reads a probe file, or all probe files of a folder.
+
+    For a teacher of one input, the one array of shape [n, *shape] is taken for it, under any name; several inputs are
+    found by their names. One other array of n whole numbers or classes' names holds the labels.
+
+    Args:
+        path: a ``.npz``, ``.npy``, ``.zip`` or ``.safetensors`` file, or a folder of such; ``.npy`` files of a folder
+            belong together (inputs in one, labels in another).
+        signature: of the teacher; no label is checked where its classes are not known (0).
+        takes: the inputs that the file is fed, if not the signature's alone.
+        class_names: the file's names of its classes, in their order, if it has them.
+        inner: computes the signature's input [n, …] out of the feeds, where it is a value inside the graph.
+
+    Raises:
+        ProbeError: if it cannot be read or does not fit.
+    """
+    own = Takes(signature.input_name, signature.input_shape, signature.input_dtype)
+    wanted = Wanted(tuple(takes) or (own,), signature, tuple(class_names))
+    parts = [match(arrays, source, wanted) for source, arrays in read(path)]
+    feeds = {value.name: _joined([(part.source, part.feeds[value.name]) for part in parts]) for value in wanted.takes}
+    labels = _labels_of(parts, path)
+    if signature.input_name in feeds:
+        inputs = feeds[signature.input_name].astype(np.float32)
+    else:
+        assert inner is not None, "the signature's input is neither fed nor computed"
+        inputs = inner(feeds).astype(np.float32)
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    return Probe(inputs, labels, path.name, _digest(feeds, inputs, labels), feeds, notes)
+
+
+def _joined(arrays: list[tuple[Path, Array]]) -> Array:
+    (first, like), *others = arrays
+    for source, array in others:
+        if array.shape[1:] != like.shape[1:]:
+            raise ProbeError(
+                f"its inputs have shape {list(array.shape[1:])}, those of {first.name} {list(like.shape[1:])}",
+                where=source,
+                remedy="Give files whose inputs have one shape.",
+            )
+    return np.concatenate([array for _, array in arrays]) if others else like
+
+
+def _labels_of(parts: list[Part], path: Path) -> Array | None:
+    """The labels of all parts, or None.
+
+    Raises:
+        ProbeError: if some have none.
+    """
+    labels = [part.labels for part in parts if part.labels is not None]
+    if labels and len(labels) < len(parts):
+        without = next(part.source.name for part in parts if part.labels is None)
+        raise ProbeError(
+            f"some of the files have labels and some have not, such as {without}",
+            where=path,
+            remedy="Give all of them labels, or none.",
+        )
+    return np.concatenate(labels) if labels else None
+
+
+def _digest(feeds: Mapping[str, Array], inputs: Array, labels: Array | None) -> str:
+    """A digest of the numbers, whatever they were kept in; of one input its float32 alone, as earlier runs have it."""
+    end = b"" if labels is None else labels.tobytes()
+    if len(feeds) == 1:
+        return sha256(inputs.tobytes() + end)
+    each = (f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes() for name, array in feeds.items())
+    return sha256(b"".join(each) + end)

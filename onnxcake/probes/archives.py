@@ -1,0 +1,114 @@
+"""Reading arrays: ``.npz``, ``.npy``, ``.zip`` and ``.safetensors`` files, and folders of them.
+
+Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.lib import format as npy
+from safetensors.numpy import load_file
+
+from ..child import Array
+from ..errors import ProbeError, shown
+
+SUFFIXES = (".npz", ".npy", ".zip", ".safetensors")
+REMEDY = "Give inputs saved by numpy.savez or safetensors."
+_SHARE = 0.5  # of the free memory, for what one file unpacks to
+_NO_OBJECTS = 'Save it as plain numbers: numpy.asarray(x, "float32"), or "int64" for labels.'
+
+
+def read(path: Path) -> list[tuple[Path, dict[str, Array]]]:
+    """Reads the arrays of a file, or of each file in a folder, by their names.
+
+    Raises:
+        ProbeError: if it cannot be read.
+    """
+    try:
+        folder = stat.S_ISDIR(path.stat().st_mode)
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if folder else [path]
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not files:
+        raise ProbeError(f"no {', '.join(SUFFIXES)} file in this folder", where=path, remedy=REMEDY)
+    loose = [file for file in files if folder and file.suffix == ".npy"]
+    together = [(path, {file.stem: _arrays(file)["array"] for file in loose})] if loose else []
+    return together + [(file, _arrays(file)) for file in files if file not in loose]
+
+
+def unreadable(path: Path, error: Exception, kinds: str = ".npz, .npy or .safetensors") -> ProbeError:
+    """The error for a file that the system or a parser refuses."""
+    reason = getattr(error, "strerror", None) or f"not a well-formed {kinds} file"
+    return ProbeError(f"cannot be read ({reason})", where=path, remedy=REMEDY)
+
+
+def check_memory(size: int, path: Path) -> None:
+    """Makes sure that so many bytes can be held.
+
+    Raises:
+        ProbeError: if not.
+    """
+    free = psutil.virtual_memory().available
+    if size > free * _SHARE:
+        raise ProbeError(
+            f"it unpacks to {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free",
+            where=path,
+            remedy="Give fewer inputs: a few thousand say enough.",
+        )
+
+
+def _arrays(file: Path) -> dict[str, Array]:
+    if not file.is_file():
+        raise ProbeError("not a regular file", where=file, remedy=REMEDY)
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        with file.open("rb") as source:
+            if source.read(4).startswith(b"PK"):
+                return _members(file)
+            source.seek(0)
+            return {"array": _array(source, file, "array", file.stat().st_size)}
+    except ProbeError:
+        raise
+    except Exception as error:  # damage makes zipfile, zlib, numpy and its tokenizer raise errors of their own
+        raise unreadable(file, error) from error
+
+
+def _members(file: Path) -> dict[str, Array]:
+    """The arrays of an archive; what else lies in it, such as a README, is not looked at."""
+    arrays: dict[str, Array] = {}
+    with zipfile.ZipFile(file) as archive:
+        found = [member for member in archive.infolist() if _is_array(member.filename)]
+        check_memory(sum(member.file_size for member in found), file)
+        for member in found:
+            name = member.filename.removesuffix(".npy")
+            with archive.open(member) as source:
+                arrays[name] = _array(source, file, name, member.file_size)
+    return arrays
+
+
+def _is_array(member: str) -> bool:
+    """Whether a member's name is that of an array; macOS adds hidden twins of each."""
+    return member.endswith(".npy") and not any(part.startswith((".", "__MACOSX")) for part in member.split("/"))
+
+
+def _array(source: Any, file: Path, name: str, size: int) -> Array:
+    version = npy.read_magic(source)
+    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = header(source)
+    if dtype.hasobject:
+        raise ProbeError(
+            f"{shown(name)} holds Python objects, which are a pickle: no pickle is opened",
+            where=file,
+            remedy=_NO_OBJECTS,
+        )
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
+        raise ValueError("the file is shorter than its header says")
+    source.seek(0)
+    return npy.read_array(source, allow_pickle=False)

@@ -1,0 +1,75 @@
+"""What a probe is made of, and what is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..child import Array
+from ..teacher import Signature
+
+
+@dataclass(frozen=True)
+class Takes:
+    """One of the inputs that a teacher's file is fed.
+
+    Attributes:
+        name: in the file.
+        shape: of one sample, without the batch; None for a size that the file leaves open.
+        dtype: the file's, such as float32, int64, bool or string.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str = "float32"
+
+    def fits(self, array: Array) -> bool:
+        """Whether an array is [n, *shape]."""
+        sizes = array.shape[1:]
+        return array.ndim == len(self.shape) + 1 and all(
+            asked in (None, size) for asked, size in zip(self.shape, sizes, strict=True)
+        )
+
+    def __str__(self) -> str:
+        return f"[{', '.join(['n', *('?' if size is None else str(size) for size in self.shape)])}]"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a teacher asks of a probe: the inputs it is fed, its signature, and the names of its classes, if known."""
+
+    takes: tuple[Takes, ...]
+    signature: Signature
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one source gave: arrays [n, …] by input, labels [n] or [n, labels] int64, and what to say of them."""
+
+    source: Path
+    feeds: Mapping[str, Array]
+    labels: Array | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Real inputs, as the teacher's file takes them.
+
+    Attributes:
+        inputs: the signature's input [n, …], float32.
+        labels: right classes [n], or labels set [n, labels], int64, if they are known.
+        name: the source's.
+        digest: of all numbers.
+        feeds: the file's inputs [n, …] by name, each in the file's own type.
+        notes: what was taken for what, in words for the user.
+    """
+
+    inputs: Array
+    labels: Array | None
+    name: str
+    digest: str
+    feeds: Mapping[str, Array] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
