@@ -63,16 +63,49 @@ def make_folder(folder: Path) -> None:
             trial.unlink(missing_ok=True)
 
 
+def check_target(path: Path, *, stream: bool = True) -> None:
+    """Check, before any work, that nothing but a regular file would be replaced under ``path``.
+
+    Args:
+        stream: whether it may be a character device or a pipe, which is written into.
+
+    Raises:
+        OutputError: otherwise.
+    """
+    if _is_stream(path) and not stream:
+        raise _in_the_way(path, "a device or a pipe")
+
+
+def make_parent(path: Path) -> None:
+    """`make_folder` of the folder that ``path`` is to lie in; devices and pipes are where they are.
+
+    Raises:
+        OutputError: as `make_folder` and `check_target`.
+    """
+    if not _is_stream(path):
+        make_folder(path.absolute().parent)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Puts ``content`` under ``path``, whole or not at all, safe against a kill and against power loss.
 
+    What is no regular file is never replaced: a character device or a pipe gets the content written into it.
+
     Raises:
-        OutputError: if it cannot be written; under ``path`` is what was there before, or all of ``content``.
+        OutputError: if it cannot be written, or is a link, a folder, a socket or a disk; under ``path`` is what was
+            there before, or all of ``content``.
     """
+    if _is_stream(path):
+        with writing(path), path.open("wb", buffering=0) as stream:
+            view = memoryview(content)
+            while view:
+                view = view[stream.write(view) :]
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with writing(path):
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # no link that somebody has put there is followed
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -167,6 +200,31 @@ def sha256_file(path: Path) -> str:
 def canonical(value: Any) -> bytes:
     """One byte string for each JSON value, whatever the order of its keys: what keys are made from."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _is_stream(path: Path) -> bool:
+    """Tell whether ``path`` is a character device or a pipe, to be written into, and no file to be replaced.
+
+    Raises:
+        OutputError: if it is neither, nor a regular file.
+    """
+    with writing(path):
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return False
+    if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+        return True
+    if stat.S_ISREG(mode):
+        return False
+    kinds = {stat.S_ISLNK: "a link", stat.S_ISDIR: "a folder", stat.S_ISSOCK: "a socket", stat.S_ISBLK: "a disk"}
+    name = next((name for is_kind, name in kinds.items() if is_kind(mode)), "no regular file")
+    raise _in_the_way(path, f"{name} to {path.readlink()}" if stat.S_ISLNK(mode) else name)
+
+
+def _in_the_way(path: Path, name: str) -> OutputError:
+    remedy = "Move it away, or choose another name with --out."
+    return OutputError(f"is {name}, which is not replaced by a file", where=path, remedy=remedy)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import probes, tensorfile
 from .errors import OutputError, UsageError, shown
-from .files import canonical, sha256, write_atomic
+from .files import canonical, check_target, make_parent, sha256, write_atomic
 from .teacher import Options, Statistics, Teacher
 
 _KIND = "activation statistics"
@@ -60,6 +60,7 @@ def record(teacher: Teacher, inputs: Tensor, path: Path) -> tuple[str, ...]:
         )
     if len(inputs) < 2:
         raise UsageError(f"{len(inputs)} inputs have no variance", remedy="Give many, such as the training set.")
+    make_parent(path)
     moments = measure(teacher, inputs, taps)
     if not all(part.isfinite().all() for pair in moments for part in pair):
         raise UsageError(
@@ -82,8 +83,9 @@ def record(teacher: Teacher, inputs: Tensor, path: Path) -> tuple[str, ...]:
 
 def _guard(path: Path) -> None:
     """Makes sure that nothing but earlier statistics is overwritten."""
+    check_target(path)
     try:
-        if path.exists():
+        if path.is_file():
             _read(path)
     except UsageError as error:
         what = "is not a file of recorded statistics, and it would be overwritten"

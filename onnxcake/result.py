@@ -138,8 +138,8 @@ def finish(
     )
     shown = StoreDataset(store, held_out=not store.layout.batches, resident_bytes=0)  # a few samples out of all
     files.write_atomic(out / runs.PICTURE, _picture(asked, session, shown, signature))
-    files.write_json(out / runs.REPORT, report.data)
     files.write_atomic(out / runs.TABLE, _as_text(report))
+    files.write_json(out / runs.REPORT, report.data)  # the last one: it says that all is there
     return report
 
 

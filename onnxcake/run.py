@@ -20,9 +20,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import __version__
+from . import __version__, files
 from .errors import OutputError, StoreError
-from .files import write_json
 from .recipe import Recipe
 from .teacher import Facts
 
@@ -47,7 +46,7 @@ class Run:
             "teacher": self.teacher.as_dict(),
             "recipe": self.recipe.as_dict(),
         }
-        write_json(folder / FILE, value)
+        files.write_json(folder / FILE, value)
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -71,8 +70,10 @@ def guard(folder: Path) -> None:
     """Makes sure that a folder is new, empty, or of an earlier run, so that nobody's files are overwritten.
 
     Raises:
-        OutputError: otherwise.
+        OutputError: otherwise, or if a link, a folder or a device has the name of one of the files.
     """
+    for name in (FILE, START, CUT, STUDENT, PICTURE, REPORT, TABLE):
+        files.check_target(folder / name, stream=False)
     ours = [name for name in (STUDENT, REPORT, PICTURE, TABLE) if (folder / name).exists()]
     if ours and not (folder / FILE).exists():
         raise OutputError(

@@ -132,7 +132,7 @@ def run(
     path = Path(f"{teacher.stem}-small.onnx") if out is None else out
     _guard(path, teacher, named=out is not None)
     opened = Teacher.open(teacher, options or Options())
-    files.make_folder(path.absolute().parent)
+    files.make_parent(path)
     with Runtime() as runtime:
         shapes = None if named is None else named.shapes(opened.signature)
         pruned = cut_of(opened, goal, score, Key(seed), runtime, drop_blocks, low_rank, shapes)
@@ -197,7 +197,8 @@ def _guard(path: Path, teacher: Path, named: bool) -> None:
     Raises:
         UsageError, OutputError: otherwise.
     """
-    if not path.exists():
+    files.check_target(path)
+    if not path.is_file():
         return
     if teacher.exists() and path.samefile(teacher):
         raise UsageError("it would overwrite the teacher", where=path, remedy="Choose another file with --out.")

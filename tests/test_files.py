@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,67 @@ def test_what_is_written_is_read(content: bytes, tmp_path: Path) -> None:
         assert (tmp_path / "a").read_bytes() == content and names_in(tmp_path) == ["a"]
 
 
-def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
+def _link_to(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+IN_THE_WAY = {
+    "a link": (_link_to("elsewhere"), "a link to elsewhere"),
+    "a link that leads nowhere": (_link_to("gone"), "a link to gone"),
+    "a link to itself": (_link_to("a"), "a link to a"),
+    "a link to a device": (_link_to("/dev/null"), "a link to /dev/null"),
+    "a folder": (Path.mkdir, "a folder"),
+    "a disk": (lambda path: os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(250, 250)), "a disk"),
+    "a socket": (lambda path: os.mknod(path, stat.S_IFSOCK | 0o600), "a socket"),
+}
+
+
+@pytest.mark.parametrize("make, name", IN_THE_WAY.values(), ids=IN_THE_WAY.keys())
+def test_what_is_no_file_is_neither_replaced_nor_followed(
+    make: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").write_bytes(OLD)
-    (tmp_path / "a").symlink_to("elsewhere")
+    try:
+        make(tmp_path / "a")
+    except PermissionError:
+        pytest.skip("no right to make one")
+    before = (tmp_path / "a").lstat()
+    for write in (lambda path: files.write_atomic(path, NEW), files.check_target, files.make_parent):
+        with pytest.raises(OutputError, match=f"is {name}, which is not replaced") as caught:
+            write(tmp_path / "a")
+        assert caught.value.where == str(tmp_path / "a") and "--out" in caught.value.remedy
+    assert (tmp_path / "a").lstat().st_ino == before.st_ino and names_in(tmp_path) == ["a", "elsewhere"]
+    assert (tmp_path / "elsewhere").read_bytes() == OLD
+
+
+def test_a_pipe_is_written_into(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a")
+    with subprocess.Popen(["cat", tmp_path / "a"], stdout=subprocess.PIPE) as reader:
+        files.check_target(tmp_path / "a")
+        files.make_parent(tmp_path / "a")
+        files.write_atomic(tmp_path / "a", NEW)
+        assert reader.communicate(timeout=30)[0] == NEW
+    assert stat.S_ISFIFO((tmp_path / "a").lstat().st_mode) and names_in(tmp_path) == ["a"]
+    with pytest.raises(OutputError, match="a device or a pipe"):
+        files.check_target(tmp_path / "a", stream=False)
+
+
+@pytest.mark.parametrize("minor, name", [(3, "null"), (7, "full")])
+def test_a_device_is_written_into(minor: int, name: str, tmp_path: Path) -> None:
+    try:
+        os.mknod(tmp_path / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+    except PermissionError:
+        pytest.skip("no right to make a device")
+    with pytest.raises(OutputError, match="No space left") if name == "full" else nullcontext():
+        files.write_atomic(tmp_path / name, NEW)
+    assert stat.S_ISCHR((tmp_path / name).lstat().st_mode) and names_in(tmp_path) == [name]
+
+
+def test_a_link_under_the_temporarys_name_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(OLD)
+    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to("elsewhere")
     files.write_atomic(tmp_path / "a", NEW)
-    assert not (tmp_path / "a").is_symlink() and (tmp_path / "elsewhere").read_bytes() == OLD
+    assert (tmp_path / "elsewhere").read_bytes() == OLD and (tmp_path / "a").read_bytes() == NEW
 
 
 def test_json_is_told_in_the_order_given(tmp_path: Path) -> None:
@@ -79,10 +136,10 @@ class Faults:
         opening = Path.open
 
         def opened(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
-            if "w" not in mode:
+            if "x" not in mode:
                 return opening(path, mode, *rest, **more)
             self._maybe_fail()
-            return _Faulty(opening(path, "wb", buffering=0), self)
+            return _Faulty(opening(path, "xb", buffering=0), self)
 
         patch.setattr(Path, "open", opened)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import stat
 import warnings
 from functools import partial
 from pathlib import Path
@@ -286,3 +287,16 @@ def test_the_commands_exit_codes(tmp_path: Path) -> None:
     assert code(sklearn_file("linear", tmp_path / "linear.onnx")) == 4
     (tmp_path / "digits-small.onnx").write_text("notes")
     assert code(DIGITS) == 7
+
+
+def test_what_is_no_file_is_not_replaced_by_the_student(tmp_path: Path) -> None:
+    (tmp_path / "link.onnx").symlink_to("kept")
+    (tmp_path / "digits-small.onnx").symlink_to("kept")
+    (tmp_path / "folder.onnx").mkdir()
+    for name in (["-o", "link.onnx"], ["-o", "folder.onnx"], ["-o", "/dev/stdout"], []):
+        ended = command("shrink", DIGITS, *name, cwd=tmp_path)
+        assert ended.code == 7 and "is not replaced by a file" in ended.err and ended.out == "", name
+    assert command("shrink", DIGITS, "-o", "/dev/null", cwd=tmp_path).code == 0
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits-small.onnx", "folder.onnx", "link.onnx"]
+    assert (tmp_path / "link.onnx").is_symlink() and (tmp_path / "digits-small.onnx").is_symlink()
