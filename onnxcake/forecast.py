@@ -91,8 +91,8 @@ def describe(job: Job, ahead: Forecast) -> str:
         *(f"input      {assumption}" for assumption in signature.assumptions),
         f"recipe     {job.run.recipe.title}",
         *(f"instead    {note}" for note in job.view.notes),
-        f"student    {_named(pupil.architecture, pupil.hyper)}{int8}, {sizes}, "
-        f"{pupil.parameters / facts.parameters:.0%} of the teacher's{stepped}",
+        f"student    {_named(pupil.architecture, pupil.hyper)}{int8}, {sizes}"
+        f"{_share(pupil.parameters, facts.parameters)}{stepped}",
         _set(job, ahead),
         f"work       {ahead.batches} batches to make, {ahead.teacher_passes:,} teacher passes with "
         f"gradient, about {duration(ahead.synthesis_s)}; {ahead.student_steps:,} student steps, about "
@@ -101,6 +101,11 @@ def describe(job: Job, ahead: Forecast) -> str:
     if not synthesis.has_gradient:
         lines[-1] = lines[-1].replace("0 teacher passes with gradient", "by asking for classes alone")
     return "\n".join(lines)
+
+
+def _share(student: int, teacher: int) -> str:
+    """Say how large a student is beside its teacher; nothing beside one that has no parameters at all."""
+    return f", {student / teacher:.0%} of the teacher's" if teacher else ""
 
 
 def _named(name: str, keys: dict[str, Any]) -> str:

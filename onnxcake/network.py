@@ -46,8 +46,11 @@ class Auto(Goal):
         """The shapes of that architecture's weights; see `student.shapes_of`."""
         return None if self.named is None else shapes_of(*self.named, signature)
 
-    def share_of(self, parameters: int) -> float:
-        """The share of so many parameters, for a student that cannot be cut.
+    def most_of(self, parameters: int) -> float:
+        """Say how many parameters a student may have that cannot be cut out of its teacher.
+
+        Args:
+            parameters: the teacher's.
 
         Raises:
             RecipeError: if the goal does not say it.
@@ -58,7 +61,7 @@ class Auto(Goal):
                 remedy="Say keep, max_params or max_bytes, or name an architecture: -o student.architecture=mlp.",
             )
         most = self.max_params if self.max_params is not None else self.max_bytes and self.max_bytes / _BYTES
-        return (self.keep or HALF) if most is None else most / parameters
+        return (self.keep or HALF) * parameters if most is None else most
 
 
 _BYTES = 4  # of a parameter in a file

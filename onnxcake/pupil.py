@@ -71,7 +71,7 @@ class Pupil:
             )
         if name == "auto" and start is None:
             asked: Auto = section.architecture.build({"auto": Auto})
-            name, hyper = asked.named or choose(teacher, asked.share_of(teacher.parameters))
+            name, hyper = asked.named or choose(teacher, asked.most_of(teacher.parameters))
         rounds = recipe.synthesis.rounds
         course = Course(
             rounds=rounds,

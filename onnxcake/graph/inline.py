@@ -9,6 +9,7 @@ import onnx
 import onnx.inliner
 
 from ..errors import BadTeacherFile, UnsupportedTeacher, first_line, shown
+from .constants import lift_constants
 from .load import LIMIT_NODES, TeacherFile
 from .walk import graphs, nodes
 
@@ -48,11 +49,13 @@ def inlined(file: TeacherFile) -> onnx.ModelProto:
             given = {attribute.name for attribute in node.attribute}
             node.attribute.extend(a for a in function.attribute_proto if a.name not in given)
     try:
-        return onnx.inliner.inline_local_functions(proto)
+        proto = onnx.inliner.inline_local_functions(proto)
     except Exception as error:
         raise BadTeacherFile(
             f"its functions cannot be written out: {first_line(error)}", where=file.name, remedy="Export it again."
         ) from error
+    lift_constants(proto, file.name, shared=True)
+    return proto
 
 
 def in_evaluation_mode(proto: onnx.ModelProto) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -17,7 +17,9 @@ from onnx import TensorProto, numpy_helper
 from ..errors import BadTeacherFile, TeacherError, UnsupportedTeacher, first_line, shown
 from ..files import canonical, sha256
 from .check import check
+from .constants import has_nan, lift_constants
 from .external import MOST_DIMENSIONS, read_external, size_outside
+from .order import sort_nodes
 from .reading import not_onnx, read_regular
 from .walk import graphs, nodes, tensors
 
@@ -97,8 +99,11 @@ def _checked(content: bytes, name: str, path: Path | None) -> TeacherFile:
         size += sum(part.bytes for part in outside.values())
         digest = sha256(canonical([digest, {location: part.digest for location, part in sorted(outside.items())}]))
     _check_sparse(proto, name)
+    sort_nodes(proto, name)
     weights = _take_weights(proto, name)
     check(proto, weights, name)
+    lift_constants(proto, name)
+    weights |= _take_weights(proto, name, but=weights)
     return TeacherFile(proto, weights, digest, size, name)
 
 
@@ -185,10 +190,16 @@ def _check_sparse(proto: onnx.ModelProto, name: str) -> None:
             )
 
 
-def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any, Any]]:
-    """Moves the data of large initialisers out of the proto; refuses NaN in any of them."""
+def _take_weights(proto: onnx.ModelProto, name: str, but: Container[str] = ()) -> dict[str, np.ndarray[Any, Any]]:
+    """Moves the data of large initialisers out of the proto; refuses NaN in any of them.
+
+    Args:
+        but: the names of those that were looked at before.
+    """
     weights: dict[str, np.ndarray[Any, Any]] = {}
     for tensor in proto.graph.initializer:
+        if tensor.name in but:
+            continue
         try:
             array = numpy_helper.to_array(tensor) if tensor.data_type != TensorProto.STRING else None
         except Exception as error:
@@ -199,7 +210,7 @@ def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any
             ) from error
         if array is None:
             continue
-        if _has_nan(array):
+        if has_nan(array):
             raise BadTeacherFile(
                 f"the weight {shown(tensor.name)} holds NaN", where=name, remedy="Ask its vendor for a sound file."
             )
@@ -208,7 +219,3 @@ def _take_weights(proto: onnx.ModelProto, name: str) -> dict[str, np.ndarray[Any
             for part in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
                 tensor.ClearField(part)
     return weights
-
-
-def _has_nan(array: np.ndarray[Any, Any]) -> bool:
-    return "float" in array.dtype.name and bool(np.isnan(array).any())  # bfloat16 and float8 have a kind of their own

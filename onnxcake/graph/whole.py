@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..child import Array
 from ..errors import UnsupportedTeacher
+from .constants import FLOATS
 from .export import clean, named
 from .inline import in_evaluation_mode, inlined
 from .load import TeacherFile
@@ -21,14 +22,13 @@ from .reading import LIMIT_BYTES
 from .walk import nodes, reaching, read_by
 
 _LOW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
-_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, *_LOW}
 
 
 def whole(file: TeacherFile) -> bytes:
     """A file as one model: functions written out, nothing in training mode, no texts of the host. Consumes ``file``.
 
-    Weights that were kept outside are inside, those in Constant nodes are initialisers, and those that an exporter
-    has made one because they were all ones or zeros are several again. What is whole stays as it is, to the bit.
+    Weights that were kept outside are inside, and those that an exporter has made one because they were all ones or
+    zeros are several again. What is whole stays as it is, to the bit.
 
     Raises:
         UnsupportedTeacher: if it is larger than one file can be.
@@ -41,26 +41,9 @@ def whole(file: TeacherFile) -> bytes:
     for tensor in proto.graph.initializer:
         if tensor.name in file.weights:
             tensor.raw_data = file.weights[tensor.name].tobytes()
-    _lift_constants(proto)
     _untie(proto)
     content: bytes = clean(proto).SerializeToString(deterministic=True)
     return content
-
-
-def _lift_constants(proto: onnx.ModelProto) -> None:
-    """Turns Constant nodes of float tensors into initialisers."""
-    kept = []
-    for node in proto.graph.node:
-        tensor = next((a.t for a in node.attribute if a.name == "value"), None)
-        if tensor is None or node.op_type != "Constant" or node.domain or tensor.data_type not in _FLOATS:
-            kept.append(node)
-            continue
-        weight = proto.graph.initializer.add()
-        weight.CopyFrom(tensor)
-        weight.name = node.output[0]
-        proto.ir_version = max(proto.ir_version, 4)  # before, an initialiser had to be an input too
-    del proto.graph.node[:]
-    proto.graph.node.extend(kept)
 
 
 def _untie(proto: onnx.ModelProto) -> None:
@@ -84,7 +67,7 @@ def _untie(proto: onnx.ModelProto) -> None:
 
 def _is_even(tensor: TensorProto) -> bool:
     """Whether a tensor holds one float many times."""
-    if tensor.data_type not in _FLOATS or math.prod(tensor.dims) < 2:
+    if tensor.data_type not in FLOATS or math.prod(tensor.dims) < 2:
         return False
     array = numpy_helper.to_array(tensor)
     return bool((array == array.flat[0]).all())

@@ -14,15 +14,15 @@ Choice = tuple[str, dict[str, Any]]
 _DEEP = 500_000  # parameters from which a convolutional teacher with shortcuts gets a ResNet
 
 
-def choose(teacher: Facts, keep: float) -> Choice:
-    """The largest member of the teacher's family with at most ``keep`` of its parameters.
+def choose(teacher: Facts, most: float) -> Choice:
+    """The largest member of the teacher's family with at most ``most`` parameters.
 
     Where none is that small, the smallest member.
 
     Returns:
         (architecture, its hyper-parameters).
     """
-    limit, best, least = keep * teacher.parameters, None, None
+    best, least = None, None
     for name, hyper in _family(teacher):
         try:
             size = parameters(lambda name=name, hyper=hyper: ARCHITECTURES[name](teacher.signature, **hyper))  # type: ignore[misc]
@@ -30,7 +30,7 @@ def choose(teacher: Facts, keep: float) -> Choice:
             continue
         if least is None or size < least[0]:
             least = (size, (name, hyper))
-        if size <= limit and (best is None or size > best[0]):
+        if size <= most and (best is None or size > best[0]):
             best = (size, (name, hyper))
     chosen = best or least
     if chosen is None:

@@ -28,7 +28,7 @@ from . import probe
 from .description import describe_file, describe_graph, told
 from .facts import Facts
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
-from .opened import Opened, parameters
+from .opened import Opened
 from .options import Options
 from .output import choose_output, output_kind
 from .scores import Logits, way_back
@@ -91,7 +91,7 @@ class Examiner:
                 remedy="Give a smaller teacher, or check the shapes in the file.",
             )
         self.points, self.batches = probe.points_for(macs), probe.batches_for(macs)
-        self.exam.found["cost"] = {"parameters": parameters(self.opened), "multiply_adds": macs}
+        self.exam.found["cost"] = {"parameters": self.opened.parameters, "multiply_adds": macs}
         return macs
 
     def run(self) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from ..errors import BadTeacherFile
 from ..graph.convert import Converted, convert
 from ..graph.ends import Tail, tail
-from ..graph.float_twin import is_quantised
 from ..graph.load import TeacherFile, load, load_bytes
 from ..graph.normalise import SafeGraph, normalise
+from ..graph.parameters import parameters_of
 from ..graph.records import LIMITS, Limits
 from .options import Options
 from .output import choose_output
@@ -37,6 +37,11 @@ class Opened:
         """Input units → logits [n, classes]."""
         end = self.end(kind)
         return nn.Sequential(self.converted.module(end), Logits(kind, end != self.output)).eval()
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many parameters the output depends on; see `graph.parameters`."""
+        return parameters_of(self.safe.cut(self.output))
 
     def end(self, kind: OutputKind) -> str:
         """The value that logits are taken from: what goes into a last Softmax or Sigmoid, else the output."""
@@ -81,11 +86,3 @@ def _built(
     converted = convert(safe, fixed=fixed, limits=limits, trained=trained)
     output = choose_output(converted, file.name)
     return Opened(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)
-
-
-def parameters(opened: Opened) -> int:
-    """Numbers in the float weights that the output depends on."""
-    model = opened.safe.cut(opened.output)
-    floats = {1, 10, 11, 16}
-    quantised = {2, 3, 21, 22} if is_quantised(model) else set()
-    return sum(int(np.prod(w.dims)) for w in model.graph.initializer if w.data_type in floats | quantised)

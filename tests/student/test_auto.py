@@ -101,7 +101,7 @@ def teachers(export: Any, runtime: Runtime, tmp_path_factory: pytest.TempPathFac
 
 
 def size(teacher: Facts, keep: float) -> int:
-    name, hyper = choose(teacher, keep)
+    name, hyper = choose(teacher, keep * teacher.parameters)
     return parameters(lambda: ARCHITECTURES[name](teacher.signature, **hyper))
 
 
@@ -109,7 +109,7 @@ def size(teacher: Facts, keep: float) -> int:
 @pytest.mark.parametrize("keep", [1.0, 0.5, 0.25])
 def test_it_is_of_the_family_and_small_enough(keep: float, name: str, teachers: dict[str, Facts]) -> None:
     teacher = teachers[name]
-    chosen, hyper = choose(teacher, keep)
+    chosen, hyper = choose(teacher, keep * teacher.parameters)
     assert chosen in TEACHERS[name][2]
     student = make(chosen, hyper, teacher.signature, Key(0)).eval()
     smallest = size(teacher, 1e-9)

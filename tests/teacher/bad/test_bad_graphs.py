@@ -66,13 +66,48 @@ def dense_and_sparse() -> onnx.ModelProto:
 GRAPHS = {
     "a cycle": bad(
         BadTeacherFile,
-        "topologically sorted",
+        ("'a'", "'b'", "in a circle"),
         N("Add", ["x", "b"], ["a"], name="first"),
         N("Relu", ["a"], ["b"], name="second"),
         N("MatMul", ["a", "W"], ["y"]),
     ),
-    "a node that reads its own output": bad(BadTeacherFile, "'y'", N("Add", ["y", "x"], ["y"])),
-    "not sorted": bad(BadTeacherFile, "topologically sorted", N("Relu", ["h"], ["y"]), HIDDEN),
+    "a circle beside a sound part": bad(
+        BadTeacherFile,
+        "its values 'b', 'c', 'a' depend on each other in a circle",
+        N("Relu", ["y"], ["after"]),
+        N("Add", ["x", "c"], ["a"]),
+        N("Relu", ["a"], ["b"]),
+        N("Relu", ["b"], ["c"]),
+        N("MatMul", ["a", "W"], ["y"]),
+    ),
+    "a circle in a branch": bad(
+        BadTeacherFile,
+        "in a circle",
+        HIDDEN,
+        N(
+            "If",
+            ["yes"],
+            ["y"],
+            then_branch=inner("t", [N("Add", ["h", "inner"], ["c"]), N("Relu", ["c"], ["inner"])]),
+            else_branch=inner("e", [N("Relu", ["h"], ["inner"])]),
+        ),
+        weights={"yes": np.array(True)},
+    ),
+    "a branch that reads what its own If gives": bad(
+        BadTeacherFile,
+        "its value 'y' depends on itself",
+        N(
+            "If",
+            ["yes"],
+            ["y"],
+            then_branch=inner("t", [N("Relu", ["y"], ["inner"])]),
+            else_branch=inner("e", [N("Relu", ["x"], ["inner"])]),
+        ),
+        weights={"yes": np.array(True)},
+    ),
+    "a node that reads its own output": bad(
+        BadTeacherFile, "its value 'y' depends on itself", N("Add", ["y", "x"], ["y"])
+    ),
     "an undefined input": bad(BadTeacherFile, "nowhere", N("MatMul", ["x", "nowhere"], ["y"])),
     "an undefined input in a branch": bad(
         BadTeacherFile,

@@ -77,6 +77,31 @@ def without_a_type_of_the_output(model: onnx.ModelProto) -> None:
 
 GRAPHS = {
     "as plain as can be": good(SCORES),
+    "nodes in no order": good(N("Relu", ["h"], ["r"]), N("MatMul", ["r", "Q"], ["y"]), HIDDEN, weights={"Q": Q}),
+    "nodes in no order in a branch, and the If before what it reads": good(
+        N("Tanh", ["chosen"], ["y"]),
+        N(
+            "If",
+            ["yes"],
+            ["chosen"],
+            then_branch=inner("t", [N("Add", ["r", "h"], ["inner"]), N("Relu", ["h"], ["r"])]),
+            else_branch=inner("e", [N("Relu", ["h"], ["inner"])]),
+        ),
+        HIDDEN,
+        weights={"yes": YES},
+    ),
+    "a branch that makes a value of the If's own name": good(
+        N("Relu", ["s"], ["y"]),
+        N(
+            "If",
+            ["yes"],
+            ["s"],
+            then_branch=inner("t", [N("Relu", ["s"], ["inner"]), N("Tanh", ["h"], ["s"])]),
+            else_branch=inner("e", [N("Relu", ["h"], ["inner"])]),
+        ),
+        HIDDEN,
+        weights={"yes": YES},
+    ),
     "an output that is listed twice": changed(output_twice),
     "shapes that are not so": changed(lying_shapes, HIDDEN, N("Relu", ["h"], ["y"])),
     "an output without a shape": changed(without_a_type_of_the_output),

@@ -1,0 +1,70 @@
+"""Count a model's parameters: the one definition for what is inspected, extracted, cut and reported.
+
+A parameter is a number of a constant of floats that has an axis, wherever the file keeps it: in an initialiser, dense
+or sparse (with its zeros), in a Constant node, in the attributes of a classical model (ai.onnx.ml), in the main graph
+or in the body of an If, Loop, Scan or function; once, however often it is read. A quantised model's are whole numbers
+too. Not counted are single numbers without an axis (an epsilon, 0.5) and the attributes of operators that prepare
+inputs (Scaler, Imputer).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx
+from onnx import TensorProto
+
+from .constants import FLOATS
+from .float_twin import is_quantised
+from .walk import graphs, nodes
+
+_QUANTISED = {TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT4, TensorProto.INT4}
+_ML = "ai.onnx.ml"
+_LINEAR = ("coefficients", "intercepts")
+_MACHINE = ("coefficients", "support_vectors", "rho", "prob_a", "prob_b")
+_TREES = ("nodes_values", "nodes_values_as_tensor", "base_values", "base_values_as_tensor")
+_LEARNT = {  # the attributes of these operators that were learnt from data
+    "LinearClassifier": _LINEAR,
+    "LinearRegressor": _LINEAR,
+    "SVMClassifier": _MACHINE,
+    "SVMRegressor": _MACHINE,
+    "TreeEnsembleClassifier": (*_TREES, "class_weights", "class_weights_as_tensor"),
+    "TreeEnsembleRegressor": (*_TREES, "target_weights", "target_weights_as_tensor"),
+    "TreeEnsemble": ("nodes_splits", "leaf_weights"),
+}
+_CONSTANT = ("value", "value_floats", "sparse_value")
+
+
+def parameters_of(model: onnx.ModelProto) -> int:
+    """Count the parameters of a model; the data of its weights may lie elsewhere."""
+    kinds = FLOATS | _QUANTISED if is_quantised(model) else FLOATS
+    return sum(math.prod(dims) for kind, dims in _stored(model) if kind in kinds and dims)
+
+
+def _stored(model: onnx.ModelProto) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The element type and the shape of each constant."""
+    for graph in graphs(model):
+        for tensor in graph.initializer:
+            yield tensor.data_type, tuple(tensor.dims)
+        for sparse in graph.sparse_initializer:
+            yield sparse.values.data_type, tuple(sparse.dims)
+    for node in nodes(model):
+        for attribute in node.attribute:
+            if attribute.name in _learnt_by(node):
+                yield _held(attribute)
+
+
+def _learnt_by(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Name the attributes of a node that hold parameters."""
+    if node.domain == _ML:
+        return _LEARNT.get(node.op_type, ())
+    return _CONSTANT if node.op_type == "Constant" and not node.domain else ()
+
+
+def _held(attribute: onnx.AttributeProto) -> tuple[int, tuple[int, ...]]:
+    if attribute.HasField("t"):
+        return attribute.t.data_type, tuple(attribute.t.dims)
+    if attribute.HasField("sparse_tensor"):
+        return attribute.sparse_tensor.values.data_type, tuple(attribute.sparse_tensor.dims)
+    return TensorProto.FLOAT, (len(attribute.floats),)
