@@ -2,14 +2,16 @@
 
 A parameter is a number of a constant of floats that has an axis, wherever the file keeps it: in an initialiser, dense
 or sparse (with its zeros), in a Constant node, in the attributes of a classical model (ai.onnx.ml), in the main graph
-or in the body of an If, Loop, Scan or function; once, however often it is read. A quantised model's are whole numbers
-too. Not counted are single numbers without an axis (an epsilon, 0.5) and the attributes of operators that prepare
-inputs (Scaler, Imputer).
+or in the body of an If, Loop, Scan or function; once, however often it is read. Torch's exporter makes equal weights,
+such as the scales of fresh normalisations, one weight that is read by way of Identity nodes: these count as often as
+the network has them. A quantised model's are whole numbers too. Not counted are single numbers without an axis (an
+epsilon, 0.5) and the attributes of operators that prepare inputs (Scaler, Imputer).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import onnx
@@ -17,7 +19,7 @@ from onnx import TensorProto
 
 from .constants import FLOATS
 from .float_twin import is_quantised
-from .walk import graphs, nodes
+from .walk import graphs, nodes, read_by
 
 _QUANTISED = {TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT4, TensorProto.INT4}
 _ML = "ai.onnx.ml"
@@ -42,11 +44,25 @@ def parameters_of(model: onnx.ModelProto) -> int:
     return sum(math.prod(dims) for kind, dims in _stored(model) if kind in kinds and dims)
 
 
+def _copies(model: onnx.ModelProto) -> Counter[str]:
+    """Count under how many names each initialiser is read, its own and those that Identity nodes give it."""
+    root: dict[str, str] = {tensor.name: tensor.name for tensor in model.graph.initializer}
+    read = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type == "Identity" and not node.domain and node.input[0] in root:
+            root[node.output[0]] = root[node.input[0]]
+        else:
+            read |= read_by(node)
+    return Counter(root[name] for name in read & root.keys())
+
+
 def _stored(model: onnx.ModelProto) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """The element type and the shape of each constant."""
+    """Yield the element type and the shape of each constant, as often as the network has it."""
+    copies = _copies(model)
     for graph in graphs(model):
         for tensor in graph.initializer:
-            yield tensor.data_type, tuple(tensor.dims)
+            for _ in range(max(copies[tensor.name], 1)):
+                yield tensor.data_type, tuple(tensor.dims)
         for sparse in graph.sparse_initializer:
             yield sparse.values.data_type, tuple(sparse.dims)
     for node in nodes(model):

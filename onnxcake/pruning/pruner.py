@@ -16,7 +16,7 @@ from . import like, scores
 from .cut import Cutter
 from .depth import Answers, blocks, without_least
 from .factor import Factor, energy
-from .families import Numbers, families, largest
+from .families import Numbers, families, largest, weights_of
 from .follow import follow
 from .goal import Goal, NothingToCut, Pruned, Score, Shape, Tools
 from .indices import Axis
@@ -160,7 +160,7 @@ class Pruner:
     @property
     def parameters(self) -> int:
         """The teacher's."""
-        return self.opened.parameters
+        return sum(array.size for array in weights_of(self.teacher).values())
 
     def whole(self) -> bytes:
         """The graph as it is, written as a student would be, its values under the graph's own names."""

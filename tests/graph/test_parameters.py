@@ -169,6 +169,12 @@ def tied() -> onnx.ModelProto:
     return model(constant("W", W), *layers, N("MatMul", ["r", "E"], ["y"]), weights={"E": W[:, :3].copy()})
 
 
+def merged() -> onnx.ModelProto:
+    """Two scales that torch's exporter has made one, as both are all ones."""
+    scaled = [N("Mul", ["x", "ones"], ["s"]), N("Identity", ["ones"], ["own"]), N("Mul", ["s", "own"], ["h"])]
+    return model(*scaled, N("MatMul", ["h", "E"], ["y"]), weights={"ones": np.ones(4, np.float32), "E": W[:, :3]})
+
+
 def with_single_numbers() -> onnx.ModelProto:
     halved = [constant("half", np.float32(0.5)), N("Mul", ["x", "half"], ["m"])]
     return model(*halved, N("Gemm", ["m", "W", "b"], ["h"]), *LAYERS[1:], weights={"W": W, "b": B, "V": V})
@@ -188,6 +194,7 @@ MODELS: dict[str, tuple[Callable[[], onnx.ModelProto], int]] = {
     "a support vector machine": (in_a_support_vector_machine, 12 + 24 + 3),
     "behind a scaler": (behind_a_scaler, ALL),
     "a weight that is read twice": (tied, 64 + 12),
+    "equal weights made one": (merged, 4 + 4 + 12),
     "single numbers besides": (with_single_numbers, ALL),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
