@@ -19,11 +19,10 @@ from .private_folder import private_folder
 
 Arithmetic = Literal["exact", "host"]
 Level = Literal["none", "basic", "extended", "layout", "all"]
-# A quantised file means its whole numbers' exact arithmetic. On x86 without VNNI onnxruntime's kernels for products
-# of unsigned with signed bytes saturate at 16 bits. The first entry keeps QuantizeLinear and DequantizeLinear the
-# operators that they are, computed in floats; the second has operators on whole numbers take unsigned weights
-# instead, whose kernels do not saturate (from optimisation level "extended" on). A float model is left as it is.
-EXACT = {"session.disable_quant_qdq": "1", "session.x64quantprecision": "1"}
+# A quantised file means its whole numbers' exact arithmetic. onnxruntime's kernels for products of unsigned with signed
+# bytes saturate at 16 bits on x86 without VNNI. With this entry it keeps QuantizeLinear and DequantizeLinear the
+# operators that they are, computed in floats; operators on whole numbers are written anew by `graph.exact`.
+EXACT = {"session.disable_quant_qdq": "1"}
 _WARM_UP = 5  # runs before a latency is taken
 
 
@@ -82,6 +81,10 @@ class Runtime:
                     where="the folder for temporary files",
                     remedy=f"Set TMPDIR to a folder with {_mebibytes(weights)} MiB to spare.",
                 ) from error
+        if arithmetic == "exact":
+            from .graph.exact import exact  # the process that answers has no need of onnx
+
+            model = exact(model)
         asked = {"do": "load", "threads": threads, "lean": lean, "arithmetic": arithmetic, "level": level}
         header, _ = self._ask(asked, np.frombuffer(model, np.uint8))
         return Session(self, header["id"], header["inputs"], header["outputs"])
@@ -216,7 +219,8 @@ class _Server:
             try:
                 return self.load(array, self._options(header)), None
             except Exception as error:  # the folder that it names is nobody's concern
-                raise RuntimeError(str(error).replace(f"{self.folder}/", "")) from error
+                told = str(error).replace(f"{self.folder}/", "") if self.written else str(error)
+                raise RuntimeError(told) from error
             finally:
                 self._drop_weights()
         if do == "rest":

@@ -12,34 +12,19 @@ from typing import Any, get_args
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from nhwc_graphs import random_nhwc
 from onnx import numpy_helper
+from plain_session import LEVELS, plain_session
 
 from onnxcake import private_folder as folders
 from onnxcake.errors import OutputError
 from onnxcake.graph.load import load
 from onnxcake.graph.normalise import normalise
-from onnxcake.ort import EXACT, Arithmetic, Level, Runtime, RuntimeRefused, Session
+from onnxcake.ort import Arithmetic, Runtime, RuntimeRefused, Session
 from onnxcake.private_folder import private_folder
 
-LEVELS: tuple[Level, ...] = get_args(Level)
-_NAMES = dict(
-    zip(LEVELS, ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_LAYOUT", "ENABLE_ALL"), strict=True)
-)
 _CLOSE = 1e-6  # of the largest answer
-
-
-def plain(path: Path, x: Any, level: Level, arithmetic: Arithmetic) -> Any:
-    """The answer of a session as everybody makes one."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{_NAMES[level]}")
-    for entry in EXACT.items() if arithmetic == "exact" else ():
-        options.add_session_config_entry(*entry)
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
 def ours(runtime: Runtime, path: Path, **options: Any) -> tuple[Session, Any]:
@@ -55,7 +40,8 @@ def check_every_level(runtime: Runtime, path: Path) -> None:
         for level in LEVELS:
             for lean in (False, True):
                 session, x = ours(runtime, path, level=level, arithmetic=arithmetic, lean=lean)
-                want = plain(path, x, level, arithmetic)
+                plain = plain_session(path.read_bytes(), arithmetic, level)
+                want = np.asarray(plain.run(None, {plain.get_inputs()[0].name: x})[0])
                 got = session.run(x)
                 session.close()
                 assert np.isfinite(want).all() and np.abs(want).max() > 0

@@ -33,12 +33,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnxruntime.capi import onnxruntime_pybind11_state as refusals
+from plain_session import plain_session
 from torch import Tensor
 
 from onnxcake.graph.build import Builder
@@ -49,7 +49,6 @@ OLDEST = 7  # the oldest opset that is supported
 COMPANION = 17  # ai.onnx's opset in a model whose operator is of another domain
 BATCHES = (5, 2)  # none of the builder's trial batches
 _NO_KERNEL = (refusals.NotImplemented, refusals.Fail, refusals.InvalidGraph)
-onnxruntime.set_default_logger_severity(4)
 
 
 @dataclass(frozen=True)
@@ -311,11 +310,8 @@ def _answerer(row: Row, opset: int) -> Callable[[dict[str, Any]], list[Any]]:
     if row.reference:
         evaluator = ReferenceEvaluator(proto)
         return lambda given: list(evaluator.run(None, given))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+        session = plain_session(proto.SerializeToString())
     except _NO_KERNEL:
         return _answerer(replace(row, reference=True), opset)
     return lambda given: list(session.run(None, given))

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -22,6 +21,7 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
+from plain_session import plain_session
 from torch import Tensor, nn
 
 WAYS = {
@@ -129,15 +129,6 @@ def quantised(name: str, way: str, opset: int = 17) -> onnx.ModelProto:
         logging.disable(logging.NOTSET)
 
 
-def session(model: onnx.ModelProto) -> Any:
-    """The model in onnxruntime, its graph left as it is."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-
-
 def answer(model: onnx.ModelProto, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """What onnxruntime says."""
-    return np.asarray(session(model).run(None, {model.graph.input[0].name: x})[0])
+    """Ask onnxruntime, in exact arithmetic."""
+    return np.asarray(plain_session(model.SerializeToString()).run(None, {model.graph.input[0].name: x})[0])

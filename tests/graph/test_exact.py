@@ -1,0 +1,146 @@
+"""Exact arithmetic of quantised operators: no processor's saturating kernel is left, and nothing else has changed.
+
+Where this runs on x86 without VNNI, onnxruntime's kernels saturate themselves and the tests see the real thing;
+elsewhere the saturation is simulated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from plain_session import plain_session
+
+from onnxcake.graph.exact import exact
+
+MS = "com.microsoft"
+KINDS = {"u8": np.uint8, "s8": np.int8}
+Array = np.ndarray[Any, Any]
+
+
+def saturating(a: Array, b: Array) -> Array:
+    """a @ b as `vpmaddubsw` computes it: pairs of products are added in 16 bits, which saturate; those sums in 32."""
+    wide = a.astype(np.int32)[:, :, None] * b.astype(np.int32)[None]
+    wide = np.concatenate([wide, np.zeros((len(a), wide.shape[1] % 2, b.shape[1]), np.int32)], axis=1)
+    return (wide[:, 0::2] + wide[:, 1::2]).clip(-(2**15), 2**15 - 1).sum(1)
+
+
+def product(a: Array, b: Array) -> Array:
+    return a.astype(np.int32) @ b.astype(np.int32)
+
+
+def test_full_range_saturates_and_seven_bits_do_not() -> None:
+    """255·64·2 ≤ 2¹⁵ − 1, and even all inputs at their ends stay below it."""
+    draw = np.random.default_rng(0)
+    a, b = draw.integers(0, 256, (50, 33)).astype(np.uint8), draw.integers(-128, 128, (33, 40)).astype(np.int8)
+    assert (saturating(a, b) != product(a, b)).mean() > 0.3
+    ends = np.full((1, 33), 255, np.uint8)
+    assert saturating(ends, np.full((33, 1), 127, np.int8)) != product(ends, np.full((33, 1), 127, np.int8))
+    for end in (-64, 63, 64):
+        seven = np.full((33, 1), end, np.int8)
+        assert np.array_equal(saturating(ends, seven), product(ends, seven))
+    seven = draw.integers(-64, 64, b.shape).astype(np.int8)
+    assert np.array_equal(saturating(a, seven), product(a, seven))
+
+
+def test_the_simulation_is_what_a_processor_without_vnni_computes() -> None:
+    """The host's own kernel gives the one or the other; on a processor with VNNI, the product."""
+    draw = np.random.default_rng(0)
+    a, b = draw.integers(0, 256, (50, 32)).astype(np.uint8), draw.integers(-128, 128, (32, 48)).astype(np.int8)
+    (host,) = plain_session(mat_mul(a, b, True, None).SerializeToString(), "host").run(None, {"a": a})
+    assert np.array_equal(host, product(a, b)) or np.array_equal(host, saturating(a, b))
+
+
+def mat_mul(a: Array, b: Array, constant: bool, zeros: tuple[int, int] | None) -> onnx.ModelProto:
+    kinds = [helper.np_dtype_to_tensor_dtype(each.dtype) for each in (a, b)]
+    weights = [numpy_helper.from_array(b, "b")] if constant else []
+    names = ["a", "b"]
+    if zeros is not None:
+        names += ["za", "zb"]
+        weights += [
+            numpy_helper.from_array(np.array(zero, each.dtype), n)
+            for n, zero, each in zip(("za", "zb"), zeros, (a, b), strict=True)
+        ]
+    inputs = [
+        helper.make_tensor_value_info(n, kind, each.shape) for n, kind, each in zip("ab", kinds, (a, b), strict=True)
+    ]
+    node = helper.make_node("MatMulInteger", names, ["y"])
+    outputs = [helper.make_tensor_value_info("y", TensorProto.INT32, None)]
+    graph = helper.make_graph([node], "g", inputs[: 1 if constant else 2], outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("level", ["none", "basic", "extended", "all"])
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("zeros", [None, (0, 0), (7, -3), (7, 3)])
+@pytest.mark.parametrize("kinds", ["u8 u8", "u8 s8", "s8 u8", "s8 s8"])
+def test_whole_numbers_at_their_ends(kinds: str, zeros: Any, constant: bool, level: Any) -> None:
+    """Products of the largest numbers of each type are the true ones at each level."""
+    kind_a, kind_b = (np.iinfo(KINDS[kind]) for kind in kinds.split())
+    if zeros is not None and zeros[1] < kind_b.min:
+        pytest.skip("an unsigned zero point is not negative")
+    draw = np.random.default_rng(0)
+    a = draw.choice([kind_a.min, kind_a.max], (6, 64), p=[0.1, 0.9]).astype(kind_a.dtype)
+    b = draw.choice([kind_b.min, kind_b.max], (64, 16), p=[0.1, 0.9]).astype(kind_b.dtype)
+    za, zb = zeros or (0, 0)
+    model = mat_mul(a, b, constant, zeros).SerializeToString()
+    given = {"a": a} if constant else {"a": a, "b": b}
+    (got,) = plain_session(model, level=level).run(None, given)
+    assert np.array_equal(got, (a.astype(np.int32) - za) @ (b.astype(np.int32) - zb))
+    signed = kinds == "u8 s8"
+    assert (exact(model) != model) == signed
+
+
+@pytest.mark.parametrize("content", [b"", b"MatMulInteger", b"no model at all, QGemm"])
+def test_what_is_no_model_is_left_to_onnxruntime(content: bytes) -> None:
+    assert exact(content) == content
+
+
+def test_a_float_model_is_left_alone(handmade: Any) -> None:
+    content = handmade([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.eye(4, dtype=np.float32)})
+    assert exact(content.SerializeToString()) == content.SerializeToString()
+
+
+def test_both_branches_of_a_condition_and_a_weight_used_twice() -> None:
+    """Sub-graphs see the names around them; what is added must not be called as something outside."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (uint8[N,64] x, bool c) => (int32[N,8] y) {
+        t = If (c) <then_branch = then () => (int32[N,8] p) { p = MatMulInteger(x, w) },
+                    else_branch = other () => (int32[N,8] q) { q = MatMulInteger(x, w) }>
+        s = MatMulInteger(x, w)
+        r = MatMulInteger(x, w)
+        h = Add(s, r)
+        y = Add(t, h)
+    }"""
+    model = onnx.parser.parse_model(text)
+    w = np.full((64, 8), 127, np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    x = np.full((2, 64), 255, np.uint8)
+    onnx.checker.check_model(onnx.load_from_string(exact(model.SerializeToString())), full_check=True)
+    for way in (True, False):
+        (got,) = plain_session(model.SerializeToString()).run(None, {"x": x, "c": np.array(way)})
+        assert np.array_equal(got, 3 * product(x, w))
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_the_bytes_may_come_from_operators_before(last: int) -> None:
+    """The type of a is that of a pooling's input; without zero points nothing at the product tells it."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MaxPool", ["q"], ["p"], kernel_shape=[1, 1]),
+        helper.make_node("ConvInteger", ["p", "w"], ["y"]),
+    ]
+    w = np.full((4, 3, 3, 3), [-128, 127][last], np.int8)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, None)],
+        [numpy_helper.from_array(w, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (got,) = plain_session(model.SerializeToString()).run(None, {"x": np.full((1, 3, 6, 6), 1, np.float32)})
+    assert (got == 255 * int(w.flat[0]) * 27).all()
