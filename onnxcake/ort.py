@@ -132,18 +132,16 @@ class Session:
         batch = self.batch
         if batch is None or batch == len(x):
             return self._run(x)
-        parts = [x[i : i + batch] for i in range(0, len(x), batch)]
-        short = batch - len(parts[-1])
-        parts[-1] = np.concatenate([parts[-1], np.zeros((short, *x.shape[1:]), x.dtype)])
-        return np.concatenate([self._run(part) for part in parts])[: len(x)]
+        x, count = _filled(x, batch), len(x)
+        return np.concatenate([self._run(x[i : i + batch]) for i in range(0, len(x), batch)])[:count]
 
     def run_in_batches(self, x: Array, batch: int = 1000) -> Array:
         """`run`, a part at a time; the results joined."""
         return np.concatenate([self.run(x[i : i + batch]) for i in range(0, len(x), batch)])
 
     def latency_ms(self, x: Array, runs: int = 50) -> float:
-        """Median milliseconds of one run on ``x``, taken inside the child."""
-        answer, _ = self._ask({"do": "time", "runs": runs}, x)
+        """Median milliseconds of one run on ``x``, taken inside the child; a batch that is fixed is filled up."""
+        answer, _ = self._ask({"do": "time", "runs": runs}, _filled(x, self.batch or 1))
         return float(answer["median_ms"])
 
     def rest(self) -> None:
@@ -168,6 +166,12 @@ class Session:
 
 def _mebibytes(weights: Mapping[str, Array]) -> int:
     return 1 + sum(int(weight.nbytes) for weight in weights.values()) // 2**20
+
+
+def _filled(x: Array, batch: int) -> Array:
+    """Fill inputs up with zeros to a whole number of batches."""
+    missing = -len(x) % batch
+    return np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) if missing else x
 
 
 def version() -> str:

@@ -21,7 +21,7 @@ from .functions import bound, outer_names, standard_function, without
 from .fuse import fuse
 from .lineage import Lineage
 from .module import Graph, Step
-from .node import Depends, Node, Obstacle, Value
+from .node import Depends, Node, Obstacle, TooMuch, Value
 from .ops import Function, find
 from .patterns import Patterns
 from .records import LIMITS, Blocked, Frame, Limits, Record
@@ -195,7 +195,7 @@ class Builder:
             version = self._frame.opsets.get(domain, 0)
             try:
                 if len(self.steps) > self.limits.steps:
-                    raise Obstacle(f"the graph has more than {self.limits.steps:,} steps", "Give a smaller teacher.")
+                    raise TooMuch(f"the graph has more than {self.limits.steps:,} steps", "Give a smaller teacher.")
                 if any(name and value is None for name, value in zip(proto.input, inputs, strict=True)):
                     if find(domain, proto.op_type) is None:
                         self._expand(proto, version, inputs, dry=True)
@@ -205,8 +205,9 @@ class Builder:
                 continue
             except Obstacle as obstacle:
                 kind = f"{domain + '.' if domain else ''}{proto.op_type}"
-                missing = isinstance(obstacle, _Missing)
-                self.blocked.append(Blocked(proto.name, f"{kind}-{version}", obstacle.why, obstacle.remedy, missing))
+                missing, limit = isinstance(obstacle, _Missing), isinstance(obstacle, TooMuch)
+                blocked = Blocked(proto.name, f"{kind}-{version}", obstacle.why, obstacle.remedy, missing, limit)
+                self.blocked.append(blocked)
                 continue
             for name, value in zip(proto.output, outputs, strict=False):
                 if name:
@@ -261,7 +262,7 @@ class Builder:
 
     def _check_depth(self) -> None:
         if self._frame.depth > _DEEPEST:
-            raise Obstacle(f"sub-graphs or functions more than {_DEEPEST} deep", "Export the model again, flat.")
+            raise TooMuch(f"sub-graphs or functions more than {_DEEPEST} deep", "Export the model again, flat.")
 
     def _record(
         self, proto: onnx.NodeProto, version: int, by: str, inputs: Sequence[Value | None], outputs: list[Value]

@@ -27,6 +27,10 @@ class Obstacle(Exception):
         super().__init__(why)
 
 
+class TooMuch(Obstacle):
+    """It asks for more memory or more operators than one graph may."""
+
+
 class Depends(IntEnum):
     """What a value depends on."""
 

@@ -28,6 +28,7 @@ class Blocked:
         node: its name in the graph; ``op``: its operator, with domain and version.
         why, remedy: in words.
         missing: whether the operator has no converter at all.
+        limit: whether it asks for more than a graph may, whatever the batch.
     """
 
     node: str
@@ -35,6 +36,7 @@ class Blocked:
     why: str
     remedy: str
     missing: bool = False
+    limit: bool = False
 
 
 @dataclass(frozen=True)

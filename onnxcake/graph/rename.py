@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,13 @@ class SafeGraph:
     def name_of(self, value: str) -> str:
         """A value's name in the file, ready for a message."""
         return shown(self.value_names.get(value, value))
+
+    def of_batch(self, batch: int) -> SafeGraph:
+        """Declare the same graph to take batches of this size alone."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+        return replace(self, model=model, batch=batch)
 
     def cut(self, output: str) -> onnx.ModelProto:
         """The part that makes one output: what onnxruntime is given, with `beside` it."""

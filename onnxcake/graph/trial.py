@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .node import Depends, Obstacle, Sizes, Value
+from .node import Depends, Obstacle, Sizes, TooMuch, Value
 from .ops import Function
 
 Argument = Value | Sizes | None
@@ -59,7 +59,7 @@ def check_bytes(out: Any, limit: int) -> None:
     """
     asked = sum(t.numel() * t.element_size() for t in _tensors(out))
     if asked > limit:
-        raise Obstacle(
+        raise TooMuch(
             f"it asks for {asked / 2**30:,.0f} GiB in one value (allowed: {limit / 2**30:g})",
             "Give a smaller teacher, or check the shapes in the file.",
         )

@@ -14,23 +14,25 @@ from torch import Tensor, nn
 
 from ..child import Array, give_back_memory
 from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, UnsupportedTeacher, first_line, shown
+from ..graph.baked import candidates
 from ..graph.convert import convert
 from ..graph.cost import dearest, multiply_adds
 from ..graph.ends import head, tail
 from ..graph.float_twin import float_twin, is_quantised
 from ..graph.load import load
 from ..graph.node import Depends
-from ..graph.normalise import normalise
+from ..graph.normalise import SafeGraph, normalise
 from ..graph.records import Limits
 from ..ort import Runtime, RuntimeRefused, Session
 from ..rng import Key
 from . import probe
+from .built import Built, build, check_baked
 from .description import describe_file, describe_graph, told
 from .facts import Facts
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
 from .opened import Opened
 from .options import Options
-from .output import choose_output, output_kind
+from .output import output_kind
 from .scores import Logits, way_back
 from .signature import Signature
 from .values import values_of
@@ -61,6 +63,7 @@ class Examiner:
         self.runtime = runtime
         self.exam = Examination()
         self.opened: Opened | None = None
+        self.batch_note = ""
         self.fixed, self.points, self.batches = False, probe.POINTS, probe.BATCHES
         self._held: tuple[str, Session] | None = None
 
@@ -74,16 +77,14 @@ class Examiner:
         safe = normalise(file, options.choice)
         del file
         give_back_memory()
-        converted = convert(safe, limits=limits)
-        if safe.batch is not None and any(name not in converted.values for name in safe.outputs):
-            self.fixed, converted = True, convert(safe, fixed=True, limits=limits)
-        self.exam.found |= describe_graph(converted)
-        output = choose_output(converted, path.name)
-        digest, size = self.exam.found["file"]["sha256"], self.exam.found["file"]["bytes"]
-        self.opened = Opened(safe, converted, output, tail(converted, output), digest, size, path.name)
-        macs = multiply_adds(converted, output)
+        built = build(safe, limits, path.name)
+        self.exam.found |= describe_graph(built.converted)
+        if built.refusal is not None:
+            raise built.refusal
+        opened = self._open(built)
+        macs = multiply_adds(opened.converted, opened.output)
         if macs > _LIMIT_MULTIPLY_ADDS:
-            most = dearest(converted, output)
+            most = dearest(opened.converted, opened.output)
             raise UnsupportedTeacher(
                 f"one input takes {macs:.1e} multiply-adds (allowed: {_LIMIT_MULTIPLY_ADDS:.0e}), most of them at "
                 f"{shown(safe.node_names.get(most.node, most.node))} ({most.op})",
@@ -91,14 +92,28 @@ class Examiner:
                 remedy="Give a smaller teacher, or check the shapes in the file.",
             )
         self.points, self.batches = probe.points_for(macs), probe.batches_for(macs)
-        self.exam.found["cost"] = {"parameters": self.opened.parameters, "multiply_adds": macs}
+        self.exam.found["cost"] = {"parameters": opened.parameters, "multiply_adds": macs}
         return macs
+
+    def _open(self, built: Built) -> Opened:
+        assert built.output is not None
+        file = self.exam.found["file"]
+        ends = (built.output, tail(built.converted, built.output))
+        self.built, self.fixed = built, built.fixed
+        self.opened = Opened(built.safe, built.converted, *ends, file["sha256"], file["bytes"], self.path.name)
+        return self.opened
 
     def run(self) -> None:
         """The second stage: runs it in onnxruntime and in torch, forward and backward."""
         assert self.opened is not None
         try:
-            self._run(self.opened)
+            try:
+                self._run(self.opened)
+            except TeacherError as error:
+                batch = self._only_batch(error)
+                if batch is None:
+                    raise
+                self._run(batch)
         except TeacherError as error:
             if isinstance(error.__cause__, RuntimeRefused):  # it knows the safe names alone
                 error.what = self.opened.safe.with_names(error.what)
@@ -109,10 +124,54 @@ class Examiner:
                 f"onnxruntime cannot run it on random inputs: {what}", where=self.opened.name, remedy=probe.CHECK_VALUES
             ) from error
 
+    def _only_batch(self, error: TeacherError) -> Opened | None:
+        """Build the graph for the only batch that onnxruntime runs, where it refuses the free one; None if none is."""
+        assert self.opened is not None
+        declared, output = self.opened.safe, self.opened.output
+        if not isinstance(error.__cause__, RuntimeRefused) or declared.batch is not None:
+            return None
+        for batch in candidates(self.opened.converted):
+            try:
+                rows = len(np.atleast_1d(self._session(output).run(self._inputs(self._signature(), batch, "batch"))))
+            except (RuntimeRefused, TeacherError):
+                continue
+            built = build(declared.of_batch(batch), self.limits, self.path.name)
+            if rows == batch and built.output is not None:
+                why = declared.with_names(first_line(error.__cause__))
+                self.batch_note = f"the file declares a free batch, but runs only batches of {batch} ({why})"
+                self._forget_session()
+                return self._open(built)
+        return None
+
+    def _confirm_batch(self) -> None:
+        """Make sure that the batch that the graph was built for is baked in, where the file declares a free one."""
+        assert self.opened is not None
+        way, output = self.built, self.opened.output
+        if way.declared is None or way.safe.batch is None:
+            return
+        session = self._session(output, way.declared.safe)
+        x = self._inputs(self._signature(), way.safe.batch + 1, "batch")
+        asked = self.options.shape[0] if self.options.shape else None
+        self.batch_note = check_baked(way, session, x, asked, self.path.name)
+        self._forget_session()
+
+    def _signature(self) -> Signature:
+        assert self.opened is not None
+        opened = self.opened
+        output = opened.safe.value_names.get(opened.output, "")
+        return values_of(opened.safe, output, head(opened.converted), self.options)
+
+    def _inputs(self, signature: Signature, count: int, path: str) -> Array:
+        draw = probe.random_inputs(signature.shape, Key(0).at(path, count), count)
+        return signature.whole(signature.to_input(draw)).numpy()
+
     def _run(self, opened: Opened) -> None:
+        self._confirm_batch()
         session = self._session(opened.output)
         output = opened.safe.value_names.get(opened.output, "")
-        signature = values_of(opened.safe, output, head(opened.converted), self.options)
+        signature = self._signature()
+        if self.batch_note:
+            signature = replace(signature, assumptions=(*signature.assumptions, self.batch_note))
         draws = [
             signature.to_input(probe.random_inputs(signature.shape, Key(0).at("parity", n), n)) for n in self.batches
         ]
@@ -147,21 +206,26 @@ class Examiner:
             parity=parity,
             fixed_batch=opened.safe.batch if self.fixed else None,
             signature=signature,
+            baked_batch=opened.safe.batch if self.batch_note else None,
         )
 
-    def _session(self, output: str) -> Session:
+    def _session(self, output: str, safe: SafeGraph | None = None) -> Session:
         assert self.opened is not None
-        safe = self.opened.safe
+        safe = safe or self.opened.safe
         if self._held is not None and self._held[0] == output:
             return self._held[1]
-        if self._held is not None:  # one at a time: each holds the weights
-            self._held[1].close()
+        self._forget_session()  # one at a time: each holds the weights
         part = safe.cut(output)
         session = probe.open_session(
             self.runtime, part.SerializeToString(), self.opened.name, _EXPORT, weights=safe.beside(part), lean=True
         )
         self._held = (output, session)
         return session
+
+    def _forget_session(self) -> None:
+        if self._held is not None:
+            self._held[1].close()
+        self._held = None
 
     def _parity(self, signature: Signature, inputs: list[Array], expected: list[Array]) -> float:
         """The largest relative difference from onnxruntime; a fixed batch is kept where it cannot be freed."""

@@ -23,6 +23,7 @@ class Facts:
         parity: the largest relative difference between the graph and onnxruntime that was seen.
         fixed_batch: the batch that the graph is run in, where the file's cannot be freed.
         signature: what goes in and what comes out.
+        baked_batch: the only batch that onnxruntime runs, where the file declares a free one.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Facts:
     parity: float
     fixed_batch: int | None
     signature: Signature
+    baked_batch: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for `from_dict`."""

@@ -50,12 +50,19 @@ class Opened:
 
 
 def open_graph(
-    path: Path, options: Options, fixed: bool = False, limits: Limits = LIMITS, digest: str | None = None
+    path: Path,
+    options: Options,
+    fixed: bool = False,
+    limits: Limits = LIMITS,
+    digest: str | None = None,
+    batch: int | None = None,
 ) -> Opened:
     """Reads and builds a teacher's graph; checks nothing against onnxruntime.
 
     Args:
+        fixed: whether to keep the batch that the file fixes, and run in pieces of it.
         digest: what the file's has to be, if it was looked at before: nothing is built of another.
+        batch: the one that is baked into a file that declares a free one.
 
     Raises:
         TeacherError, UsageError: if it cannot be read or built, or has no class scores.
@@ -64,7 +71,7 @@ def open_graph(
     file = load(path)
     if digest is not None and file.digest != digest:
         raise BadTeacherFile("it changed while it was read", where=path.name, remedy="Run the command again.")
-    return _built(file, options, fixed, limits)
+    return _built(file, options, fixed, limits, batch=batch)
 
 
 def open_to_train(content: bytes, options: Options, name: str) -> Opened:
@@ -80,9 +87,15 @@ def open_to_train(content: bytes, options: Options, name: str) -> Opened:
 
 
 def _built(
-    file: TeacherFile, options: Options, fixed: bool = False, limits: Limits = LIMITS, trained: bool = False
+    file: TeacherFile,
+    options: Options,
+    fixed: bool = False,
+    limits: Limits = LIMITS,
+    trained: bool = False,
+    batch: int | None = None,
 ) -> Opened:
     safe = normalise(file, options.choice)
+    safe = safe if batch is None else safe.of_batch(batch)
     converted = convert(safe, fixed=fixed, limits=limits, trained=trained)
     output = choose_output(converted, file.name)
     return Opened(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)

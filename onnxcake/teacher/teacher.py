@@ -122,7 +122,8 @@ class Teacher:
             raise exam.error
         assert exam.facts is not None
         facts = exam.facts
-        opened = open_graph(path, options, fixed=facts.fixed_batch is not None, digest=facts.digest)
+        fixed = facts.fixed_batch is not None
+        opened = open_graph(path, options, fixed=fixed, digest=facts.digest, batch=facts.baked_batch)
         graph = opened.logits(facts.signature.output_kind)
         part = opened.safe.cut(opened.output)
         return cls(facts, part.SerializeToString(), opened.safe.beside(part), graph.to(place), place, opened)

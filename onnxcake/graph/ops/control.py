@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import torch
 
-from ..node import Depends, Node, Obstacle, Sizes, Value
+from ..node import Depends, Node, Obstacle, Sizes, TooMuch, Value
 from . import Function, op
 from .control_modules import Branches, Turns
 from .control_parts import (
@@ -58,7 +58,7 @@ def _unrolled(node: Node) -> list[Value] | None:
     go_on = node.value(1) if node.has(1) else builder.constant(torch.tensor(True))
     plain = stays_true(builder, body)  # all turns are taken
     if plain and most == math.inf and bool(go_on.seen[0]):
-        raise Obstacle("it never ends", "Export the model again.")
+        raise TooMuch("it never ends", "Export the model again.")
     states = [node.value(i) for i in range(2, len(node.inputs))]
     ends = body.output[1 + len(states) :]
     scans: list[list[Value]] = [[] for _ in ends]

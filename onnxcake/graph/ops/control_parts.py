@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from ..node import Depends, Node, Obstacle, Sizes, Value
+from ..node import Depends, Node, Sizes, TooMuch, Value
 
 if TYPE_CHECKING:
     from ..build import Builder
@@ -33,12 +33,12 @@ def count_turns(builder: Builder, turns: int, body: onnx.GraphProto, before: int
     """Counts further turns that a loop asks for, before they are built.
 
     Raises:
-        Obstacle: if that is too much.
+        TooMuch: if that is too much.
     """
     asked, nodes, allowed = builder.turns * (before + turns), 1 + nodes_in(body), builder.limits.steps
     builder.unrolled += turns * nodes
     if before + turns > MOST_TURNS or max(asked * nodes, builder.unrolled) > allowed:
-        raise Obstacle(
+        raise TooMuch(
             f"it asks for {asked:,} iterations of {nodes:,} operators "
             f"(allowed: {MOST_TURNS:,} iterations, {allowed:,} operators in all)",
             "Give a smaller teacher.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..node import Node, Obstacle
+from ..node import Node, TooMuch
 
 
 def is_kept(node: Node, axis: int, slope: int, base: int) -> bool:
@@ -21,11 +21,11 @@ def check_room(node: Node, numbers: int, width: int = 8) -> None:
     """Refuses what would take more memory than one value may.
 
     Raises:
-        Obstacle: if so.
+        TooMuch: if so.
     """
     allowed = node.builder.limits.value_bytes
     if numbers * width > allowed:
-        raise Obstacle(
+        raise TooMuch(
             f"it asks for {numbers * width / 2**30:,.0f} GiB in one value (allowed: {allowed / 2**30:g})",
             "Give a smaller teacher, or check the shapes in the file.",
         )

@@ -1,0 +1,133 @@
+"""Build a file's graph with a free batch where that can be, else in the batch that the file runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from ..child import Array
+from ..errors import OnnxcakeError, UnsupportedTeacher, first_line, shown
+from ..graph.baked import candidates
+from ..graph.convert import Converted, convert
+from ..graph.node import Depends
+from ..graph.normalise import SafeGraph
+from ..graph.records import Blocked, Limits
+from ..ort import RuntimeRefused, Session
+from .output import choose_output
+
+_CLOSE = 1e-3  # of the largest answer
+
+
+@dataclass(frozen=True)
+class Built:
+    """A graph that was built, and how.
+
+    Attributes:
+        safe: the graph, declared with the batch that it is run in.
+        fixed: whether it keeps that batch and is run in pieces, instead of following the input.
+        output: the safe name of the value that holds the class scores; None if there is none.
+        refusal: why there is none.
+        declared: what became of the graph as the file declares it, where it had to be given another batch.
+    """
+
+    safe: SafeGraph
+    converted: Converted
+    fixed: bool
+    output: str | None
+    refusal: OnnxcakeError | None = None
+    declared: Built | None = None
+
+    @property
+    def blocked(self) -> list[Blocked]:
+        """The nodes in the way of what was asked for."""
+        asked = [self.safe.chosen] if self.safe.chosen is not None else list(self.safe.outputs)
+        missing = [name for name in asked if name not in self.converted.values]
+        return list(dict.fromkeys(one for name in missing for one in self.converted.in_the_way(name)))
+
+
+def build(safe: SafeGraph, limits: Limits, file: str) -> Built:
+    """Build a graph and choose its output, in the first of these ways that gives a row of scores for each input.
+
+    The batch follows the input; the graph is run in pieces of the batch that the file declares; or in pieces of one
+    that is baked into it, though the file declares a free one: `check_baked` has to confirm that.
+    """
+    ways = [_built(safe, False, limits, file)]
+    if safe.batch is not None and (ways[0].output is None or ways[0].blocked):
+        ways.append(_built(safe, True, limits, file))
+    for way in sorted(ways, key=lambda way: bool(way.blocked)):
+        if way.output is not None:
+            return way
+    if safe.batch is None and _may_be_baked(ways[0]):
+        for batch in candidates(ways[0].converted):
+            way = build(safe.of_batch(batch), limits, file)
+            if way.output is not None:
+                return replace(way, declared=ways[0])
+    return ways[-1]
+
+
+def _built(safe: SafeGraph, fixed: bool, limits: Limits, file: str) -> Built:
+    converted = convert(safe, fixed=fixed, limits=limits)
+    try:
+        return Built(safe, converted, fixed, choose_output(converted, file))
+    except OnnxcakeError as error:
+        return Built(safe, converted, fixed, None, error)
+
+
+def _may_be_baked(way: Built) -> bool:
+    """Whether another batch may help: sizes do not fit one another, or an output has other rows than the input."""
+    blocked = way.blocked
+    if blocked:
+        return not any(one.missing or one.limit for one in blocked)
+    values = [way.converted.values.get(name) for name in way.safe.outputs]
+    seen = [v.seen[0] for v in values if v is not None and v.depends == Depends.DATA and isinstance(v.seen[0], Tensor)]
+    return any(s.dtype.is_floating_point and (s.dim() == 0 or len(s) != way.converted.batch) for s in seen)
+
+
+def check_baked(way: Built, session: Session, x: Array, asked: int | None, file: str) -> str:
+    """Make sure that a batch is baked into a file that declares a free one; say in words which, and where.
+
+    Args:
+        session: the model as the file declares it, with a free batch.
+        x: random inputs, one more than the batch.
+        asked: the batch that the user says, which needs no proof.
+
+    Raises:
+        UnsupportedTeacher: the first way's refusal, if the file's answers to larger batches mix the inputs.
+    """
+    batch, declared = way.safe.batch, way.declared
+    assert batch is not None and declared is not None and declared.refusal is not None
+    where, other = _where(declared), np.concatenate([x[:batch], x[:1] + 1])
+    first = session.run(x[:batch]).astype(np.float64)
+    try:
+        whole, changed = session.run(x).astype(np.float64), session.run(other).astype(np.float64)
+    except RuntimeRefused as error:
+        why = where or f"onnxruntime refuses others: {declared.safe.with_names(first_line(error))}"
+        return f"the file declares a free batch, but runs only batches of {batch} ({why})"
+    if whole.shape[:1] == x.shape[:1] and _same(whole[:batch], first):
+        return f"with a free batch it cannot be converted ({where}); it is run in batches of {batch}"
+    if whole.shape == first.shape and _same(whole, changed) and _same(whole, first):
+        return f"the file declares a free batch, but answers only the first {batch} of it"
+    if asked == batch:
+        return f"a batch of {batch} is run, as --shape says; the file's answers to larger ones mix the inputs"
+    refusal = declared.refusal
+    sizes = ",".join(map(str, (batch, *way.safe.input_shape)))
+    raise UnsupportedTeacher(
+        f"{refusal.what}; its answer to a batch of {len(x)} has the shape {list(whole.shape)}, and mixes the inputs",
+        where=file,
+        remedy=f"If the first size is a batch, and you give the file {batch} at a time, say so with --shape {sizes}.",
+    )
+
+
+def _where(way: Built) -> str:
+    """Say which node has a batch baked in, if one is known."""
+    if not way.blocked:
+        return ""
+    node = way.blocked[0]
+    kind = shown(node.op)[1:-1].rpartition("-")[0]
+    return f"{shown(way.safe.node_names.get(node.node, node.node))} ({kind}) has it baked in"
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and bool(np.abs(a - b).max(initial=0) <= _CLOSE * max(np.abs(b).max(initial=0), 1e-6))
