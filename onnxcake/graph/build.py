@@ -21,7 +21,7 @@ from .functions import bound, outer_names, standard_function, without
 from .fuse import fuse
 from .lineage import Lineage
 from .module import Graph, Step
-from .node import Depends, Node, Obstacle, TooMuch, Value
+from .node import Depends, Node, Obstacle, TooMuch, Unfit, Value
 from .ops import Function, find
 from .patterns import Patterns
 from .records import LIMITS, Blocked, Frame, Limits, Record
@@ -205,9 +205,8 @@ class Builder:
                 continue
             except Obstacle as obstacle:
                 kind = f"{domain + '.' if domain else ''}{proto.op_type}"
-                missing, limit = isinstance(obstacle, _Missing), isinstance(obstacle, TooMuch)
-                blocked = Blocked(proto.name, f"{kind}-{version}", obstacle.why, obstacle.remedy, missing, limit)
-                self.blocked.append(blocked)
+                kinds = (isinstance(obstacle, one) for one in (_Missing, TooMuch, Unfit))
+                self.blocked.append(Blocked(proto.name, f"{kind}-{version}", obstacle.why, obstacle.remedy, *kinds))
                 continue
             for name, value in zip(proto.output, outputs, strict=False):
                 if name:
@@ -228,7 +227,7 @@ class Builder:
         except (Obstacle, _Reported):
             raise
         except Exception as error:
-            raise Obstacle(f"its conversion fails: {first_line(error)}", "Please report the model.") from error
+            raise Unfit(f"its conversion fails: {first_line(error)}", "Please report the model.") from error
         by = "onnx2torch" if getattr(converter, "borrowed", False) else "onnxcake"
         self._record(proto, version, by, inputs, outputs)
         return outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def in_pieces(graph: Graph, batch: int, shape: tuple[int, ...]) -> nn.Module:
     pieces = Vectorised(graph, batch)
     try:
         with torch.no_grad():
-            pieces(torch.zeros(batch + 1, *shape))
+            pieces(torch.linspace(-2, 2, (batch + 1) * math.prod(shape)).reshape(batch + 1, *shape))
     except Exception:  # noqa: BLE001 - vmap lacks a rule, or a loop asks for values
         return Repeated(graph, batch)
     return pieces

@@ -31,6 +31,10 @@ class TooMuch(Obstacle):
     """It asks for more memory or more operators than one graph may."""
 
 
+class Unfit(Obstacle):
+    """Its inputs do not fit it, or its conversion is wrong: onnxruntime knows which."""
+
+
 class Depends(IntEnum):
     """What a value depends on."""
 

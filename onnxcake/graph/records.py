@@ -29,6 +29,7 @@ class Blocked:
         why, remedy: in words.
         missing: whether the operator has no converter at all.
         limit: whether it asks for more than a graph may, whatever the batch.
+        unfit: whether its conversion failed, on inputs that do not fit it or by a mistake of ours.
     """
 
     node: str
@@ -37,6 +38,7 @@ class Blocked:
     remedy: str
     missing: bool = False
     limit: bool = False
+    unfit: bool = False
 
 
 @dataclass(frozen=True)

@@ -247,4 +247,6 @@ def _unname_sizes(kind: onnx.TypeProto) -> None:
     if kind.HasField("tensor_type"):
         for dim in kind.tensor_type.shape.dim:
             dim.ClearField("dim_param")
+            if dim.dim_value < 1:
+                dim.ClearField("dim_value")
             dim.ClearField("denotation")

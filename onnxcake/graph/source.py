@@ -12,9 +12,11 @@ from onnx import TensorProto
 from ..errors import UnsupportedTeacher, UsageError, did_you_mean, shown
 from .held import LIMIT_VALUES, Held, free_prefix, held_array, sizes_of
 from .held import held_nodes as nodes_of
+from .open_sizes import OpenSizes, described, examples, open_ones, say_shape
 from .tensors import type_name
 from .walk import reaching, read_by
 
+_SIZES = "Say the sizes, batch included, with --shape: as many numbers as the value has sizes."
 _LIMIT_INPUT = LIMIT_VALUES  # sixteen of them, with their gradients, are looked at
 
 
@@ -69,7 +71,8 @@ class Source:
                 where=file,
                 remedy="Choose a float tensor further inside with --input NAME.",
             )
-        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        # Some exporters write 0 or -1 for a size that is open.
+        dims = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim]
         known = dims if tensor.HasField("shape") else None
         names = [d.dim_param for d in tensor.shape.dim]
         batch, shape = _shape(value.name, known, choice.shape or choice.shapes.get(value.name), names, file)
@@ -92,37 +95,34 @@ def _shape(
     name: str, dims: list[int | None] | None, asked: tuple[int, ...] | None, params: list[str], file: str
 ) -> tuple[int | None, tuple[int, ...]]:
     """The batch that the file fixes, or None, and one input's shape."""
-    remedy = "Say the sizes, batch included, with --shape, for example --shape 1,3,224,224."
     if asked is not None:
         fits = dims is None or (
             len(asked) == len(dims) and all(d in (None, a) for a, d in zip(asked[1:], dims[1:], strict=True))
         )
         if not fits or len(asked) < 2 or min(asked) < 1:
-            said = "×".join("?" if d is None else str(d) for d in dims or ())
+            said = described(dims, params) if dims else "at least 2 sizes"
             raise UsageError(
-                f"--shape {','.join(map(str, asked))} does not fit input {shown(name)} ({said or 'at least 2 sizes'})",
+                f"--shape {','.join(map(str, asked))} does not fit input {shown(name)} ({said})",
                 where=file,
-                remedy=remedy,
+                remedy=say_shape(examples(dims)[0]) if dims else _SIZES,
             )
-        return (dims[0] or None) if dims else None, tuple(asked[1:])
+        return dims[0] if dims else None, tuple(asked[1:])
     if dims is None:
-        raise UnsupportedTeacher(f"the shape of input {shown(name)} is not known", where=file, remedy=remedy)
+        raise UnsupportedTeacher(f"the shape of input {shown(name)} is not known", where=file, remedy=_SIZES)
     if len(dims) < 2:
         raise UnsupportedTeacher(
             f"input {shown(name)} has {len(dims)} dimension(s), and a batch of inputs needs at least 2",
             where=file,
-            remedy="Export the model with a batch dimension first.",
+            remedy="Choose a value with a batch dimension further inside with --input NAME.",
         )
-    if any(d is None or d < 1 for d in dims[1:]) or (dims[0] is not None and dims[0] < 0):
-        seen = "×".join(
-            shown(p)[1:-1] if p else "?" if d is None else str(d) for d, p in zip(dims, params, strict=True)
-        )
-        raise UnsupportedTeacher(
-            f"input {shown(name)} has the shape {seen[:200]}; all but the batch must be known",
+    if None in dims[1:]:
+        raise OpenSizes(
+            f"input {shown(name)} has the shape {described(dims, params)}; all but the batch must be known "
+            f"(open: {open_ones(dims, params)})",
             where=file,
-            remedy=remedy,
+            examples=examples(dims),
         )
-    return dims[0] or None, tuple(d for d in dims[1:] if d is not None)
+    return dims[0], tuple(d for d in dims[1:] if d is not None)
 
 
 def _the_input(proto: onnx.ModelProto, choice: Choice, file: str) -> onnx.ValueInfoProto:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from ..child import Array
-from ..errors import OnnxcakeError, UnsupportedTeacher, first_line, shown
+from ..errors import OnnxcakeError, TeacherError, UnsupportedTeacher, first_line, shown
 from ..graph.baked import candidates
 from ..graph.convert import Converted, convert
+from ..graph.load import load
 from ..graph.node import Depends
-from ..graph.normalise import SafeGraph
+from ..graph.normalise import Choice, SafeGraph, normalise
+from ..graph.open_sizes import OpenSizes, say_shape
 from ..graph.records import Blocked, Limits
 from ..ort import RuntimeRefused, Session
 from .output import choose_output
 
 _CLOSE = 1e-3  # of the largest answer
+_FEW = (1, 2, 3)  # batches, where one is looked for that runs at all
+_LARGE = 2e8  # bytes of a file that is not read again and again
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,22 @@ def _may_be_baked(way: Built) -> bool:
     return any(s.dtype.is_floating_point and (s.dim() == 0 or len(s) != way.converted.batch) for s in seen)
 
 
+def with_example(error: OpenSizes, path: Path, choice: Choice, limits: Limits) -> OnnxcakeError:
+    """Say of open sizes an example that the graph can be built with; or what is in its way, whatever the sizes."""
+    large = path.stat().st_size > _LARGE
+    for shape in error.examples[: 1 if large else None]:
+        try:
+            way = build(normalise(load(path), replace(choice, shape=shape)), limits, path.name)
+        except OnnxcakeError as other:
+            return other
+        if way.output is not None:
+            return UnsupportedTeacher(error.what, where=error.where, remedy=say_shape(shape))
+        if way.refusal is not None and any(one.missing or one.limit for one in way.blocked):
+            return way.refusal
+    remedy = "Say the sizes, batch included, with --shape; the usual ones do not fit, so ask who made the file."
+    return UnsupportedTeacher(error.what, where=error.where, remedy=say_shape(error.examples[0]) if large else remedy)
+
+
 def check_baked(way: Built, session: Session, x: Array, asked: int | None, file: str) -> str:
     """Make sure that a batch is baked into a file that declares a free one; say in words which, and where.
 
@@ -106,7 +128,10 @@ def check_baked(way: Built, session: Session, x: Array, asked: int | None, file:
         why = where or f"onnxruntime refuses others: {declared.safe.with_names(first_line(error))}"
         return f"the file declares a free batch, but runs only batches of {batch} ({why})"
     if whole.shape[:1] == x.shape[:1] and _same(whole[:batch], first):
-        return f"with a free batch it cannot be converted ({where}); it is run in batches of {batch}"
+        return f"it is run in batches of {batch}: with a free one, {declared.refusal.what}"
+    resized = any(one.op.startswith(("Resize", "Upsample")) for one in declared.blocked)
+    if resized and whole.shape == first.shape:  # to a number of pictures: rows of a larger batch are left out
+        return f"the file declares a free batch, but makes {batch} of any ({where})"
     if whole.shape == first.shape and _same(whole, changed) and _same(whole, first):
         return f"the file declares a free batch, but answers only the first {batch} of it"
     if asked == batch:
@@ -117,6 +142,34 @@ def check_baked(way: Built, session: Session, x: Array, asked: int | None, file:
         f"{refusal.what}; its answer to a batch of {len(x)} has the shape {list(whole.shape)}, and mixes the inputs",
         where=file,
         remedy=f"If the first size is a batch, and you give the file {batch} at a time, say so with --shape {sizes}.",
+    )
+
+
+def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str) -> OnnxcakeError:
+    """Say why a graph runs nowhere, where its nodes do not fit one another; the refusal itself if it does run.
+
+    Args:
+        session: opens the model as the file declares it.
+    """
+    assert way.refusal is not None
+    batches = _FEW if way.safe.batch is None else (way.safe.batch,)
+    what = ""
+    try:
+        opened = session()
+        for batch in batches:
+            try:
+                opened.run(np.zeros((batch, *way.safe.input_shape), np.float32))
+                return way.refusal
+            except RuntimeRefused as error:
+                said = " or ".join(map(str, batches))
+                what = what or f"onnxruntime cannot run it, on a batch of {said}: {first_line(error)}"
+    except TeacherError as error:
+        what = error.what
+    return UnsupportedTeacher(
+        way.safe.with_names(what),
+        where=file,
+        remedy="The file itself is broken there, or made for other sizes: choose a value before that node with "
+        "--output NAME, or ask whoever made the file.",
     )
 
 

@@ -22,11 +22,12 @@ from ..graph.float_twin import float_twin, is_quantised
 from ..graph.load import load
 from ..graph.node import Depends
 from ..graph.normalise import SafeGraph, normalise
+from ..graph.open_sizes import OpenSizes
 from ..graph.records import Limits
 from ..ort import Runtime, RuntimeRefused, Session
 from ..rng import Key
 from . import probe
-from .built import Built, build, check_baked
+from .built import Built, build, check_baked, what_onnxruntime_says, with_example
 from .description import describe_file, describe_graph, told
 from .facts import Facts
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
@@ -63,6 +64,7 @@ class Examiner:
         self.runtime = runtime
         self.exam = Examination()
         self.opened: Opened | None = None
+        self.unclear: Built | None = None
         self.batch_note = ""
         self.fixed, self.points, self.batches = False, probe.POINTS, probe.BATCHES
         self._held: tuple[str, Session] | None = None
@@ -74,11 +76,17 @@ class Examiner:
         options.check()
         file = load(path)
         self.exam.found["file"] |= {"sha256": file.digest, "bytes": file.size_bytes, **describe_file(file.proto)}
-        safe = normalise(file, options.choice)
+        try:
+            safe = normalise(file, options.choice)
+        except OpenSizes as error:
+            raise with_example(error, path, options.choice, limits) from error
         del file
         give_back_memory()
         built = build(safe, limits, path.name)
         self.exam.found |= describe_graph(built.converted)
+        if any(one.unfit for one in built.blocked):
+            self.unclear = built  # onnxruntime is asked why: in the second stage
+            return 0
         if built.refusal is not None:
             raise built.refusal
         opened = self._open(built)
@@ -105,6 +113,10 @@ class Examiner:
 
     def run(self) -> None:
         """The second stage: runs it in onnxruntime and in torch, forward and backward."""
+        if self.unclear is not None:
+            output = self.unclear.safe.chosen or next(iter(self.unclear.safe.outputs))
+            safe = self.unclear.safe
+            raise what_onnxruntime_says(self.unclear, lambda: self._session(output, safe), self.path.name)
         assert self.opened is not None
         try:
             try:
@@ -210,14 +222,14 @@ class Examiner:
         )
 
     def _session(self, output: str, safe: SafeGraph | None = None) -> Session:
-        assert self.opened is not None
-        safe = safe or self.opened.safe
+        assert safe is not None or self.opened is not None
+        safe = safe or self.opened.safe  # type: ignore[union-attr]
         if self._held is not None and self._held[0] == output:
             return self._held[1]
         self._forget_session()  # one at a time: each holds the weights
         part = safe.cut(output)
         session = probe.open_session(
-            self.runtime, part.SerializeToString(), self.opened.name, _EXPORT, weights=safe.beside(part), lean=True
+            self.runtime, part.SerializeToString(), self.path.name, _EXPORT, weights=safe.beside(part), lean=True
         )
         self._held = (output, session)
         return session

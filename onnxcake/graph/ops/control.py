@@ -10,7 +10,7 @@ import torch
 
 from ..node import Depends, Node, Obstacle, Sizes, TooMuch, Value
 from . import Function, op
-from .control_modules import Branches, Turns
+from .control_modules import Branches, Chosen, Turns
 from .control_parts import (
     appended,
     count_turns,
@@ -32,6 +32,11 @@ def if_(node: Node) -> Function | list[Value]:
     branches: tuple[onnx.GraphProto, onnx.GraphProto] = node.attr("then_branch"), node.attr("else_branch")
     if node.is_constant(0):
         return node.inline(branches[0 if bool(node.constant(0)) else 1], [])
+    data = node.value(0).depends == Depends.DATA
+    if data and math.prod(node.sample(0).shape) != 1:
+        raise Obstacle("its condition holds a value for each input, and onnxruntime takes one", _REMEDY)
+    if data:
+        _check_own_batch(node, "takes a branch")
     then, then_reads, first = node.module(branches[0], [])
     other, other_reads, second = node.module(branches[1], [])
     for a, b in zip(first, second, strict=True):
@@ -39,7 +44,18 @@ def if_(node: Node) -> Function | list[Value]:
             raise Obstacle("the data decide which branch is taken, and the branches give different shapes", _REMEDY)
     read_at_run_time(node, (*then_reads, *other_reads))
     node.gives(*(tuple(value.seen[trial] for value in first) for trial in (0, 1)))
-    return Branches(then, other, len(then_reads))
+    pieces = node.builder.batches[0] == node.builder.batches[1]
+    return (Chosen if data and pieces else Branches)(then, other, len(then_reads))
+
+
+def _check_own_batch(node: Node, what: str) -> None:
+    """Refuse to decide for a larger batch what a file decides for each batch of its own.
+
+    Raises:
+        Obstacle: if the batch that the file fixes is set free.
+    """
+    if node.builder.fixed_batch is not None:
+        raise Obstacle(f"it {what} by the data, for each batch of {node.builder.fixed_batch}", _REMEDY)
 
 
 @op("Loop")
@@ -95,6 +111,8 @@ def _at_run_time(node: Node) -> Function:
     graph, reads, (end, *outputs) = node.module(body, [builder.fresh((zero, zero)), condition, *states])
     always = all(value.depends == Depends.NOTHING and bool(value.seen[0]) for value in (go_on, end))
     turns = _turns(node) if always else None
+    if turns is None:
+        _check_own_batch(node, "turns as often as is decided")
     kept = tuple(node.wanted(i) for i in range(len(outputs)))
     for j, value in enumerate(initial):
         if j not in lists and not all(map(same_kind, value.seen, outputs[j].seen)):

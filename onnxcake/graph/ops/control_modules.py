@@ -26,6 +26,35 @@ class Branches(nn.Module):
         return tuple(self.other.run(batch, *reads[self.split :]))
 
 
+class Chosen(Branches):
+    """An If in a graph that torch.vmap runs in pieces: runs both graphs, and each piece has what its data choose.
+
+    Gradients flow through the graph that was chosen alone. In the other one a logarithm or a quotient may be infinite,
+    and zero times infinity would be no number: so they are cut off where that graph reads outer values.
+    """
+
+    def forward(self, condition: Tensor, *rest: Any) -> tuple[Any, ...]:
+        """As `Branches`; ``condition`` holds one value."""
+        *reads, (batch,) = rest
+        yes = condition.reshape(())
+        then = self.then.run(batch, *(_open_if(yes, value) for value in reads[: self.split]))
+        other = self.other.run(batch, *(_open_if(~yes, value) for value in reads[self.split :]))
+        return tuple(_either(yes, a, b) for a, b in zip(then, other, strict=True))
+
+
+def _open_if(taken: Tensor, value: Any) -> Any:
+    """The same value, which a gradient flows back to where a branch is taken alone."""
+    if isinstance(value, Tensor):
+        return torch.where(taken, value, value.detach()) if value.is_floating_point() else value
+    return type(value)(_open_if(taken, v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _either(yes: Tensor, first: Any, second: Any) -> Any:
+    if isinstance(first, Tensor):
+        return torch.where(yes, first, second)
+    return [_either(yes, a, b) for a, b in zip(first, second, strict=True)] if isinstance(first, list) else first
+
+
 class Turns(nn.Module):
     """A Loop.
 

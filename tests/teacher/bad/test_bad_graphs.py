@@ -494,7 +494,7 @@ INPUTS = {
     ),
     "size zero": bad(UnsupportedTeacher, "must be known", SCORES, inputs=[value("x", "batch", 0)]),
     "a negative size": bad(UnsupportedTeacher, "must be known", SCORES, inputs=[value("x", "batch", -4)]),
-    "a negative batch": bad(UnsupportedTeacher, "must be known", SCORES, inputs=[value("x", -1, 4)]),
+    "negative sizes": bad(UnsupportedTeacher, "open: number 2", SCORES, inputs=[value("x", -1, -1)]),
     "no batch": bad(
         UnsupportedTeacher, ("'x'", "1 dimension(s)"), SCORES, inputs=[value("x", 4)], outputs=[value("y", 3)]
     ),
@@ -788,13 +788,6 @@ OUTPUTS = {
         HIDDEN,
         N("Cast", ["h"], ["y"], to=TensorProto.STRING),
         outputs=output_of("y", "batch", 3, kind=TensorProto.STRING),
-    ),
-    "a batch that is baked in": bad(
-        UnsupportedTeacher,
-        "'Expand #1'",
-        HIDDEN,
-        N("Expand", ["h", "to"], ["y"]),
-        weights={"to": np.array([2, 3])},
     ),
     "a batch that is summed over": bad(
         UnsupportedTeacher,

@@ -1,0 +1,68 @@
+"""Suggest sizes for an input whose file leaves them open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import UnsupportedTeacher, shown
+
+# Sizes that models are made for, the commonest first.
+_SIDES = (224, 32, 28, 64, 96, 128, 112, 160, 192, 256, 299, 384, 48, 512)
+_LENGTHS = (128, 64, 16, 32, 256, 512, 100, 1000, 16000, 8)
+_CHANNELS = (3, 1)
+
+Dims = Sequence[int | None]
+
+
+class OpenSizes(UnsupportedTeacher):
+    """An input whose sizes the file leaves open; ``examples`` are shapes, batch included, that may fit it."""
+
+    def __init__(self, what: str, *, where: str, examples: list[tuple[int, ...]]) -> None:
+        self.examples = examples
+        super().__init__(what, where=where, remedy=say_shape(examples[0]))
+
+
+def say_shape(example: Sequence[int]) -> str:
+    """The remedy for open sizes, with an example."""
+    return f"Say the sizes, batch included, with --shape, for example --shape {','.join(map(str, example))}."
+
+
+def examples(dims: Dims) -> list[tuple[int, ...]]:
+    """Shapes, batch included, that fit what is known of an input's sizes; the likeliest first."""
+    open_at = [axis for axis, size in enumerate(dims) if axis and size is None]
+    channel = _channel(dims)
+    places = [axis for axis in open_at if axis != channel]
+    sizes = _SIDES if len(dims) == 4 else _LENGTHS
+    made: list[tuple[int, ...]] = []
+    for channels in _CHANNELS if channel in open_at else (0,):
+        for size in sizes if places else (0,):
+            shape = [1, *(size or 0 for size in dims[1:])]
+            for axis in open_at:
+                shape[axis] = channels if axis == channel else size
+            made.append(tuple(shape))
+    return made
+
+
+def _channel(dims: Dims) -> int | None:
+    """The axis of an image's channels: the last where its size says so, else the second."""
+    if len(dims) != 4:
+        return None
+    return 3 if dims[3] in (1, 3, 4) and dims[1] not in (1, 3, 4) else 1
+
+
+def described(dims: Dims, names: Sequence[str]) -> str:
+    """A shape in words, open sizes by their names."""
+    return "×".join(
+        str(size) if size is not None else shown(name)[1:-1] if name else "?"
+        for size, name in zip(dims, names, strict=True)
+    )[:200]
+
+
+def open_ones(dims: Dims, names: Sequence[str]) -> str:
+    """The open sizes but the batch, by name or by place."""
+    said = [
+        shown(name) if name else f"number {axis + 1}"
+        for axis, (size, name) in enumerate(zip(dims, names, strict=True))
+        if axis and size is None
+    ]
+    return ", ".join(dict.fromkeys(said[:10]))
