@@ -89,6 +89,7 @@ def describe(job: Job, ahead: Forecast) -> str:
         f"teacher    {facts.name}: {shape} {signature.input_dtype} → {signature.classes} classes "
         f"({signature.output_kind.replace('_', '-')}), {facts.parameters:,} parameters",
         *(f"input      {assumption}" for assumption in signature.assumptions),
+        *(f"given      {note}" for note in job.notes),
         f"recipe     {job.run.recipe.title}",
         *(f"instead    {note}" for note in job.view.notes),
         f"student    {_named(pupil.architecture, pupil.hyper)}{int8}, {sizes}"

@@ -61,6 +61,7 @@ class Job:
     probe: Probe | None
     view: View
     begins: Beginning
+    notes: tuple[str, ...] = ()  # what was taken for what in --probe and --data
 
     @property
     def report_key(self) -> str:
@@ -106,6 +107,7 @@ def prepare(request: Request) -> Job:
         probe=asked,
         view=view,
         begins=begins,
+        notes=probes.told(asked, data),
     )
 
 

@@ -7,6 +7,7 @@ Lopes, Fenu, Starner: Data-Free Knowledge Distillation for Deep Neural Networks,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,25 @@ _NUMBERS_AT_ONCE, _MOST_AT_ONCE = 1 << 25, 256
 
 
 def record_files(
-    teacher: Path, data: Path, path: Path, options: Options | None = None, device: str = "cpu"
+    teacher: Path,
+    data: Path,
+    path: Path,
+    options: Options | None = None,
+    device: str = "cpu",
+    say: Callable[[str], object] = lambda note: None,
 ) -> tuple[str, ...]:
     """`record` of a teacher's file and a file or folder of real inputs, read like a probe.
+
+    Args:
+        say: is told what was taken for what in the data.
 
     Raises:
         OnnxcakeError: as `record`, or if one of them cannot be read.
     """
     opened = Teacher.open(teacher, options or Options(), device)
     given = probes.load(data, opened.signature)
+    for note in probes.told(given):
+        say(note)
     return record(opened, torch.from_numpy(given.inputs), path)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import __version__, ort
@@ -75,6 +76,7 @@ class Report:
     def table(self) -> Table:
         """The report for a reader."""
         teacher, student, latency = self.data["teacher"], self.data["student"], self.data["latency_ms"]
+        probe: dict[str, Any] = self.data.get("probe") or {}
         alarms = (f"[yellow]alarm: {alarm}[/]" for alarm in self.data.get("alarms", ()))
         title = "\n".join((f"{teacher['file']} → {student['file']}", *alarms))
         table = Table(title=title, title_justify="left", caption_justify="left")
@@ -96,11 +98,13 @@ class Report:
             table.add_row(f"  of {families}", "", "")
             for alarm in without["alarms"]:
                 table.add_row(f"[yellow]alarm: {alarm}[/]", "", "")
+        lines = [f"{probe['name']}: {note}" for note in probe.get("notes", ())]
         if "spent" in self.data:
             seconds = ", ".join(f"{stage} {duration(s)}" for stage, s in self.data["spent"]["seconds"].items())
             spent = self.data["spent"]
             asked = f" and {n:,} without gradient" if (n := spent.get("teacher_queries", 0)) else ""
-            table.caption = f"cost: {spent['teacher_passes']:,} teacher passes with gradient{asked}; {seconds}"
+            lines.append(f"cost: {spent['teacher_passes']:,} teacher passes with gradient{asked}; {seconds}")
+        table.caption = "\n".join(map(escape, lines)) or None
         return table
 
 

@@ -119,7 +119,7 @@ def finish(
             },
             "agreement": {source: found.comparison().as_dict() for source, found in judged.items()},
             "without_data": without,
-            "probe": None if probe is None else {"name": probe.name, "sha256": probe.digest},
+            "probe": None if probe is None else probe.as_dict(),
             "set": {
                 "store_key": store.layout.key,
                 "samples": store.layout.batches * store.layout.batch,

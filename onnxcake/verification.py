@@ -30,6 +30,7 @@ def verify(
     *,
     probe: str | Path | None = None,
     store: str | Path | None = None,
+    options: Options | None = None,
 ) -> Report:
     """Runs both files in onnxruntime on the same inputs and says how often they agree.
 
@@ -38,13 +39,14 @@ def verify(
         probe: real inputs, with labels or without.
         store: a run's store; its held-out batches are compared on.
             With neither, standard normal noise is used, which says little about real inputs.
+        options: what values both files take (range, mean, std): pictures are brought to these.
 
     Raises:
         TeacherError: if a file cannot be used; it is named.
         UsageError: if the two do not take the same inputs or do not know the same classes.
     """
     with Runtime() as runtime:
-        sides = [_Side(runtime, Path(path)) for path in (teacher, student)]
+        sides = [_Side(runtime, Path(path), options or Options()) for path in (teacher, student)]
         shape = sides[0].signature.input_shape
         if sides[1].signature.input_shape != shape:
             raise UsageError(
@@ -52,9 +54,10 @@ def verify(
                 f"{sides[0].name} of {list(shape)}",
                 remedy="Give two classifiers of the same inputs.",
             )
+        asked = None if probe is None else probes.load(Path(probe), sides[0].signature)
         agreement: dict[str, Any] = {}
         alarming: list[str] = []
-        for source, (inputs, labels) in _inputs(sides[0].signature, probe, store).items():
+        for source, (inputs, labels) in _inputs(sides[0].signature, asked, store).items():
             found = _compared(sides, inputs, labels)
             agreement[source] = found.comparison().as_dict()
             alarming += found.doubts(source)
@@ -67,6 +70,7 @@ def verify(
             "student": told[1],
             "alarms": [*alarming, *costlier(told[0], told[1], latency)],
             "agreement": agreement,
+            "probe": None if asked is None else asked.as_dict(),
             "latency_ms": {"threads": _LATENCY_THREADS, **latency},
             "versions": versions(),
         }
@@ -76,16 +80,16 @@ def verify(
 class _Side:
     """One of the two, in onnxruntime."""
 
-    def __init__(self, runtime: Runtime, path: Path) -> None:
+    def __init__(self, runtime: Runtime, path: Path, options: Options) -> None:
         self.name = path.name
-        exam = airlock.examine(path, Options())
+        exam = airlock.examine(path, options)
         # A classifier that runs can be compared, even if it could not be a teacher for want of a gradient.
         if "signature" not in exam.found:
             assert exam.error is not None
             raise exam.error
         self.found = exam.found
         self.signature = Signature.from_dict(exam.found["signature"])
-        opened = open_graph(path, Options())
+        opened = open_graph(path, options)
         part = opened.safe.cut(opened.output)
         remedy = "Give a classifier that onnxruntime runs."
         model, weights = part.SerializeToString(), opened.safe.beside(part)
@@ -120,7 +124,7 @@ def _compared(sides: list[_Side], inputs: Array, labels: Array | None) -> Answer
 
 
 def _inputs(
-    signature: Signature, probe: str | Path | None, store: str | Path | None
+    signature: Signature, probe: probes.Probe | None, store: str | Path | None
 ) -> dict[str, tuple[Array, Array | None]]:
     """What to compare on, by its name in the report."""
     chosen: dict[str, tuple[Array, Array | None]] = {}
@@ -130,8 +134,7 @@ def _inputs(
         data = StoreDataset(opened, held_out=opened.layout.held_out > 0)
         chosen["held_out"] = (data.take(list(range(len(data))))[0].numpy(), None)
     if probe is not None:
-        asked = probes.load(Path(probe), signature)
-        chosen["probe"] = (asked.inputs, asked.labels)
+        chosen["probe"] = (probe.inputs, probe.labels)
     if not chosen:
         noise = signature.to_input(random_inputs(signature.shape, Key(0).at("noise"), _NOISE_SAMPLES))
         chosen["noise"] = (signature.whole(noise).numpy(), None)

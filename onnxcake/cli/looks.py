@@ -61,31 +61,39 @@ def verify(
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Another .onnx file.")],
     probe: ProbeOption = None,
     store: Annotated[Path | None, typer.Option(help="Compare on the held-out batches of this run.")] = None,
+    range_: RangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two classifiers in onnxruntime."""
     start_airlock()
+    options = options_of(None, None, None, None, range_, mean, std, None)
+
     from ..verification import verify as run_verify
 
-    tell(run_verify(teacher, student, probe=probe, store=store), as_json)
+    tell(run_verify(teacher, student, probe=probe, store=store, options=options), as_json)
 
 
 def record(
     teacher: TeacherArgument,
-    data: Annotated[Path, typer.Option(help="Real inputs: .npz, .npy, .safetensors or a folder.")],
+    data: Annotated[Path, typer.Option(help="Real inputs: arrays, pictures or a folder of them.")],
     out: Annotated[Path, typer.Option(help="The file to write, .safetensors.")],
     input_: InputOption = None,
     output: OutputOption = None,
     shape: ShapeOption = None,
     task: TaskOption = None,
+    range_: RangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     hold: HoldOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Record what a teacher's layers see on real data, to hand over instead of the data (--stats)."""
     start_airlock()
-    options = options_of(input_, output, shape, task, None, None, None, hold)
+    options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
     from ..recorded import record_files
 
-    names = record_files(teacher, data, out, options, device)
+    names = record_files(teacher, data, out, options, device, lambda note: typer.echo(note, err=True))
     typer.echo(f"{out}: means and variances of {len(names)} values")

@@ -24,7 +24,7 @@ Overrides = Annotated[
 ]
 ProbeOption = Annotated[
     Path | None,
-    typer.Option("--probe", help="Real inputs to compare on: .npz, .npy, .safetensors or a folder."),
+    typer.Option("--probe", help="Real inputs to compare on: arrays, pictures or a folder of them."),
 ]
 InputOption = Annotated[
     str | None, typer.Option("--input", metavar="NAME", help="The value to optimise: an input, or one inside.")

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from ..child import Array
-from ..errors import ProbeError
+from ..errors import ProbeError, printable
 from ..files import sha256
 from ..teacher import Signature
-from .archives import read
-from .matching import match
 from .parts import Part, Probe, Takes, Wanted
+from .sources import parts_of
 
-__all__ = ["Probe", "Takes", "load"]
+__all__ = ["Probe", "Takes", "load", "told"]
 
 
 def load(
@@ -49,7 +48,7 @@ def load(
     """
     own = Takes(signature.input_name, signature.input_shape, signature.input_dtype)
     wanted = Wanted(tuple(takes) or (own,), signature, tuple(class_names))
-    parts = [match(arrays, source, wanted) for source, arrays in read(path)]
+    parts = parts_of(path, wanted)
     feeds = {value.name: _joined([(part.source, part.feeds[value.name]) for part in parts]) for value in wanted.takes}
     labels = _labels_of(parts, path)
     if signature.input_name in feeds:
@@ -59,6 +58,12 @@ def load(
         inputs = inner(feeds).astype(np.float32)
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     return Probe(inputs, labels, path.name, _digest(feeds, inputs, labels), feeds, notes)
+
+
+def told(*given: Probe | None) -> tuple[str, ...]:
+    """What was taken for what in probes, each with its source's name, in words for the user."""
+    notes = (printable(f"{probe.name}: {note}") for probe in given if probe is not None for note in probe.notes)
+    return tuple(dict.fromkeys(notes))
 
 
 def _joined(arrays: list[tuple[Path, Array]]) -> Array:

@@ -5,8 +5,8 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
-import stat
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,14 @@ _SHARE = 0.5  # of the free memory, for what one file unpacks to
 _NO_OBJECTS = 'Save it as plain numbers: numpy.asarray(x, "float32"), or "int64" for labels.'
 
 
-def read(path: Path) -> list[tuple[Path, dict[str, Array]]]:
-    """Reads the arrays of a file, or of each file in a folder, by their names.
+def read(files: Sequence[Path], folder: Path | None = None) -> list[tuple[Path, dict[str, Array]]]:
+    """Reads the arrays of each file, by their names; ``.npy`` files of a folder are the arrays of one probe.
 
     Raises:
-        ProbeError: if it cannot be read.
+        ProbeError: if one cannot be read.
     """
-    try:
-        folder = stat.S_ISDIR(path.stat().st_mode)
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if folder else [path]
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if not files:
-        raise ProbeError(f"no {', '.join(SUFFIXES)} file in this folder", where=path, remedy=REMEDY)
-    loose = [file for file in files if folder and file.suffix == ".npy"]
-    together = [(path, {file.stem: _arrays(file)["array"] for file in loose})] if loose else []
+    loose = [file for file in files if folder and file.suffix.lower() == ".npy"]
+    together = [(folder, {file.stem: _arrays(file)["array"] for file in loose})] if folder and loose else []
     return together + [(file, _arrays(file)) for file in files if file not in loose]
 
 
@@ -67,7 +60,7 @@ def _arrays(file: Path) -> dict[str, Array]:
     if not file.is_file():
         raise ProbeError("not a regular file", where=file, remedy=REMEDY)
     try:
-        if file.suffix == ".safetensors":
+        if file.suffix.lower() == ".safetensors":
             return dict(load_file(file))
         with file.open("rb") as source:
             if source.read(4).startswith(b"PK"):

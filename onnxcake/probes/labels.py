@@ -29,7 +29,7 @@ class Labels:
     Attributes:
         wanted: what the teacher asks for.
         source: the file, for messages.
-        name: the array's or the column's.
+        name: where they were found, as it is told: an array's name in quotes, a column, folders.
     """
 
     wanted: Wanted
@@ -55,7 +55,7 @@ class Labels:
             return self._one_hot(whole)
         known = self._numbers()
         if known and set(whole.tolist()) <= known.keys():
-            told = f"{shown(self.name)} holds classes as the file numbers them, {min(known)} to {max(known)}"
+            told = f"{self.name} holds classes as the file numbers them, {min(known)} to {max(known)}"
             return np.array([known[number] for number in whole.tolist()], np.int64), (told,)
         self._check(whole)
         return whole, ()
@@ -77,7 +77,7 @@ class Labels:
                 else "holds text, and the teacher's file does not name its classes"
             )
             raise self._error(why, f"Give {self._wanted_labels()}.")
-        told = f"{shown(self.name)} holds names of classes: they are taken in the file's order, {self._named()}"
+        told = f"{self.name} holds names of classes: they are taken in the file's order, {self._named()}"
         return np.array([places[text.strip().casefold()] for text in texts], np.int64), (told,)
 
     def _whole(self, array: Array) -> Array:
@@ -106,7 +106,7 @@ class Labels:
                 f"has shape {list(whole.shape)} and is not one-hot over the teacher's {classes} classes",
                 f"Give {self._wanted_labels()}.",
             )
-        return whole.argmax(1), (f"{shown(self.name)} is one-hot: the place of its 1 is the class",)
+        return whole.argmax(1), (f"{self.name} is one-hot: the place of its 1 is the class",)
 
     def _numbers(self) -> dict[int, int]:
         """The place of each class by the file's own number; empty where it has none, or they are 0, 1, 2 …"""
@@ -130,7 +130,7 @@ class Labels:
         elif low == -1:
             remedy = f"Where −1 means that there is no label, leave these inputs out. {remedy}"
         return ProbeError(
-            f"its labels ({shown(self.name)}) go from {low} to {high}, but the teacher has {classes} classes",
+            f"its labels ({self.name}) go from {low} to {high}, but the teacher has {classes} classes",
             where=self.source,
             remedy=remedy,
         )
@@ -147,4 +147,4 @@ class Labels:
         return f"({some}{', …' if len(names) > 4 else ''})"
 
     def _error(self, why: str, remedy: str) -> ProbeError:
-        return ProbeError(f"{shown(self.name)} should be the labels, and {why}", where=self.source, remedy=remedy)
+        return ProbeError(f"{self.name} should be the labels, and {why}", where=self.source, remedy=remedy)

@@ -141,7 +141,7 @@ def _labels(
             remedy="Keep only one, or call it 'labels'.",
         )
     if able:
-        return Labels(wanted, source, able[0]).of(rest[able[0]], count)
+        return Labels(wanted, source, shown(able[0])).of(rest[able[0]], count)
     texts = [name for name, a in rest.items() if a.dtype.kind in "US" and a.shape == (count,)]
     return None, tuple(f"{shown(name)} holds text, and is not taken for labels" for name in texts)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..child import Array
+from ..errors import printable
 from ..teacher import Signature
 
 
@@ -73,3 +75,8 @@ class Probe:
     digest: str
     feeds: Mapping[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a report says of it."""
+        notes = {"notes": [printable(note) for note in self.notes]} if self.notes else {}
+        return {"name": self.name, "sha256": self.digest, **notes}

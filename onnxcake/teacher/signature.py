@@ -157,6 +157,13 @@ class Signature:
             return x
         return x * self._by_channel(self.std, x) + self._by_channel(self.mean, x)
 
+    def from_raw(self, raw: Tensor) -> Tensor:
+        """Raw values with channels first, as `to_raw` gives → what the file takes."""
+        x = raw
+        if self.mean is not None and self.std is not None:
+            x = (x - self._by_channel(self.mean, x)) / self._by_channel(self.std, x)
+        return x.movedim(1, -1) if self.channels_last else x
+
     def _by_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         """One number, or one for each channel, broadcastable to [batch, channels, …]."""
         tensor = torch.tensor(values, dtype=like.dtype, device=like.device)
