@@ -20,9 +20,9 @@ from teachers import CACHE, FAMILIES, OPTIONS, images_file, teacher
 
 from onnxcake import files
 from onnxcake.bench import bench
-from onnxcake.budget import Budget
 from onnxcake.curves import grid_png
 from onnxcake.job import Request
+from onnxcake.limits import Budget
 from onnxcake.progress import Progress
 
 NAMES = ("mlp", "cnn", "resnet", "vit")

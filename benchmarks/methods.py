@@ -37,8 +37,8 @@ from teachers import CACHE, OPTIONS, images_file, statistics_file, teacher
 from onnxcake import files
 from onnxcake.bench import bench
 from onnxcake.bench_table import Cell
-from onnxcake.budget import Budget
 from onnxcake.job import Request
+from onnxcake.limits import Budget
 from onnxcake.progress import Progress
 from onnxcake.teacher.pace import threads_given
 

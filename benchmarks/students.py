@@ -26,8 +26,8 @@ from teachers import CACHE
 
 from onnxcake import verify
 from onnxcake.bench import bench
-from onnxcake.budget import Budget
 from onnxcake.job import Request
+from onnxcake.limits import Budget
 from onnxcake.progress import Progress
 from onnxcake.run import REPORT, START
 from onnxcake.teacher import Options

@@ -19,7 +19,7 @@ from typing import Any
 from . import extraction, files, matrix
 from . import run as runs
 from .bench_table import FILE, Cell, Table
-from .budget import Budget, fit
+from .budget import fit
 from .errors import (
     ConversionMismatch,
     DeadTeacher,
@@ -31,6 +31,7 @@ from .errors import (
 )
 from .graph.reading import read_regular
 from .job import Request
+from .limits import Budget
 from .progress import Progress
 from .recipe import Recipe
 

@@ -12,10 +12,11 @@ from . import plan as plans
 from . import run as runs
 from .assembly import Shown, maker_of, rounds_of, training_of, watcher, work
 from .beginning import beginning
-from .budget import Budget, fit
+from .budget import fit
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast
 from .job import Request, prepare
+from .limits import Budget
 from .ort import Runtime
 from .plan import Plan
 from .progress import Progress
@@ -108,8 +109,7 @@ def extract(
         device=device,
         seed=seed,
     )
-    if budget is not None or passes is not None:
-        request = fit(request, Budget.of(budget, None if passes is None else str(passes)))
+    request = fit(request, Budget.of(budget, None if passes is None else str(passes)))
     return run(request, progress or Progress(quiet=True))
 
 

@@ -99,6 +99,9 @@ def describe(job: Job, ahead: Forecast) -> str:
         f"gradient, about {duration(ahead.synthesis_s)}; {ahead.student_steps:,} student steps, about "
         f"{duration(ahead.training_s)} ({', '.join(_how(job.plan))})",
     ]
+    scaling = job.run.scaling
+    if scaling is not None and (over := scaling.budget.exceeded(ahead.seconds)):
+        lines.insert(0, f"budget     {over}")
     if not synthesis.has_gradient:
         lines[-1] = lines[-1].replace("0 teacher passes with gradient", "by asking for classes alone")
     return "\n".join(lines)

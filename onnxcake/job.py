@@ -11,6 +11,7 @@ from . import files, matrix, needs, probes, recorded
 from . import plan as plans
 from .beginning import Beginning, beginning
 from .errors import RecipeError, UsageError, printable
+from .limits import Scaling
 from .plan import Plan
 from .probes import Probe
 from .pupil import Pupil
@@ -28,7 +29,11 @@ DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; the fields are explained at `onnxcake.extract`."""
+    """What the user asked for; the fields are explained at `onnxcake.extract`, but for this one.
+
+    Attributes:
+        scaling: what a budget has made of the recipe; its numbers are among the overrides.
+    """
 
     teacher: Path
     recipe: str | Path | dict[str, Any] | None = None
@@ -41,6 +46,12 @@ class Request:
     student: Path | None = None
     device: str = "cpu"
     seed: int = 0
+    scaling: Scaling | None = None
+
+    @property
+    def recipe_and_overrides(self) -> tuple[str | Path | dict[str, Any], Sequence[str]]:
+        """What `Recipe.load` is to be given."""
+        return DEFAULT if self.recipe is None else self.recipe, self.overrides
 
     @property
     def folder(self) -> Path:
@@ -76,7 +87,7 @@ def prepare(request: Request) -> Job:
     Raises:
         OnnxcakeError: as `onnxcake.extract`.
     """
-    recipe = Recipe.load(DEFAULT if request.recipe is None else request.recipe, request.overrides)
+    recipe = Recipe.load(*request.recipe_and_overrides)
     teacher = _teacher(request, recipe)
     signature = teacher.signature
     asked = None if request.probe is None else probes.load(request.probe, signature)
@@ -99,7 +110,7 @@ def prepare(request: Request) -> Job:
         besides["student"] = {**student, "beside": plan.beside}
     return Job(
         teacher=teacher,
-        run=Run(teacher.facts, recipe, request.seed),
+        run=Run(teacher.facts, recipe, request.seed, request.scaling),
         synthesis=synthesis,
         plan=plan,
         layout=plans.layout(recipe, teacher, synthesis, plan, request.seed, besides),

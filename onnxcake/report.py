@@ -16,6 +16,7 @@ from rich.table import Table
 
 from . import __version__, ort
 from .errors import BelowFloor
+from .limits import Budget
 from .progress import duration, size
 from .sections import RequireSection
 
@@ -104,6 +105,8 @@ class Report:
             spent = self.data["spent"]
             asked = f" and {n:,} without gradient" if (n := spent.get("teacher_queries", 0)) else ""
             lines.append(f"cost: {spent['teacher_passes']:,} teacher passes with gradient{asked}; {seconds}")
+            if over := Budget(**(self.data.get("budget") or {})).exceeded(sum(spent["seconds"].values())):
+                lines.insert(0, f"budget {over}")
         table.caption = "\n".join(map(escape, lines)) or None
         return table
 

@@ -131,6 +131,7 @@ def finish(
             "latency_ms": latency,
             "recipe": run.recipe.as_dict(),
             "seed": run.seed,
+            "budget": None if run.scaling is None else run.scaling.budget.as_dict(),
             "plan": plan.as_dict(),
             "versions": versions(),
             "spent": spent.as_dict(),

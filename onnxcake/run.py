@@ -16,12 +16,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from . import __version__, files
-from .errors import OutputError, StoreError
+from . import __version__, files, state
+from .errors import OutputError, RecipeError, StoreError
+from .limits import Scaling
 from .recipe import Recipe
 from .teacher import Facts
 
@@ -32,11 +33,12 @@ PICTURE, REPORT, TABLE = "samples.png", "report.json", "report.txt"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run was started with."""
+    """What a run was started with; ``scaling`` is what a budget has made of the recipe."""
 
     teacher: Facts
     recipe: Recipe
     seed: int
+    scaling: Scaling | None = None
 
     def write(self, folder: Path) -> None:
         """Keeps it in ``folder``."""
@@ -45,6 +47,7 @@ class Run:
             "seed": self.seed,
             "teacher": self.teacher.as_dict(),
             "recipe": self.recipe.as_dict(),
+            "scaling": None if self.scaling is None else self.scaling.as_dict(),
         }
         files.write_json(folder / FILE, value)
 
@@ -55,15 +58,27 @@ class Run:
         Raises:
             StoreError: if there is none, or it cannot be read.
         """
+        path, remedy = folder / FILE, "Give the folder of a run as `onnxcake extract` left it, or another --out."
+        if not path.exists():
+            raise StoreError("no run here (run.json is missing)", where=folder, remedy=remedy)
+        kept = state.read(path, _Kept, remedy)
         try:
-            value = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            return cls(Facts.from_dict(value["teacher"]), Recipe.load(value["recipe"]), int(value["seed"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                "no run here (run.json is missing or cannot be read)",
-                where=folder,
-                remedy="Give the folder that `onnxcake extract` wrote.",
-            ) from error
+            return cls(kept.teacher, Recipe.load(kept.recipe), kept.seed, kept.scaling)
+        except RecipeError as error:
+            what = f"the recipe in it cannot be read back: {error.what}"
+            raise StoreError(what, where=path, remedy=remedy) from error
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What ``run.json`` holds."""
+
+    __pydantic_config__ = state.EXACT
+    onnxcake: str
+    seed: int
+    teacher: Facts
+    recipe: dict[str, Any]
+    scaling: Scaling | None
 
 
 def guard(folder: Path) -> None:

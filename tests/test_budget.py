@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from onnxcake import budget as budgets
-from onnxcake.budget import Budget, amounts, fit, scale
-from onnxcake.errors import UsageError
+from onnxcake import plan as plans
+from onnxcake.budget import amounts, fit, scale
+from onnxcake.errors import RecipeError, StoreError, UsageError
 from onnxcake.job import Request
-from onnxcake.recipe import Recipe
+from onnxcake.limits import Budget, Scaling
+from onnxcake.recipe import Recipe, names
+from onnxcake.teacher import Teacher
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FIXED_S = 2.0  # of a made-up run, whatever its size
 
 
@@ -54,27 +57,13 @@ def test_what_is_no_number_of_passes(text: str) -> None:
         Budget.of(None, text)
 
 
-def ahead(synthesis_s: float = 0.0, training_s: float = 0.0, passes: int = 0) -> Any:
-    return SimpleNamespace(seconds=synthesis_s + training_s, teacher_passes=passes)
-
-
-@pytest.mark.parametrize(
-    ("budget", "cost", "factor"),
-    [
-        (Budget(60, None), ahead(90, 30, 10), 0.5),
-        (Budget(None, 1000), ahead(90, 30, 200), 5.0),
-        (Budget(60, 1000), ahead(90, 30, 200), 0.5),  # the scarcer decides
-        (Budget(600, 300), ahead(90, 30, 200), 1.5),
-        (Budget(60, 1000), ahead(90, 30, 0), 0.5),  # no gradient: passes do not limit
-        (Budget(None, 1000), ahead(90, 30, 0), 1.0),
-        (Budget(), ahead(90, 30, 10), 1.0),
-    ],
-)
-def test_the_factor(budget: Budget, cost: Any, factor: float) -> None:
-    assert budget.factor(cost) == pytest.approx(factor)
+def test_more_than_the_budget_is_said() -> None:
+    assert Budget(10, None).exceeded(30.0) == "exceeded: 30 s, where 10 s were asked for"
+    assert Budget(10, None).exceeded(11.0) == "" and Budget(None, 5).exceeded(1e9) == ""
 
 
 ROUNDS, BATCHES, STEPS, EPOCHS = "synthesis.rounds", "synthesis.batches", "student.steps", "student.epochs"
+STEPPED, BATCH = "synthesis.steps", "synthesis.batch"
 
 
 @pytest.mark.parametrize(
@@ -92,105 +81,181 @@ def test_what_the_cost_is_proportional_to(overrides: list[str], found: dict[str,
     assert amounts(Recipe.load("cake-vector", overrides)) == found
 
 
+SET = ["synthesis.steps=100", "synthesis.batch=500"]  # of cake-vector: 40 batches
+TURNS = [*SET, "synthesis.rounds=100", "synthesis.batches=1", "student.epochs=null", "student.steps=7"]
+STEPWISE = [*SET, "student.epochs=null", "student.steps=1000"]
+
+
 @pytest.mark.parametrize(
-    ("whole", "factor", "scaled"),
+    ("overrides", "factor", "scaled"),
     [
-        ({ROUNDS: 100}, 0.25, {ROUNDS: 25}),
-        ({ROUNDS: 100}, 3, {ROUNDS: 300}),
-        ({ROUNDS: 100}, 0.001, {ROUNDS: 2}),  # a single round would be another regime
-        ({BATCHES: 40}, 0.25, {BATCHES: 10}),
-        ({BATCHES: 40, STEPS: 1000}, 0.25, {BATCHES: 10, STEPS: 250}),
-        ({BATCHES: 40, STEPS: 10}, 0.01, {BATCHES: 1, STEPS: 1}),
-        ({BATCHES: 40}, 0.999, {BATCHES: 39}),
-        ({BATCHES: 30}, 0.1, {BATCHES: 3}),
-        ({EPOCHS: 200}, 1, {EPOCHS: 200}),
+        (TURNS, 0.25, {ROUNDS: 25}),
+        (TURNS, 3, {ROUNDS: 300}),
+        (TURNS, 0.02, {ROUNDS: 2}),  # a single round would be another regime
+        (TURNS, 0.01, {ROUNDS: 2, STEPPED: 50}),
+        (TURNS, 0.002, {ROUNDS: 2, STEPPED: 20, BATCH: 250}),
+        (TURNS, 0, {ROUNDS: 2, STEPPED: 20, BATCH: 32}),
+        (SET, 0.25, {BATCHES: 10}),
+        (SET, 0.999, {BATCHES: 39}),
+        (SET, 1e9, {BATCHES: 1_000_000_000}),  # no recipe takes more
+        (STEPWISE, 0.25, {BATCHES: 10, STEPS: 250}),
+        (STEPWISE, 0.0125, {BATCHES: 1, STEPS: 100, STEPPED: 50}),
+        ([*SET, "synthesis.groups=10"], 0, {BATCHES: 1, STEPPED: 20, BATCH: 40}),
+        ([*SET, "synthesis.steps=10", "synthesis.batch=16"], 0, {BATCHES: 1}),
+        (["synthesis.batches=auto"], 1, {EPOCHS: 30}),
     ],
     ids=str,
 )
-def test_scaling(whole: dict[str, int], factor: float, scaled: dict[str, int]) -> None:
-    assert scale(whole, factor) == scaled
+def test_scaling(overrides: list[str], factor: float, scaled: dict[str, int]) -> None:
+    assert scale(Recipe.load("cake-vector", overrides), factor) == scaled
 
 
 class Machine:
-    """A made-up machine: each round costs ``round_s`` seconds, besides a fixed cost; forecasts are counted."""
+    """A made-up machine: each sample's step costs ``step_s`` seconds, besides a fixed cost; forecasts are counted."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, round_s: float, passes: int) -> None:
-        self.round_s, self.passes, self.asked = round_s, passes, 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step_s: float = 0.0) -> None:
+        self.step_s, self.asked = step_s, 0
         monkeypatch.setattr(budgets, "prepare", self.prepare)
         monkeypatch.setattr(budgets, "forecast", self.forecast)
+        monkeypatch.setattr(budgets, "passes_of", self.passes_of)
         monkeypatch.setattr(budgets, "Runtime", nullcontext)
 
     def prepare(self, request: Request) -> Any:
-        return SimpleNamespace(run=SimpleNamespace(recipe=Recipe.load(request.recipe, request.overrides)))
+        return SimpleNamespace(run=SimpleNamespace(recipe=Recipe.load(*request.recipe_and_overrides)))
+
+    def passes_of(self, job: Any, numbers: dict[str, int]) -> int:
+        changed = [f"{key}={number}" for key, number in numbers.items()]
+        section = Recipe.load(job.run.recipe.as_dict(), changed).synthesis
+        assert isinstance(section.batches, int)
+        return (section.rounds * section.batches + 1) * section.batch * section.steps
 
     def forecast(self, job: Any, runtime: Any) -> Any:
         self.asked += 1
-        section = job.run.recipe.synthesis
-        units = section.rounds * section.batches
-        return ahead(self.round_s * units, FIXED_S, self.passes * units)
+        return SimpleNamespace(seconds=self.step_s * self.passes_of(job, {}) + FIXED_S)
 
 
-def scaled(request: Request) -> tuple[int, int, int | None]:
-    recipe = Recipe.load(request.recipe, request.overrides)
-    return recipe.synthesis.rounds, recipe.synthesis.batches, recipe.student.steps
+def request(overrides: list[str], out: Path, **more: Any) -> Request:
+    return Request(teacher=Path("t.onnx"), recipe="cake-vector", overrides=overrides, out=out, **more)
 
 
-def test_rounds_are_scaled_and_what_does_not_scale_is_corrected_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    machine = Machine(monkeypatch, round_s=0.1, passes=50)
-    overrides = ["synthesis.rounds=20", "synthesis.batches=1", "student.epochs=null", "student.steps=5"]
-    request = Request(teacher=Path("t.onnx"), recipe="cake-vector", overrides=overrides, out=tmp_path)
-    fitted = fit(request, Budget(100, None))
+def test_time_and_what_does_not_scale_is_corrected_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = Machine(monkeypatch, step_s=1e-5)
+    asked = request(TURNS, tmp_path)
+    fitted = fit(asked, Budget(100, None))
     assert machine.asked == 2
-    # First 100 s over 4 s, so 500 rounds of 52 s together; then 500 · 100/52 = 961: 98.1 s with the fixed cost.
-    assert scaled(fitted)[:2] == (961, 1)
-    assert list(fitted.overrides) == [*overrides, "synthesis.rounds=961"]
-    assert (fitted.teacher, fitted.recipe, fitted.out) == (request.teacher, request.recipe, request.out)
+    # 101 batches of half a second and 2 s: 52.5 s. So first 190 rounds, of 97.5 s; then 100 · 100/52.5 · 100/97.5.
+    assert fitted.overrides == [*TURNS, "synthesis.rounds=195"]
+    assert fitted.scaling == Scaling(Budget(100, None), {ROUNDS: 100}, {ROUNDS: 195})
+    assert (fitted.teacher, fitted.recipe, fitted.out) == (asked.teacher, asked.recipe, asked.out)
 
 
-def test_batches_are_scaled_where_all_is_made_before_the_student_learns(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    Machine(monkeypatch, round_s=1.0, passes=1000)
-    epochs = Request(teacher=Path("t.onnx"), recipe="cake-vector", out=tmp_path)
-    assert scaled(fit(epochs, Budget(None, 10_500))) == (1, 10, None)
-    steps = Request(
-        teacher=Path("t.onnx"),
-        recipe="cake-vector",
-        overrides=["student.epochs=null", "student.steps=400"],
-        out=tmp_path,
-    )
-    assert scaled(fit(steps, Budget(None, 10_000))) == (1, 10, 100)  # 40 batches as the recipe has it
+@pytest.mark.parametrize("limit", [1.0e8, 2.1e6, 2.0e6, 60_000, 30_000, 4_000, 1_920])
+def test_passes_are_kept_and_used(limit: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = Machine(monkeypatch)
+    fitted = fit(request([*TURNS, "synthesis.groups=1"], tmp_path), Budget(None, limit))
+    assert machine.asked == 0, "passes are counted, not timed"
+    passes = machine.passes_of(machine.prepare(fitted), {})
+    assert 0.66 * limit <= passes <= limit
 
 
-def test_no_work_is_less_than_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    Machine(monkeypatch, round_s=1.0, passes=1000)
-    request = Request(teacher=Path("t.onnx"), recipe="cake-vector", out=tmp_path)
-    assert scaled(fit(request, Budget(1e-6, 1)))[:2] == (1, 1)
+def test_both_limits_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = Machine(monkeypatch, step_s=1e-5)
+    for budget in (Budget(20, 1e9), Budget(1e9, 1.8e6)):
+        fitted = machine.prepare(fit(request(TURNS, tmp_path), budget))
+        assert machine.passes_of(fitted, {}) <= 1.85e6  # time is forecast, and the fixed part of it corrected for once
 
 
-def test_without_a_budget_nothing_is_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    machine = Machine(monkeypatch, round_s=1.0, passes=1000)
-    request = Request(teacher=Path("t.onnx"), recipe="cake-vector", out=tmp_path)
-    assert fit(request, Budget()) is request
+def test_what_is_less_than_the_smallest_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Machine(monkeypatch, step_s=1e-2)
+    with pytest.raises(RecipeError, match="its smallest run needs 1,920") as caught:
+        fit(request(TURNS, tmp_path), Budget(None, 1_919))
+    assert "Give --passes 1920 or more" in caught.value.remedy
+    with pytest.raises(RecipeError, match="its smallest run takes about 21 s") as caught:
+        fit(request(TURNS, tmp_path), Budget(10, None))
+    assert "Give --budget 22s or more" in caught.value.remedy
+    assert fit(request(TURNS, tmp_path), Budget(22, None)).scaling is not None
+
+
+def test_without_a_budget_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = Machine(monkeypatch)
+    asked = request([], tmp_path)
+    assert fit(asked, Budget()) is asked
     assert machine.asked == 0
 
 
-def test_a_run_that_was_begun_keeps_its_amounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def begun_with(monkeypatch: pytest.MonkeyPatch, folder: Path, scaling: Scaling | None) -> Path:
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    monkeypatch.setattr(budgets.Run, "read", lambda folder: SimpleNamespace(scaling=scaling))
+    return folder
+
+
+def test_a_run_that_was_begun_keeps_its_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever the machine's speed is now; and one with another seed follows it."""
-    machine = Machine(monkeypatch, round_s=math.pi, passes=1000)
-    recipe = Recipe.load("cake-vector", ["synthesis.batches=7"])
-    monkeypatch.setattr(budgets.Run, "read", lambda folder: SimpleNamespace(recipe=recipe, seed=0))
-    begun, other = tmp_path / "begun", tmp_path / "other"
-    begun.mkdir()
-    (begun / "run.json").write_text("{}")
-    request = Request(teacher=Path("t.onnx"), recipe="cake-vector", out=begun)
-    again = fit(request, Budget(10, None))
+    machine = Machine(monkeypatch)
+    budget = Budget(10, None)
+    scaling = Scaling(budget, {BATCHES: 40, STEPPED: 100}, {BATCHES: 7, STEPPED: 60})
+    begun = begun_with(monkeypatch, tmp_path / "begun", scaling)
+
+    def numbers(fitted: Request) -> tuple[Any, Any]:
+        section = Recipe.load(*fitted.recipe_and_overrides).synthesis
+        return section.batches, section.steps
+
+    again = fit(request([], begun), budget)
+    assert numbers(again) == (7, 60) and again.scaling == scaling
+    changed = fit(request(["synthesis.steps=3"], begun), budget)
+    assert numbers(changed) == (7, 3), "to be refused, not ignored"
+    follower = fit(request([], tmp_path / "other", seed=1), budget, [begun])
+    assert (numbers(follower), follower.seed, follower.out) == ((7, 60), 1, tmp_path / "other")
     assert machine.asked == 0
-    assert Recipe.load(again.recipe, again.overrides).digest == recipe.digest
-    changed = fit(replace(request, overrides=["synthesis.steps=3"]), Budget(10, None))  # to be refused, not ignored
-    assert Recipe.load(changed.recipe, changed.overrides).synthesis.steps == 3 and scaled(changed) == scaled(again)
-    follower = fit(Request(teacher=Path("t.onnx"), recipe="cake-vector", out=other, seed=1), Budget(10, None), [begun])
-    assert machine.asked == 0
-    assert (scaled(follower), follower.seed, follower.out) == ((1, 7, None), 1, other)
+
+
+TEN, FORTY = Budget(None, 1e4), Budget(None, 4e4)
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "told"),
+    [
+        (TEN, FORTY, "passes 10,000 → 40,000"),
+        (TEN, Budget(), "passes 10,000 → none"),
+        (Budget(), TEN, "passes none → 10,000"),
+        (TEN, Budget(90), "seconds none → 90, passes 10,000 → none"),
+        (Budget(90), Budget(90.5), "seconds 90 → 90.5"),
+    ],
+    ids=str,
+)
+def test_another_budget_on_the_same_folder(
+    begun: Budget, now: Budget, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scaling = None if begun == Budget() else Scaling(begun, {}, {})
+    folder = begun_with(monkeypatch, tmp_path / "run", scaling)
+    with pytest.raises(StoreError, match="another budget") as caught:
+        fit(request([], folder), now)
+    assert caught.value.what.endswith(told) and caught.value.where == str(folder) and "--out" in caught.value.remedy
+
+
+@pytest.fixture(scope="module")
+def digits() -> Teacher:
+    return Teacher.load(EXAMPLES / "digits.onnx", range=(0, 1))
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_keeps_to_the_passes_or_says_how_many_would_do(name: str, digits: Teacher) -> None:
+    recipe = Recipe.load(name)
+    data = (torch.zeros(900, 1, 8, 8), None)
+    left_out = [term.name for term in recipe.synthesis.losses.build() if term.loss.unfit(digits.signature)]
+    job: Any = SimpleNamespace(
+        run=SimpleNamespace(recipe=recipe),
+        teacher=digits,
+        synthesis=plans.fit(recipe, digits, 900, left_out),
+        view=SimpleNamespace(data=data),
+    )
+    for limit in (1, 30, 100, 1_000, 10_000, 100_000, 1e6, 1e8):
+        try:
+            share = budgets.share_of_passes(job, limit)
+        except RecipeError as error:
+            least = float(error.remedy.split("--passes ")[1].split()[0])
+            assert least > limit
+            assert budgets.passes_of(job, scale(recipe, budgets.share_of_passes(job, least))) == least
+        else:
+            assert budgets.passes_of(job, scale(recipe, share)) <= limit

@@ -67,9 +67,10 @@ def extract(
 
     from dataclasses import asdict
 
-    from ..budget import Budget, fit
+    from ..budget import fit
     from ..extraction import look_ahead, run
     from ..job import Request
+    from ..limits import Budget
 
     request = Request(
         teacher=teacher,
@@ -84,8 +85,7 @@ def extract(
         device=device,
         seed=seed,
     )
-    if budget is not None or passes is not None:
-        request = fit(request, Budget.of(budget, passes))
+    request = fit(request, Budget.of(budget, passes))
     if dry_run:
         ahead = look_ahead(request, Progress())
         if as_json:
@@ -144,8 +144,8 @@ def bench(
 
     from ..bench import bench as run_bench
     from ..bench import parse_only
-    from ..budget import Budget
     from ..job import Request
+    from ..limits import Budget
 
     request = Request(
         teacher=teacher,

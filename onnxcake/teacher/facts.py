@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..state import EXACT
 from .signature import Signature
 
 
@@ -26,6 +27,7 @@ class Facts:
         baked_batch: the only batch that onnxruntime runs, where the file declares a free one.
     """
 
+    __pydantic_config__ = EXACT
     name: str
     digest: str
     size_bytes: int

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..state import EXACT
+
 OutputKind = Literal[
     "logits",
     "probabilities",
@@ -56,6 +58,7 @@ class Signature:
         assumptions: what was read from the graph or taken for granted about the values, in words for the user.
     """
 
+    __pydantic_config__ = EXACT
     input_name: str
     input_shape: tuple[int, ...]
     output_name: str

@@ -1,0 +1,75 @@
+"""Reading back the JSON that a run keeps: every file against the types of a dataclass, in one place.
+
+The files are anyone's to edit. What does not hold what it should is one error, whatever is wrong with it: a value of
+another type or out of range, a key too many or too few, a number that is not finite, a nesting without end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from .errors import StoreError, first_line, shown
+
+# For a dataclass, as its ``__pydantic_config__``: no other keys, no value bent into another type.
+EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+LIMIT_BYTES = 1 << 28
+AGAIN = "Choose another --out, or remove the file: what it holds is made again."
+
+Kind = TypeVar("Kind")
+
+
+def read(path: Path, kind: type[Kind], remedy: str) -> Kind:
+    """The value in a file, of a type that pydantic knows.
+
+    Args:
+        remedy: what to do about a file that holds something else.
+
+    Raises:
+        StoreError: if it cannot be read, or does not hold such a value.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("it is missing, or no file")
+        with path.open("rb") as file:
+            content = file.read(LIMIT_BYTES + 1)
+        if len(content) > LIMIT_BYTES:
+            raise ValueError(f"it is larger than {LIMIT_BYTES >> 20} MiB")
+        value = json.loads(content, parse_constant=_not_finite, parse_float=_finite)
+        return of(value, kind)
+    except RecursionError as error:
+        raise StoreError("cannot be read back: it is nested too deeply", where=path, remedy=remedy) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise StoreError(f"cannot be read back: {reason}", where=path, remedy=remedy) from error
+
+
+def of(value: Any, kind: type[Kind]) -> Kind:
+    """A plain value as one of such a type, lists for tuples allowed.
+
+    Raises:
+        ValueError: naming the place where it is none.
+    """
+    try:
+        # Through JSON: only there are lists what tuples are written as.
+        return TypeAdapter(kind).validate_json(json.dumps(value, allow_nan=False), strict=True)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, wrong["loc"]))
+        text = wrong["msg"][:1].lower() + wrong["msg"][1:]
+        raise ValueError(f"{shown(place)}: {text}" if place else text) from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{shown(text)} is not a finite number")
+    return number
+
+
+def _not_finite(text: str) -> float:
+    raise ValueError(f"{text} is not a finite number")
