@@ -22,7 +22,8 @@ from .rng import Key
 from .synthesis.fields import fields
 from .teacher import Signature
 
-SAMPLES = 1000
+SAMPLES, _LEAST_SAMPLES = 1000, 100
+_NUMBERS = 1 << 25  # in the inputs of a family: 222 pictures of 224×224
 _SURE = 0.999  # the probability from which an answer is saturated
 _MOST = 0.95  # of the held-out answers may be so
 _NEAR = 1e-3  # of the usual distance: two samples this close are as good as one, on a plane as well
@@ -32,18 +33,22 @@ Answers = Callable[[Array], Array]  # inputs → what onnxruntime answers
 
 
 def families(signature: Signature, key: Key) -> dict[str, Array]:
-    """Inputs as the file takes them [1000, …], by family: none of them belongs to any recipe.
+    """Inputs as the file takes them [n, …], by family: none of them belongs to any recipe.
+
+    There are 1000 of each, and fewer of large ones, so that they fit into memory.
 
     ``fields``: smooth random fields of every contrast; ``noise``: standard normal; ``mixtures``: two fields of the
     highest contrast, in any proportion.
     """
 
+    count = max(_LEAST_SAMPLES, min(SAMPLES, _NUMBERS // signature.size))
+
     def drawn(name: str, contrast: tuple[float, float] = (0.5, 8.0)) -> Tensor:
-        return signature.within(fields(SAMPLES, signature.shape, key.at(name).generator(), contrast))
+        return signature.within(fields(count, signature.shape, key.at(name).generator(), contrast))
 
     one, other = drawn("one", (8.0, 8.0)), drawn("other", (8.0, 8.0))
-    share = torch.rand(SAMPLES, generator=key.at("share").generator()).reshape(-1, *[1] * (one.dim() - 1))
-    noise = torch.randn(SAMPLES, *signature.shape, generator=key.at("noise").generator())
+    share = torch.rand(count, generator=key.at("share").generator()).reshape(-1, *[1] * (one.dim() - 1))
+    noise = torch.randn(count, *signature.shape, generator=key.at("noise").generator())
     standard = {
         "fields": drawn("fields"),
         "noise": signature.within(noise),

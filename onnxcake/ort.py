@@ -23,6 +23,7 @@ Level = Literal["none", "basic", "extended", "layout", "all"]
 # bytes saturate at 16 bits on x86 without VNNI. With this entry it keeps QuantizeLinear and DequantizeLinear the
 # operators that they are, computed in floats; operators on whole numbers are written anew by `graph.exact`.
 EXACT = {"session.disable_quant_qdq": "1"}
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 1000, 1 << 24  # inputs of one run, and their bytes
 _WARM_UP = 5  # runs before a latency is taken
 
 
@@ -135,8 +136,13 @@ class Session:
         x, count = _filled(x, batch), len(x)
         return np.concatenate([self._run(x[i : i + batch]) for i in range(0, len(x), batch)])[:count]
 
-    def run_in_batches(self, x: Array, batch: int = 1000) -> Array:
-        """`run`, a part at a time; the results joined."""
+    def run_in_batches(self, x: Array, batch: int | None = None) -> Array:
+        """`run`, a part at a time; the results joined.
+
+        Args:
+            batch: inputs in a part; if None up to 1000, fewer of large inputs, as values inside a model are larger.
+        """
+        batch = batch or max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(1, x[:1].nbytes)))
         return np.concatenate([self.run(x[i : i + batch]) for i in range(0, len(x), batch)])
 
     def latency_ms(self, x: Array, runs: int = 50) -> float:

@@ -80,3 +80,9 @@ def test_what_is_alarming_is_told(what: dict[str, Any], told: str) -> None:
     teacher = what.get("teacher", linear(WEIGHTS))
     found = assessed(what.get("student", teacher), teacher, what.get("made"))
     assert found["alarms"] and all(told in alarm for alarm in found["alarms"])
+
+
+def test_families_of_large_inputs_are_smaller() -> None:
+    large = Signature("x", (3, 224, 224), "y", "logits", 4)
+    for inputs in assessment.families(large, KEY).values():
+        assert len(inputs) >= 100 and inputs.nbytes <= 1 << 27

@@ -134,6 +134,17 @@ def test_batches_are_joined(batch: int, handmade: Any, runtime: Runtime) -> None
     assert np.array_equal(runtime.load(scaled(handmade, 2)).run_in_batches(x, batch), x * 2)
 
 
+def test_large_inputs_are_run_few_at_a_time(handmade: Any, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = handmade([N("Neg", ["x"], ["y"])], outputs=[value("y", TensorProto.FLOAT, "batch", "size")])
+    model.graph.input[0].CopyFrom(value("x", TensorProto.FLOAT, "batch", "size"))
+    session, asked = runtime.load(model.SerializeToString()), list[int]()
+    run = session._run
+    monkeypatch.setattr(session, "_run", lambda x: asked.append(x.nbytes) or run(x))
+    x = np.ones((40, 1 << 18), np.float32)
+    assert np.array_equal(session.run_in_batches(x), -x)
+    assert len(asked) > 1 and max(asked) <= 1 << 24
+
+
 def test_latency_is_a_time(handmade: Any, runtime: Runtime) -> None:
     assert 0 < runtime.load(scaled(handmade, 2), threads=1).latency_ms(X[:1], runs=5) < 1000
 
