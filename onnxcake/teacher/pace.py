@@ -1,14 +1,19 @@
 """How a teacher is computed fastest on this machine, found out by a short timing, once for a run.
 
 Four things are tried: one thread, as several that wait for each other at every small operator are often no faster;
-convolutions' weights with the channels last in memory; bfloat16 in the operators that gain by it (autocast); and
-threads that compute side by side, each on one core. bfloat16 is taken only where gradients point the same way in it.
-It is then used for gradients, for a student's steps and for answers asked anew in each of them; answers that are kept,
-weights and losses stay in float32.
+convolutions' weights with the channels last in memory; bfloat16 in the operators that gain by it (autocast), where the
+processor has it; and threads that compute side by side, each on one core. bfloat16 is taken only where gradients point
+the same way in it. It is then used for gradients, for a student's steps and for answers asked anew in each of them;
+answers that are kept, weights and losses stay in float32.
+
+All of these are only meant to be faster: one that fails, in whatever way, is left out. The timing takes as many samples
+as go through the teacher in a moment, stops a trial that is clearly slower than the best so far, and begins no other
+where that might take it beyond a few seconds.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import processor
+from ..graph.layout import has_layouts, lay_out
 from ..rng import Key
 from .teacher import Teacher
 
@@ -27,8 +34,16 @@ Dtype = Literal["float32", "bfloat16"]
 _WORTH_S = 10.0  # of gradients: shorter work is not worth a timing, and stays plain
 _GAIN = 1.15  # times faster, or it is not worth leaving the plain way
 _TIMES = 6  # the first of them is not counted
+_MOMENT_S = 0.15  # that one gradient in the plain way may take: where the whole chunk takes longer, a part is timed
+_ENOUGH_S = 1.0  # of one way: two gradients at least, and no more after so long
+_MOST_S = 5.0  # of all together: no trial begins that might take longer
+_WARM = 5.0  # times slower than the best so far: no trial is that slow at its first gradient and then as fast
+_SLOWER = 1.5  # the same at a later one
 _ALIKE = 0.95  # cosine of most samples' gradients with the plain ones
 _SAME = 0.9  # of the samples at least are of the same class
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}  # x86's and Arm's
+
+_now = time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -62,42 +77,67 @@ def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> Pace:
 
     Leaves the teacher as `apply` of the answer does.
     """
-    key = (teacher.facts.digest, chunk, threads_given(), workers, teacher.device.type)
+    key = _case(teacher, chunk, workers)
     if key not in _FOUND:
+        until = _now() + _MOST_S
         x = torch.randn(chunk, *teacher.signature.shape, generator=Key(0).at("pace").generator()).to(teacher.device)
         apply(PLAIN, teacher.graph)
-        if _timed(teacher, x, PLAIN, 2)[1] * passes / chunk < _WORTH_S:
+        seconds = _timed(teacher, x[:1], PLAIN, 2, _MOMENT_S)[1]
+        x = x[: max(1, int(_MOMENT_S / max(seconds, 1e-9)))]
+        if len(x) > 1:
+            seconds = _timed(teacher, x, PLAIN, 2)[1]
+        if seconds / len(x) * passes < _WORTH_S:
             return PLAIN
-        _FOUND[key] = _fastest(teacher, x, workers)
+        _FOUND[key] = _fastest(teacher, x, workers, until)
     apply(_FOUND[key], teacher.graph)
     return _FOUND[key]
 
 
-def _fastest(teacher: Teacher, x: Tensor, workers: int) -> Pace:
+def leave_out(teacher: Teacher, chunk: int, workers: int = 1) -> None:
+    """Have `chosen` answer with the plain way on as many threads: what it found has failed at the work itself."""
+    key = _case(teacher, chunk, workers)
+    _FOUND[key] = replace(PLAIN, threads=_FOUND.get(key, PLAIN).threads)
+
+
+def _case(teacher: Teacher, chunk: int, workers: int) -> _Case:
+    return teacher.facts.digest, chunk, threads_given(), workers, teacher.device.type
+
+
+def _fastest(teacher: Teacher, x: Tensor, workers: int, until: float) -> Pace:
     threads = torch.get_num_threads()
-    plain, seconds = _timed(teacher, x, PLAIN, _TIMES)
+    plain, seconds = _timed(teacher, x, PLAIN, _TIMES, until=until)
     used, least = threads, seconds / _GAIN
-    if threads > 1 and teacher.device.type == "cpu":
+    if threads > 1 and teacher.device.type == "cpu" and _now() < until:
         torch.set_num_threads(1)
-        alone = _timed(teacher, x, PLAIN, _TIMES)[1]
+        alone = _timed(teacher, x, PLAIN, _TIMES, seconds * _GAIN, until)[1]
         if alone / _GAIN <= seconds:
             used, least = 1, alone / _GAIN
         torch.set_num_threads(used)
     best = replace(PLAIN, threads=used)
     for pace in (replace(other, threads=used) for other in others(teacher)):
-        apply(pace, teacher.graph)
+        if _now() + _WARM * least > until:
+            break
         try:
-            found, seconds = _timed(teacher, x, pace, _TIMES)
-        except RuntimeError:  # an operator that has no such kernel
+            apply(pace, teacher.graph)
+            found, seconds = _timed(teacher, x, pace, _TIMES, least, until)
+            if seconds < least and _agrees(found, plain):
+                best, least = pace, seconds
+        except Exception:  # noqa: BLE001 - an operator without such a kernel, memory that runs out, whatever it is
             continue
-        if seconds < least and _agrees(found, plain):
-            best, least = pace, seconds
-    if workers > 1 and teacher.device.type == "cpu":
-        apply(best, teacher.graph)
-        if _side_by_side(teacher, x, best, workers) / workers < _timed(teacher, x, best, _TIMES)[1] / _GAIN:
-            best = replace(best, workers=workers)
+    if workers > 1 and teacher.device.type == "cpu" and _now() + _WARM * least <= until:
+        best = replace(best, workers=_workers(teacher, x, best, workers, until))
     torch.set_num_threads(threads)
     return best
+
+
+def _workers(teacher: Teacher, x: Tensor, best: Pace, workers: int, until: float) -> int:
+    """How many threads compute side by side: so many if they are faster together, else one."""
+    try:
+        apply(best, teacher.graph)
+        together = _side_by_side(teacher, x, best, workers) / workers
+        return workers if together < _timed(teacher, x, best, _TIMES, until=until)[1] / _GAIN else 1
+    except Exception:  # noqa: BLE001 - what cannot be computed side by side is computed one after the other
+        return 1
 
 
 def threads_given() -> int:
@@ -133,8 +173,7 @@ def _side_by_side(teacher: Teacher, x: Tensor, pace: Pace, workers: int) -> floa
 def apply(pace: Pace, *networks: nn.Module) -> None:
     """Lays the weights of networks out in memory; values stay as they are."""
     for network in networks:
-        layout = torch.channels_last if pace.channels_last else torch.contiguous_format
-        network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs ask for a tensor besides
+        lay_out(network, pace.channels_last)
 
 
 def hurried(device: torch.device, dtype: Dtype) -> torch.autocast:
@@ -144,34 +183,57 @@ def hurried(device: torch.device, dtype: Dtype) -> torch.autocast:
 
 
 def others(teacher: Teacher) -> Iterator[Pace]:
-    """Every way there is to compute a teacher but the plain one."""
-    layouts = (False, True) if any(weight.dim() == 4 for weight in _tensors(teacher.graph)) else (False,)
+    """Every way there is to compute a teacher but the plain one; those in bfloat16 where the device has it."""
+    layouts = (False, True) if has_layouts(teacher.graph) else (False,)
+    dtypes: tuple[Dtype, ...] = ("float32", "bfloat16") if _has_bfloat16(teacher.device) else ("float32",)
     for channels_last in layouts:
-        for dtype in ("float32", "bfloat16"):
+        for dtype in dtypes:
             pace = Pace(channels_last, dtype)
             if pace != PLAIN:
                 yield pace
 
 
-def _tensors(network: nn.Module) -> Iterator[Tensor]:
-    yield from network.parameters()
-    yield from network.buffers()
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself: what stands for it where it does not is many times slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known = processor.features()
+    return not known or not known.isdisjoint(_BFLOAT16)
 
 
-def _timed(teacher: Teacher, x: Tensor, pace: Pace, times: int) -> tuple[tuple[Tensor, Tensor], float]:
-    """Logits and gradient of some samples, and the seconds that they take at the best of ``times``."""
-    taken = []
-    for _ in range(times):
-        started = time.perf_counter()
-        leaf = x.clone().requires_grad_(True)
-        with hurried(teacher.device, pace.dtype):
-            logits = teacher.logits_of_standard(leaf)
-        sure = F.log_softmax(logits.float(), 1).amax(1)
-        gradient = torch.autograd.grad(sure.sum(), leaf, materialize_grads=True)[0]
-        if x.device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - started)
-    return (logits.detach().float(), gradient.float()), min(taken[1:] or taken)
+_Found = tuple[Tensor, Tensor]
+
+
+def _timed(
+    teacher: Teacher, x: Tensor, pace: Pace, times: int, enough: float = math.inf, until: float = math.inf
+) -> tuple[_Found, float]:
+    """Logits and gradient of some samples, and the seconds that they take at the best of ``times``.
+
+    Args:
+        enough: no more are taken once they are clearly slower than this.
+        until: nor after this moment.
+    """
+    taken: list[float] = []
+    while len(taken) < times:
+        started = _now()
+        found = _gradient(teacher, x, pace)
+        taken.append(_now() - started)
+        slower = taken[0] > _WARM * enough if len(taken) == 1 else min(taken[1:]) > _SLOWER * enough
+        if slower or (len(taken) > 1 and sum(taken) > _ENOUGH_S) or _now() >= until:
+            break
+    return found, min(taken[1:] or taken)
+
+
+def _gradient(teacher: Teacher, x: Tensor, pace: Pace) -> _Found:
+    """Logits, and the gradient of the highest log-probability."""
+    leaf = x.clone().requires_grad_(True)
+    with hurried(teacher.device, pace.dtype):
+        logits = teacher.logits_of_standard(leaf)
+    sure = F.log_softmax(logits.float(), 1).amax(1)
+    gradient = torch.autograd.grad(sure.sum(), leaf, materialize_grads=True)[0]
+    if x.device.type == "cuda":
+        torch.cuda.synchronize()
+    return logits.detach().float(), gradient.float()
 
 
 def _agrees(found: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]) -> bool:

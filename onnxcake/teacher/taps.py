@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, did_you_mean, shown
 from ..graph.convert import Converted, Pieces, in_pieces
+from ..graph.layout import is_laid_out_last, lay_out
 from ..graph.module import Graph
 from ..graph.node import Depends
 from ..graph.normalise import INPUT
@@ -51,17 +52,12 @@ class Tapped(nn.Module):
 
         What it holds alone is laid out in memory as the other's is.
         """
-        if any(map(_channels_last, other.buffers())):
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs want a tensor
+        lay_out(self, is_laid_out_last(other))
         held = {name: graph for graph in other.modules() if isinstance(graph, Graph) for name in graph._buffers}
         for graph in self.modules():
             if isinstance(graph, Graph):
                 for name in graph._buffers.keys() & held.keys():
                     graph._buffers[name] = held[name]._buffers[name]
-
-
-def _channels_last(weight: Tensor) -> bool:
-    return weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
 class _Rows(nn.Module):

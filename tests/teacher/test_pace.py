@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from onnxcake import processor
 from onnxcake.rng import Key
 from onnxcake.teacher import Teacher, pace
 from onnxcake.teacher.pace import PLAIN, Pace
@@ -21,62 +24,185 @@ def teacher(export: Any, tmp_path_factory: pytest.TempPathFactory) -> Teacher:
     return Teacher.load(export(net, (3, 12, 12), tmp_path_factory.mktemp("pace") / "teacher.onnx"))
 
 
-def timings(monkeypatch: pytest.MonkeyPatch, seconds: dict[Pace, float], **instead: Any) -> list[Pace]:
-    """What is timed, answered with given seconds and what is really computed."""
-    asked: list[Pace] = []
-    real = pace._timed
+class Timings:
+    """A clock that only gradients move, each by the seconds of its way; notes the ways that were asked for.
 
-    def timed(teacher: Teacher, x: Tensor, how: Pace, times: int) -> tuple[tuple[Tensor, Tensor], float]:
-        how = replace(how, threads=None)
-        asked.append(how)
-        if how in instead.get("fails", ()):
-            raise RuntimeError("no such kernel")
-        (logits, gradient), _ = real(teacher, x, how, 1)
-        return (logits, -gradient if how in instead.get("wrong", ()) else gradient), seconds[how]
+    What a way gives is really computed, in the plain way; ``fails`` raise an error, ``wrong`` point elsewhere.
+    """
 
-    monkeypatch.setattr(pace, "_timed", timed)
-    monkeypatch.setattr(pace, "_FOUND", {})
-    return asked
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Mapping[Pace, float], **instead: Any) -> None:
+        self.seconds, self.asked, self.now = seconds, list[Pace](), 0.0
+        self.fails: Mapping[Pace, Exception] = instead.get("fails", {})
+        self.wrong: Collection[Pace] = instead.get("wrong", ())
+        self.real = pace._gradient
+        monkeypatch.setattr(pace, "_gradient", self.gradient)
+        monkeypatch.setattr(pace, "_now", lambda: self.now)
+        monkeypatch.setattr(pace, "_FOUND", {})
+        monkeypatch.setattr(processor, "features", lambda: frozenset({"avx512_bf16"}))
+
+    def gradient(self, teacher: Teacher, x: Tensor, how: Pace) -> tuple[Tensor, Tensor]:
+        how = replace(how, threads=None, workers=1)
+        self.asked.append(how)
+        self.now += self.took(how)
+        if how in self.fails:
+            raise self.fails[how]
+        logits, gradient = self.real(teacher, x, PLAIN)
+        return logits, -gradient if how in self.wrong else gradient
+
+    def took(self, how: Pace) -> float:
+        return self.seconds[how]
+
+
+PASSES = 100_000  # many: worth a timing
 
 
 def chosen(teacher: Teacher, workers: int = 1) -> Pace:
     """The way that is chosen where all threads are as fast as one."""
-    found = pace.chosen(teacher, 8, 1000, workers)
+    found = pace.chosen(teacher, 8, PASSES, workers)
     assert found.threads == 1
     return replace(found, threads=None)
 
 
 LAST, LOW, BOTH = Pace(True), Pace(dtype="bfloat16"), Pace(True, "bfloat16")
-SECONDS = {PLAIN: 1.0, LAST: 0.8, LOW: 0.5, BOTH: 0.4}  # on however many threads
+SECONDS = {PLAIN: 0.010, LAST: 0.008, LOW: 0.005, BOTH: 0.004}  # on however many threads
+NO_KERNEL = RuntimeError("no such kernel")
+
+
+def is_last(teacher: Teacher) -> bool:
+    weights = [weight for weight in (*teacher.graph.parameters(), *teacher.graph.buffers()) if weight.dim() == 4]
+    last = {weight.is_contiguous(memory_format=torch.channels_last) for weight in weights}
+    assert len(last) == 1
+    return last.pop()
 
 
 @pytest.mark.parametrize(
     ("seconds", "instead", "best"),
     [
         ({}, {}, BOTH),
-        ({BOTH: 0.6}, {}, LOW),
+        ({BOTH: 0.006}, {}, LOW),
         ({}, {"wrong": {BOTH}}, LOW),
-        ({}, {"fails": {BOTH, LOW}}, LAST),
-        ({LAST: 0.9, LOW: 0.9, BOTH: 0.9}, {}, PLAIN),
+        ({}, {"fails": {BOTH: NO_KERNEL, LOW: NO_KERNEL}}, LAST),
+        ({LAST: 0.009, LOW: 0.009, BOTH: 0.009}, {}, PLAIN),
     ],
     ids=["the fastest", "another", "one that points elsewhere", "ones that fail", "none by enough"],
 )
 def test_the_fastest_that_agrees_is_chosen(
     seconds: dict[Pace, float], instead: Any, best: Pace, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timings(monkeypatch, SECONDS | seconds, **instead)
+    Timings(monkeypatch, SECONDS | seconds, **instead)
     assert chosen(teacher) == best
-    weights = [weight for weight in teacher.graph.parameters() if weight.dim() == 4]
-    weights += [weight for weight in teacher.graph.buffers() if weight.dim() == 4]
-    assert weights and all(w.is_contiguous(memory_format=torch.channels_last) == best.channels_last for w in weights)
+    assert is_last(teacher) == best.channels_last
 
 
-@pytest.mark.parametrize(("seconds", "workers"), [(0.6, 2), (0.75, 1)], ids=["faster", "not by enough"])
+@pytest.mark.parametrize(
+    "error",
+    [NotImplementedError(), MemoryError(), KeyError("x"), TypeError("x"), IndexError(), AssertionError(), OSError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_way_that_fails_in_whatever_way_is_left_out(
+    error: Exception, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Timings(monkeypatch, SECONDS, fails={LAST: error, LOW: error, BOTH: error})
+    assert chosen(teacher) == PLAIN and not is_last(teacher)
+
+
+def test_a_layout_that_cannot_be_had_is_left_out(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(network: nn.Module, channels_last: bool) -> None:
+        if channels_last:
+            raise RuntimeError("required rank 4 tensor to use channels_last format")
+
+    Timings(monkeypatch, SECONDS)
+    monkeypatch.setattr(pace, "lay_out", fails)
+    assert chosen(teacher) == LOW
+
+
+def test_threads_side_by_side_that_fail_are_left_out(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> float:
+        raise ValueError("no second thread")
+
+    Timings(monkeypatch, SECONDS)
+    monkeypatch.setattr(pace, "_side_by_side", fails)
+    assert chosen(teacher, 2) == BOTH
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0.1, 1), (0.02, 2), (0.005, 6)], ids=["far", "clearly", "not"])
+def test_a_trial_ends_once_it_is_slower(
+    seconds: float, times: int, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Than the best so far: the first gradient may be five times as slow, as what it needs is made then."""
+    timed = Timings(monkeypatch, SECONDS | {LOW: seconds})
+    chosen(teacher)
+    assert timed.asked.count(LOW) == times and timed.asked.count(BOTH) == 6
+
+
+@pytest.mark.parametrize("slow", [0.001, 0.05, 0.4, 3.0, 40.0])
+@pytest.mark.parametrize("slower", [1.0, 4.0])
+def test_all_of_the_timing_takes_seconds(
+    slow: float, slower: float, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a sample takes, also where other ways are slower, as long as gradients of one sample fit."""
+
+    class Growing(Timings):
+        def gradient(self, teacher: Teacher, x: Tensor, how: Pace) -> tuple[Tensor, Tensor]:
+            self.samples = len(x)
+            return super().gradient(teacher, x, how)
+
+        def took(self, how: Pace) -> float:
+            return slow * self.samples * (1.0 if how == PLAIN else slower)
+
+    timed = Growing(monkeypatch, {})
+    found = pace.chosen(teacher, 512, 1_000_000)
+    assert replace(found, threads=None) == PLAIN
+    assert timed.now <= max(pace._MOST_S + min(slow, 1), 3 * slow)
+    assert ({LAST, BOTH, LOW} <= set(timed.asked)) == (slow < 0.4), "all are tried where that fits"
+
+
+@pytest.mark.parametrize(
+    ("flags", "tried"),
+    [
+        ({"avx2", "fma"}, False),
+        ({"avx512_vnni"}, False),
+        ({"avx512_bf16"}, True),
+        ({"bf16", "asimd"}, True),
+        (set(), True),
+    ],
+    ids=str,
+)
+def test_bfloat16_is_tried_where_the_processor_has_it(
+    flags: set[str], tried: bool, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unknown processor is tried."""
+    timed = Timings(monkeypatch, SECONDS)
+    monkeypatch.setattr(processor, "features", lambda: frozenset(flags))
+    assert chosen(teacher) == (BOTH if tried else LAST)
+    assert (LOW in timed.asked) == (BOTH in timed.asked) == tried
+
+
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [
+        ("processor\t: 0\nmodel name\t: x: y\nflags\t\t: fpu avx2 avx512_vnni\n\nflags\t: other\n", {"avx512_vnni"}),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n", {"bf16", "asimd"}),
+        ("nothing of the kind", set()),
+        (None, set()),
+    ],
+)
+def test_a_processors_features_are_read(
+    told: str | None, known: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(processor, "_TOLD", tmp_path / "cpuinfo")
+    found = processor.features()
+    assert known <= found and "other" not in found and bool(found) == bool(known)
+
+
+@pytest.mark.parametrize(("seconds", "workers"), [(0.006, 2), (0.0075, 1)], ids=["faster", "not by enough"])
 def test_two_workers_where_they_are_faster(
     seconds: float, workers: int, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the fastest way, which takes 0.4 s; side by side two gradients take so long."""
-    timings(monkeypatch, SECONDS)
+    """Of the fastest way, which takes 4 ms; side by side two gradients take so long."""
+    Timings(monkeypatch, SECONDS)
     monkeypatch.setattr(pace, "_side_by_side", lambda *_: seconds)
     assert chosen(teacher, 2) == Pace(True, "bfloat16", workers)
     assert chosen(teacher, 1).workers == 1
@@ -89,26 +215,25 @@ def test_as_many_threads_as_pay_off(
     alone: float, threads: int, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is tried after that is tried on as many threads, and the number that was given comes back."""
-    asked, real, before = list[tuple[Pace, int]](), pace._timed, torch.get_num_threads()
+    asked, before = list[tuple[Pace, int]](), torch.get_num_threads()
 
-    def timed(teacher: Teacher, x: Tensor, how: Pace, times: int) -> Any:
-        asked.append((how, torch.get_num_threads()))
-        seconds = alone if torch.get_num_threads() == 1 else 1.0
-        return real(teacher, x, how, 1)[0], seconds * (0.5 if how.channels_last else 1.0)
+    class OfThreads(Timings):
+        def took(self, how: Pace) -> float:
+            asked.append((how, torch.get_num_threads()))
+            return 0.01 * (alone if torch.get_num_threads() == 1 else 1.0) * (0.5 if how.channels_last else 1.0)
 
-    monkeypatch.setattr(pace, "_timed", timed)
-    monkeypatch.setattr(pace, "_FOUND", {})
+    OfThreads(monkeypatch, {})
     monkeypatch.setattr(pace, "_given", None)
     torch.set_num_threads(2)
     try:
-        assert pace.chosen(teacher, 8, 1000) == Pace(True, threads=threads)
+        assert pace.chosen(teacher, 8, PASSES) == Pace(True, threads=threads)
         assert torch.get_num_threads() == 2
         assert {count for how, count in asked if how.channels_last} == {threads}
         pace.use_threads(1)
         assert (torch.get_num_threads(), pace.threads_given()) == (1, 2)
         pace.use_threads(1)
         assert pace.threads_given() == 2, "said twice"
-        assert pace.chosen(teacher, 8, 1000) == Pace(True, threads=threads), "the same again in this process"
+        assert pace.chosen(teacher, 8, PASSES) == Pace(True, threads=threads), "the same again in this process"
     finally:
         torch.set_num_threads(before)
 
@@ -130,26 +255,78 @@ def test_side_by_side_is_timed_on_one_core_each(teacher: Teacher, monkeypatch: p
 
 
 def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = timings(monkeypatch, SECONDS)
-    first, count = pace.chosen(teacher, 8, 1000), len(asked)
+    timed = Timings(monkeypatch, SECONDS)
+    first, count = pace.chosen(teacher, 8, PASSES), len(timed.asked)
     pace.apply(PLAIN, teacher.graph)
-    assert pace.chosen(teacher, 8, 1000) == first == replace(BOTH, threads=1) and len(asked) == count
-    assert pace.chosen(teacher, 4, 1000) == replace(BOTH, threads=1) and len(asked) > count
+    assert pace.chosen(teacher, 8, PASSES) == first == replace(BOTH, threads=1) and len(timed.asked) == count
+    assert pace.chosen(teacher, 4, PASSES) == replace(BOTH, threads=1) and len(timed.asked) > count
+
+
+def test_what_failed_at_the_work_is_not_chosen_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    Timings(monkeypatch, SECONDS)
+    assert chosen(teacher) == BOTH
+    pace.leave_out(teacher, 8)
+    assert chosen(teacher) == PLAIN and not is_last(teacher)
 
 
 def test_short_work_is_not_worth_a_timing(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = timings(monkeypatch, SECONDS)
-    assert pace.chosen(teacher, 8, 40) == PLAIN and asked == [PLAIN]
+    timed = Timings(monkeypatch, SECONDS)
+    assert pace.chosen(teacher, 8, 40) == PLAIN and set(timed.asked) == {PLAIN}
 
 
 @pytest.mark.parametrize("how", [LAST, LOW, BOTH], ids=str)
 def test_answers_stay_those_in_float32(how: Pace, teacher: Teacher) -> None:
     x = torch.randn(16, 3, 12, 12, generator=Key(1).generator())
     pace.apply(PLAIN, teacher.graph)
-    (logits, gradient), _ = pace._timed(teacher, x, PLAIN, 1)
+    logits, gradient = pace._gradient(teacher, x, PLAIN)
     pace.apply(how, teacher.graph)
     torch.testing.assert_close(teacher.logits(x).detach(), logits, rtol=1e-5, atol=1e-5)
-    (_, other), _ = pace._timed(teacher, x, how, 1)
+    _, other = pace._gradient(teacher, x, how)
     assert other.dtype == torch.float32
     assert torch.cosine_similarity(gradient.flatten(1), other.flatten(1)).min() > 0.95
     pace.apply(PLAIN, teacher.graph)
+
+
+@pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
+@pytest.mark.parametrize("how", [LAST, BOTH], ids=str)
+def test_three_dimensions_are_laid_out_too(how: Pace, dynamo: bool, tmp_path: Path) -> None:
+    with Key(1).at("teacher").as_default():
+        net = nn.Sequential(
+            nn.Conv3d(2, 6, 3), nn.ReLU(), nn.Conv3d(6, 6, 1, groups=2), nn.Flatten(), nn.Linear(384, 4)
+        )
+    x = torch.randn(5, 2, 6, 6, 6, generator=Key(2).generator())
+    path = tmp_path / "t.onnx"
+    shapes = {"dynamic_shapes": ({0: torch.export.Dim("b")},)} if dynamo else {"dynamic_axes": {"x": {0: "b"}}}
+    torch.onnx.export(net.eval(), (x,), path, dynamo=dynamo, input_names=["x"], verbose=False, **shapes)
+    found = Teacher.load(path)
+    (convolution, *_) = found.offers.convolutions
+    plain = found.answer(x, (convolution,))
+    found._tapped.clear()
+    pace.apply(how, found.graph)
+    weights = [one for one in (*found.graph.parameters(), *found.graph.buffers()) if one.dim() == 5]
+    assert weights and all(one.is_contiguous(memory_format=torch.channels_last_3d) for one in weights)
+    logits, taps = found.answer(x, (convolution,))
+    torch.testing.assert_close(logits, plain[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(taps[convolution], plain[1][convolution], rtol=1e-5, atol=1e-5)
+    assert pace._gradient(found, x, how)[1].isfinite().all()
+
+
+def test_constants_of_rank_five_that_are_no_weights(tmp_path: Path) -> None:
+    """Windows of unlike sizes become places to gather from: whole numbers of rank 5, which no layout takes."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 3)).eval()
+    path, x = tmp_path / "t.onnx", torch.randn(3, 1, 7, 7, generator=Key(2).generator())
+    batch = ({0: torch.export.Dim("b")},)
+    torch.onnx.export(net, (x,), path, dynamo=True, dynamic_shapes=batch, verbose=False)
+    found = Teacher.load(path)
+    plain = found.logits(x)
+    for how in (LAST, PLAIN, BOTH):
+        pace.apply(how, found.graph)
+        torch.testing.assert_close(found.logits(x), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tensor_that_no_layout_takes_stays_as_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 3, 3))
+    network.register_buffer("sparse", torch.ones(2, 2, 2, 2).to_sparse())
+    pace.apply(LAST, network)
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.get_buffer("sparse").is_sparse
