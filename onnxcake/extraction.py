@@ -197,7 +197,7 @@ def train(
         )
     begins = beginning(chosen, made.teacher, student, folder, made.seed)
     size = samples.layout.batches * samples.layout.batch
-    pupil = Pupil.of(chosen, made.teacher, size, seed, begins.start).of_a_set()
+    pupil = Pupil.of(chosen, made.teacher, size, seed, begins.start, plans.weight_bits(chosen)).of_a_set()
     if pupil.regime.live or pupil.regime.match is not None:
         raise StoreError(
             "the recipe's student asks the teacher as it learns, and only a set is given",

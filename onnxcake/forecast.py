@@ -83,7 +83,7 @@ def describe(job: Job, ahead: Forecast) -> str:
     facts, signature, synthesis = job.teacher.facts, job.teacher.signature, job.synthesis
     shape = "×".join(map(str, signature.input_shape))
     pupil, sizes = job.pupil, f"{job.pupil.parameters:,} parameters"
-    int8 = ", int8" if pupil.quantised else ""
+    int8 = f", int8, weights of {pupil.weight_bits} bits" if pupil.quantised else ""
     stepped = "" if pupil.regime.optimiser_key == OPTIMISER else f", stepped by {pupil.regime.optimiser_key}"
     lines = [
         f"teacher    {facts.name}: {shape} {signature.input_dtype} → {signature.classes} classes "

@@ -98,7 +98,9 @@ def prepare(request: Request) -> Job:
     begins = beginning(recipe, teacher.facts, request.student, request.folder, request.seed, teacher)
     if begins.note:
         view = replace(view, notes=(*view.notes, printable(begins.note)))
-    pupil = Pupil.of(recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, begins.start)
+    pupil = Pupil.of(
+        recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, begins.start, plan.weight_bits
+    )
     besides: dict[str, Any] = {"substitutes": list(view.notes)} if view.notes else {}
     besides |= _held(request.options.before(recipe.teacher_options))
     if data is not None:
@@ -106,7 +108,12 @@ def prepare(request: Request) -> Job:
     if request.stats is not None:
         besides["stats"] = files.sha256_file(request.stats)
     if "student" in synthesis.needs:
-        student = {**pupil.section, "architecture": {pupil.architecture: pupil.hyper}, **pupil.begins_as}
+        student = {
+            **pupil.section,
+            "architecture": {pupil.architecture: pupil.hyper},
+            **pupil.begins_as,
+            **pupil.narrow,
+        }
         besides["student"] = {**student, "beside": plan.beside}
     return Job(
         teacher=teacher,

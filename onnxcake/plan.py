@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import processor
 from .errors import RecipeError, StoreError
 from .files import canonical, sha256
 from .recipe import Recipe
@@ -33,6 +34,7 @@ HELD_OUT = 20  # one batch held out for so many to learn from,
 HELD_OUT_SAMPLES = 1000  # but where rounds are many, only enough to compare on
 SHARD_BYTES = 1 << 20  # small batches share a file up to this size,
 SHARDS = 20  # but a set has so many files at least, if it has the batches
+_NOT_OF_SAMPLES = ("beside", "weight_bits")  # what the store does not depend on
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 8 << 30}  # activations of one chunk: a core's cache, a card's memory
 
 
@@ -51,6 +53,7 @@ class Plan:
         workers: batches of a set made side by side, by threads of one core each; 1 is one after the other on all cores.
         beside: threads of torch that prepare a student's next lesson while it takes one, where that is the teacher's
             work, and as many for the student; 0 is one after the other on all cores.
+        weight_bits: of an int8 student's weights; None for a float student.
     """
 
     device: str
@@ -62,6 +65,7 @@ class Plan:
     dtype: Dtype = "float32"
     workers: int = 1
     beside: int = 0
+    weight_bits: int | None = None
 
     @property
     def pace(self) -> Pace:
@@ -209,7 +213,19 @@ def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
         chunk=chunk,
         batches_per_shard=max(1, min(SHARD_BYTES // batch_bytes, most)),
         torch=torch.__version__,
+        weight_bits=weight_bits(recipe),
     )
+
+
+def weight_bits(recipe: Recipe) -> int | None:
+    """Choose the bits of an int8 student's weights: those that the recipe names, else seven where eight may saturate.
+
+    255·64·2 < 2¹⁵: products of bytes with weights of seven bits do not saturate on any processor.
+    """
+    asked = recipe.student.quantise
+    if asked == "int8":
+        return 7 if processor.saturates() else 8
+    return {None: None, "int8-7bit": 7, "int8-8bit": 8}[asked]
 
 
 def layout(
@@ -233,7 +249,7 @@ def layout(
         "kept": str(_kept(recipe, synthesis)),
         **_flat("input", asdict(signature)),
         **_flat("synthesis", recipe.as_dict()["synthesis"]),
-        **_flat("plan", {name: value for name, value in plan.as_dict().items() if name != "beside"}),
+        **_flat("plan", {name: value for name, value in plan.as_dict().items() if name not in _NOT_OF_SAMPLES}),
         **{key: text for name, value in (besides or {}).items() for key, text in _flat(name, value).items()},
     }
     digested = {**made_from, "teacher": teacher.facts.digest}

@@ -38,6 +38,7 @@ class Pupil:
 
     Attributes:
         start: the model that it begins as; None for a named architecture.
+        weight_bits: of its weights, if it learns with the rounding of an int8 file; else None.
     """
 
     signature: Signature
@@ -45,18 +46,27 @@ class Pupil:
     hyper: dict[str, Any]
     regime: Regime
     course: Course
-    quantised: bool
+    weight_bits: int | None
     seed: int
     section: dict[str, Any]
     parameters: int
     start: Start | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, teacher: Facts, samples: int, seed: int, start: Start | None = None) -> Pupil:
+    def of(
+        cls,
+        recipe: Recipe,
+        teacher: Facts,
+        samples: int,
+        seed: int,
+        start: Start | None = None,
+        weight_bits: int | None = None,
+    ) -> Pupil:
         """What a recipe asks for, given the teacher and the samples to learn from.
 
         Args:
             start: the model that the student begins as, for a recipe that asks for one.
+            weight_bits: of an int8 student's weights, as planned; None is 8.
 
         Raises:
             RecipeError: if the architecture does not fit the teacher's inputs.
@@ -100,13 +110,13 @@ class Pupil:
             size = parameters(lambda: ARCHITECTURES[name](signature, **hyper))
         else:
             size = start.parameters(() if regime.match is None else regime.match.student_modules)
-        quantised = section.quantise is not None
-        return cls(signature, name, hyper, regime, course, quantised, seed, recipe.as_dict()["student"], size, start)
+        bits = None if section.quantise is None else weight_bits or 8
+        return cls(signature, name, hyper, regime, course, bits, seed, recipe.as_dict()["student"], size, start)
 
     def student(self, key: Key) -> Student:
         """The student, its weights those it begins with or drawn from ``key``."""
         if self.start is None:
-            return make(self.architecture, self.hyper, self.signature, key, quantised=self.quantised)
+            return make(self.architecture, self.hyper, self.signature, key, weight_bits=self.weight_bits)
         fresh = key if self.hyper.get("init") == "fresh" else None
         taps = () if self.regime.match is None else self.regime.match.student_modules
         return OnnxStudent(self.start, self.signature, fresh=fresh, taps=taps)
@@ -123,7 +133,17 @@ class Pupil:
     def key(self, layout: Layout) -> str:
         """A digest over all that the trained student depends on."""
         parts = [layout.key, self.seed, self.architecture, self.hyper, self.regime.steps, self.section]
-        return files.sha256(files.canonical([*parts, *self.begins_as.values()]))
+        return files.sha256(files.canonical([*parts, *self.begins_as.values(), *self.narrow.values()]))
+
+    @property
+    def quantised(self) -> bool:
+        """Tell whether it learns with the rounding of an int8 file."""
+        return self.weight_bits is not None
+
+    @property
+    def narrow(self) -> dict[str, int]:
+        """Give the bits of its weights where they are fewer than an int8 file could hold."""
+        return {"weight_bits": self.weight_bits} if self.weight_bits is not None and self.weight_bits < 8 else {}
 
     @property
     def begins_as(self) -> dict[str, str]:

@@ -115,6 +115,7 @@ def finish(
                 "steps": pupil.regime.steps,
                 "learning_rate": pupil.regime.optimiser.lr * rate,
                 **pupil.begins_as,
+                **({} if pupil.weight_bits is None else {"weight_bits": pupil.weight_bits}),
                 "torch_vs_onnxruntime": parity,
             },
             "agreement": {source: found.comparison().as_dict() for source, found in judged.items()},

@@ -176,7 +176,7 @@ class StudentSection(Section):
     augment: Augments = Field(default_factory=lambda: Augments())
     loss: DistillationKeys = Field(default_factory=lambda: DistillationKeys())
     match: Matches = Field(default_factory=lambda: Matches())
-    quantise: Literal["int8"] | None = None
+    quantise: Literal["int8", "int8-7bit", "int8-8bit"] | None = None
     optimiser: OptimiserChoice
     learning_rate: RateChoice
     rates: tuple[Positive, ...] = (1.0,)

@@ -1,8 +1,9 @@
 """Quantisation-aware training: a student that learns with the rounding that its int8 file will have.
 
 Jacob et al., *Quantization and training of neural networks for efficient integer-arithmetic-only inference*,
-CVPR 2018, section 3. Weights are rounded per output channel, symmetrically, to int8; what goes into a layer per
-tensor, with a zero point, to uint8. BatchNorm, biases and what lies between the layers stay float.
+CVPR 2018, section 3. Weights are rounded per output channel, symmetrically, to int8 (or to seven bits of it, with which
+no processor's products saturate); what goes into a layer per tensor, with a zero point, to uint8. BatchNorm, biases and
+what lies between the layers stay float.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ _LEAST_SCALE = torch.finfo(torch.float32).eps  # of a layer that has only ever s
 _LEAST_SHARE = 0.01  # of a batch in the moving average, as in torch's own observers
 
 
-def quantised(net: nn.Module) -> nn.Module:
+def quantised(net: nn.Module, weight_bits: int = 8) -> nn.Module:
     """The network with its convolutions and linear layers quantised, in place: they become `Quantised`.
 
     In training mode the ranges of what goes into each follow the batches; in eval mode they stay.
     """
     if type(net) in LAYERS:
-        return Quantised(net)
+        return Quantised(net, weight_bits)
     if not isinstance(net, Quantised):
         for name, child in net.named_children():
-            setattr(net, name, quantised(child))
+            setattr(net, name, quantised(child, weight_bits))
     return net
 
 
@@ -37,15 +38,15 @@ class Quantised(nn.Module):
     The gradient goes straight through the rounding where a value lies within its range, and is zero beyond.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, weight_bits: int = 8) -> None:
         super().__init__()
-        self.inputs, self.layer = Range(), layer
+        self.inputs, self.layer, self.weight_bits = Range(), layer, weight_bits
 
     def forward(self, x: Tensor) -> Tensor:
         """What the layer gives."""
         layer, x = self.layer, self.inputs(x)
         assert isinstance(layer, LAYERS)
-        weight = rounded_weight(layer.weight)
+        weight = rounded_weight(layer.weight, self.weight_bits)
         if isinstance(layer, nn.Linear):
             return F.linear(x, weight, layer.bias)
         convolved: Tensor = layer._conv_forward(x, weight, layer.bias)  # pads as the layer does
@@ -91,9 +92,10 @@ class Range(nn.Module):
         self.high.add_(share * (high - self.high))
 
 
-def rounded_weight(weight: Tensor) -> Tensor:
-    """Weights rounded, channel by channel of the first axis, to 255 levels between ± the largest magnitude."""
-    scale = (weight.detach().flatten(1).abs().amax(1) / 127).clamp(min=_LEAST_SCALE)
+def rounded_weight(weight: Tensor, bits: int = 8) -> Tensor:
+    """Weights rounded, channel by channel of the first axis, to 2ᵇ − 1 levels between ± the largest magnitude."""
+    last = 2 ** (bits - 1) - 1
+    scale = (weight.detach().flatten(1).abs().amax(1) / last).clamp(min=_LEAST_SCALE)
     zero = torch.zeros_like(scale)
     if _captured():
         return _in_onnx(weight, scale, zero, torch.int8, {"axis": 0})

@@ -41,18 +41,20 @@ class Student(nn.Module):
         return Watch(self.net, modules)
 
 
-def make(name: str, hyper: dict[str, Any], signature: Signature, key: Key, *, quantised: bool = False) -> Student:
+def make(
+    name: str, hyper: dict[str, Any], signature: Signature, key: Key, *, weight_bits: int | None = None
+) -> Student:
     """A fresh student of a named architecture, its weights drawn from ``key``.
 
     Args:
-        quantised: whether it computes as its int8 export will, from the first step on.
+        weight_bits: of the int8 file whose rounding it learns with, from the first step on; None for a float student.
 
     Raises:
         RecipeError: if the architecture does not fit the inputs.
     """
     with key.at("student", "weights").as_default():
         net = ARCHITECTURES[name](signature, **hyper)
-    return Student(signature, quantise(net) if quantised else net)
+    return Student(signature, net if weight_bits is None else quantise(net, weight_bits))
 
 
 def parameters(make_net: Callable[[], nn.Module]) -> int:
