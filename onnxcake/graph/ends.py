@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from torch import Tensor
 
+from .beginning import Beginning, Numbers, beginning
 from .convert import Converted
-from .normalise import INPUT
-
-Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 _PASS = {"Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_ROUNDING = 1e-5
 _QUANTISED = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
 
 
@@ -76,46 +74,59 @@ def _norm_of(makers: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> bool:
     return False
 
 
+Bound = float | tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Head:
     """What the beginning of a graph shows about the values it takes.
 
+    A tuple holds one number for all, one for each channel, or one for each number of an input, in the file's layout.
+
     Attributes:
-        range: lowest and highest value, or None.
-        mean, deviation: of the values, for each channel or for all, or None: a normalisation inside the file.
+        range: lowest and highest value, each a number or a tuple, or None.
+        mean, deviation: of the values, or None: a normalisation inside the file.
         channels_last: whether inputs are [height, width, channels].
         seen: the operators that it was read from, in words; "" if there were none.
+        guessed: whether the deviation is not shown, but follows from the mean.
     """
 
-    range: tuple[float, float] | None = None
+    range: tuple[Bound, Bound] | None = None
     mean: tuple[float, ...] | None = None
     deviation: tuple[float, ...] | None = None
     channels_last: bool = False
     seen: str = ""
+    guessed: bool = False
 
 
 def head(graph: Converted) -> Head:
-    """Reads the normalisation, quantisation and layout that the first operators show, and the file's metadata."""
-    chain = _Chain(graph)
-    chain.follow()
-    seen = ", ".join(chain.seen)
+    """Read the normalisation, quantisation and layout that the first operators show, and the file's metadata."""
+    begun = beginning(graph)
+    seen = ", ".join(begun.operators)
+    shape = graph.safe.input_shape
+    shown = _spread(begun, shape)
     limits = _QUANTISED.get(graph.safe.input_type)
-    bounds: tuple[float, float] | None = (float(limits[0]), float(limits[1])) if limits else chain.bounds
-    if limits:
+    if limits is not None:
         seen = "its integer type" + (f", {seen}" if seen else "")
-    mean = deviation = None
-    if chain.mean is not None and chain.deviation is not None:
-        mean, deviation = (tuple(float(v) for v in part) for part in (chain.mean, chain.deviation))
-        if not any(mean) and bounds is None and np.allclose(chain.deviation, [255.0], rtol=0.02):
-            bounds, mean, deviation = (0.0, 255.0), None, None  # a scale alone says nothing of the mean
-        elif bounds is None:
-            bounds = _raw_range(chain.mean, chain.deviation)
-        elif not any(mean):
-            mean = deviation = None
+        shown = replace(shown, low=float(limits[0]), high=float(limits[1]))
+    elif begun.low is not None:
+        shown = replace(shown, low=begun.low, high=begun.high)
     stated = graph.safe.metadata.get("Image.NominalPixelRange", "")
-    if bounds is None and stated in _NOMINAL:
-        bounds, seen = _NOMINAL[stated], f"metadata Image.NominalPixelRange = {stated}"
-    return Head(bounds, mean, deviation, chain.channels_last, seen)
+    if shown.low is None and stated in _NOMINAL:
+        shown, seen = _Shown(*_NOMINAL[stated]), f"metadata Image.NominalPixelRange = {stated}"
+    if shown.mean is not None and not shown.mean.any() and shown.low is not None:
+        shown = replace(shown, mean=None, deviation=None)  # a scale alone says nothing of the mean
+    bounds: tuple[Bound, Bound] | None = None
+    if shown.low is not None and shown.high is not None:
+        ends = [_packed(end, shape, begun.channels_last) for end in (shown.low, shown.high)]
+        low, high = (end[0] if len(end) == 1 else end for end in ends)
+        bounds = low, high
+    mean = deviation = None
+    if shown.mean is not None and shown.deviation is not None:
+        near = _PICTURE * float(shown.deviation.mean()) if len(shape) == 3 else 0.0
+        mean = _packed(shown.mean, shape, begun.channels_last, near)
+        deviation = _packed(shown.deviation, shape, begun.channels_last)
+    return Head(bounds, mean, deviation, begun.channels_last, seen, shown.guessed)
 
 
 # https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
@@ -127,110 +138,69 @@ _NOMINAL = {
 }
 
 
-def _raw_range(mean: Numbers, deviation: Numbers) -> tuple[float, float] | None:
-    """0…1 or 0…255, whichever a normalisation is made for; None if neither."""
-    if (mean >= 0).all() and (mean <= 1).all() and (deviation <= 1).all() and mean.any():
-        return (0.0, 1.0)
-    if (mean >= 0).all() and (mean <= 255).all() and (deviation > 1).all() and (deviation <= 256).all():
-        return (0.0, 255.0)
+_BYTE_DEVIATION = 0.23 * 255  # of the pixels of natural images
+_UNIT_DEVIATION = 0.23
+_PICTURE = 0.5  # of the deviation: a mean picture that changes by less within each channel is kept by channel
+_OF_MEAN = 1 / 3  # a guess at the deviation of positive features, of which the mean alone is known
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What was read, as numbers that broadcast to an input."""
+
+    low: Any = None
+    high: Any = None
+    mean: Numbers | None = None
+    deviation: Numbers | None = None
+    guessed: bool = False
+
+
+def _spread(begun: Beginning, shape: tuple[int, ...]) -> _Shown:
+    """Say what a normalisation x → scale · x + shift shows of x."""
+    if begun.scale is None or begun.shift is None:
+        return _Shown()
+    scale, shift = begun.scale, begun.shift
+    mean, deviation = -shift / scale, 1 / np.abs(scale)
+    mean = np.where(np.abs(mean) < _ROUNDING * deviation, 0.0, mean)
+    one = float(np.ptp(mean)) == 0 and float(np.ptp(deviation)) == 0  # the same for all
+    if not mean.any():
+        as_bytes = np.allclose(deviation, 255, rtol=0.02)
+        numbers = len(_packed(deviation, shape, begun.channels_last))
+        if numbers > 1 and (len(shape) == 1 or numbers == deviation.size) and "Scaler" not in begun.operators:
+            return _Shown()  # a window or a mask
+        return _Shown(0.0, 255.0) if as_bytes else _Shown(mean=mean, deviation=deviation)
+    if not np.allclose(deviation, 1, rtol=_ROUNDING):
+        low, high = (0.0, _raw_end(mean, deviation)) if len(shape) > 1 or one else (None, None)
+        return _Shown(None if high is None else low, high, mean, deviation)
+    if one and (scale < 0).all() and mean.flat[0] in (1.0, 255.0):  # an inverted picture
+        return _Shown(0.0, float(mean.flat[0]))
+    if (mean >= 0).all() and (mean <= 1).all():
+        return _Shown(0.0, 1.0, mean, np.full_like(mean, _UNIT_DEVIATION), True)
+    if (len(shape) > 1 or one) and mean.min() >= 16 and mean.max() <= 240:
+        return _Shown(0.0, 255.0, mean, np.full_like(mean, _BYTE_DEVIATION), True)
+    if len(shape) > 1 and (mean < 0).any() and (mean > 0).any():  # a positional embedding, as a rule
+        return _Shown()
+    return _Shown(None, None, mean, np.maximum(1.0, np.abs(mean) * _OF_MEAN), True)
+
+
+def _raw_end(mean: Numbers, deviation: Numbers) -> float | None:
+    """1 or 255, whichever raw values from 0 on can have this mean and this deviation; None if neither."""
+    for end in (1.0, 255.0):
+        inside = (mean >= 0).all() and (mean <= end).all() and (deviation <= end).all()
+        # of values in 0…end the variance is at most mean · (end − mean)
+        if inside and (deviation**2 <= 1.1 * mean * (end - mean)).all() and (end == 1 or mean.max() > 1):
+            return end
     return None
 
 
-class _Chain:
-    """Follows the input through operators that only rescale or rearrange it."""
-
-    def __init__(self, graph: Converted) -> None:
-        self.graph = graph
-        shape = graph.safe.input_shape
-        self.rank = len(shape) + 1
-        looks_last = len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4
-        self.channels_last = looks_last
-        self.axis = self.rank - 1 if looks_last else 1  # where the channels are now
-        self.mean: Numbers | None = None
-        self.deviation: Numbers | None = None
-        self.bounds: tuple[float, float] | None = None
-        self.seen: list[str] = []
-
-    def follow(self) -> None:
-        name = INPUT
-        for _ in range(12):
-            readers = [n for n in self.graph.safe.model.graph.node if name in n.input]
-            if len(readers) != 1 or readers[0].domain or not self._passes(readers[0], name):
-                return
-            name = readers[0].output[0]
-
-    def _passes(self, node: onnx.NodeProto, name: str) -> bool:
-        kind = node.op_type
-        if kind in ("Identity", "Cast"):
-            return True
-        if kind == "Transpose":
-            order = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
-            if order is None or order[0] != 0:
-                return False
-            if self.rank == 4 and order == [0, 3, 1, 2]:
-                self.channels_last, self.axis = True, 1
-                return True
-            self.axis = order.index(self.axis)
-            return True
-        if kind in ("Sub", "Add", "Mul", "Div"):
-            return self._rescaled(node, name)
-        if kind == "BatchNormalization":
-            return self._standardised(node)
-        if kind == "QuantizeLinear":
-            self._quantised(node)
-        elif kind == "Clip":
-            self._clipped(node)
-        return False
-
-    def _rescaled(self, node: onnx.NodeProto, name: str) -> bool:
-        place = list(node.input).index(name)
-        other = self.graph.constant(node.input[1 - place])
-        if other is None or (numbers := self._by_channel(other)) is None:
-            return False
-        if place == 1 and node.op_type in ("Sub", "Div"):
-            return False
-        mean = np.zeros(1) if self.mean is None else self.mean
-        deviation = np.ones(1) if self.deviation is None else self.deviation
-        if node.op_type in ("Mul", "Div"):
-            with np.errstate(divide="ignore"):
-                deviation = deviation * numbers if node.op_type == "Div" else deviation / numbers
-            if not np.isfinite(deviation).all() or (deviation <= 0).any():
-                return False
-        else:
-            mean = mean + deviation * (numbers if node.op_type == "Sub" else -numbers)
-        self.mean, self.deviation = np.broadcast_arrays(mean, deviation)
-        self.seen.append(node.op_type)
-        return True
-
-    def _standardised(self, node: onnx.NodeProto) -> bool:
-        parts = [self.graph.constant(name) for name in node.input[3:5]]
-        if self.mean is None and parts[0] is not None and parts[1] is not None:
-            epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-            self.mean = parts[0].double().numpy()
-            self.deviation = np.sqrt(parts[1].double().numpy() + epsilon)
-            self.seen.append("BatchNormalization")
-        return False
-
-    def _quantised(self, node: onnx.NodeProto) -> None:
-        scale, zero = (self.graph.constant(name) for name in (*node.input[1:3], "")[:2])
-        if scale is None or scale.numel() != 1 or self.mean is not None:
-            return
-        low, high = (-128, 127) if zero is not None and zero.dtype == torch.int8 else (0, 255)
-        offset = 0.0 if zero is None else float(zero.reshape(-1)[0])
-        self.bounds = ((low - offset) * float(scale), (high - offset) * float(scale))
-        self.seen.append("QuantizeLinear")
-
-    def _clipped(self, node: onnx.NodeProto) -> None:
-        given = [self.graph.constant(name) for name in node.input[1:3]]
-        if len(given) == 2 and self.mean is None and all(g is not None and g.numel() == 1 for g in given):
-            self.bounds = (float(given[0]), float(given[1]))  # type: ignore[arg-type]
-            self.seen.append("Clip")
-
-    def _by_channel(self, tensor: Tensor) -> Numbers | None:
-        """A constant as one number, or one for each channel; None if it is neither."""
-        if tensor.numel() == 1:
-            return tensor.double().reshape(1).numpy()
-        shape = (1,) * (self.rank - tensor.dim()) + tuple(tensor.shape)
-        if len(shape) != self.rank or any(size != 1 for i, size in enumerate(shape) if i != self.axis):
-            return None
-        return tensor.double().reshape(-1).numpy()
+def _packed(values: Any, shape: tuple[int, ...], channels_last: bool, near: float = 0.0) -> tuple[float, ...]:
+    """Numbers for an input, as one for all or one for each channel where they are alike, or deviate by ``near``."""
+    whole = np.broadcast_to(np.asarray(values, np.float64), shape)
+    every, channels = tuple(range(len(shape))), len(shape) - 1 if channels_last else 0
+    for others in (every, tuple(axis for axis in every if axis != channels)):
+        middle = whole.mean(others, keepdims=True)
+        apart = np.abs(whole - middle)
+        same = (apart <= _ROUNDING * np.maximum(np.abs(middle), 1e-30)).all()
+        if same or (others != every and (apart.std(others) <= near).all()):
+            return tuple(float(np.float32(v)) for v in middle.reshape(-1))
+    return tuple(float(np.float32(v)) for v in whole.reshape(-1))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
+from ..child import Array
 from ..errors import UsageError
 from ..graph.held import Held, plain_held
 from ..graph.normalise import Choice
-from .signature import Task
+from .signature import Bound, Task
 
 TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")
 
@@ -26,8 +29,9 @@ class Options:
         constants: what other inputs are held at, by name: a number, a list of numbers or an array of the input's shape,
             with or without the batch. Kept as plain numbers in nested tuples.
         task: what the scores decide: one of several classes, one yes or no, or several.
-        range: lowest and highest raw value of an input.
-        mean, std: the normalisation done outside the file, one value or one for each channel.
+        range: lowest and highest raw value of an input, each one number or a tuple as `mean` may be.
+        mean, std: the normalisation done outside the file: one value, one for each channel or feature, or one for
+            each number of an input in the file's layout.
         shapes: the sizes of inputs by name, batch included, where the file leaves sizes open.
     """
 
@@ -36,7 +40,7 @@ class Options:
     shape: tuple[int, ...] | None = None
     constants: Mapping[str, Held] = field(default_factory=dict)
     task: Task | None = None
-    range: tuple[float, float] | None = None
+    range: tuple[Bound, Bound] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -66,11 +70,8 @@ class Options:
         """
         if self.task is not None and self.task not in TASKS:
             raise UsageError(f"task {self.task!r} is not known", remedy=f"Choose one of {', '.join(TASKS)}.")
-        if self.range is not None and not (self.range[0] < self.range[1] and all(map(math.isfinite, self.range))):
-            raise UsageError(
-                f"range {self.range[0]:g},{self.range[1]:g} is empty or has no end",
-                remedy="Give --range LO,HI with LO below HI.",
-            )
+        if self.range is not None:
+            self._check_range(*(np.atleast_1d(np.asarray(end, np.float64)) for end in self.range))
         if (self.mean is None) != (self.std is None):
             raise UsageError("mean and std belong together", remedy="Give both --mean and --std, or neither.")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -79,18 +80,40 @@ class Options:
         if self.std is not None and min(self.std) <= 0:
             raise UsageError("std must be above zero", remedy="Give the deviation of the raw values with --std.")
 
-    def check_channels(self, channels: int, shape: tuple[int, ...]) -> None:
-        """Makes sure that values given by channel fit.
+    def _check_range(self, low: Array, high: Array) -> None:
+        remedy = "Give --range LO,HI with LO below HI, or --range FILE with the lowest and highest of each feature."
+        if len(low) != len(high) and min(len(low), len(high)) > 1:
+            raise UsageError(f"range has {len(low)} lowest and {len(high)} highest values", remedy=remedy)
+        one = len(low) == len(high) == 1
+        # A feature that never changes may have the same value for both.
+        wrong = ~(np.isfinite(low) & np.isfinite(high) & ((low < high) if one else (low <= high)))
+        if wrong.any():
+            at = int(np.flatnonzero(wrong)[0])
+            ends = f"{low[min(at, len(low) - 1)]:g},{high[min(at, len(high) - 1)]:g}"
+            raise UsageError(f"range {ends} is empty or has no end{'' if one else f' (number {at})'}", remedy=remedy)
+
+    def fitted(self, channels: int, shape: tuple[int, ...]) -> Options:
+        """These, with one value for each of an input's last sizes written out for each number of the input.
 
         Raises:
-            UsageError: if not.
+            UsageError: if the number of values given does not fit the input's shape.
         """
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) not in (1, channels):
-                raise UsageError(
-                    f"{len(values)} values of {name} for an input of shape {list(shape)}",
-                    remedy=f"Give one value, or one for each of the {channels} channels.",
-                )
+        size = math.prod(shape)
+
+        def fit(name: str, values: Any) -> Any:
+            if not isinstance(values, tuple) or len(values) in (1, channels, size):
+                return values
+            if len(values) == shape[-1]:
+                return values * (size // shape[-1])
+            counts = f"{channels} {'features' if len(shape) == 1 else 'channels'}"
+            more = "" if len(shape) == 1 else f", or for each of an input's {size} numbers"
+            raise UsageError(
+                f"{len(values)} values of {name} for an input of shape {list(shape)}",
+                remedy=f"Give one value, or one for each of the {counts}{more}.",
+            )
+
+        bounds = None if self.range is None else (fit("range", self.range[0]), fit("range", self.range[1]))
+        return replace(self, range=bounds, mean=fit("mean", self.mean), std=fit("std", self.std))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for `of`."""
@@ -99,8 +122,22 @@ class Options:
     @classmethod
     def of(cls, **said: Any) -> Options:
         """Options from what a caller, or `as_dict`, says: any sequence serves for a tuple."""
-        plain: dict[str, Any] = {
-            key: value if value is None or isinstance(value, (str, Mapping)) else tuple(value)
-            for key, value in said.items()
-        }
+        plain: dict[str, Any] = {}
+        for key, value in said.items():
+            if value is None or isinstance(value, (str, Mapping)):
+                plain[key] = value
+            elif key == "range":
+                plain[key] = _ends(value)
+            elif key in ("mean", "std"):
+                plain[key] = tuple(np.asarray(value, np.float64).reshape(-1).tolist())
+            else:
+                plain[key] = tuple(value)
         return cls(**plain)
+
+
+def _ends(value: Any) -> Any:
+    """Lowest and highest, of two numbers, two rows or two columns."""
+    parts = [np.asarray(part, np.float64) for part in value]
+    if len(parts) != 2 and all(part.shape == (2,) for part in parts):
+        parts = list(np.stack(parts).T)
+    return tuple(float(part) if part.ndim == 0 else tuple(part.reshape(-1).tolist()) for part in parts)

@@ -9,7 +9,9 @@ formulas assume; everything inside `onnxcake.synthesis` and every student networ
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from ..state import EXACT
 
+Bound = float | tuple[float, ...]
 OutputKind = Literal[
     "logits",
     "probabilities",
@@ -27,6 +30,7 @@ OutputKind = Literal[
     "multilabel_probabilities",
 ]
 Task = Literal["multiclass", "binary", "multilabel"]
+_MANY = 64  # numbers from which on a tuple's tensor is kept
 
 
 def limits_of(dtype: str) -> tuple[float, float]:
@@ -41,6 +45,9 @@ def limits_of(dtype: str) -> tuple[float, float]:
 class Signature:
     """The teacher's input and output.
 
+    A tuple of values holds one number for all, one for each channel, or one for each number of an input, in the
+    file's own layout. The ends of a range may be such tuples.
+
     Attributes:
         input_name: the input's name in the file.
         input_shape: one input's shape in the file, without the batch.
@@ -51,10 +58,8 @@ class Signature:
         input_dtype: the file's, such as float32 or uint8.
         channels_last: whether inputs are [height, width, channels].
         range: lowest and highest raw value, before a normalisation outside the file; None if unknown.
-        mean, std: the normalisation done outside the file, (raw − mean) / std, for each channel or for all;
-            None where raw values go straight in.
-        location, deviation: mean and deviation of what the file takes, for each channel or for all: what
-            standard units are made of.
+        mean, std: the normalisation done outside the file, (raw − mean) / std; None where raw values go straight in.
+        location, deviation: mean and deviation of what the file takes: what standard units are made of.
         assumptions: what was read from the graph or taken for granted about the values, in words for the user.
     """
 
@@ -67,7 +72,7 @@ class Signature:
     output_shape: tuple[int, ...] | None = None
     input_dtype: str = "float32"
     channels_last: bool = False
-    range: tuple[float, float] | None = None
+    range: tuple[Bound, Bound] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     location: tuple[float, ...] = (0.0,)
@@ -78,7 +83,7 @@ class Signature:
     def from_dict(cls, value: dict[str, Any]) -> Signature:
         """The signature that `dataclasses.asdict` told, lists for tuples allowed."""
         names = {f.name for f in fields(cls)}
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k in names}
+        plain: dict[str, Any] = {k: _tuples(v) for k, v in value.items() if k in names}
         return cls(**plain)
 
     @property
@@ -111,18 +116,18 @@ class Signature:
     def to_input(self, standard: Tensor) -> Tensor:
         """Standard units → what the file takes. Differentiable; the same tensor where the two are one."""
         x = standard
-        if any(d != 1 for d in self.deviation):
+        if self._rescaled:
             x = x * self._by_channel(self.deviation, x)
-        if any(self.location):
+        if self._moved:
             x = x + self._by_channel(self.location, x)
         return x.movedim(1, -1) if self.channels_last else x
 
     def to_standard(self, inputs: Tensor) -> Tensor:
         """What the file takes → standard units."""
         x = inputs.movedim(-1, 1) if self.channels_last else inputs
-        if any(self.location):
+        if self._moved:
             x = x - self._by_channel(self.location, x)
-        if any(d != 1 for d in self.deviation):
+        if self._rescaled:
             x = x / self._by_channel(self.deviation, x)
         return x
 
@@ -132,7 +137,7 @@ class Signature:
             return inputs
         low, high = limits_of(self.input_dtype)
         if self.range is not None and self.mean is None:
-            low, high = max(low, self.range[0]), min(high, self.range[1])
+            low, high = max(low, _end(self.range[0], min)), min(high, _end(self.range[1], max))
         return inputs.round().clamp(low, high)
 
     def bounds(self) -> tuple[Tensor, Tensor] | None:
@@ -143,7 +148,8 @@ class Signature:
         mean, std = self.mean or (0.0,), self.std or (1.0,)
         location, deviation = self._by_channel(self.location, one), self._by_channel(self.deviation, one)
         low, high = (
-            (((value - self._by_channel(mean, one)) / self._by_channel(std, one)) - location) / deviation
+            (((self._end(value, one) - self._by_channel(mean, one)) / self._by_channel(std, one)) - location)
+            / deviation
             for value in self.range
         )
         return low.squeeze(0), high.squeeze(0)
@@ -167,7 +173,40 @@ class Signature:
             x = (x - self._by_channel(self.mean, x)) / self._by_channel(self.std, x)
         return x.movedim(1, -1) if self.channels_last else x
 
+    def _end(self, value: Bound, like: Tensor) -> Tensor | float:
+        return self._by_channel(value, like) if isinstance(value, tuple) else value
+
+    @cached_property
+    def _moved(self) -> bool:
+        return any(self.location)
+
+    @cached_property
+    def _rescaled(self) -> bool:
+        return any(d != 1 for d in self.deviation)
+
+    @cached_property
+    def _kept(self) -> dict[int, Tensor]:
+        """Tensors of long tuples, by the tuple's identity: they live as long as this does."""
+        return {}
+
     def _by_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        """One number, or one for each channel, broadcastable to [batch, channels, …]."""
-        tensor = torch.tensor(values, dtype=like.dtype, device=like.device)
-        return tensor.reshape(1, -1, *[1] * (len(self.shape) - 1))
+        """Numbers for all, for each channel or for each number of an input, broadcastable to [batch, channels, …]."""
+        if len(values) <= _MANY:
+            return self._laid_out(torch.tensor(values, dtype=like.dtype, device=like.device))
+        if id(values) not in self._kept:
+            self._kept[id(values)] = self._laid_out(torch.tensor(values, dtype=torch.float64))
+        return self._kept[id(values)].to(like)
+
+    def _laid_out(self, values: Tensor) -> Tensor:
+        if len(values) in (1, self.shape[0]):
+            return values.reshape(1, -1, *[1] * (len(self.shape) - 1))
+        whole = values.reshape(1, *self.input_shape)
+        return whole.movedim(-1, 1) if self.channels_last else whole
+
+
+def _end(value: Bound, choose: Callable[[tuple[float, ...]], float]) -> float:
+    return choose(value) if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from ..errors import UsageError
 from ..graph.ends import Head
 from ..graph.normalise import SafeGraph
 from ..graph.tensors import type_name
 from .options import Options
-from .signature import Signature, limits_of
+from .signature import Bound, Signature, limits_of
 
 # Values spread over a range have, as a rule, about a quarter of its width as deviation (natural images: 0.23).
 DEVIATION_OF_RANGE = 0.25
@@ -27,20 +30,18 @@ def values_of(safe: SafeGraph, output: str, head: Head, options: Options) -> Sig
         UsageError: if what the user says does not fit the input's shape.
     """
     channels = safe.input_shape[-1] if head.channels_last else safe.input_shape[0]
-    options.check_channels(channels, safe.input_shape)
+    options = options.fitted(channels, safe.input_shape)
     dtype = _NUMPY_NAMES.get(type_name(safe.input_type), type_name(safe.input_type))
     bounds = options.range or head.range
     limits = limits_of(dtype)
-    if (
-        options.range is not None
-        and options.mean is None
-        and not (limits[0] <= options.range[0] and options.range[1] <= limits[1])
-    ):
-        raise UsageError(
-            f"range {options.range[0]:g},{options.range[1]:g} does not fit an input of type {dtype}",
-            remedy=f"Give a range within {limits[0]:g},{limits[1]:g}.",
-        )
-    location, deviation, assumptions = _spread(bounds, head, options)
+    if options.range is not None and options.mean is None:
+        low, high = np.min(options.range[0]), np.max(options.range[1])
+        if not limits[0] <= low <= high <= limits[1]:
+            raise UsageError(
+                f"range {low:g},{high:g} does not fit an input of type {dtype}",
+                remedy=f"Give a range within {limits[0]:g},{limits[1]:g}.",
+            )
+    location, deviation, assumptions = _spread(bounds, head, options, safe.input_shape)
     if head.channels_last:
         assumptions = (*assumptions, f"inputs are images with their {channels} channels last")
     return Signature(
@@ -51,7 +52,7 @@ def values_of(safe: SafeGraph, output: str, head: Head, options: Options) -> Sig
         classes=0,
         input_dtype=dtype,
         channels_last=head.channels_last,
-        range=None if bounds is None else (float(bounds[0]), float(bounds[1])),
+        range=None if bounds is None else (_floats(bounds[0]), _floats(bounds[1])),
         mean=None if options.mean is None else tuple(float(v) for v in options.mean),
         std=None if options.std is None else tuple(float(v) for v in options.std),
         location=location,
@@ -63,18 +64,38 @@ def values_of(safe: SafeGraph, output: str, head: Head, options: Options) -> Sig
 Numbers = tuple[float, ...]
 
 
+def advice(signature: Signature) -> str:
+    """Say which values were assumed, and how to say others, for this input."""
+    shape = signature.input_shape
+    location, deviation = _shown(signature.location, shape), _shown(signature.deviation, shape)
+    assumed = "values as --mean and --std say" if signature.mean else f"mean {location}, deviation {deviation}"
+    if len(shape) == 1:
+        how = (
+            f"Say what the {shape[0]} features are with --range FILE, a CSV of {shape[0]} rows lowest,highest, "
+            "or with --range LO,HI if all are alike"
+        )
+    else:
+        how = "Say the lowest and highest value with --range LO,HI, such as --range 0,255 for bytes"
+    return f"The values assumed ({assumed}) may not be what the file takes. {how}; --mean and --std if they are " + (
+        "normalised before the file."
+    )
+
+
 def _spread(
-    bounds: tuple[float, float] | None, head: Head, options: Options
+    bounds: tuple[Bound, Bound] | None, head: Head, options: Options, shape: tuple[int, ...]
 ) -> tuple[Numbers, Numbers, tuple[str, ...]]:
-    """Mean and deviation of what the file takes, and what to tell the user about them."""
+    """Find mean and deviation of what the file takes, and what to tell the user about them."""
     if options.mean is not None:  # normalised outside the file: standard units are what it takes
         return (0.0,), (1.0,), ()
     told = ""
+    lies = "" if bounds is None else "…".join(_shown(_tuple(end), shape) for end in bounds)
     if options.range is None and bounds is not None:
-        told = f"inputs are taken to lie in {bounds[0]:g}…{bounds[1]:g}, as the file shows ({head.seen})"
-    if head.mean is not None and head.deviation is not None:
-        mean, deviation = _shown(head.mean), _shown(head.deviation)
+        told = f"inputs are taken to lie in {lies}, as the file shows ({head.seen})"
+    if head.mean is not None and head.deviation is not None and (options.range is None or not head.guessed):
+        mean, deviation = _shown(head.mean, shape), _shown(head.deviation, shape)
         inside = f"the file normalises its inputs itself ({head.seen}): mean {mean}, deviation {deviation}"
+        guess = " (a guess: the file shows the mean alone; say --range LO,HI if you know better)"
+        inside += guess if head.guessed else ""
         return head.mean, head.deviation, tuple(filter(None, (told, inside)))
     if bounds is None:
         return (
@@ -85,16 +106,29 @@ def _spread(
                 "if the file takes values such as 0…1 or 0…255, say so with --range LO,HI",
             ),
         )
-    centre, width = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) * DEVIATION_OF_RANGE
-    told = told or f"inputs lie in {bounds[0]:g}…{bounds[1]:g}"
+    low, high = np.broadcast_arrays(*(np.asarray(end, np.float64) for end in bounds))
+    centre = (low + high) / 2
+    width = np.where(high > low, (high - low) * DEVIATION_OF_RANGE, 1.0)  # 1: a feature that never changes
+    location, deviation_ = _tuple(_floats(centre)), _tuple(_floats(width))
+    told = told or f"inputs lie in {lies}"
     more = (
-        f"{told}; they are assumed to have mean {centre:g} and deviation {width:g}; "
+        f"{told}; they are assumed to have mean {_shown(location, shape)} and deviation {_shown(deviation_, shape)}; "
         "if they are normalised outside the file, say so with --mean and --std"
     )
-    return (centre,), (width,), (more,)
+    return location, deviation_, (more,)
 
 
-def _shown(values: Numbers) -> str:
+def _floats(value: Any) -> Bound:
+    numbers = np.asarray(value, np.float64)
+    return float(numbers) if numbers.ndim == 0 else tuple(numbers.tolist())
+
+
+def _tuple(value: Bound) -> Numbers:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _shown(values: Numbers, shape: tuple[int, ...]) -> str:
     if len(values) <= 4 or max(values) - min(values) < 1e-6 * max(1.0, math.fabs(values[0])):
-        return ", ".join(f"{v:.4g}" for v in values[:4])
-    return f"{min(values):.4g} to {max(values):.4g} over {len(values)} channels"
+        return ", ".join(f"{v:.4g}" for v in values[: 1 if len(values) > 4 else 4])
+    what = "features" if len(shape) == 1 else "numbers" if len(values) == math.prod(shape) else "channels"
+    return f"{min(values):.4g} to {max(values):.4g} over {len(values)} {what}"
