@@ -13,6 +13,7 @@ from . import run as runs
 from .assembly import Shown, maker_of, rounds_of, training_of, watcher, work
 from .beginning import beginning
 from .budget import fit
+from .child import Array
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast
 from .job import Request, prepare
@@ -42,9 +43,9 @@ def extract(
     constants: Mapping[str, Any] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     task: Task | None = None,
-    range: tuple[float, float] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    range: Sequence[Any] | Array | None = None,
+    mean: Sequence[float] | Array | None = None,
+    std: Sequence[float] | Array | None = None,
     probe: str | Path | None = None,
     data: str | Path | None = None,
     stats: str | Path | None = None,
@@ -69,8 +70,9 @@ def extract(
             shape, with the batch or without.
         shapes: the sizes of other inputs by name, batch included, where the file leaves sizes open.
         task: what the scores decide: "multiclass", "binary" or "multilabel".
-        range: lowest and highest raw value of an input.
-        mean, std: the normalisation done outside the file, one value or one for each channel.
+        range: lowest and highest raw value of an input: two numbers, or two arrays of one for each channel or feature.
+        mean, std: the normalisation done outside the file: one value, one for each channel or feature, or one for each
+            number of an input in the file's layout.
         probe: a file or folder of real inputs to compare on, with labels or without.
         data: real inputs to learn from, for a recipe that asks for them (``kd``); read like a probe.
         stats: statistics that the owner of the data has recorded (``onnxcake record``).

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ import numpy.typing as npt
 
 from .errors import UsageError, first_line, shown
 
-SUFFIXES = (".npy", ".npz", ".json", ".csv")
+SUFFIXES = (".npy", ".npz", ".json", ".csv", ".txt")
 
 
 def read_numbers(path: Path) -> npt.NDArray[Any]:
-    """Read the numbers (or truth values) of a ``.npy``, ``.npz`` (of one array), ``.json`` or ``.csv`` file.
+    """Read the numbers (or truth values) of a ``.npy``, ``.npz`` (of one array), ``.json``, ``.csv`` or ``.txt`` file.
 
-    A ``.csv`` file may begin with a row of names; one row, or one column, is a row of numbers.
+    A text file may begin with a row or a column of names, or both; one row, or one column, is a row of numbers. In a
+    ``.txt`` file blanks, tabs, commas or semicolons stand between numbers.
 
     Raises:
         UsageError: if it cannot be read, or holds anything else.
@@ -49,9 +52,19 @@ def _json(path: Path) -> Any:
 
 
 def _csv(path: Path) -> Any:
-    rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
-    if rows and not _is_number(rows[0][0]):
+    return _table(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+
+
+def _txt(path: Path) -> Any:
+    return _table(re.split(r"[\s,;]+", line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines())
+
+
+def _table(lines: Iterable[list[str]]) -> Any:
+    rows = [row for row in lines if any(cell.strip() for cell in row)]
+    if rows and not all(map(_is_number, rows[0][1:] or rows[0])):
         rows = rows[1:]
+    if rows and len(rows[0]) > 1 and not any(_is_number(row[0]) for row in rows):
+        rows = [row[1:] for row in rows]
     array = np.array([[float(cell) for cell in row] for row in rows])
     return array.reshape(-1) if 1 in array.shape else array
 
@@ -64,7 +77,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-_READERS = {".json": _json, ".csv": _csv}
+_READERS = {".json": _json, ".csv": _csv, ".txt": _txt}
 
 
 def _refused(path: Path, why: str) -> UsageError:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from ..errors import OnnxcakeError, UsageError
@@ -40,12 +41,25 @@ ShapeOption = Annotated[
 ]
 TaskOption = Annotated[str | None, typer.Option("--task", help="multiclass, binary or multilabel.")]
 RangeOption = Annotated[
-    str | None, typer.Option("--range", metavar="LO,HI", help="Lowest and highest raw input value.")
+    str | None,
+    typer.Option(
+        "--range",
+        "--ranges",
+        metavar="LO,HI|FILE",
+        help="Lowest and highest raw input value, or a file of two columns: those of each feature.",
+    ),
 ]
 MeanOption = Annotated[
-    str | None, typer.Option("--mean", help="Normalisation outside the file: mean, one value or one for each channel.")
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="VALUES|FILE",
+        help="Normalisation outside the file: mean; one value, or one for each channel, feature or pixel.",
+    ),
 ]
-StdOption = Annotated[str | None, typer.Option("--std", help="Normalisation outside the file: deviation.")]
+StdOption = Annotated[
+    str | None, typer.Option("--std", metavar="VALUES|FILE", help="Normalisation outside the file: deviation.")
+]
 HoldOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -106,9 +120,6 @@ def options_of(
     hold: list[str] | None,
 ) -> Any:
     """What the user says of the teacher's file."""
-    limits = None if range_ is None else _numbers("--range", range_)
-    if limits is not None and len(limits) != 2:
-        raise UsageError(f"--range {range_!r} is not two numbers", remedy="Write --range 0,1.")
     own, shapes = _shapes(shape or ())
     held: dict[str, Any] = {}
     for pair in hold or ():
@@ -121,17 +132,37 @@ def options_of(
 
     from ..teacher import Options
 
-    return Options(
+    return Options.of(
         input=input_,
         output=output,
         shape=own,
         constants=held,
         shapes=shapes,
-        task=task,  # type: ignore[arg-type] # checked where all options are
-        range=None if limits is None else (limits[0], limits[1]),
-        mean=None if mean is None else _numbers("--mean", mean),
-        std=None if std is None else _numbers("--std", std),
+        task=task,
+        range=None if range_ is None else _ends(range_),
+        mean=None if mean is None else _values("--mean", mean),
+        std=None if std is None else _values("--std", std),
     )
+
+
+def _ends(text: str) -> Any:
+    """Read a --range: two numbers, or a file with the lowest and highest of each feature in two columns or rows."""
+    ends = np.asarray(_values("--range", text, "0,1"))
+    columns = ends.T if ends.ndim == 2 and ends.shape[1] == 2 else ends
+    if len(columns) != 2 or columns.ndim > 2:
+        raise UsageError(
+            f"--range {text!r} is not two numbers",
+            remedy="Write --range 0,1, or give a file of two columns, the lowest and highest value of each feature.",
+        )
+    rows = ends.shape == (2, 2) and bool((columns[0] > columns[1]).any())
+    return ends if rows else columns
+
+
+def _values(option: str, text: str, example: str = "0.5,0.5,0.5") -> Any:
+    """Read numbers with commas between, or a file of numbers."""
+    if Path(text).suffix.lower() in SUFFIXES or Path(text).is_file():
+        return read_numbers(Path(text))
+    return _numbers(option, text, f"{example}, or the name of a file ({', '.join(SUFFIXES)})")
 
 
 def _numbers(option: str, text: str, example: str = "0.5,0.5,0.5") -> tuple[float, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from .options import Options
 from .output import output_kind
 from .scores import Logits, way_back
 from .signature import Signature
-from .values import values_of
+from .values import advice, values_of
 
 _LIMIT_MULTIPLY_ADDS = 10**12  # ten times a large vision transformer's; synthesis takes a million of them
 _EXPORT = "Export it with torch.onnx.export(..., dynamo=False, opset_version=17)."
@@ -67,6 +68,7 @@ class Examiner:
         self.unclear: Built | None = None
         self.batch_note = ""
         self.fixed, self.points, self.batches = False, probe.POINTS, probe.BATCHES
+        self.assumed: Signature | None = None
         self._held: tuple[str, Session] | None = None
 
     def read(self, path: Path, options: Options, limits: Limits) -> int:
@@ -129,6 +131,8 @@ class Examiner:
         except TeacherError as error:
             if isinstance(error.__cause__, RuntimeRefused):  # it knows the safe names alone
                 error.what = self.opened.safe.with_names(error.what)
+            if self.assumed is not None:
+                error.remedy = error.remedy.replace(probe.CHECK_VALUES, advice(self.assumed))
             raise
         except RuntimeRefused as error:
             what = self.opened.safe.with_names(first_line(error))
@@ -181,7 +185,7 @@ class Examiner:
         self._confirm_batch()
         session = self._session(opened.output)
         output = opened.safe.value_names.get(opened.output, "")
-        signature = self._signature()
+        signature = self.assumed = self._signature()
         if self.batch_note:
             signature = replace(signature, assumptions=(*signature.assumptions, self.batch_note))
         draws = [
@@ -315,7 +319,11 @@ class Examiner:
             slopes = self._twin_slopes(end, Logits(signature.output_kind, before))
         exact = None if quantised else slopes
         compete = signature.task == "multiclass"
-        health = check_gradient(logits, draw, exact, opened.name, lambda: self._where_it_dies(draw), compete)
+        where, deviation = partial(self._where_it_dies, draw), None
+        if len(signature.deviation) > 1:
+            zero = torch.zeros(1, *signature.shape)
+            deviation = signature.to_input(zero + 1) - signature.to_input(zero)
+        health = check_gradient(logits, draw, exact, opened.name, where, compete, deviation)
         if quantised and slopes is not None:
             return replace(health, slope_error=self._twin_error(logits, draw, slopes), through="its float twin")
         return health

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -54,6 +55,7 @@ def check_gradient(
     name: str,
     where_it_dies: Callable[[], str],
     compete: bool = True,
+    deviation: Tensor | None = None,
 ) -> GradientHealth:
     """Makes sure that a finite, non-zero and right gradient reaches the input.
 
@@ -63,6 +65,7 @@ def check_gradient(
         slopes: a float model in onnxruntime, input → the same scores [n, …]; None if there is none.
         where_it_dies: names the operator that the gradient ends at.
         compete: whether the largest logit wins, so that only their differences count.
+        deviation: of each number of an input, [1, …], where they differ.
 
     Raises:
         DeadTeacher: if it is not finite, or zero everywhere, or the logits never differ.
@@ -100,12 +103,18 @@ def check_gradient(
             where=name,
             remedy="Choose the tensor with the class scores with --output NAME.",
         )
-    error = None if slopes is None or weights is None else slope_error(gradient, draw, slopes, weights)
+    error = None if slopes is None or weights is None else slope_error(gradient, draw, slopes, weights, deviation)
+    if error is not None and not math.isfinite(error):
+        raise DeadTeacher(
+            "its scores hardly change around random inputs, less than they are rounded: it is saturated there",
+            where=name,
+            remedy=CHECK_VALUES,
+        )
     if error is not None and error > SLOPE_TOLERANCE:
         raise ConversionMismatch(
             f"its gradient differs by {error:.0%} from differences taken through onnxruntime",
             where=name,
-            remedy="Please report the model.",
+            remedy=f"{CHECK_VALUES} If they do, please report the model.",
         )
     return GradientHealth(len(draw), round(alive, 4), error, "teacher")
 
@@ -124,23 +133,36 @@ def _fine_enough(out: Tensor) -> Tensor:
     return (size * torch.finfo(out.dtype).eps <= _COARSE * size.median()).to(out.dtype)
 
 
-def slope_error(gradient: Tensor, draw: Tensor, slopes: Callable[[Array], Array], weights: Tensor) -> float:
+def slope_error(
+    gradient: Tensor,
+    draw: Tensor,
+    slopes: Callable[[Array], Array],
+    weights: Tensor,
+    deviation: Tensor | None = None,
+) -> float:
     """‖a − d‖/‖d‖ over points: a from the gradient, d from central differences along a random direction each.
 
-    The best of a few step sizes: a small one drowns in rounding, a large one steps over kinks.
+    The best of a few step sizes: a small one drowns in rounding, a large one steps over kinks. It is infinite where
+    neither is above the rounding of the scores at any step size, so that nothing was compared. Where numbers of the
+    input have deviations of their own, all are stepped by as much of these.
     """
     direction = torch.randn(draw.shape, generator=Key(0).at("direction").generator())
     shape = (-1, *[1] * (draw.dim() - 1))
     length = draw.flatten(1).norm(dim=1).clamp_min(torch.finfo(draw.dtype).tiny).reshape(shape)
     direction = direction / direction.flatten(1).norm(dim=1).reshape(shape)
+    if deviation is not None:
+        direction, length = direction * deviation, torch.full_like(length, draw[0].numel() ** 0.5)
     along = (gradient * direction).flatten(1).sum(1).double().numpy()
     errors = []
     for step in _SLOPES:
         h = length * step
         ends = [rows_of(slopes((draw + sign * h * direction).numpy())).astype(np.float64) for sign in (1, -1)]
-        seen = ((ends[0] - ends[1]) * weights.numpy()).sum(1) / (2 * h.reshape(-1).double().numpy())
-        norm = float(np.linalg.norm(seen))
-        errors.append(float(np.linalg.norm(along - seen)) / norm if norm > 0 else float("inf"))
+        width = 2 * h.reshape(-1).double().numpy()
+        seen = ((ends[0] - ends[1]) * weights.numpy()).sum(1) / width
+        rounding = np.finfo(np.float32).eps * np.abs(ends[0] * weights.numpy()).max(1, initial=0) / width
+        norm, least = float(np.linalg.norm(seen)), float(np.linalg.norm(rounding))
+        measured = max(norm, float(np.linalg.norm(along))) > least
+        errors.append(float(np.linalg.norm(along - seen)) / max(norm, least) if measured else float("inf"))
         if errors[-1] < _RIGHT:
             break
     return min(errors)

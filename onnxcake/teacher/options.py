@@ -93,7 +93,7 @@ class Options:
             raise UsageError(f"range {ends} is empty or has no end{'' if one else f' (number {at})'}", remedy=remedy)
 
     def fitted(self, channels: int, shape: tuple[int, ...]) -> Options:
-        """These, with one value for each of an input's last sizes written out for each number of the input.
+        """Write out values given for each feature of a sequence [steps, features], for each step.
 
         Raises:
             UsageError: if the number of values given does not fit the input's shape.
@@ -103,7 +103,7 @@ class Options:
         def fit(name: str, values: Any) -> Any:
             if not isinstance(values, tuple) or len(values) in (1, channels, size):
                 return values
-            if len(values) == shape[-1]:
+            if len(shape) == 2 and len(values) == shape[-1]:
                 return values * (size // shape[-1])
             counts = f"{channels} {'features' if len(shape) == 1 else 'channels'}"
             more = "" if len(shape) == 1 else f", or for each of an input's {size} numbers"

@@ -69,9 +69,9 @@ class Teacher:
         constants: Mapping[str, Any] | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
         task: Task | None = None,
-        range: tuple[float, float] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        range: Sequence[Any] | Array | None = None,
+        mean: Sequence[float] | Array | None = None,
+        std: Sequence[float] | Array | None = None,
         device: str = "cpu",
     ) -> Teacher:
         """Reads, converts and checks a teacher.
@@ -87,8 +87,9 @@ class Teacher:
                 shape, with the batch or without.
             shapes: the sizes of other inputs by name, batch included, where the file leaves sizes open.
             task: what the scores decide: "multiclass", "binary" or "multilabel".
-            range: lowest and highest raw value.
-            mean, std: the normalisation done outside the file, one value or one for each channel.
+            range: lowest and highest raw value: two numbers, or two arrays of one for each channel or feature.
+            mean, std: the normalisation done outside the file: one value, one for each channel or feature, or one for
+                each number of an input in the file's layout.
             device: where the graph computes, "cpu" or "cuda".
 
         Raises:

@@ -90,6 +90,9 @@ CHANNELS = (1, 3, 1, 1)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BYTES = TensorProto.UINT8
 TO_NCHW = N("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])
+PICTURE = (130 + np.random.default_rng(0).normal(size=(1, 3, 8, 8)) * 5).astype(np.float32)
+CONTRAST = np.random.default_rng(1).uniform(20, 235, (1, 3, 8, 8)).astype(np.float32)
+SIGNED = np.random.default_rng(2).normal(size=(6, 5)).astype(np.float32)
 # nodes from x to h, weights, input shape, input type, what is read
 HEADS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, ...], int, Head]] = {
     "nothing": ([N("Relu", ["x"], ["h"])], {}, IMAGE, 1, Head()),
@@ -133,6 +136,64 @@ HEADS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, .
         [N("Mul", ["x", "s"], ["h"])], {"s": f(*range(1, 65), shape=(1, 1, 8, 8))}, IMAGE, 1, Head(),
     ),
     "a quotient the other way round": ([N("Div", ["s", "x"], ["h"])], {"s": f(2)}, IMAGE, 1, Head()),
+    "an inverted picture": ([N("Sub", ["m", "x"], ["h"])], {"m": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
+    "standardised and turned round": (
+        [N("Sub", ["m", "x"], ["a"]), N("Div", ["a", "s"], ["h"])],
+        {"m": f(0.5), "s": f(0.25)}, IMAGE, 1, Head((0.0, 1.0), (0.5,), (0.25,)),
+    ),
+    "the product's other side": (
+        [N("Mul", ["s", "x"], ["a"]), N("Add", ["m", "a"], ["h"])],
+        {"s": f(1 / 58.4), "m": f(-123.7 / 58.4)}, IMAGE, 1, Head((0.0, 255.0), (123.7,), (58.4,)),
+    ),
+    "a mean for each channel alone, of bytes": (
+        [N("Sub", ["x", "m"], ["h"])], {"m": f(123, 117, 104, shape=CHANNELS)}, IMAGE, 1,
+        Head((0.0, 255.0), (123.0, 117.0, 104.0), (58.65,), guessed=True),
+    ),
+    "a mean picture that varies little": (
+        [N("Sub", ["x", "m"], ["h"])], {"m": PICTURE}, IMAGE, 1,
+        Head((0.0, 255.0), tuple(PICTURE.mean((0, 2, 3)).tolist()), (58.65,), guessed=True),
+    ),
+    "a mean picture that varies much": (
+        [N("Sub", ["x", "m"], ["h"])], {"m": CONTRAST}, IMAGE, 1,
+        Head((0.0, 255.0), tuple(CONTRAST.reshape(-1).tolist()), (58.65,), guessed=True),
+    ),
+    "a mean picture and one deviation": (
+        [N("Sub", ["x", "m"], ["a"]), N("Div", ["a", "s"], ["h"])], {"m": PICTURE, "s": f(60)}, IMAGE, 1,
+        Head((0.0, 255.0), tuple(PICTURE.mean((0, 2, 3)).tolist()), (60.0,)),
+    ),
+    "a positional embedding": (
+        [N("Add", ["x", "p"], ["h"])], {"p": SIGNED}, (6, 5), 1, Head(),
+    ),
+    "each feature standardised": (
+        [N("Sub", ["x", "m"], ["a"]), N("Mul", ["a", "s"], ["h"])],
+        {"m": f(1, -20, 300), "s": f(1, 0.5, 0.01)}, (3,), 1, Head(None, (1.0, -20.0, 300.0), (1.0, 2.0, 100.0)),
+    ),
+    "each feature put into 0…1": (
+        [N("Mul", ["x", "s"], ["a"]), N("Add", ["a", "m"], ["h"])],
+        {"s": f(1, 0.5, 0.01), "m": f(0, 5, -1)}, (3,), 1,
+        Head(((0.0, -10.0, 100.0), (1.0, -8.0, 200.0)), (0.5, -9.0, 150.0), (0.25, 0.5, 25.0)),
+    ),
+    "each feature put into 0…1 and cut": (
+        [N("Mul", ["x", "s"], ["a"]), N("Add", ["a", "m"], ["b"]), N("Clip", ["b", "l", "u"], ["h"])],
+        {"s": f(1, 0.5, 0.01), "m": f(0, 5, -1), "l": f(0), "u": f(1)}, (3,), 1,
+        Head(((0.0, -10.0, 100.0), (1.0, -8.0, 200.0)), (0.5, -9.0, 150.0), (0.25, 0.5, 25.0)),
+    ),
+    "scaled bytes, then quantised": (
+        [N("Div", ["x", "d"], ["a"]), N("QuantizeLinear", ["a", "s", "z"], ["q"]),
+         N("DequantizeLinear", ["q", "s", "z"], ["h"])],
+        {"d": f(255), "s": f(1 / 255), "z": np.array(0, np.uint8)}, IMAGE, 1, Head((0.0, 255.0)),
+    ),
+    "columns taken apart": (
+        [N("Slice", ["x", "zero", "two", "one"], ["a"]), N("Slice", ["x", "two", "three", "one"], ["b"]),
+         N("Sub", ["a", "m"], ["c"]), N("Div", ["c", "s"], ["d"]), N("Concat", ["b", "d"], ["h"], axis=1)],
+        {"m": f(5, 50), "s": f(2, 20), **{n: np.array([i]) for i, n in enumerate(("zero", "one", "two", "three"))}},
+        (3,), 1, Head(None, (5.0, 50.0, 0.0), (2.0, 20.0, 1.0)),
+    ),
+    "a window over a signal": ([N("Mul", ["x", "s"], ["h"])], {"s": f(0.1, 0.5, 0.1)}, (3,), 1, Head()),
+    "features' means alone": (
+        [N("Sub", ["x", "m"], ["h"])], {"m": f(0.5, -3, 600)}, (3,), 1,
+        Head(None, (0.5, -3.0, 600.0), (1.0, 1.0, 200.0), guessed=True),
+    ),
 }  # fmt: skip
 
 
@@ -143,11 +204,14 @@ def test_what_the_beginning_shows(name: str, handmade: Any) -> None:
     graph = converted(handmade(nodes, weights, inputs=[value("x", "batch", *shape, kind=kind)]))
     assert not graph.blocked
     found = head(graph)
-    assert found.range == (None if wanted.range is None else pytest.approx(wanted.range, rel=1e-4))
+    assert (found.range is None) == (wanted.range is None)
+    for end, asked in zip(found.range or (), wanted.range or (), strict=True):
+        assert end == pytest.approx(asked, rel=1e-4, abs=1e-6)
     assert found.mean == (None if wanted.mean is None else pytest.approx(wanted.mean, rel=1e-4))
     assert found.deviation == (None if wanted.deviation is None else pytest.approx(wanted.deviation, rel=1e-4))
-    assert found.channels_last == wanted.channels_last
-    assert bool(found.seen) == (wanted.range is not None or wanted.mean is not None)
+    assert (found.channels_last, found.guessed) == (wanted.channels_last, wanted.guessed)
+    if wanted.range is not None or wanted.mean is not None:
+        assert found.seen
 
 
 @pytest.mark.parametrize(
@@ -157,3 +221,24 @@ def test_metadata_states_the_range(stated: str, bounds: tuple[float, float] | No
     model = handmade([N("Flatten", ["x"], ["y"])], inputs=[value("x", "batch", *IMAGE)])
     model.metadata_props.add(key="Image.NominalPixelRange", value=stated)
     assert head(converted(model)).range == bounds
+
+
+def test_a_scaler_shows_each_features_mean_and_deviation(handmade: Any) -> None:
+    node = N("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[10.0, 0.5, -3.0], scale=[0.25, 10.0, 1.0])
+    found = head(converted(handmade([node], inputs=[value("x", "batch", 3)], domains={"ai.onnx.ml": 3})))
+    assert found.mean == pytest.approx((10.0, 0.5, -3.0), rel=1e-4)
+    assert found.deviation == pytest.approx((4.0, 0.1, 1.0), rel=1e-4)
+    assert (found.range, found.seen) == (None, "Scaler")
+
+
+def test_support_vectors_are_samples_of_the_data(handmade: Any) -> None:
+    vectors = (np.random.default_rng(0).normal(size=(40, 3)) * [1, 10, 100] + [5, 50, 500]).astype(np.float32)
+    node = N(
+        "SVMClassifier", ["x"], ["label", "y"], domain="ai.onnx.ml", classlabels_ints=[0, 1], kernel_type="RBF",
+        kernel_params=[0.1, 0.0, 3.0], support_vectors=vectors.reshape(-1).tolist(), vectors_per_class=[20, 20],
+        coefficients=[1.0] * 20 + [-1.0] * 20, rho=[0.0], post_transform="NONE",
+    )  # fmt: skip
+    model = handmade([node], inputs=[value("x", "batch", 3)], outputs=[value("y", "b", 2)], domains={"ai.onnx.ml": 1})
+    found = head(converted(model))
+    assert found.mean == pytest.approx(vectors.mean(0), rel=1e-3)
+    assert found.deviation == pytest.approx(vectors.std(0, ddof=1), rel=1e-3)

@@ -7,11 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process import command
 from torch import Tensor, nn
 
 from onnxcake.errors import UsageError
@@ -208,3 +210,102 @@ def test_the_task_follows_from_the_output(kind: Any, task: str, classes: int, sc
     told = Signature("x", (3,), "y", kind, classes)
     assert (told.task, told.scores) == (task, scores)
     assert Signature.from_dict(json.loads(json.dumps(asdict(told)))) == told
+
+
+# --- values for each feature or pixel -----------------------------------------------------------------------
+
+
+def test_a_value_for_each_number_of_an_input() -> None:
+    picture = tuple(float(v) for v in range(3 * 4 * 4))
+    whole, x = signature(location=picture, deviation=(2.0,)), samples()
+    wanted = torch.tensor(picture).reshape(1, 3, 4, 4)
+    torch.testing.assert_close(whole.to_input(x), x * 2 + wanted)
+    torch.testing.assert_close(whole.to_standard(whole.to_input(x)), x)
+    last = signature((4, 4, 3), channels_last=True, location=picture)  # in the file's layout, as its inputs are
+    torch.testing.assert_close(last.to_input(x), x.movedim(1, -1) + torch.tensor(picture).reshape(1, 4, 4, 3))
+
+
+def test_a_range_for_each_feature() -> None:
+    features = of_features(range=([0, 10, 5], [1, 30, 5]))
+    assert features.range == ((0.0, 10.0, 5.0), (1.0, 30.0, 5.0))
+    assert (features.location, features.deviation) == ((0.5, 20.0, 5.0), (0.25, 5.0, 1.0))
+    drawn = features.to_input(features.within(torch.randn(500, 3)))
+    assert drawn.amin(0).tolist() == pytest.approx([0, 10, 5]) and drawn.amax(0).tolist() == pytest.approx([1, 30, 5])
+    assert "over 30 features" in of_features(range=(list(range(0, 30)), list(range(1, 31))), size=30).assumptions[0]
+    assert Signature.from_dict(json.loads(json.dumps(asdict(features)))) == features
+
+
+def of_features(size: int = 3, **values: Any) -> Signature:
+    model = onnx.ModelProto()
+    safe = SafeGraph(model, {}, "x", 1, (size,), None, {}, None, {}, {}, {})
+    return values_of(safe, "y", Head(), Options.of(**values))
+
+
+def test_steps_share_what_is_said_of_features() -> None:
+    model = onnx.ModelProto()
+    safe = SafeGraph(model, {}, "x", 1, (5, 2), None, {}, None, {}, {}, {})
+    told = values_of(safe, "y", Head(), Options.of(mean=[1, 2], std=[3, 4]))
+    assert told.mean == (1.0, 2.0) * 5 and told.std == (3.0, 4.0) * 5
+    torch.testing.assert_close(told.to_raw(torch.zeros(1, 5, 2)), torch.tensor([1.0, 2.0]).expand(1, 5, 2))
+
+
+TABLES: dict[str, tuple[str, str]] = {
+    "two columns": ("r.csv", "0,1\n10,30\n5,6\n"),
+    "two columns with names": ("r.csv", "feature,lowest,highest\nage,0,1\nsize,10,30\nyear,5,6\n"),
+    "a header alone": ("r.csv", "lowest,highest\n0,1\n10,30\n5,6\n"),
+    "two rows": ("r.csv", "0,10,5\n1,30,6\n"),
+    "blanks": ("r.txt", "0 1\n10\t30\n 5 6\n"),
+    "JSON": ("r.json", "[[0, 1], [10, 30], [5, 6]]"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_ranges_out_of_a_file(name: str, tmp_path: Path, export: Any) -> None:
+    path = export(nn.Linear(3, 4), (3,), tmp_path / "t.onnx")
+    file, text = TABLES[name]
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    for option in ("--range", "--ranges"):
+        ended = command("inspect", path.name, option, file, "--json", cwd=tmp_path)
+        assert ended.code == 0, ended.err
+        assert ended.told["signature"]["range"] == [[0, 10, 5], [1, 30, 6]]
+
+
+def test_a_mean_picture_out_of_a_file(tmp_path: Path, export: Any) -> None:
+    path = export(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), (3, 2, 2), tmp_path / "t.onnx")
+    np.save(tmp_path / "mean.npy", np.arange(12, dtype=np.float32).reshape(3, 2, 2))
+    ended = command("inspect", path.name, "--mean", "mean.npy", "--std", "2", "--json", cwd=tmp_path)
+    assert ended.code == 0 and ended.told["signature"]["mean"] == list(range(12)), ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--range", "r.csv"), "4 values of range for an input of shape [3]"),
+        (("--range", "none.csv"), "cannot be read"),
+        (("--range", "0,1,2"), "is not two numbers"),
+        (("--mean", "words.txt", "--std", "1"), "words.txt' cannot be read"),
+        (("--range", "turned.csv"), "range 3,2 is empty or has no end (number 1)"),
+    ],
+)
+def test_files_that_cannot_be_meant(arguments: tuple[str, ...], words: str, tmp_path: Path, export: Any) -> None:
+    path = export(nn.Linear(3, 4), (3,), tmp_path / "t.onnx")
+    (tmp_path / "r.csv").write_text("0,1\n0,1\n0,1\n0,1\n", encoding="utf-8")
+    (tmp_path / "turned.csv").write_text("0,1\n3,2\n0,1\n", encoding="utf-8")
+    (tmp_path / "words.txt").write_text("many\nwords\n", encoding="utf-8")
+    ended = command("inspect", path.name, *arguments, cwd=tmp_path)
+    assert ended.code == 2 and words in ended.err, ended.err
+
+
+def test_values_that_the_file_does_not_take_are_named(tmp_path: Path, export: Any) -> None:
+    """Features in thousands, of which the file shows nothing: at 0 ± 1 its sigmoid is saturated."""
+    far = nn.Sequential(nn.Linear(3, 8), nn.Sigmoid(), nn.Linear(8, 3))
+    with torch.no_grad():
+        far[0].weight.fill_(1.0)
+        far[0].bias.fill_(-3000.0)
+    export(far, (3,), tmp_path / "t.onnx")
+    ended = command("inspect", "t.onnx", cwd=tmp_path)
+    assert ended.code == 4
+    for part in ("The values assumed (mean 0, deviation 1)", "--range FILE, a CSV of 3 rows lowest,highest"):
+        assert part in ended.err, ended.err
+    (tmp_path / "r.csv").write_text("900,1100\n900,1100\n900,1100\n", encoding="utf-8")
+    assert command("inspect", "t.onnx", "--range", "r.csv", cwd=tmp_path).code == 0
