@@ -90,7 +90,7 @@ class _Reader:
         self.signature, self.takes = wanted.signature, wanted.takes[0]
         self.last, self.channels, self.height, self.width = _layout(path, wanted)
         self.numbers = self.channels * self.height * self.width
-        bounds = self.signature.range
+        bounds = self.signature.extent
         if bounds is None:
             raise ProbeError(
                 "holds pictures, and nothing says which values the teacher takes for black and white",

@@ -9,7 +9,6 @@ formulas assume; everything inside `onnxcake.synthesis` and every student networ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
@@ -113,6 +112,14 @@ class Signature:
         """Numbers in one input."""
         return math.prod(self.input_shape)
 
+    @property
+    def extent(self) -> tuple[float, float] | None:
+        """The lowest and the highest raw value of all."""
+        if self.range is None:
+            return None
+        low, high = (end if isinstance(end, tuple) else (end,) for end in self.range)
+        return min(low), max(high)
+
     def to_input(self, standard: Tensor) -> Tensor:
         """Standard units → what the file takes. Differentiable; the same tensor where the two are one."""
         x = standard
@@ -136,8 +143,8 @@ class Signature:
         if "float" in self.input_dtype:
             return inputs
         low, high = limits_of(self.input_dtype)
-        if self.range is not None and self.mean is None:
-            low, high = max(low, _end(self.range[0], min)), min(high, _end(self.range[1], max))
+        if self.extent is not None and self.mean is None:
+            low, high = max(low, self.extent[0]), min(high, self.extent[1])
         return inputs.round().clamp(low, high)
 
     def bounds(self) -> tuple[Tensor, Tensor] | None:
@@ -202,10 +209,6 @@ class Signature:
             return values.reshape(1, -1, *[1] * (len(self.shape) - 1))
         whole = values.reshape(1, *self.input_shape)
         return whole.movedim(-1, 1) if self.channels_last else whole
-
-
-def _end(value: Bound, choose: Callable[[tuple[float, ...]], float]) -> float:
-    return choose(value) if isinstance(value, tuple) else value
 
 
 def _tuples(value: Any) -> Any:
