@@ -67,6 +67,12 @@ def sizes_of(
     tensor = value.type.tensor_type.shape.dim
     dims = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor]
     own = [d.dim_param for d in tensor]
+    if min((d.dim_value for d in tensor), default=0) < -1:
+        raise UnsupportedTeacher(
+            f"input {shown(value.name)} has a size of {min(d.dim_value for d in tensor)}",
+            where=file,
+            remedy="The file is damaged: ask its vendor for a sound one.",
+        )
     known = {name: size for name, size in zip(axes, (BATCH, *shape), strict=False) if name}
     _check_said(value.name, dims, own, said, file)
     sizes: list[int | str | None] = [dim if dim is not None else "open" for dim in dims]
@@ -90,9 +96,10 @@ def sizes_of(
             remedy=f"Say its sizes, batch included: --shape {value.name}={','.join(_example(dims, said))}.",
         )
     result = [size for size in sizes if not isinstance(size, str)]
-    if math.prod(size or 1 for size in result) > LIMIT_VALUES:
+    count = math.prod(size or 1 for size in result)
+    if count > LIMIT_VALUES:
         raise UnsupportedTeacher(
-            f"input {shown(value.name)} holds more numbers than are allowed ({LIMIT_VALUES:,})",
+            f"input {shown(value.name)} holds {count:,} numbers (allowed: {LIMIT_VALUES:,})",
             where=file,
             remedy="Give a smaller teacher, or check the shapes in the file.",
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 
 from ..errors import BadTeacherFile, UsageError, shown
+from .choosing import choose
 from .inline import in_evaluation_mode, inlined
 from .load import TeacherFile
 from .rename import INPUT, Renamer, SafeGraph
@@ -36,8 +39,6 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
             remedy="Leave it out of --hold, or choose another value with --input.",
         )
     _forget_defaults(file, proto, choice)
-    source = Source.of(proto, choice, file.name)
-    notes = in_evaluation_mode(proto)
     nodes = list(graph.node)
     wanted = [choice.output] if choice.output is not None else [value.name for value in graph.output]
     if not wanted:
@@ -45,6 +46,12 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
     if choice.output is not None:
         made = {name for node in nodes for name in node.output} | {o.name for o in graph.output}
         check_known(choice.output, made, "value", file.name)
+    told: tuple[str, ...] = ()
+    if choice.input is None:
+        chosen, told = choose(proto, choice.constants, wanted, choice.shape, file.name)
+        choice = replace(choice, input=chosen)
+    source = Source.of(proto, choice, file.name)
+    notes = (*told, *in_evaluation_mode(proto))
     nodes = reaching(nodes, *wanted, stop=source.name)
     held = held_nodes(proto, nodes, source, choice, file.name)
     return Renamer(file, proto, source).rename([*held, *nodes], wanted, choice, notes)

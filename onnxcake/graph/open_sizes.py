@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import UnsupportedTeacher, shown
 
@@ -15,11 +16,33 @@ Dims = Sequence[int | None]
 
 
 class OpenSizes(UnsupportedTeacher):
-    """An input whose sizes the file leaves open; ``examples`` are shapes, batch included, that may fit it."""
+    """A value whose sizes the file leaves open.
 
-    def __init__(self, what: str, *, where: str, examples: list[tuple[int, ...]]) -> None:
-        self.examples = examples
-        super().__init__(what, where=where, remedy=say_shape(examples[0]))
+    Attributes:
+        examples: shapes, batch included, that may fit it.
+        value: its name, if it is not the one that the user has chosen; "" if it is.
+        hold: what other inputs would have to be held at, then.
+        options: the command's options that say so.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str,
+        examples: list[tuple[int, ...]],
+        value: str = "",
+        hold: Mapping[str, Any] | None = None,
+        options: str = "",
+    ) -> None:
+        self.examples, self.value, self.hold, self.options = examples, value, hold or {}, options
+        super().__init__(what, where=where, remedy=self.say(examples[0]))
+
+    def say(self, example: Sequence[int]) -> str:
+        """The remedy, with an example."""
+        if not self.options:
+            return say_shape(example)
+        return f"{self.options} --shape {','.join(map(str, example))}."
 
 
 def say_shape(example: Sequence[int]) -> str:

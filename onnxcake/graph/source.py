@@ -10,11 +10,13 @@ import onnx
 from onnx import TensorProto
 
 from ..errors import UnsupportedTeacher, UsageError, did_you_mean, shown
+from .choosing import hold_option, needed_after, suggested
 from .held import LIMIT_VALUES, Held, free_prefix, held_array, sizes_of
 from .held import held_nodes as nodes_of
+from .infer import file_inputs, inferred
 from .open_sizes import OpenSizes, described, examples, open_ones, say_shape
 from .tensors import type_name
-from .walk import reaching, read_by
+from .walk import read_by
 
 _SIZES = "Say the sizes, batch included, with --shape: as many numbers as the value has sizes."
 _LIMIT_INPUT = LIMIT_VALUES  # sixteen of them, with their gradients, are looked at
@@ -75,10 +77,21 @@ class Source:
         dims = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim]
         known = dims if tensor.HasField("shape") else None
         names = [d.dim_param for d in tensor.shape.dim]
+        if known is not None and any(choice.shapes):
+            bound = _bound(proto, choice)
+            open_axes = [axis > 0 and d is None for axis, d in enumerate(dims)]
+            known = [bound.get(n) if o else d for o, d, n in zip(open_axes, dims, names, strict=True)]
         batch, shape = _shape(value.name, known, choice.shape or choice.shapes.get(value.name), names, file)
         axes = [None if d else n for d, n in zip(dims, names, strict=True)] or [""] * (1 + len(shape))
         _check_size(value.name, (batch or 1, *shape), file)
         return cls(value.name, kind, shape, batch, tuple(axes))
+
+
+def _bound(proto: onnx.ModelProto, choice: Choice) -> dict[str, int]:
+    """Collect the sizes that the user says of other inputs, by what the file calls the axes."""
+    dims = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
+    said = [pair for name, shape in choice.shapes.items() for pair in zip(dims.get(name, ()), shape, strict=False)]
+    return {dim.dim_param: size for dim, size in said if dim.dim_param}
 
 
 def _check_size(name: str, shape: Iterable[int], file: str) -> None:
@@ -126,29 +139,13 @@ def _shape(
 
 
 def _the_input(proto: onnx.ModelProto, choice: Choice, file: str) -> onnx.ValueInfoProto:
-    graph = proto.graph
-    weights = {weight.name for weight in graph.initializer}
-    inputs = {value.name: value for value in graph.input if value.name not in weights}
-    inner = {name: onnx.ValueInfoProto(name=name) for node in graph.node for name in node.output if name}
-    inner.update({value.name: value for value in graph.value_info if value.name in inner})
-    if choice.input is not None:
-        check_known(choice.input, {**inner, **inputs}, "value", file)
-        return inputs.get(choice.input) or inner[choice.input]
-    free = [value for name, value in inputs.items() if name not in choice.constants]
-    used = {name for node in reaching(graph.node, *(o.name for o in graph.output)) for name in read_by(node)}
-    free = [value for value in free if value.name in used] or free
-    if len(free) != 1:
-        names = ", ".join(shown(value.name) for value in free[:10]) or "none"
-        raise UnsupportedTeacher(
-            f"{len(free)} inputs ({names}) where one is to be chosen",
-            where=file,
-            remedy="Choose one with --input NAME, and hold the others constant with --hold NAME=VALUE."
-            if free
-            else "Leave one of them out of --hold: it is the one that is optimised."
-            if inputs
-            else "The file computes the same whatever it is asked: it cannot be a teacher.",
-        )
-    return free[0]
+    inputs = file_inputs(proto)
+    name = choice.input or ""
+    if name in inputs:
+        return inputs[name]
+    inner = {name for node in proto.graph.node for name in node.output if name}
+    check_known(name, {*inner, *inputs}, "value", file)
+    return inferred(proto).get(name) or onnx.ValueInfoProto(name=name)
 
 
 def check_known(name: str, names: Iterable[str], what: str, file: str) -> None:
@@ -167,17 +164,22 @@ def held_nodes(
     weights = {weight.name for weight in proto.graph.initializer}
     used = {name for node in nodes for name in read_by(node)}
     others = [v for v in proto.graph.input if v.name in used - weights - {source.name}]
-    missing = [value.name for value in others if value.name not in choice.constants]
+    outputs = [choice.output] if choice.output is not None else [value.name for value in proto.graph.output]
+    needed = needed_after(nodes, source.name, outputs)
+    sized = {value.name: value.name in needed for value in others}  # of the rest the sizes alone are asked for
+    missing = [value for value in others if value.name not in choice.constants and sized[value.name]]
     if missing:
         raise UnsupportedTeacher(
-            f"it also needs {', '.join(shown(n) for n in missing[:10])}",
+            f"it also needs {', '.join(shown(value.name) for value in missing[:10])}",
             where=file,
-            remedy="Hold what else it needs constant with --hold NAME=VALUE.",
+            remedy="Hold what else it needs constant, for example "
+            + " ".join(hold_option(value.name, suggested(value)) for value in missing[:10])
+            + ".",
         )
     taken = {name for node in proto.graph.node for name in node.output}
     made: list[onnx.NodeProto] = []
     for value in others:
-        held = choice.constants[value.name]
+        held = choice.constants.get(value.name, 0)
         sizes = sizes_of(value, choice.shapes.get(value.name), source.axes, source.shape, held, file)
         array = held_array(value, sizes, held, file)
         made += nodes_of(value, array, sizes, source.name, free_prefix(value.name, taken))

@@ -16,7 +16,7 @@ from ..graph.convert import Converted, convert
 from ..graph.load import load
 from ..graph.node import Depends
 from ..graph.normalise import Choice, SafeGraph, normalise
-from ..graph.open_sizes import OpenSizes, say_shape
+from ..graph.open_sizes import OpenSizes
 from ..graph.records import Blocked, Limits
 from ..ort import RuntimeRefused, Session
 from .output import choose_output
@@ -96,15 +96,16 @@ def with_example(error: OpenSizes, path: Path, choice: Choice, limits: Limits) -
     large = path.stat().st_size > _LARGE
     for shape in error.examples[: 1 if large else None]:
         try:
-            way = build(normalise(load(path), replace(choice, shape=shape)), limits, path.name)
+            chosen = replace(choice, input=error.value or choice.input, constants={**error.hold, **choice.constants})
+            way = build(normalise(load(path), replace(chosen, shape=shape)), limits, path.name)
         except OnnxcakeError as other:
             return other
         if way.output is not None:
-            return UnsupportedTeacher(error.what, where=error.where, remedy=say_shape(shape))
+            return UnsupportedTeacher(error.what, where=error.where, remedy=error.say(shape))
         if way.refusal is not None and any(one.missing or one.limit for one in way.blocked):
             return way.refusal
     remedy = "Say the sizes, batch included, with --shape; the usual ones do not fit, so ask who made the file."
-    return UnsupportedTeacher(error.what, where=error.where, remedy=say_shape(error.examples[0]) if large else remedy)
+    return UnsupportedTeacher(error.what, where=error.where, remedy=error.say(error.examples[0]) if large else remedy)
 
 
 def check_baked(way: Built, session: Session, x: Array, asked: int | None, file: str) -> str:

@@ -1,0 +1,75 @@
+"""Infer the types and sizes of the values inside a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+from .walk import reaching, read_by
+
+# Operators of ai.onnx.ml that keep the shape, for which onnx infers nothing; for the inference a Cast stands for them.
+_KEEP_SHAPE = {"Scaler", "Imputer", "Normalizer", "Binarizer", "LabelEncoder"}
+_LABELS = {"s": TensorProto.STRING, "i": TensorProto.INT64, "f": TensorProto.FLOAT}
+
+
+def inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Infer what can be known of the values of a graph, by name, its inputs and outputs included.
+
+    What the file itself states of a value inside is kept where nothing follows from the operators.
+    """
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    bare.graph.ClearField("value_info")
+    for node in bare.graph.node:
+        if node.domain == "ai.onnx.ml" and node.op_type in _KEEP_SHAPE:
+            kind = _type_of(node)
+            node.domain, node.op_type = "", "Cast"
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("to", kind))
+    try:
+        graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except Exception:  # noqa: BLE001 - what is not known is asked for
+        graph = bare.graph
+    stated = {value.name: value for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)}
+    found = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
+    return {**stated, **{name: value for name, value in found.items() if _says_more(value, stated.get(name))}}
+
+
+def _type_of(node: onnx.NodeProto) -> int:
+    if node.op_type != "LabelEncoder":
+        return int(TensorProto.FLOAT)
+    for attribute in node.attribute:  # values_strings, values_int64s, values_floats; classes_strings gives integers
+        if attribute.name == "values_tensor":
+            return int(attribute.t.data_type)
+        if attribute.name.startswith("values_"):
+            return int(_LABELS[attribute.name[len("values_")]])
+    return int(TensorProto.INT64)
+
+
+def _says_more(value: onnx.ValueInfoProto, stated: onnx.ValueInfoProto | None) -> bool:
+    if stated is None:
+        return True
+    return known(value) >= known(stated)
+
+
+def known(value: onnx.ValueInfoProto) -> int:
+    """Count what is known of a tensor: its type, its rank, and each of its sizes but the first."""
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):
+        return 0
+    return sum([tensor.elem_type > 0, tensor.HasField("shape"), *(d.dim_value > 0 for d in tensor.shape.dim[1:])])
+
+
+def file_inputs(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Find what a file takes, by name: its inputs that it has no value for."""
+    weights = {weight.name for weight in proto.graph.initializer}
+    return {value.name: value for value in proto.graph.input if value.name not in weights}
+
+
+def free_inputs(proto: onnx.ModelProto, held: Collection[str], outputs: Sequence[str]) -> list[str]:
+    """Find the inputs that are not held and that the outputs depend on; all that are not held, if none is."""
+    free = [name for name in file_inputs(proto) if name not in held]
+    used = {name for node in reaching(proto.graph.node, *outputs) for name in read_by(node)}
+    return [name for name in free if name in used] or free

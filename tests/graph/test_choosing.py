@@ -1,0 +1,295 @@
+"""The value behind a file's inputs: chosen where there is one, else named with the options that choose it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onnxcake.cli.options import options_of
+from onnxcake.errors import UnsupportedTeacher
+from onnxcake.graph.load import TeacherFile
+from onnxcake.graph.normalise import Choice, SafeGraph, normalise
+
+N = helper.make_node
+F, LONG, B, S = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING
+
+
+def value(name: str, *shape: str | int | None, kind: int = F) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def normal(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def opened(model: onnx.ModelProto, choice: Choice | None = None) -> SafeGraph:
+    onnx.checker.check_model(model)
+    file = TeacherFile(onnx.ModelProto.FromString(model.SerializeToString()), {}, "", 0, "t.onnx")
+    return normalise(file, choice or Choice())
+
+
+def long(*numbers: int) -> np.ndarray[Any, Any]:
+    return np.array(numbers, np.int64)
+
+
+CLASSIFIER = [
+    N("MatMul", ["h", "W"], ["z"]),
+    N("Relu", ["z"], ["r"]),
+    N("ReduceMean", ["r"], ["y"], axes=[1], keepdims=0),
+]
+DENSE = [N("MatMul", ["h", "W"], ["z"]), N("Relu", ["z"], ["y"])]
+COLUMNS = [value(name, None, 1) for name in ("age", "income", "height")]
+ENCODER = {"keys_strings": ["a", "b"], "values_int64s": [0, 1]}
+
+# What the nodes, weights and inputs are; the value that is chosen, and its sizes.
+CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ...]]] = {
+    "ids": (
+        [N("Gather", ["E", "ids"], ["h"]), *CLASSIFIER],
+        {"E": normal(9, 4), "W": normal(4, 3)},
+        [value("ids", "batch", 7, kind=LONG)],
+        "h",
+        (7, 4),
+    ),
+    "ids of int32, moved before they are looked up": (
+        [
+            N("Cast", ["ids"], ["i"], to=LONG),
+            N("Add", ["i", "one"], ["j"]),
+            N("Gather", ["E", "j"], ["h"]),
+            *CLASSIFIER,
+        ],
+        {"E": normal(9, 4), "W": normal(4, 3), "one": long(1)},
+        [value("ids", "batch", 7, kind=TensorProto.INT32)],
+        "h",
+        (7, 4),
+    ),
+    "ids of words and of segments": (
+        [
+            N("Gather", ["E", "ids"], ["e"]),
+            N("Gather", ["G", "segments"], ["g"]),
+            N("Add", ["e", "g"], ["h"]),
+            *CLASSIFIER,
+        ],
+        {"E": normal(9, 4), "G": normal(2, 4), "W": normal(4, 3)},
+        [value("ids", "batch", 7, kind=LONG), value("segments", "batch", 7, kind=LONG)],
+        "h",
+        (7, 4),
+    ),
+    "ids whose number is asked for elsewhere": (
+        [
+            N("Gather", ["E", "ids"], ["h"]),
+            N("MatMul", ["h", "W"], ["z"]),
+            N("Shape", ["ids"], ["s"]),
+            N("ConstantOfShape", ["s"], ["o"]),
+            N("Unsqueeze", ["o", "last"], ["u"]),
+            N("Add", ["z", "u"], ["a"]),
+            N("ReduceMean", ["a"], ["y"], axes=[1], keepdims=0),
+        ],
+        {"E": normal(9, 4), "W": normal(4, 3), "last": long(2)},
+        [value("ids", "batch", 7, kind=LONG)],
+        "h",
+        (7, 4),
+    ),
+    "one-hot": (
+        [N("OneHot", ["ids", "depth", "ends"], ["o"]), N("Flatten", ["o"], ["h"]), *DENSE],
+        {"depth": np.array(5, np.int64), "ends": np.float32([0, 1]), "W": normal(10, 3)},
+        [value("ids", "batch", 2, kind=LONG)],
+        "o",
+        (2, 5),
+    ),
+    "columns": (
+        [N("Concat", ["age", "income", "height"], ["h"], axis=1), *DENSE],
+        {"W": normal(3, 3)},
+        COLUMNS,
+        "h",
+        (3,),
+    ),
+    "columns, scaled": (
+        [
+            N("Concat", ["age", "income", "height"], ["c"], axis=1),
+            N("Scaler", ["c"], ["h"], domain="ai.onnx.ml", offset=[1.0, 2, 3], scale=[1.0, 1, 1]),
+            *DENSE,
+        ],
+        {"W": normal(3, 3)},
+        COLUMNS,
+        "c",
+        (3,),
+    ),
+    "a column of numbers and one of texts": (
+        [
+            N("LabelEncoder", ["city"], ["code"], domain="ai.onnx.ml", **ENCODER),
+            N("Cast", ["code"], ["number"], to=F),
+            N("Scaler", ["age"], ["a"], domain="ai.onnx.ml", offset=[1.0], scale=[1.0]),
+            N("Concat", ["a", "number"], ["h"], axis=1),
+            *DENSE,
+        ],
+        {"W": normal(2, 3)},
+        [value("age", None, 1), value("city", None, 1, kind=S)],
+        "h",
+        (2,),
+    ),
+    "ids and numbers": (
+        [
+            N("Gather", ["E", "shop"], ["e"]),
+            N("Flatten", ["e"], ["f"]),
+            N("Concat", ["f", "numbers"], ["h"], axis=1),
+            *DENSE,
+        ],
+        {"E": normal(9, 4), "W": normal(6, 3)},
+        [value("shop", "batch", 1, kind=LONG), value("numbers", "batch", 2)],
+        "h",
+        (6,),
+    ),
+    "a bag of truth values": (
+        [N("Cast", ["words"], ["h"], to=F), *DENSE],
+        {"W": normal(6, 3)},
+        [value("words", "batch", 6, kind=B)],
+        "h",
+        (6,),
+    ),
+    "one text": (
+        [
+            N("LabelEncoder", ["city"], ["code"], domain="ai.onnx.ml", **ENCODER),
+            N("OneHotEncoder", ["code"], ["o"], domain="ai.onnx.ml", cats_int64s=[0, 1]),
+            N("Flatten", ["o"], ["h"]),
+            *DENSE,
+        ],
+        {"W": normal(2, 3)},
+        [value("city", None, 1, kind=S)],
+        "o",
+        (1, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_value_behind_is_chosen(name: str, handmade: Any) -> None:
+    nodes, weights, inputs, wanted, sizes = CHOSEN[name]
+    safe = opened(handmade(nodes, weights, inputs=inputs, domains={"ai.onnx.ml": 3}))
+    assert (safe.input_name, safe.input_shape) == (wanted, sizes)
+    assert any(repr(wanted) in note for note in safe.notes)
+    named = opened(handmade(nodes, weights, inputs=inputs, domains={"ai.onnx.ml": 3}), Choice(input=wanted))
+    assert named.input_shape == sizes and named.model == safe.model, "its sizes are inferred where it is named, too"
+
+
+MASKED = [
+    N("Gather", ["E", "ids"], ["h"]),
+    N("Cast", ["attention_mask"], ["m"], to=F),
+    N("Unsqueeze", ["m", "last"], ["u"]),
+    N("MatMul", ["h", "W"], ["z"]),
+    N("Mul", ["z", "u"], ["r"]),
+    N("ReduceMean", ["r"], ["y"], axes=[1], keepdims=0),
+]
+LSTM = [
+    N("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+    N("LSTM", ["t", "W", "R", "", "", "h0", "c0"], ["", "h", ""], hidden_size=3),
+    N("Squeeze", ["h", "first"], ["y"]),
+]
+LATE = [N("MatMul", ["x", "W"], ["a"]), N("MatMul", ["side", "V"], ["b"]), N("Add", ["a", "b"], ["y"])]
+
+# What is not chosen without the user: how the remedy's options go on.
+ASKED: dict[str, tuple[list[Any], dict[str, Any], list[Any], str]] = {
+    "open length": (
+        [N("Gather", ["E", "ids"], ["h"]), *CLASSIFIER],
+        {"E": normal(9, 4), "W": normal(4, 3)},
+        [value("ids", "batch", "length", kind=LONG)],
+        "--input h --shape 1,128,4",
+    ),
+    "a mask": (
+        MASKED,
+        {"E": normal(9, 4), "W": normal(4, 3), "last": long(2)},
+        [value("ids", "batch", "length", kind=LONG), value("attention_mask", "batch", "length", kind=LONG)],
+        "--input h --hold attention_mask=1 --shape 1,128,4",
+    ),
+    "ids that a mask is made of": (
+        [
+            N("Gather", ["E", "ids"], ["h"]),
+            N("Equal", ["ids", "zero"], ["pad"]),
+            N("Cast", ["pad"], ["m"], to=F),
+            *MASKED[2:],
+        ],
+        {"E": normal(9, 4), "W": normal(4, 3), "last": long(2), "zero": long(0)},
+        [value("ids", "batch", 5, kind=LONG)],
+        "--input h --hold ids=1",
+    ),
+    "hidden states": (
+        LSTM,
+        {"W": normal(1, 12, 4), "R": normal(1, 12, 3), "first": long(0)},
+        [value("x", "batch", 7, 4), value("h0", 1, "batch", 3), value("c0", 1, "batch", 3)],
+        "--input x --hold h0=0 --hold c0=0",
+    ),
+    "two branches": (
+        LATE,
+        {"W": normal(4, 3), "V": normal(2, 3)},
+        [value("x", "batch", 4), value("side", "batch", 2)],
+        "--input x --hold side=0",
+    ),
+    "a mask that is added": (
+        [N("Add", ["x", "mask"], ["h"]), *DENSE],
+        {"W": normal(4, 3)},
+        [value("mask", "batch", 4), value("x", "batch", 4)],
+        "--input x --hold mask=1",
+    ),
+    "two inputs that are added": (
+        [N("Add", ["x", "side"], ["h"]), *DENSE],
+        {"W": normal(4, 3)},
+        [value("x", "batch", 4), value("side", "batch", 4)],
+        "--input x --hold side=0",
+    ),
+    "a switch": (
+        [N("MatMul", ["x", "W"], ["a"]), N("Where", ["keras phase:0", "a", "zero"], ["y"])],
+        {"W": normal(4, 3), "zero": np.float32(0)},
+        [value("x", "batch", 4), value("keras phase:0", kind=B)],
+        "--input x --hold 'keras phase:0=false'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_remedy_works_when_it_is_followed(name: str, handmade: Any) -> None:
+    nodes, weights, inputs, wanted = ASKED[name]
+    model = handmade(nodes, weights, inputs=inputs)
+    with pytest.raises(UnsupportedTeacher) as caught:
+        opened(model)
+    (options,) = re.findall(r"(--input .*?)\.(?: |$)", caught.value.remedy)
+    assert options == wanted
+    said: dict[str, list[str]] = {"--input": [], "--hold": [], "--shape": []}
+    words = shlex.split(options)
+    for option, text in zip(words[::2], words[1::2], strict=True):
+        said[option].append(text)
+    choice = options_of(said["--input"][0], None, said["--shape"], None, None, None, None, said["--hold"]).choice
+    assert opened(model, choice).input_name == said["--input"][0]
+
+
+def test_sizes_said_of_an_input_are_those_of_the_value_behind(handmade: Any) -> None:
+    nodes, weights, inputs, _ = ASKED["open length"]
+    safe = opened(handmade(nodes, weights, inputs=inputs), Choice(input="h", shapes={"ids": (1, 6)}))
+    assert safe.input_shape == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "hold", "words"),
+    [
+        ([value("x", "batch", 4)], {"x": 1}, "0 inputs are left to choose from"),
+        ([], {}, "it has 0 inputs"),
+    ],
+)
+def test_nothing_to_choose(inputs: list[Any], hold: dict[str, Any], words: str, handmade: Any) -> None:
+    nodes = [N("Identity", ["x" if inputs else "W"], ["y"])]
+    model = handmade(nodes, {"W": normal(4, 3)}, inputs=[value("x", "batch", 4)])
+    if not inputs:
+        del model.graph.input[:]
+    with pytest.raises(UnsupportedTeacher, match=words) as caught:
+        opened(model, Choice(constants=hold))
+    assert caught.value.remedy
+
+
+def test_whole_numbers_that_are_no_ids_are_taken_themselves(handmade: Any) -> None:
+    nodes = [N("Cast", ["pixels"], ["h"], to=F), *DENSE]
+    safe = opened(handmade(nodes, {"W": normal(4, 3)}, inputs=[value("pixels", "batch", 4, kind=TensorProto.UINT8)]))
+    assert (safe.input_name, safe.input_type) == ("pixels", TensorProto.UINT8)
