@@ -50,14 +50,14 @@ _HEAVY = {
 
 
 def choose(
-    proto: onnx.ModelProto, held: Collection[str], outputs: Sequence[str], shape: Sequence[int] | None, file: str
+    proto: onnx.ModelProto, held: Collection[str], outputs: Sequence[str], said: object, file: str
 ) -> tuple[str, tuple[str, ...]]:
     """Choose the value to optimise where the user names none: the file's one input, or the value behind its inputs.
 
     Args:
         held: the inputs that the user holds.
         outputs: the values that the scores are looked for in.
-        shape: the sizes of the value, as far as the user says them.
+        said: what the user says of sizes, if anything.
 
     Returns:
         (its name; what to tell the user.)
@@ -90,7 +90,7 @@ def choose(
         raise UnsupportedTeacher(what, where=file, remedy=_one_of(free))
     tensor = types[found.value].type.tensor_type
     sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
-    if tensor.HasField("shape") and not found.hold and (shape is not None or None not in sizes[1:]):
+    if tensor.HasField("shape") and not found.hold and (said or None not in sizes[1:]):
         behind = f"{names} {'is' if len(free) == 1 else 'are'} no numbers with a gradient"
         if any(not is_id(value) and not has_no_gradient(value) for value in free):
             behind = f"the inputs {names} are joined"

@@ -48,7 +48,7 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
         check_known(choice.output, made, "value", file.name)
     told: tuple[str, ...] = ()
     if choice.input is None:
-        chosen, told = choose(proto, choice.constants, wanted, choice.shape, file.name)
+        chosen, told = choose(proto, choice.constants, wanted, choice.shape or choice.shapes, file.name)
         choice = replace(choice, input=chosen)
     source = Source.of(proto, choice, file.name)
     notes = (*told, *in_evaluation_mode(proto))

@@ -270,6 +270,8 @@ def test_sizes_said_of_an_input_are_those_of_the_value_behind(handmade: Any) -> 
     nodes, weights, inputs, _ = ASKED["open length"]
     safe = opened(handmade(nodes, weights, inputs=inputs), Choice(input="h", shapes={"ids": (1, 6)}))
     assert safe.input_shape == (6, 4)
+    unnamed = opened(handmade(nodes, weights, inputs=inputs), Choice(shapes={"ids": (1, 6)}))
+    assert (unnamed.input_name, unnamed.input_shape) == ("h", (6, 4))
 
 
 @pytest.mark.parametrize(
