@@ -16,6 +16,7 @@ from .signature import Bound, Signature, limits_of
 
 # Values spread over a range have, as a rule, about a quarter of its width as deviation (natural images: 0.23).
 DEVIATION_OF_RANGE = 0.25
+_UNUSUAL = 3.0  # times a deviation of 1, or its part: no normalisation to mean 0 and deviation 1 leaves that
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
@@ -85,8 +86,8 @@ def _spread(
     bounds: tuple[Bound, Bound] | None, head: Head, options: Options, shape: tuple[int, ...]
 ) -> tuple[Numbers, Numbers, tuple[str, ...]]:
     """Find mean and deviation of what the file takes, and what to tell the user about them."""
-    if options.mean is not None:  # normalised outside the file: standard units are what it takes
-        return (0.0,), (1.0,), ()
+    if options.mean is not None:
+        return _normalised_outside(options, shape)
     told = ""
     lies = "" if bounds is None else "…".join(_shown(_tuple(end), shape) for end in bounds)
     if options.range is None and bounds is not None:
@@ -106,16 +107,41 @@ def _spread(
                 "if the file takes values such as 0…1 or 0…255, say so with --range LO,HI",
             ),
         )
-    low, high = np.broadcast_arrays(*(np.asarray(end, np.float64) for end in bounds))
-    centre = (low + high) / 2
-    width = np.where(high > low, (high - low) * DEVIATION_OF_RANGE, 1.0)  # 1: a feature that never changes
-    location, deviation_ = _tuple(_floats(centre)), _tuple(_floats(width))
+    location, deviation_ = _within(*(np.asarray(end, np.float64) for end in bounds))
     told = told or f"inputs lie in {lies}"
     more = (
         f"{told}; they are assumed to have mean {_shown(location, shape)} and deviation {_shown(deviation_, shape)}; "
         "if they are normalised outside the file, say so with --mean and --std"
     )
     return location, deviation_, (more,)
+
+
+def _normalised_outside(options: Options, shape: tuple[int, ...]) -> tuple[Numbers, Numbers, tuple[str, ...]]:
+    """Find mean and deviation of what is normalised before the file: 0 and 1, unless the range says otherwise.
+
+    Some normalisations subtract a mean and leave the scale of bytes, or scale by a number of their own.
+    """
+    if options.range is None:
+        return (0.0,), (1.0,), ()
+    mean, std = (np.asarray(values, np.float64) for values in (options.mean, options.std))
+    ends = [np.atleast_1d(np.asarray(end, np.float64)) for end in options.range]
+    if len({len(values) for values in (mean, std, *ends)} - {1}) > 1:  # some by channel and some by pixel
+        return (0.0,), (1.0,), ()
+    location, deviation = _within(*((end - mean) / std for end in ends))
+    if 1 / _UNUSUAL < np.median(deviation) < _UNUSUAL:
+        return (0.0,), (1.0,), ()
+    told = (
+        f"normalised outside the file, inputs have another scale than usual: they are assumed to have mean "
+        f"{_shown(location, shape)} and deviation {_shown(deviation, shape)}"
+    )
+    return location, deviation, (told,)
+
+
+def _within(low: Any, high: Any) -> tuple[Numbers, Numbers]:
+    """Give mean and deviation of values that are spread over a range, one or one for each channel or feature."""
+    low, high = np.broadcast_arrays(low, high)
+    width = np.where(high > low, (high - low) * DEVIATION_OF_RANGE, 1.0)  # 1: a feature that never changes
+    return _tuple(_floats((low + high) / 2)), _tuple(_floats(width))
 
 
 def _floats(value: Any) -> Bound:

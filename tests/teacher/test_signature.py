@@ -235,6 +235,17 @@ def test_a_range_for_each_feature() -> None:
     assert Signature.from_dict(json.loads(json.dumps(asdict(features)))) == features
 
 
+def test_a_normalisation_that_leaves_another_scale() -> None:
+    caffe = of_features(range=(0, 255), mean=[104, 117, 123], std=[1])
+    assert caffe.location == (23.5, 10.5, 4.5) and caffe.deviation == (63.75,) * 3
+    assert "another scale" in caffe.assumptions[0]
+    drawn = caffe.to_input(caffe.within(10 * torch.randn(500, 3)))
+    assert drawn.amin(0).tolist() == pytest.approx([-104, -117, -123], abs=1e-3)
+    assert drawn.amax(0).tolist() == pytest.approx([151, 138, 132], abs=1e-3)
+    for usual in ({"range": (0, 1), "mean": [0.1307], "std": [0.3081]}, {"mean": [104, 117, 123], "std": [1]}):
+        assert (of_features(**usual).location, of_features(**usual).deviation) == ((0.0,), (1.0,))
+
+
 def of_features(size: int = 3, **values: Any) -> Signature:
     model = onnx.ModelProto()
     safe = SafeGraph(model, {}, "x", 1, (size,), None, {}, None, {}, {}, {})
