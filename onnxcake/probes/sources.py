@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ProbeError, shown
-from . import archives, images
+from . import archives, images, tables
 from .matching import match
 from .parts import Part, Wanted
 
-_KINDS = {"arrays": archives.SUFFIXES, "pictures": images.SUFFIXES}
+_KINDS = {"arrays": archives.SUFFIXES, "pictures": images.SUFFIXES, "tables": tables.SUFFIXES}
 _REMEDY = (
-    "Give a file or a folder of arrays (.npz, .npy, .safetensors) or of pictures (.png, .jpg, .bmp, .webp), or a "
-    "folder of pictures for each class."
+    "Give a file or a folder of arrays (.npz, .npy, .safetensors), tables (.csv) or pictures (.png, .jpg, .bmp, "
+    ".webp), or a folder of pictures for each class."
 )
 
 
 def parts_of(path: Path, wanted: Wanted) -> list[Part]:
-    """Reads a file, or all files of a folder; what is neither arrays nor pictures, such as a README, is not looked at.
+    """Reads a file, or all files of a folder; what is none of these, such as a README, is not looked at.
 
     Raises:
         ProbeError: if there is nothing, or several kinds of it, or one file cannot be read or does not fit.
@@ -37,6 +37,8 @@ def parts_of(path: Path, wanted: Wanted) -> list[Part]:
         raise ProbeError(f"holds {told}", where=path, remedy="Give a folder of one kind, or one of its files.")
     if "pictures" in found:
         return [images.read(path, [(path, found["pictures"])], wanted)]
+    if "tables" in found:
+        return tables.read(found["tables"], wanted)
     if "arrays" in found:
         sources = archives.read(found["arrays"], path if folder else None)
         return [match(arrays, source, wanted) for source, arrays in sources]
