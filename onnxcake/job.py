@@ -89,9 +89,7 @@ def prepare(request: Request) -> Job:
     """
     recipe = Recipe.load(*request.recipe_and_overrides)
     teacher = _teacher(request, recipe)
-    signature = teacher.signature
-    asked = None if request.probe is None else probes.load(request.probe, signature)
-    data = None if request.data is None else probes.load(request.data, signature)
+    asked, data = (_given(path, teacher) for path in (request.probe, request.data))
     synthesis, view = _method(request, recipe, teacher, data)
     plan = _plan(request.folder, recipe, teacher, synthesis)
     synthesis = replace(synthesis, chunk=plan.chunk, dtype=plan.dtype, workers=plan.workers)
@@ -127,6 +125,10 @@ def prepare(request: Request) -> Job:
         begins=begins,
         notes=probes.told(asked, data),
     )
+
+
+def _given(path: Path | None, teacher: Teacher) -> Probe | None:
+    return None if path is None else probes.load(path, teacher.signature, class_names=teacher.facts.class_names)
 
 
 def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | None) -> tuple[Synthesis, View]:

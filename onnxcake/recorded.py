@@ -42,7 +42,7 @@ def record_files(
         OnnxcakeError: as `record`, or if one of them cannot be read.
     """
     opened = Teacher.open(teacher, options or Options(), device)
-    given = probes.load(data, opened.signature)
+    given = probes.load(data, opened.signature, class_names=opened.facts.class_names)
     for note in probes.told(given):
         say(note)
     return record(opened, torch.from_numpy(given.inputs), path)

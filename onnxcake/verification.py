@@ -54,7 +54,8 @@ def verify(
                 f"{sides[0].name} of {list(shape)}",
                 remedy="Give two classifiers of the same inputs.",
             )
-        asked = None if probe is None else probes.load(Path(probe), sides[0].signature)
+        names = sides[0].found["file"]["class_names"]
+        asked = None if probe is None else probes.load(Path(probe), sides[0].signature, class_names=names)
         agreement: dict[str, Any] = {}
         alarming: list[str] = []
         for source, (inputs, labels) in _inputs(sides[0].signature, asked, store).items():

@@ -40,22 +40,19 @@ def load(
             belong together (inputs in one, labels in another).
         signature: of the teacher; no label is checked where its classes are not known (0).
         takes: the inputs that the file is fed, if not the signature's alone.
-        class_names: the file's names of its classes, in their order, if it has them.
-        inner: computes the signature's input [n, …] out of the feeds, where it is a value inside the graph.
+        class_names: the file's names of its classes, in their order; not used unless there is one for each.
+        inner: computes the signature's input [n, …] out of the feeds, where it is a value inside the graph or text.
 
     Raises:
         ProbeError: if it cannot be read or does not fit.
     """
     own = Takes(signature.input_name, signature.input_shape, signature.input_dtype)
-    wanted = Wanted(tuple(takes) or (own,), signature, tuple(class_names))
+    names = tuple(class_names) if len(class_names) == signature.classes else ()
+    wanted = Wanted(tuple(takes) or (own,), signature, names)
     parts = parts_of(path, wanted)
     feeds = {value.name: _joined([(part.source, part.feeds[value.name]) for part in parts]) for value in wanted.takes}
     labels = _labels_of(parts, path)
-    if signature.input_name in feeds:
-        inputs = feeds[signature.input_name].astype(np.float32)
-    else:
-        assert inner is not None, "the signature's input is neither fed nor computed"
-        inputs = inner(feeds).astype(np.float32)
+    inputs = (feeds[signature.input_name] if inner is None else inner(feeds)).astype(np.float32)
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     return Probe(inputs, labels, path.name, _digest(feeds, inputs, labels), feeds, notes)
 
@@ -75,7 +72,7 @@ def _joined(arrays: list[tuple[Path, Array]]) -> Array:
                 where=source,
                 remedy="Give files whose inputs have one shape.",
             )
-    return np.concatenate([array for _, array in arrays]) if others else like
+    return np.ascontiguousarray(np.concatenate([array for _, array in arrays]) if others else like)
 
 
 def _labels_of(parts: list[Part], path: Path) -> Array | None:

@@ -138,7 +138,7 @@ class _Reader:
         return np.asarray(fitted).reshape(self.height, self.width, self.channels)
 
     def _values(self, pixels: Array) -> Array:
-        raw = torch.from_numpy(pixels.astype(np.float32)) * ((self.high - self.low) / _BYTE) + self.low
+        raw = torch.from_numpy(pixels.astype(np.float32)) / _BYTE * (self.high - self.low) + self.low
         # Where the graph does not show that channels are last, no channel has a mean of its own.
         standing = raw if self.last and not self.signature.channels_last else raw.permute(2, 0, 1)
         return np.asarray(self.signature.whole(self.signature.from_raw(standing[None])[0]).numpy())

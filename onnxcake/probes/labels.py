@@ -22,6 +22,11 @@ def is_label_name(name: str) -> bool:
     return not _WORDS.isdisjoint(words) and "names" not in words
 
 
+def texts_of(array: Array) -> Array:
+    """An array of text or of UTF-8 bytes, as text."""
+    return array if array.dtype.kind == "U" else np.char.decode(array, "utf-8", "replace")
+
+
 @dataclass(frozen=True)
 class Labels:
     """Turns an array of labels into classes for one teacher.
@@ -45,7 +50,7 @@ class Labels:
         if len(array) != count or array.ndim > 2:
             raise self._error(f"has shape {list(array.shape)}, for {count} inputs", "Give one label for each input.")
         if array.dtype.kind in "US":
-            return self.by_name([str(text) for text in array.reshape(-1)] if array.size == count else [], count)
+            return self.by_name(texts_of(array).reshape(-1).tolist() if array.size == count else [], count)
         whole = self._whole(array)
         if self.wanted.signature.task == "multilabel":
             return self._multilabel(whole), ()

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..child import Array
 from ..errors import ProbeError, did_you_mean, shown
-from .labels import Labels, is_label_name
+from .labels import Labels, is_label_name, texts_of
 from .parts import Part, Takes, Wanted
 
 _NUMBERS, _TEXT = "fiub", "US"
@@ -47,7 +47,7 @@ def as_taken(array: Array, takes: Takes, source: Path, name: str) -> Array:
         ProbeError: if that type does not hold them.
     """
     if takes.dtype == "string":
-        return array.astype(str)
+        return texts_of(array)
     target = np.dtype("float32" if takes.dtype == "bfloat16" else takes.dtype)
     array = (
         array.reshape(len(array), *[1 if size is None else size for size in takes.shape]) if array.ndim == 1 else array

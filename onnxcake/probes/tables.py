@@ -249,7 +249,7 @@ def _by_name(table: _Table, takes: Sequence[Takes]) -> tuple[list[tuple[Takes, i
         raise ProbeError(
             "its first line does not name the columns, and the teacher has an input for each",
             where=table.source,
-            remedy=f"Write a first line with the {len(takes)} names: {', '.join(value.name for value in takes[:8])} …",
+            remedy=f"Write the inputs' {len(takes)} names into it: {', '.join(value.name for value in takes[:8])}.",
         )
     found = []
     for value in takes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..graph.class_names import class_names
 from ..graph.convert import Converted
 from ..graph.tensors import type_name
 
@@ -20,6 +21,7 @@ def describe_file(proto: Any) -> dict[str, Any]:
         "ir_version": proto.ir_version,
         "opsets": {told(o.domain) or "ai.onnx": o.version for o in proto.opset_import[:_LISTED]},
         "producer": f"{proto.producer_name} {proto.producer_version}".strip()[:100],
+        "class_names": list(class_names(proto)),
     }
 
 

@@ -223,6 +223,7 @@ class Examiner:
             fixed_batch=opened.safe.batch if self.fixed else None,
             signature=signature,
             baked_batch=opened.safe.batch if self.batch_note else None,
+            class_names=tuple(self.exam.found["file"]["class_names"]),
         )
 
     def _session(self, output: str, safe: SafeGraph | None = None) -> Session:

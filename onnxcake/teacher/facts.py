@@ -25,6 +25,7 @@ class Facts:
         fixed_batch: the batch that the graph is run in, where the file's cannot be freed.
         signature: what goes in and what comes out.
         baked_batch: the only batch that onnxruntime runs, where the file declares a free one.
+        class_names: as the file names its classes, in the order of their scores; empty if it does not.
     """
 
     __pydantic_config__ = EXACT
@@ -39,6 +40,7 @@ class Facts:
     fixed_batch: int | None
     signature: Signature
     baked_batch: int | None = None
+    class_names: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for `from_dict`."""
@@ -51,4 +53,5 @@ class Facts:
         Raises:
             TypeError, KeyError: if they are not complete.
         """
-        return cls(**{**value, "signature": Signature.from_dict(value["signature"])})
+        names = tuple(value.get("class_names", ()))
+        return cls(**{**value, "signature": Signature.from_dict(value["signature"]), "class_names": names})
