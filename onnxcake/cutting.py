@@ -69,7 +69,7 @@ def cut_of(
         draws=partial(
             draws, signature=signature, multiply_adds=teacher.facts.multiply_adds, key=key, name=teacher.name
         ),
-        latency_ms=lambda content: latency_ms(runtime.load(content, THREADS), signature.input_shape),
+        latency_ms=lambda content: latency_ms(runtime.load(content, THREADS, arithmetic="host"), signature.input_shape),
     )
     if like is not None or drop_blocks:
         answers = partial(_answers, runtime=runtime, inputs=_looks(teacher, key))

@@ -22,7 +22,7 @@ class Inspection:
     """What was found of a file.
 
     Attributes:
-        data: plain data by section: file, input, outputs, signature, operators, parity, gradient, batch_norm,
+        data: plain data by section: file, input, outputs, signature, operators, parity, host, gradient, batch_norm,
             cost, obstacles; sections that were not reached are missing. ``usable`` sums it up.
         error: why the file cannot be used as a teacher; None if it can.
     """
@@ -100,6 +100,9 @@ def _lines(data: dict[str, Any]) -> list[tuple[str, str]]:
     if "parity" in data:
         seen = ", ".join(f"{p['difference']:.1e} at batch {p['batch']}" for p in data["parity"])
         lines.append(("parity", f"differs from onnxruntime by {seen}"))
+    if (host := data.get("host")) is not None:
+        seen = f"{host['difference']:.1e} of the largest answer" if host["difference"] else "nothing"
+        lines.append(("int8 here", f"differs from the file's exact arithmetic by {seen} on {host['processor']}"))
     if (gradient := data.get("gradient")) is not None:
         error = gradient["slope_error"]
         slopes = "" if error is None else f", differs from differences through {gradient['through']} by {error:.1%}"

@@ -89,6 +89,10 @@ class Report:
         table.add_row("file size", size(teacher["bytes"]), size(student["bytes"]))
         times = (f"{latency[side]:.3f} ms" if side in latency else "" for side in ("teacher", "student"))
         table.add_row(f"latency, batch 1, {latency['threads']} thread", *times)
+        here = [side.get("host") for side in (teacher, student)]
+        if any(here):
+            shown = (f"{one['agreement']:.2%}" if one else "" for one in here)
+            table.add_row("int8 on this processor: agreement with exact", *shown)
         for source, compared in self.data["agreement"].items():
             table.add_section()
             _add_rows(table, f"{source.replace('_', '-')} ({compared['samples']:,})", compared)

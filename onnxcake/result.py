@@ -19,6 +19,9 @@ from .agreement import Answers, top_classes
 from .child import Array
 from .errors import OnnxcakeError
 from .graph.export import export
+from .graph.float_twin import holds_rounding
+from .graph.whole import has_low_precision
+from .host import arithmetic_here
 from .ort import Runtime, Session
 from .plan import Plan
 from .probes import Probe
@@ -74,9 +77,7 @@ def finish(
     """
     signature = run.teacher.signature
     data = StoreDataset(store, held_out=store.layout.held_out > 0)
-    rough = isinstance(student, OnnxStudent) and student.rough
-    allowed = PARITY_INT8 if pupil.quantised else PARITY_LOW if rough else PARITY
-    content, session, parity = _export(student, run, data, runtime, allowed)
+    content, session, parity = _export(student, run, data, runtime)
     files.write_atomic(out / runs.STUDENT, content)
     asked = None if teacher is None else runtime.load(teacher.model, weights=teacher.weights)
     held_out = "held_out" if store.layout.held_out else "training_set"
@@ -85,6 +86,7 @@ def finish(
         judged["probe"] = _compare(asked, session, probe.inputs, probe.labels, signature)
     without = None if asked is None else _assessed(asked, session, data, signature, Key(run.seed).at("assessment"))
     latency = _latency(runtime, teacher, content, data)
+    seen, kind = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0].numpy(), signature.output_kind
     report = Report.of(
         {
             "format": FORMAT,
@@ -103,6 +105,11 @@ def finish(
                 "bytes": run.teacher.size_bytes,
                 "parameters": run.teacher.parameters,
                 "torch_vs_onnxruntime": run.teacher.parity,
+                **(
+                    {}
+                    if not (teacher and asked)
+                    else arithmetic_here(runtime, teacher.model, asked, seen, kind, teacher.weights)
+                ),
                 **asdict(signature),
                 "assumptions": list(signature.assumptions),
             },
@@ -117,6 +124,7 @@ def finish(
                 **pupil.begins_as,
                 **({} if pupil.weight_bits is None else {"weight_bits": pupil.weight_bits}),
                 "torch_vs_onnxruntime": parity,
+                **arithmetic_here(runtime, content, session, seen, kind),
             },
             "agreement": {source: found.comparison().as_dict() for source, found in judged.items()},
             "without_data": without,
@@ -155,9 +163,14 @@ def finished(out: Path, key: str) -> Report | None:
     return Report(data) if same else None
 
 
-def _export(
-    student: Student, run: Run, data: StoreDataset, runtime: Runtime, allowed: float
-) -> tuple[bytes, Session, float]:
+def _allowed(content: bytes) -> float:
+    """The largest difference between student.onnx and torch, by what the file holds."""
+    if holds_rounding(content):
+        return PARITY_INT8
+    return PARITY_LOW if has_low_precision(content) else PARITY
+
+
+def _export(student: Student, run: Run, data: StoreDataset, runtime: Runtime) -> tuple[bytes, Session, float]:
     """student.onnx, its session, and its largest difference to torch, relative to the largest answer."""
     signature = run.teacher.signature
     inputs = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0]
@@ -170,7 +183,7 @@ def _export(
         session = runtime.load(content)
         got = session.run_in_batches(inputs.numpy())
         difference = float(np.abs(got - wanted).max()) / max(1.0, float(np.abs(wanted).max()))
-        if not difference <= allowed:
+        if not difference <= _allowed(content):
             raise StudentMismatch(f"onnxruntime differs from the trained network by {difference:.1e}")
         passed.append((session, difference))
 
@@ -206,9 +219,10 @@ def _compare(asked: Session, session: Session, inputs: Array, labels: Array | No
 
 def _latency(runtime: Runtime, teacher: Teacher | None, student: bytes, data: StoreDataset) -> dict[str, Any]:
     one = data.take([0])[0].numpy()
-    sessions = {"student": runtime.load(student, _LATENCY_THREADS)}
+    sessions = {"student": runtime.load(student, _LATENCY_THREADS, arithmetic="host")}
     if teacher is not None:
-        sessions = {"teacher": runtime.load(teacher.model, _LATENCY_THREADS, teacher.weights), **sessions}
+        asked = runtime.load(teacher.model, _LATENCY_THREADS, teacher.weights, arithmetic="host")
+        sessions = {"teacher": asked, **sessions}
     times = {name: round(session.latency_ms(one), 4) for name, session in sessions.items()}
     return {"threads": _LATENCY_THREADS, **times}
 

@@ -139,8 +139,8 @@ def run(
         files.write_atomic(path, pruned.content)
         shape = opened.signature.input_shape
         sessions = {
-            "teacher": runtime.load(opened.model, THREADS, opened.weights),
-            "student": runtime.load(pruned.content, THREADS),
+            "teacher": runtime.load(opened.model, THREADS, opened.weights, arithmetic="host"),
+            "student": runtime.load(pruned.content, THREADS, arithmetic="host"),
         }
         latency = {name: round(latency_ms(session, shape), 4) for name, session in sessions.items()}
     sides = _sides(opened, pruned, path)

@@ -12,6 +12,7 @@ from . import probes
 from .agreement import Answers
 from .child import Array
 from .errors import UsageError
+from .host import arithmetic_here
 from .ort import Runtime
 from .report import Report, costlier, versions
 from .rng import Key
@@ -63,8 +64,8 @@ def verify(
             agreement[source] = found.comparison().as_dict()
             alarming += found.doubts(source)
         one = np.zeros((1, *shape), np.float32)
+        told = [side.as_dict(inputs) for side in sides]
         latency = {name: side.latency_ms(one) for name, side in zip(("teacher", "student"), sides, strict=True)}
-    told = [side.as_dict() for side in sides]
     return Report.of(
         {
             "teacher": told[0],
@@ -95,7 +96,8 @@ class _Side:
         remedy = "Give a classifier that onnxruntime runs."
         model, weights = part.SerializeToString(), opened.safe.beside(part)
         load = partial(open_session, runtime, model, path.name, remedy, weights=weights)
-        self._session, self._alone = load(), load(threads=_LATENCY_THREADS)
+        self._session, self._alone = load(), load(threads=_LATENCY_THREADS, arithmetic="host")
+        self._here = partial(arithmetic_here, runtime, model, self._session, weights=weights)
 
     def answers(self, inputs: Array) -> tuple[Array, OutputKind]:
         """What it says to ``inputs``, and what kind of numbers that is."""
@@ -105,11 +107,12 @@ class _Side:
         """Milliseconds for a batch of one."""
         return round(self._alone.latency_ms(one), 4)
 
-    def as_dict(self) -> dict[str, Any]:
-        """What the report says of it."""
+    def as_dict(self, inputs: Array) -> dict[str, Any]:
+        """What the report says of it; ``inputs`` are those that a quantised file's arithmetic here is compared on."""
         file = self.found["file"]
         parameters = self.found["cost"]["parameters"]
-        return {"file": self.name, "sha256": file["sha256"], "bytes": file["bytes"], "parameters": parameters}
+        here = self._here(inputs=inputs, kind=self.signature.output_kind)
+        return {"file": self.name, "sha256": file["sha256"], "bytes": file["bytes"], "parameters": parameters, **here}
 
 
 def _compared(sides: list[_Side], inputs: Array, labels: Array | None) -> Answers:

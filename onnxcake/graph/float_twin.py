@@ -33,6 +33,11 @@ def is_quantised(model: onnx.ModelProto) -> bool:
     return any(_rounds(node) for node in model.graph.node if not constant.made_by(node))
 
 
+def holds_rounding(content: bytes) -> bool:
+    """Tell `is_quantised` of a model at hand as bytes."""
+    return is_quantised(onnx.ModelProto.FromString(content))
+
+
 def float_twin(model: onnx.ModelProto) -> onnx.ModelProto:
     """The twin of a model without functions of its own; inputs of small integers become float32.
 

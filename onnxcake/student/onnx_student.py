@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..graph.whole import has_low_precision, written
+from ..graph.whole import written
 from ..rng import Key
 from ..teacher import Signature
 from ..teacher.scores import Logits
@@ -61,11 +61,6 @@ class OnnxStudent(Student):
         """The values of ``taps`` at the last call; forgotten here, so that its graph can go."""
         values, self._values = self._values, {}
         return values
-
-    @property
-    def rough(self) -> bool:
-        """Whether its file stores weights, and computes, in sixteen bits."""
-        return has_low_precision(self.start.content)
 
     def content(self) -> bytes:
         """The model with the present weights, under the teacher's names, with the teacher's kind of output."""

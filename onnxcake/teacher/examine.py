@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import processor
 from ..child import Array, give_back_memory
 from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, UnsupportedTeacher, first_line, shown
 from ..graph.baked import candidates
@@ -205,6 +206,8 @@ class Examiner:
         signature = replace(signature, output_kind=kind, classes=2 if kind.startswith("binary") else rows.shape[1])
         signature = replace(signature, output_shape=None if shape == (signature.scores,) else shape)
         parity = self._parity(signature, inputs, expected)
+        if is_quantised(opened.safe.model):
+            self.exam.found["host"] = self._host(inputs, expected)
         names = {"input_name": told(signature.input_name), "output_name": told(signature.output_name)}
         self.exam.found["signature"] = asdict(signature) | names | {"task": signature.task}
         session.rest()
@@ -238,6 +241,23 @@ class Examiner:
         )
         self._held = (output, session)
         return session
+
+    def _host(self, inputs: list[Array], expected: list[Array]) -> dict[str, Any]:
+        """Compare what onnxruntime's own kernels answer on this processor with the exact arithmetic."""
+        assert self.opened is not None
+        part, safe = self.opened.safe.cut(self.opened.output), self.opened.safe
+        session = probe.open_session(
+            self.runtime,
+            part.SerializeToString(),
+            self.path.name,
+            _EXPORT,
+            weights=safe.beside(part),
+            lean=True,
+            arithmetic="host",
+        )
+        found = [probe.relative(session.run(x), wanted) for x, wanted in zip(inputs, expected, strict=True)]
+        session.close()
+        return {"difference": max(found), "processor": processor.describe()}
 
     def _forget_session(self) -> None:
         if self._held is not None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..child import Array
 from ..errors import ConversionMismatch, DeadTeacher, TeacherError, UnsupportedTeacher, first_line
-from ..ort import Runtime, RuntimeRefused, Session
+from ..ort import Arithmetic, Runtime, RuntimeRefused, Session
 from ..rng import Key
 
 BATCHES = (2, 5)
@@ -27,6 +27,7 @@ def open_session(
     threads: int = 0,
     weights: dict[str, Array] | None = None,
     lean: bool = False,
+    arithmetic: Arithmetic = "exact",
 ) -> Session:
     """The model in onnxruntime; the arguments are explained at `Runtime.load`.
 
@@ -34,7 +35,7 @@ def open_session(
         TeacherError: if the runtime refuses; it says ``name`` and ``remedy``.
     """
     try:
-        return runtime.load(model, threads, weights, lean)
+        return runtime.load(model, threads, weights, lean, arithmetic)
     except RuntimeRefused as error:
         raise TeacherError(f"onnxruntime cannot load it: {first_line(error)}", where=name, remedy=remedy) from error
 
@@ -122,6 +123,11 @@ def difference(module: nn.Module, x: Array, expected: Array, name: str) -> float
             where=name,
             remedy="Export it with a dynamic batch: dynamic_axes={'input': {0: 'batch'}}.",
         ) from error
+    return relative(got, expected)
+
+
+def relative(got: Array, expected: Array) -> float:
+    """Give the largest difference between answers, relative to the largest; infinite if their shapes differ."""
     if got.shape != expected.shape:
         return float("inf")
     finite = np.isfinite(expected)  # a logarithm of zero
