@@ -67,7 +67,22 @@ class Mlp(nn.Module):
         return self.last(self.layers(x))
 
 
-NETWORKS = {"cnn": Cnn, "mlp": Mlp}
+class Swish(nn.Module):
+    """Conv-HardSwish-Gemm-Relu-MatMul."""
+
+    shape = (1, 10, 10)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3)
+        self.second, self.last = nn.Linear(512, 24), nn.Linear(24, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.hardswish(self.first(x)).flatten(1)
+        return self.last(self.second(x).relu())
+
+
+NETWORKS = {"cnn": Cnn, "mlp": Mlp, "swish": Swish}
 
 
 @functools.cache

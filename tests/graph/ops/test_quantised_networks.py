@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from quantised_models import NETWORKS, WAYS, answer, exported, inputs, network, quantised
+from quantised_models import WAYS, answer, exported, inputs, network, quantised
 from torch import Tensor
 
 from onnxcake.graph.build import Builder
@@ -17,7 +17,7 @@ from onnxcake.graph.float_twin import float_twin, is_quantised
 from onnxcake.graph.module import Graph
 from onnxcake.graph.node import Obstacle
 
-EACH = [(name, way, opset) for name in NETWORKS for way in WAYS for opset in (13, 17)]
+EACH = [(name, way, opset) for name in ("cnn", "mlp") for way in WAYS for opset in (13, 17)]
 IDS = [f"{name}-{way}-{opset}".replace(" ", "-") for name, way, opset in EACH]
 
 
