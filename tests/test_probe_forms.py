@@ -454,6 +454,7 @@ def test_pictures_take_the_teachers_values_and_layout(tmp_path: Path) -> None:
         (of((3, 5, 4), range=(0.0, 1.0), mean=mean, std=std), normal),
         (of((3, 5, 4), range=(0.0, 255.0), mean=(127.5,), std=(128.0,)), (BYTES.transpose(2, 0, 1) - 127.5) / 128),
         (of((5, 4, 3), range=(0.0, 1.0), channels_last=True), scaled),
+        (of((5, 4, 3), range=((0.0, 1.0, -2.0), 3.0), channels_last=True), scaled * (3, 2, 5) + (0, 1, -2)),
         (of((5, 4, 3), range=(0.0, 1.0), mean=mean, std=std, channels_last=True), normal.transpose(1, 2, 0)),
         (of((5, 4, 3), range=(0.0, 1.0)), scaled),
         (of((3, 5, 4), "uint8", range=(0.0, 255.0)), BYTES.transpose(2, 0, 1)),

@@ -77,7 +77,7 @@ def verify(
 
 def record(
     teacher: TeacherArgument,
-    data: Annotated[Path, typer.Option(help="Real inputs: arrays, pictures or a folder of them.")],
+    data: Annotated[Path, typer.Option(help="Real inputs: arrays, tables, pictures or a folder of them.")],
     out: Annotated[Path, typer.Option(help="The file to write, .safetensors.")],
     input_: InputOption = None,
     output: OutputOption = None,

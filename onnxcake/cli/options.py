@@ -25,7 +25,7 @@ Overrides = Annotated[
 ]
 ProbeOption = Annotated[
     Path | None,
-    typer.Option("--probe", help="Real inputs to compare on: arrays, pictures or a folder of them."),
+    typer.Option("--probe", help="Real inputs to compare on: arrays, tables, pictures or a folder of them."),
 ]
 InputOption = Annotated[
     str | None, typer.Option("--input", metavar="NAME", help="The value to optimise: an input, or one inside.")

@@ -1,8 +1,9 @@
 """Probes: real inputs, given by the user, on which teacher and student are compared, or a student learns.
 
 Arrays and tables hold exactly what the teacher's file takes, already normalised if it wants that; nothing in them is
-scaled, transposed or guessed. Each way of keeping them has a file of its own here: `archives` reads, `matching` finds
-the file's inputs among the arrays, `labels` turns labels of any form into classes.
+scaled or transposed. Pictures are brought to what the teacher takes. Each way of keeping them has a file of its own
+here: `archives`, `tables` and `images` read, `matching` finds the file's inputs among arrays, `labels` turns labels of
+any form into classes, `sources` chooses between them.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def load(
     found by their names. One other array of n whole numbers or classes' names holds the labels.
 
     Args:
-        path: a ``.npz``, ``.npy``, ``.zip`` or ``.safetensors`` file, or a folder of such; ``.npy`` files of a folder
-            belong together (inputs in one, labels in another).
+        path: a file, or a folder of files of one kind: arrays (``.npz``, ``.npy``, ``.zip``, ``.safetensors``), tables
+            (``.csv``, ``.tsv``) or pictures (``.png``, ``.jpg``, ``.bmp``, ``.webp``), these in class folders too.
+            ``.npy`` files of a folder belong together (inputs in one, labels in another).
         signature: of the teacher; no label is checked where its classes are not known (0).
         takes: the inputs that the file is fed, if not the signature's alone.
         class_names: the file's names of its classes, in their order; not used unless there is one for each.

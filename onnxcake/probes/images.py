@@ -138,10 +138,11 @@ class _Reader:
         return np.asarray(fitted).reshape(self.height, self.width, self.channels)
 
     def _values(self, pixels: Array) -> Array:
-        raw = torch.from_numpy(pixels.astype(np.float32)) / _BYTE * (self.high - self.low) + self.low
+        unit = torch.from_numpy(pixels.astype(np.float32)) / _BYTE
         # Where the graph does not show that channels are last, no channel has a mean of its own.
-        standing = raw if self.last and not self.signature.channels_last else raw.permute(2, 0, 1)
-        return np.asarray(self.signature.whole(self.signature.from_raw(standing[None])[0]).numpy())
+        standing = unit if self.last and not self.signature.channels_last else unit.permute(2, 0, 1)
+        taken = self.signature.from_raw(self.signature.over_range(standing[None]))
+        return np.asarray(self.signature.whole(taken[0]).numpy())
 
     def told(self) -> str:
         """What was done to the pictures."""

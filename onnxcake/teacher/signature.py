@@ -173,6 +173,12 @@ class Signature:
             return x
         return x * self._by_channel(self.std, x) + self._by_channel(self.mean, x)
 
+    def over_range(self, unit: Tensor) -> Tensor:
+        """Numbers from 0 to 1 with channels first → raw values from the range's lowest to its highest."""
+        assert self.range is not None
+        low, high = (self._end(value, unit) for value in self.range)
+        return unit * (high - low) + low
+
     def from_raw(self, raw: Tensor) -> Tensor:
         """Raw values with channels first, as `to_raw` gives → what the file takes."""
         x = raw
