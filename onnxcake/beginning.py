@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import files
+from . import files, state
 from . import run as runs
 from .cutting import cut_of
 from .errors import UnsupportedTeacher, UsageError
@@ -105,14 +104,29 @@ def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
 
 
 def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
-    """What an earlier start has cut by the same key, if it is as it was."""
-    try:
-        told = json.loads((folder / runs.CUT).read_text(encoding="utf-8"))
-        if told["key"] != key:
-            return None
-        if told["sha256"] is None:
-            return Beginning(None, key, str(told["note"]))
-        start = Start.like((folder / runs.START).read_bytes(), facts.signature, runs.START)
-        return Beginning(start, key) if start.digest == told["sha256"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+    """What an earlier start has cut by the same key, if it is as it was.
+
+    Raises:
+        StoreError: if ``start.json`` does not tell what was cut.
+    """
+    path, model = folder / runs.CUT, folder / runs.START
+    told = state.read(path, _Cut, state.AGAIN) if path.exists() else None
+    if told is None or told.key != key:
         return None
+    if told.sha256 is None:
+        return Beginning(None, key, told.note)
+    try:
+        start = Start.like(model.read_bytes(), facts.signature, runs.START)
+    except OSError:
+        return None
+    return Beginning(start, key) if start.digest == told.sha256 else None
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What ``start.json`` holds."""
+
+    __pydantic_config__ = state.EXACT
+    key: str
+    sha256: str | None
+    note: str

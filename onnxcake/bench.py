@@ -141,13 +141,10 @@ def _digest(request: Request) -> str:
 
 def _merged(out: Path, asked: dict[str, Any]) -> Table:
     """The table of earlier starts, made ready for what is asked now."""
-    try:
-        earlier = Table.read(out)
-        before, methods = earlier.asked, earlier.asked["methods"]
-    except FileNotFoundError:
+    if not (out / FILE).exists():
         return Table(asked, ())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError("the earlier table cannot be read", where=out / FILE, remedy=_ELSEWHERE) from error
+    earlier = Table.read(out)
+    before, methods = earlier.asked, earlier.asked["methods"]
     other = [key for key in asked if key != "methods" and before.get(key) != asked[key]]
     begun = {name: digest for name, digest in methods.items() if any((out / name).glob(f"seed-*/{runs.FILE}"))}
     other += [f"recipe of {name}" for name, digest in asked["methods"].items() if begun.get(name, digest) != digest]

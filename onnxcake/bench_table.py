@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import io
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import rich.box
 import rich.table
 from rich.console import Console
 
-from . import files
+from . import files, state
 from .curves import Curve, curves_png
-from .errors import RecipeError
+from .errors import RecipeError, StoreError
 from .progress import duration
 from .report import Report
 
 FILE, TABLE, PICTURE = "bench.json", "bench.txt", "bench.png"
 FORMAT = 1
 _SIDES = ("student", "teacher")
+_ELSEWHERE = "Choose another --out."
+_POINT = {"agreement", "teacher_passes", "teacher_queries"}
 _TOLERANCE = 1.2  # times the budget
 _WIDTH = 120  # in characters: of the text file, and at least in a window
 # Titles of the columns: the figure, and how one is written.
@@ -50,6 +51,7 @@ class Cell:
         reason: why there are no figures.
     """
 
+    __pydantic_config__ = state.EXACT
     method: str
     seed: int
     agreement: float | None = None
@@ -59,7 +61,7 @@ class Cell:
     teacher_queries: int = 0
     student_steps: int = 0
     seconds: float = 0.0
-    curve: tuple[dict[str, Any], ...] = ()
+    curve: tuple[dict[str, int | float], ...] = ()
     reason: str = ""
 
     @classmethod
@@ -89,6 +91,17 @@ class Cell:
         """
         values = [point["agreement"] for point in self.curve]
         return (statistics.fmean(values), statistics.pvariance(values)) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What ``bench.json`` holds."""
+
+    __pydantic_config__ = state.EXACT
+    format: Literal[1]
+    asked: dict[str, Any]
+    methods: dict[str, Any]
+    cells: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -124,11 +137,19 @@ class Table:
         """The table that `write` left in ``folder``.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: if there is none, or it cannot be read.
+            StoreError: if there is none, or it cannot be read.
         """
-        value = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        cells = [{key: cell[key] for key in cell if key != "spread_over_training"} for cell in value["cells"]]
-        return cls(value["asked"], tuple(Cell(**{**cell, "curve": tuple(cell["curve"])}) for cell in cells))
+        kept = state.read(folder / FILE, _Kept, _ELSEWHERE)
+        for cell in kept.cells:
+            cell.pop("spread_over_training", None)
+        try:
+            cells = tuple(state.of(cell, Cell) for cell in kept.cells)
+            if not all(point.keys() >= _POINT for cell in cells for point in cell.curve):
+                raise ValueError(f"a point of a curve lacks one of {', '.join(sorted(_POINT))}")
+            state.of(kept.asked.get("methods"), dict[str, str])
+        except ValueError as error:
+            raise StoreError(f"cannot be read back: {error}", where=folder / FILE, remedy=_ELSEWHERE) from error
+        return cls(kept.asked, cells)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -250,7 +271,7 @@ def _mean_curve(method: str, cells: Sequence[Cell]) -> Curve:
     )
 
 
-def _costs(cell: Cell) -> list[tuple[int, float]]:
+def _costs(cell: Cell) -> list[tuple[float, float]]:
     """Samples through the teacher and the agreement then; of a run that was not watched, the end alone."""
     assert cell.agreement is not None, "a cell with figures"
     end = (cell.teacher_passes + cell.teacher_queries, cell.agreement)

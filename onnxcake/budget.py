@@ -14,6 +14,7 @@ from pathlib import Path
 from . import plan as plans
 from . import run as runs
 from .errors import RecipeError, StoreError
+from .files import is_there
 from .forecast import forecast
 from .job import Job, Request, prepare
 from .limits import Budget, Scaling
@@ -94,7 +95,7 @@ def fit(request: Request, budget: Budget, earlier: Sequence[Path] = ()) -> Reque
         OnnxcakeError: as `onnxcake.extract`.
     """
     for folder in (request.folder, *earlier):
-        if (folder / runs.FILE).exists():
+        if is_there(folder / runs.FILE):
             begun = Run.read(folder).scaling
             _same_budget(folder, Budget() if begun is None else begun.budget, budget)
             return request if begun is None else _resumed(request, begun)

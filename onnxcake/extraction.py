@@ -184,7 +184,7 @@ def train(
         out: the new student's folder; one in ``students`` of the run if None.
         student: the model that the student begins as, if the recipe asks for one; that of the run if None.
     """
-    folder = store.parent if (store / "store.json").exists() and store.name == runs.STORE else store
+    folder = store.parent if files.is_there(store / "store.json") and store.name == runs.STORE else store
     made = Run.read(folder)
     plan = Plan.read(folder / plans.FILE)
     if plan is None:
@@ -196,6 +196,12 @@ def train(
             "its method keeps no samples to learn from",
             where=folder,
             remedy="Give the run of a recipe whose student learns from what is kept, such as cake.",
+        )
+    if not plans.made_for(samples.layout, made.teacher.signature):
+        raise StoreError(
+            "run.json tells of other inputs or classes than the set was made for",
+            where=folder,
+            remedy="Give the folder of a run as `onnxcake extract` left it.",
         )
     begins = beginning(chosen, made.teacher, student, folder, made.seed)
     size = samples.layout.batches * samples.layout.batch

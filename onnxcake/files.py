@@ -116,6 +116,14 @@ def write_atomic(path: Path, content: bytes) -> None:
             raise
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether a path leads to something; one that the system cannot even look up leads to nothing."""
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a loop of links, a folder that nobody may read
+        return False
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of ``value`` as indented JSON, keys in the order given."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

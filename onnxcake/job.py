@@ -10,7 +10,7 @@ from typing import Any
 from . import files, matrix, needs, probes, recorded
 from . import plan as plans
 from .beginning import Beginning, beginning
-from .errors import RecipeError, UsageError, printable
+from .errors import RecipeError, StoreError, UsageError, printable
 from .limits import Scaling
 from .plan import Plan
 from .probes import Probe
@@ -192,6 +192,12 @@ def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> 
     """The plan of the run's first start, on this device and this torch; else a new one."""
     new = plans.decide(recipe, teacher, synthesis)
     old = Plan.read(out / plans.FILE)
+    if old is not None and (old.chunk > synthesis.batch or old.chunk % synthesis.groups):
+        raise StoreError(
+            f"its chunk of {old.chunk} samples does not fit batches of {synthesis.batch}",
+            where=out / plans.FILE,
+            remedy="Choose another --out, or repeat the first run's options to go on with it.",
+        )
     plan = new if old is None else replace(old, device=new.device, torch=new.torch)
     pace.use_threads(plan.threads)
     if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":

@@ -10,14 +10,16 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from . import processor
-from .errors import RecipeError, StoreError
+from . import processor, state
+from .errors import RecipeError
 from .files import canonical, sha256
+from .quantities import Count
 from .recipe import Recipe
 from .store import Layout
 from .synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis, Weighted
@@ -25,7 +27,7 @@ from .synthesis.labels import Labels
 from .synthesis.schedules import Constant
 from .synthesis.source import Source
 from .synthesis.update import Sgd
-from .teacher import Teacher
+from .teacher import Signature, Teacher
 from .teacher.pace import Dtype, Pace, threads_given
 
 FILE = "plan.json"
@@ -35,6 +37,7 @@ HELD_OUT_SAMPLES = 1000  # but where rounds are many, only enough to compare on
 SHARD_BYTES = 1 << 20  # small batches share a file up to this size,
 SHARDS = 20  # but a set has so many files at least, if it has the batches
 _NOT_OF_SAMPLES = ("beside", "weight_bits")  # what the store does not depend on
+_THREADS = 4096  # of which no machine has more
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 8 << 30}  # activations of one chunk: a core's cache, a card's memory
 
 
@@ -56,16 +59,17 @@ class Plan:
         weight_bits: of an int8 student's weights; None for a float student.
     """
 
+    __pydantic_config__ = state.EXACT
     device: str
-    threads: int
-    chunk: int
-    batches_per_shard: int
+    threads: Annotated[int, Ge(1), Le(_THREADS)]
+    chunk: Count
+    batches_per_shard: Count
     torch: str
     channels_last: bool = False
     dtype: Dtype = "float32"
-    workers: int = 1
-    beside: int = 0
-    weight_bits: int | None = None
+    workers: Annotated[int, Ge(1), Le(_THREADS)] = 1
+    beside: Annotated[int, Ge(0), Le(_THREADS)] = 0
+    weight_bits: Literal[7, 8] | None = None
 
     @property
     def pace(self) -> Pace:
@@ -79,14 +83,7 @@ class Plan:
         Raises:
             StoreError: if there is a file that cannot be read.
         """
-        if not path.exists():
-            return None
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise StoreError(
-                "the plan of the earlier run cannot be read", where=path, remedy="Choose another --out."
-            ) from error
+        return state.read(path, cls, "Choose another --out.") if path.exists() else None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for `read`."""
@@ -263,6 +260,16 @@ def layout(
         shape=signature.input_shape,
         classes=signature.classes,
     )
+
+
+def made_for(layout: Layout, signature: Signature) -> bool:
+    """Tell whether a set was made for such inputs and outputs."""
+    made = {key: text for key, text in layout.made_from.items() if key.startswith("input.")}
+    own = _flat("input", asdict(signature))
+    try:  # as values: what was 1 then may be 1.0 now
+        return made.keys() == own.keys() and all(json.loads(made[key]) == json.loads(own[key]) for key in own)
+    except ValueError:
+        return False
 
 
 def _kept(recipe: Recipe, synthesis: Synthesis) -> int:

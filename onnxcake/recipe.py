@@ -15,7 +15,7 @@ from pydantic import field_validator, model_validator
 
 from . import schema, yaml_tree
 from .errors import RecipeError, did_you_mean, shown
-from .files import canonical, sha256
+from .files import canonical, is_there, sha256
 from .overrides import override
 from .schema import Section
 from .sections import InputSection, RequireSection, StudentSection, SynthesisSection
@@ -135,13 +135,13 @@ def _tree(source: str | Path | dict[str, Any]) -> tuple[Tree, list[Mistake]]:
     if isinstance(source, str) and source in names():
         return yaml_tree.parse(text_of(source), f"{source}.yaml")
     path = Path(source)
-    if not path.exists() and os.sep not in str(source) and path.suffix not in (".yaml", ".yml"):
+    if not is_there(path) and os.sep not in str(source) and path.suffix not in (".yaml", ".yml"):
         raise _unknown(str(source), "Give a name or a YAML file.")
     try:
         with path.open("rb") as file:
             content = file.read(yaml_tree.LIMIT_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
         raise RecipeError(
             f"cannot be read ({reason})", where=path, remedy="Give a recipe's name or a YAML file."
         ) from error

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import probes, tensorfile
 from .errors import OutputError, UsageError, shown
-from .files import canonical, check_target, make_parent, sha256, write_atomic
+from .files import canonical, check_target, is_there, make_parent, sha256, write_atomic
 from .teacher import Options, Statistics, Teacher
 
 _KIND = "activation statistics"
@@ -183,7 +183,7 @@ def load(path: Path, teacher: Teacher) -> Statistics:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and facts of a file that is whole."""
-    if not path.is_file():
+    if not (is_there(path) and path.is_file()):
         raise UsageError("there is no such file", where=path, remedy="Give --stats the file that was recorded.")
     try:
         tensors, facts = tensorfile.read(path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -69,6 +71,16 @@ class Report:
                 where=self.data["student"]["file"],
                 remedy="Make a larger set or choose a larger student, in another --out; or lower `require`.",
             )
+
+    def try_out(self) -> None:
+        """Show it to nobody, and hold it against its floor: what lacks a figure, or has another in its place, fails.
+
+        Raises:
+            LookupError, ValueError, TypeError, AttributeError, ArithmeticError: if it does.
+        """
+        self.show(Console(file=io.StringIO()))
+        with suppress(BelowFloor):
+            self.check_floor()
 
     def show(self, console: Console | None = None) -> None:
         """Prints the report as a table."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +12,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from . import assessment, files
+from . import assessment, files, state
 from . import run as runs
 from .agreement import Answers, top_classes
 from .child import Array
-from .errors import OnnxcakeError
+from .errors import OnnxcakeError, StoreError
 from .graph.export import export
 from .graph.float_twin import holds_rounding
 from .graph.whole import has_low_precision
@@ -154,13 +153,18 @@ def finish(
 
 
 def finished(out: Path, key: str) -> Report | None:
-    """The report of an earlier start, if it is that of ``key`` and its student is still as it was."""
+    """The report of an earlier start, if it is that of ``key`` and its student is still as it was.
+
+    One that cannot be shown is none: it is made again.
+    """
     try:
-        data = json.loads((out / runs.REPORT).read_text(encoding="utf-8"))
-        same = data["key"] == key and files.sha256_file(out / runs.STUDENT) == data["student"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        report = Report(state.read(out / runs.REPORT, dict[str, Any], state.AGAIN))
+        same = report.data["key"] == key and files.sha256_file(out / runs.STUDENT) == report.data["student"]["sha256"]
+        if same:
+            report.try_out()
+    except (StoreError, OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError):
         return None
-    return Report(data) if same else None
+    return report if same else None
 
 
 def _allowed(content: bytes) -> float:

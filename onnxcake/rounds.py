@@ -19,7 +19,10 @@ from . import interrupt
 from .ahead import ahead
 from .checkpoints import Checkpoints
 from .course import Course
+from .errors import StoreError, first_line
+from .quantities import CountOrNone, Positive
 from .rng import Key
+from .state import EXACT, of
 from .store import Batch, Pool, Samples, Store, StoreDataset
 from .student import Lesson, Training
 from .student.training import Rows
@@ -30,6 +33,25 @@ POINTS = 20  # of the curve
 _SAVE_S = 30.0  # between two checkpoints of short rounds, at most, and a round
 _WAITING = "waiting"
 _COMPARED = 4  # lessons that rates are compared on
+
+
+@dataclass(frozen=True)
+class State:
+    """The facts of a checkpoint: the round and the student's step that come next, and the figures so far.
+
+    Attributes:
+        run_key: of the run, a digest.
+        made: whether the round's batches are made already.
+        rate: the factor on the learning rate that was chosen.
+    """
+
+    __pydantic_config__ = EXACT
+    run_key: str
+    round: CountOrNone
+    made: bool
+    step: CountOrNone
+    rate: Positive
+    curve: list[dict[str, int | float]]
 
 
 @dataclass
@@ -249,17 +271,50 @@ class Rounds:
         if found is None:
             return 0
         tensors, facts = found
-        made = (int(facts["round"]) + bool(facts["made"])) * (self.maker.synthesis.batches if self.maker else 0)
+        state = self._checked(facts)
+        made = (state.round + state.made) * (self.maker.synthesis.batches if self.maker else 0)
         if self._pool is not None and not self._refill(tensors, made):
             self.checkpoints.clear()  # a shard is damaged: what came after it depends on it, so the run begins anew
             return 0
-        self._lasting.restore({k: v for k, v in tensors.items() if not k.startswith(("student.", "optimiser."))})
-        self.training.restore(tensors, int(facts["step"]))
-        self.training.rate = float(facts["rate"])
-        self.round, self.made = int(facts["round"]), bool(facts["made"])
-        self.curve = list(facts["curve"])
+        try:
+            self._lasting.restore({k: v for k, v in tensors.items() if not k.startswith(("student.", "optimiser."))})
+            self.training.restore(tensors, state.step)
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise self._foreign(f"its tensors do not fit: {first_line(error)}") from error
+        self.training.rate = state.rate
+        self.round, self.made = state.round, state.made
+        self.curve = list(state.curve)
         self._saved = self.training.step
         return made if self._pool is not None else 0
+
+    def _checked(self, facts: dict[str, Any]) -> State:
+        """A checkpoint's facts, as far as they can be those of this run.
+
+        Raises:
+            StoreError: otherwise.
+        """
+        try:
+            found = of(facts, State)
+        except ValueError as error:
+            raise self._foreign(str(error)) from error
+        course = self.course
+        before = max(found.round - course.first, 0) * course.steps
+        within = found.made or course.rounds == 1  # a set that is given is not made
+        most = before + (course.steps if within and course.first <= found.round < course.rounds else 0)
+        known = {*self.spent(), "student_steps", "agreement"}
+        whole = all(known <= point.keys() for point in found.curve)
+        if found.round > course.rounds or not before <= found.step <= most or not whole:
+            raise self._foreign(f"it tells of round {found.round} and step {found.step}, with other figures")
+        return found
+
+    def _foreign(self, why: str) -> StoreError:
+        return StoreError(
+            f"the newest checkpoint is not one of this run: {why}",
+            where=self.checkpoints.folder,
+            remedy="Remove it, and the run goes on from the one before; or choose another --out.",
+        )
 
     def _refill(self, tensors: dict[str, Tensor], made: int) -> bool:
         """Puts the first ``made`` batches back into the pool; says whether they are all there."""

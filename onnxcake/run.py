@@ -59,7 +59,7 @@ class Run:
             StoreError: if there is none, or it cannot be read.
         """
         path, remedy = folder / FILE, "Give the folder of a run as `onnxcake extract` left it, or another --out."
-        if not path.exists():
+        if not files.is_there(path):
             raise StoreError("no run here (run.json is missing)", where=folder, remedy=remedy)
         kept = state.read(path, _Kept, remedy)
         try:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Ge, Le
+
+from . import state
 from .files import write_json
+from .quantities import NonNegative
 
 FILE = "spent.json"
 _FLUSH_S = 10.0
+_MOST = 1 << 62
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What ``spent.json`` holds."""
+
+    __pydantic_config__ = state.EXACT
+    seconds: dict[str, NonNegative]
+    teacher_passes: Annotated[int, Ge(0), Le(_MOST)]
+    teacher_queries: Annotated[int, Ge(0), Le(_MOST)]
 
 
 class Spent:
     """Seconds for each stage, teacher passes with gradient and queries without.
 
     Kept in ``spent.json``, so that a later start adds to them.
+
+    Raises:
+        StoreError: if that file does not hold them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,13 +46,10 @@ class Spent:
         self.teacher_passes = self.teacher_queries = 0
         self._stage, self._since, self._flushed = "", 0.0, 0.0
         self._one_at_a_time = threading.Lock()
-        try:
-            value = json.loads(self._path.read_text(encoding="utf-8"))
-            self.seconds = {str(stage): float(s) for stage, s in value["seconds"].items()}
-            self.teacher_passes = int(value["teacher_passes"])
-            self.teacher_queries = int(value["teacher_queries"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # a cost that cannot be read is no reason to stop
+        if self._path.exists():
+            kept = state.read(self._path, _Kept, "Remove it: the cost is then counted from here.")
+            self.seconds = dict(kept.seconds)
+            self.teacher_passes, self.teacher_queries = kept.teacher_passes, kept.teacher_queries
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -640,6 +640,9 @@ def test_a_byte_order_mark_is_fine(written: Any) -> None:
         ("qqq", f"no recipe is called 'qqq'; there are {', '.join(names())}"),
         ("qqq.yaml", "qqq.yaml: cannot be read (No such file or directory)"),
         ("no/such", "no/such: cannot be read (No such file or directory)"),
+        ("n" * 5000, f"no recipe is called '{'n' * 99}…'; there are {', '.join(names())}"),
+        ("n" * 5000 + ".yaml", f"{'n' * 5000}.yaml: cannot be read (File name too long)"),
+        ("no/\0.yaml", "no/\\x00.yaml: cannot be read (embedded null byte)"),
     ],
 )
 def test_a_recipe_that_is_not_there(source: str, message: str) -> None:

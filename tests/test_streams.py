@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from in_process import command
 from onnx import helper, numpy_helper
 
 from onnxcake.cli import streams
@@ -138,3 +139,31 @@ def test_progress_that_cannot_be_shown_is_dropped(
         stage.advance(2)
     progress.say("done")
     assert stage.done == 2 and capsys.readouterr().out == ""
+
+
+LONG = "n" * 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["extract", "tiny.onnx", "--recipe", LONG], 3),
+        (["extract", LONG], 4),
+        (["extract", "tiny.onnx", "--probe", LONG], 2),
+        (["extract", "tiny.onnx", "--out", LONG], 7),
+        (["extract", "tiny.onnx", "--recipe", "metadata", "--stats", LONG], 2),
+        (["extract", "tiny.onnx", "-o", "student.architecture=onnx", "--student", LONG], 2),
+        (["inspect", "tiny.onnx", "--hold", f"side={'0,' * 5000}0"], 2),
+        (["inspect", "tiny.onnx", "--hold", f"side={LONG}"], 2),
+        (["shrink", "tiny.onnx", "--out", LONG], 7),
+        (["train", "--store", LONG], 6),
+        (["record", "tiny.onnx", "--data", LONG, "--out", "s.safetensors"], 2),
+        (["verify", "tiny.onnx", LONG], 4),
+        (["bench", "tiny.onnx", "--methods", LONG], 3),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_name_that_is_too_long_is_one_error(arguments: list[str], code: int, tiny: Path) -> None:
+    ended = command(*arguments, cwd=tiny.parent)
+    assert ended.code == code, ended.err[-500:]
+    assert ended.err.count("onnxcake: ") == 1 and "a bug" not in ended.err

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from ..errors import OnnxcakeError, UsageError
+from ..files import is_there
 from ..number_files import SUFFIXES, read_numbers
 
 TeacherArgument = Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")]
@@ -179,7 +180,7 @@ def _pair(text: str) -> tuple[str, str, str]:
     """Split NAME=VALUE; a name may hold a =, and so may a file's."""
     name, equals, value = text.rpartition("=")
     head, found, file = text.partition("=")
-    return (head, found, file) if Path(file).is_file() and not Path(value).is_file() else (name, equals, value)
+    return (head, found, file) if is_there(Path(file)) and not is_there(Path(value)) else (name, equals, value)
 
 
 def _shapes(said: Iterable[str]) -> tuple[tuple[int, ...] | None, dict[str, tuple[int, ...]]]:
@@ -210,7 +211,7 @@ def _held(name: str, text: str) -> Any:
     try:
         values = [words[part] if (part := one.strip().lower()) in words else _number(part) for one in text.split(",")]
     except ValueError as error:
-        if Path(text).suffix.lower() in SUFFIXES or Path(text).exists():
+        if Path(text).suffix.lower() in SUFFIXES or is_there(Path(text)):
             return read_numbers(Path(text))
         raise UsageError(
             f"--hold {name}= {text!r} is no number, no list of numbers and no file of numbers",

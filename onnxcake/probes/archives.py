@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from ..child import Array
 from ..errors import ProbeError, shown
+from ..files import is_there
 
 SUFFIXES = (".npz", ".npy", ".zip", ".safetensors")
 REMEDY = "Give inputs saved by numpy.savez or safetensors."
@@ -57,7 +58,7 @@ def check_memory(size: int, path: Path) -> None:
 
 
 def _arrays(file: Path) -> dict[str, Array]:
-    if not file.is_file():
+    if not (is_there(file) and file.is_file()):
         raise ProbeError("not a regular file", where=file, remedy=REMEDY)
     try:
         if file.suffix.lower() == ".safetensors":

@@ -121,6 +121,7 @@ def read(path: Path, store_key: str, batches: range, shape: tuple[int, ...], cla
         _is(shard.inputs, torch.float32, *shape)
         and _is(shard.logits, torch.float32, shape[0], classes)
         and _is(shard.labels, torch.int64, shape[0])
+        and all(tensor.isfinite().all() for tensor in (shard.inputs, shard.logits))
         and [type(number) for number in shard.attempts] == [int] * len(batches)
     )
     return shard if same and fits else None

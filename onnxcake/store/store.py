@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError
-from ..files import make_folder, move, remove, sweep, write_json
+from .. import state
+from ..errors import OutputError, StoreError
+from ..files import is_there, make_folder, move, remove, sweep, write_json
+from ..quantities import Count, CountOrNone
 from . import shard as shards
 from .shard import Batch, Shard
 
 FILE = "store.json"
 QUARANTINE = "quarantine"
+_ELSEWHERE = "Choose another --out; the files are left as they are."
+_READS = 3  # of a fresh shard: one error of a disk or a network is not the end
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,15 @@ class Layout:
         classes: numbers in one answer.
     """
 
+    __pydantic_config__ = state.EXACT
     key: str
     made_from: dict[str, str]
-    batches: int
-    held_out: int
-    batches_per_shard: int
-    batch: int
-    shape: tuple[int, ...]
-    classes: int
+    batches: CountOrNone
+    held_out: CountOrNone
+    batches_per_shard: Count
+    batch: Count
+    shape: tuple[Count, ...]
+    classes: Count
 
     @property
     def shards(self) -> int:
@@ -87,6 +91,8 @@ class Store:
             found = _layout(folder)
             if found.key != layout.key:
                 raise _foreign(folder, found.made_from, layout.made_from)
+            if found != layout:
+                raise _unreadable(folder, f"{FILE} was changed: it has this run's key, and other numbers")
         elif any(shards.number_of(path) is not None for path in folder.iterdir()):
             raise _unreadable(folder, "there are shards without a store.json")
         else:
@@ -102,7 +108,7 @@ class Store:
             StoreError: if there is none, or its ``store.json`` cannot be read.
         """
         folder = Path(folder)
-        if not (folder / FILE).is_file():
+        if not is_there(folder / FILE):
             raise StoreError(
                 "no store here (store.json is missing)",
                 where=folder,
@@ -135,15 +141,19 @@ class Store:
         """Takes a batch in; a shard is committed as soon as its batches are there.
 
         Raises:
-            OutputError: if it cannot be written; finished shards are kept.
+            OutputError: if it cannot be written, or not be read back; finished shards are kept.
         """
         self._waiting[batch.index] = batch
         number = batch.index // self.layout.batches_per_shard
         wanted = self.layout.batches_in(number)
         if all(index in self._waiting for index in wanted):
             path = shards.write(self.folder, number, [self._waiting.pop(index) for index in wanted], self.layout.key)
-            whole = self._takes(number, path)
-            assert whole, "what was just written is whole"
+            if not any(self._takes(number, path) for _ in range(_READS)):
+                raise OutputError(
+                    "was written, and does not read back as it was",
+                    where=path,
+                    remedy="Check the disk, or choose another --out. The same command makes it again if it is damaged.",
+                )
 
     def forget(self, first: int) -> None:
         """Removes the shards that hold batch ``first`` or later ones: these are going to be made again.
@@ -208,20 +218,16 @@ class Store:
 
 
 def _layout(folder: Path) -> Layout:
+    value = state.read(folder / FILE, dict[str, Any], _ELSEWHERE)
+    if value.pop("format", None) != shards.FORMAT:
+        raise _unreadable(folder, f"{FILE} was written by another version of onnxcake")
     try:
-        value: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        if value.pop("format") != shards.FORMAT:
-            raise _unreadable(folder, "it was written by another version of onnxcake")
-        layout = Layout(**{**value, "shape": tuple(value["shape"])})
-        counts = (layout.batches_per_shard, layout.batch, layout.classes, *layout.shape)
-        sets = [(layout.batches, 0), (layout.held_out, 0), (layout.batches + layout.held_out, 1)]
-        if not all(type(n) is int and n >= least for n, least in [*sets, *((n, 1) for n in counts)]):
-            raise ValueError
-        if not all(isinstance(text, str) for text in (layout.key, *layout.made_from.values())):
-            raise ValueError
-        return layout
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(folder, "its store.json cannot be read") from error
+        layout = state.of(value, Layout)
+    except ValueError as error:
+        raise _unreadable(folder, f"{FILE} cannot be read back: {error}") from error
+    if not layout.batches + layout.held_out:
+        raise _unreadable(folder, f"{FILE} tells of no batches")
+    return layout
 
 
 def _foreign(folder: Path, found: dict[str, str], wanted: dict[str, str]) -> StoreError:
@@ -235,4 +241,4 @@ def _foreign(folder: Path, found: dict[str, str], wanted: dict[str, str]) -> Sto
 
 
 def _unreadable(folder: Path, what: str) -> StoreError:
-    return StoreError(what, where=folder, remedy="Choose another --out; the files are left as they are.")
+    return StoreError(what, where=folder, remedy=_ELSEWHERE)

@@ -389,6 +389,47 @@ def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     assert Store.create(tmp_path, layout()).complete and not leftover.exists()
 
 
+@pytest.mark.parametrize("name", ["inputs", "logits"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_shard_of_what_is_no_number_is_put_away_though_its_digest_holds(
+    name: str, value: float, tmp_path: Path
+) -> None:
+    store = filled(tmp_path)
+    first = shards_in(tmp_path)[0]
+    first.unlink()
+    spoilt = batch(0)
+    getattr(spoilt, name).view(-1)[0] = value
+    shard.write(tmp_path, 0, [spoilt], store.layout.key)
+    again = Store.create(tmp_path, layout())
+    assert list(again.missing()) == [0] and len(list((tmp_path / QUARANTINE).iterdir())) == 1
+    again.append(batch(0))
+    assert again.complete and holds(again, 0)
+
+
+@pytest.mark.parametrize("errors", [1, 2, 3])
+def test_an_input_error_as_a_fresh_shard_is_read_back(
+    errors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One or two are passed over; a disk that stays like that is said, and nothing is lost."""
+    store, reading, failed = Store.create(tmp_path, layout()), files.sha256_file, []
+
+    def failing(path: Path) -> str:
+        if len(failed) < errors:
+            failed.append(path)
+            raise OSError(errno.EIO, "Input/output error")
+        return reading(path)
+
+    monkeypatch.setattr(files, "sha256_file", failing)
+    if errors < 3:
+        store.append(batch(0))
+        assert holds(store, 0)
+        return
+    with pytest.raises(OutputError, match="does not read back") as caught:
+        store.append(batch(0))
+    assert caught.value.where == str(shards_in(tmp_path)[0]) and caught.value.remedy
+    assert holds(Store.create(tmp_path, layout()), 0)
+
+
 # --- store.json --------------------------------------------------------------------------------------------
 
 
@@ -477,7 +518,7 @@ def test_a_spoilt_store_json_is_refused(spoil: Callable[[dict[str, Any]], Any], 
     for opening in (lambda: Store.create(tmp_path, layout()), lambda: Store.open(tmp_path)):
         with pytest.raises(StoreError) as caught:
             opening()
-        assert caught.value.remedy and caught.value.where == str(tmp_path)
+        assert caught.value.remedy and caught.value.where in (str(tmp_path), str(tmp_path / FILE))
     assert sorted(tmp_path.iterdir()) == before
 
 
