@@ -69,7 +69,7 @@ class Plan:
     dtype: Dtype = "float32"
     workers: Annotated[int, Ge(1), Le(_THREADS)] = 1
     beside: Annotated[int, Ge(0), Le(_THREADS)] = 0
-    weight_bits: Literal[7, 8] | None = None
+    weight_bits: Annotated[int, Ge(7), Le(8)] | None = None
 
     @property
     def pace(self) -> Pace:
