@@ -130,6 +130,9 @@ def run(request: Request, progress: Progress) -> Report:
             store = Store.create(out / runs.STORE, job.layout, progress.say)
             job.run.write(out)
             job.begins.keep(out)
+            front = None if job.teacher.front is None else job.teacher.front.content()
+            if front is not None:
+                files.write_atomic(out / runs.FRONT, front)
             files.write_json(out / plans.FILE, job.plan.as_dict())
             progress.say(describe(job, forecast(job, runtime, store.finished)))
             spent, key = Spent(out), Key(job.run.seed)
@@ -154,6 +157,7 @@ def run(request: Request, progress: Progress) -> Report:
                 rate=rounds.training.rate,
                 substitutes=job.view.notes,
                 runtime=runtime,
+                front=front,
             )
 
 
@@ -224,6 +228,9 @@ def train(
         own = Run(made.teacher, chosen, seed)
         own.write(out)
         begins.keep(out)
+        front = (folder / runs.FRONT).read_bytes() if (folder / runs.FRONT).exists() else None
+        if front is not None:
+            files.write_atomic(out / runs.FRONT, front)
         pace.use_threads(plan.threads)
         spent = Spent(out)
         show = Shown(spent)
@@ -245,4 +252,5 @@ def train(
             rate=rounds.training.rate,
             substitutes=(),
             runtime=runtime,
+            front=front,
         )

@@ -21,6 +21,7 @@ from .graph.export import export
 from .graph.float_twin import holds_rounding
 from .graph.whole import has_low_precision
 from .host import arithmetic_here
+from .joining import behind
 from .ort import Runtime, Session
 from .plan import Plan
 from .probes import Probe
@@ -60,6 +61,7 @@ def finish(
     rate: float,
     substitutes: Sequence[str],
     runtime: Runtime,
+    front: bytes | None = None,
 ) -> Report:
     """Exports the student, checks the file, compares it with the teacher, writes everything into ``out``.
 
@@ -69,6 +71,7 @@ def finish(
         curve: the agreement on the probe over training.
         rate: the factor on the learning rate that was taken.
         substitutes: what stood in for what the method needs and the teacher does not have.
+        front: the part of the teacher's file before the value that the student takes, to be kept in front of it.
 
     Raises:
         OutputError: if a file cannot be written.
@@ -77,6 +80,9 @@ def finish(
     signature = run.teacher.signature
     data = StoreDataset(store, held_out=store.layout.held_out > 0)
     content, session, parity = _export(student, run, data, runtime)
+    core = content
+    if front is not None:
+        content = behind(front, content, session, runtime, None if teacher is None else teacher.front)
     files.write_atomic(out / runs.STUDENT, content)
     asked = None if teacher is None else runtime.load(teacher.model, weights=teacher.weights)
     held_out = "held_out" if store.layout.held_out else "training_set"
@@ -84,7 +90,7 @@ def finish(
     if probe is not None and asked is not None:
         judged["probe"] = _compare(asked, session, probe.inputs, probe.labels, signature)
     without = None if asked is None else _assessed(asked, session, data, signature, Key(run.seed).at("assessment"))
-    latency = _latency(runtime, teacher, content, data)
+    latency = _latency(runtime, teacher, core, data)
     seen, kind = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0].numpy(), signature.output_kind
     report = Report.of(
         {
@@ -123,7 +129,7 @@ def finish(
                 **pupil.begins_as,
                 **({} if pupil.weight_bits is None else {"weight_bits": pupil.weight_bits}),
                 "torch_vs_onnxruntime": parity,
-                **arithmetic_here(runtime, content, session, seen, kind),
+                **arithmetic_here(runtime, core, session, seen, kind),
             },
             "agreement": {source: found.comparison().as_dict() for source, found in judged.items()},
             "without_data": without,

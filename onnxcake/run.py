@@ -9,6 +9,7 @@
     start.onnx      the model that the student began as, where one was given or cut out of the teacher
     start.json      what it was cut by
     student/        checkpoints of training
+    front.onnx      the part of the teacher's file before the value that the student learns of, where there is one
     student.onnx    the result
     samples.png     a picture of the set
     report.json     the figures; report.txt shows them as a table
@@ -27,7 +28,7 @@ from .recipe import Recipe
 from .teacher import Facts
 
 FILE, STORE, CHECKPOINTS = "run.json", "store", "student"
-START, CUT, STUDENT = "start.onnx", "start.json", "student.onnx"
+START, CUT, FRONT, STUDENT = "start.onnx", "start.json", "front.onnx", "student.onnx"
 PICTURE, REPORT, TABLE = "samples.png", "report.json", "report.txt"
 
 
@@ -87,7 +88,7 @@ def guard(folder: Path) -> None:
     Raises:
         OutputError: otherwise, or if a link, a folder or a device has the name of one of the files.
     """
-    for name in (FILE, START, CUT, STUDENT, PICTURE, REPORT, TABLE):
+    for name in (FILE, START, CUT, FRONT, STUDENT, PICTURE, REPORT, TABLE):
         files.check_target(folder / name, stream=False)
     ours = [name for name in (STUDENT, REPORT, PICTURE, TABLE) if (folder / name).exists()]
     if ours and not (folder / FILE).exists():

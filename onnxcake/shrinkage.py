@@ -14,6 +14,7 @@ from .cutting import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latenc
 from .errors import OutputError, TeacherError, UsageError
 from .graph.export import PRODUCER
 from .graph.load import load
+from .joining import behind
 from .network import Auto
 from .ort import Runtime
 from .recipe import Recipe
@@ -136,14 +137,17 @@ def run(
     with Runtime() as runtime:
         shapes = None if named is None else named.shapes(opened.signature)
         pruned = cut_of(opened, goal, score, Key(seed), runtime, drop_blocks, low_rank, shapes)
-        files.write_atomic(path, pruned.content)
+        content = pruned.content
+        if opened.front is not None:
+            content = behind(opened.front.content(), content, runtime.load(content), runtime, opened.front)
+        files.write_atomic(path, content)
         shape = opened.signature.input_shape
         sessions = {
             "teacher": runtime.load(opened.model, THREADS, opened.weights, arithmetic="host"),
             "student": runtime.load(pruned.content, THREADS, arithmetic="host"),
         }
         latency = {name: round(latency_ms(session, shape), 4) for name, session in sessions.items()}
-    sides = _sides(opened, pruned, path)
+    sides = _sides(opened, pruned, path, content)
     reached = _reached(goal, sides["student"], latency["student"], pruned) if like is None else _alike(like, sides)
     return Shrinkage(
         Report.of(
@@ -214,10 +218,10 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _sides(teacher: Teacher, pruned: Pruned, path: Path) -> dict[str, dict[str, Any]]:
+def _sides(teacher: Teacher, pruned: Pruned, path: Path, content: bytes) -> dict[str, dict[str, Any]]:
     """What the two files are, and what they hold."""
     file = {"file": teacher.name, "sha256": teacher.facts.digest, "bytes": teacher.facts.size_bytes}
-    written = {"file": str(path), "sha256": files.sha256(pruned.content), "bytes": len(pruned.content)}
+    written = {"file": str(path), "sha256": files.sha256(content), "bytes": len(content)}
     return {
         side: {**about, "parameters": pruned.parameters[place], "multiply_adds": pruned.multiply_adds[place]}
         for place, (side, about) in enumerate((("teacher", file), ("student", written)))

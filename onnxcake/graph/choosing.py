@@ -155,12 +155,13 @@ def _look_ups(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> set[str]
             continue
         if set(places) & set(_LOOK_UP.get((node.domain, node.op_type), ())):
             found.add(node.output[0])
-        elif _leaves_an_index(node, places):
+        elif leaves_an_index(node, places):
             indices.update(node.output)
     return found
 
 
-def _leaves_an_index(node: onnx.NodeProto, places: Sequence[int]) -> bool:
+def leaves_an_index(node: onnx.NodeProto, places: Sequence[int]) -> bool:
+    """Tell whether what an operator makes of indices, at the given places of its inputs, still is indices."""
     if node.op_type == "Gather" and not node.domain:
         return 0 in places
     if node.op_type == "Cast" and not node.domain:

@@ -8,6 +8,7 @@ import onnx
 
 from ..errors import BadTeacherFile, UsageError, shown
 from .choosing import choose
+from .front import Front
 from .inline import in_evaluation_mode, inlined
 from .load import TeacherFile
 from .rename import INPUT, Renamer, SafeGraph
@@ -52,9 +53,10 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
         choice = replace(choice, input=chosen)
     source = Source.of(proto, choice, file.name)
     notes = (*told, *in_evaluation_mode(proto))
+    front = Front.of(file, proto, source, choice)
     nodes = reaching(nodes, *wanted, stop=source.name)
     held = held_nodes(proto, nodes, source, choice, file.name)
-    return Renamer(file, proto, source).rename([*held, *nodes], wanted, choice, notes)
+    return replace(Renamer(file, proto, source).rename([*held, *nodes], wanted, choice, notes), front=front)
 
 
 def _forget_defaults(file: TeacherFile, proto: onnx.ModelProto, choice: Choice) -> None:

@@ -17,6 +17,7 @@ import onnx
 
 from ..errors import shown
 from .external import external_entry
+from .front import Front
 from .load import LIMIT_METADATA, TeacherFile
 from .source import Choice, Source
 from .walk import reaching, read_by
@@ -38,6 +39,7 @@ class SafeGraph:
         node_names, value_names: safe names → the file's.
         metadata: the file's own metadata entries.
         notes: what was changed, in words for the user.
+        front: what the file takes, and the part of it before the input; None where it takes the input alone.
     """
 
     model: onnx.ModelProto
@@ -52,6 +54,7 @@ class SafeGraph:
     value_names: dict[str, str] = field(repr=False)
     metadata: dict[str, str] = field(repr=False)
     notes: tuple[str, ...] = ()
+    front: Front | None = field(default=None, repr=False)
 
     @property
     def opsets(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..child import Array
 from ..errors import UsageError
+from ..graph.front import Front
 from . import airlock, look
 from .facts import Facts
 from .offers import Offers, Statistics
@@ -57,6 +58,11 @@ class Teacher:
     def opened(self) -> Opened:
         """The graph, as it was read and converted."""
         return self._opened
+
+    @property
+    def front(self) -> Front | None:
+        """What the file takes, and its part before the signature's input; None where it takes that input alone."""
+        return self._opened.safe.front
 
     @classmethod
     def load(
