@@ -16,12 +16,13 @@ from . import run as runs
 from .errors import RecipeError, StoreError
 from .files import is_there
 from .forecast import forecast
-from .job import Job, Request, prepare
+from .job import Job, Request, open_teacher
 from .limits import Budget, Scaling
 from .ort import Runtime
 from .progress import duration
 from .recipe import Recipe
 from .run import Run
+from .trial import prepare
 
 _ROUNDS, _BATCHES = "synthesis.rounds", "synthesis.batches"
 _STEPS, _BATCH = "synthesis.steps", "synthesis.batch"
@@ -95,7 +96,7 @@ def fit(request: Request, budget: Budget, earlier: Sequence[Path] = ()) -> Reque
         OnnxcakeError: as `onnxcake.extract`.
     """
     for folder in (request.folder, *earlier):
-        if is_there(folder / runs.FILE):
+        if is_there(folder / runs.FILE) and not runs.is_abandoned(folder, lambda: open_teacher(request).facts):
             begun = Run.read(folder).scaling
             _same_budget(folder, Budget() if begun is None else begun.budget, budget)
             return request if begun is None else _resumed(request, begun)

@@ -15,8 +15,8 @@ from .beginning import beginning
 from .budget import fit
 from .child import Array
 from .errors import StoreError
-from .forecast import Forecast, describe, forecast
-from .job import Request, prepare
+from .forecast import Forecast, describe, forecast, times
+from .job import Request
 from .limits import Budget
 from .ort import Runtime
 from .plan import Plan
@@ -29,6 +29,7 @@ from .run import Run
 from .spent import Spent
 from .store import Store
 from .teacher import Options, Task, pace
+from .trial import prepare
 
 
 def extract(
@@ -121,20 +122,22 @@ def run(request: Request, progress: Progress) -> Report:
     job = prepare(request)
     runs.guard(out)
     with Runtime() as runtime:
+        # All that is going to be done is tried before anything is written: what fails there leaves no begun run.
+        timed = None if result.finished(out, job.report_key) else times(job, runtime)
         files.make_folder(out)
         with files.sole_writer(out):
             files.sweep(out)
             if (done := result.finished(out, job.report_key)) is not None:
                 progress.say(f"{out}: finished before, nothing to do")
                 return done
-            store = Store.create(out / runs.STORE, job.layout, progress.say)
+            store = Store.create(out / runs.STORE, job.layout, progress.say, anew=runs.holds_nothing(out))
             job.run.write(out)
             job.begins.keep(out)
             front = None if job.teacher.front is None else job.teacher.front.content()
             if front is not None:
                 files.write_atomic(out / runs.FRONT, front)
             files.write_json(out / plans.FILE, job.plan.as_dict())
-            progress.say(describe(job, forecast(job, runtime, store.finished)))
+            progress.say(describe(job, forecast(job, runtime, store.finished, timed)))
             spent, key = Spent(out), Key(job.run.seed)
             show = Shown(spent)
             training = training_of(job.pupil, key, job.plan, job.teacher, show)

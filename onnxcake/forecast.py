@@ -57,8 +57,12 @@ class Forecast:
         return self.synthesis_s + self.training_s
 
 
-def forecast(job: Job, runtime: Runtime, finished: int = 0) -> Forecast:
-    """Times a little of the work and scales up; ``finished`` batches are there already."""
+def forecast(job: Job, runtime: Runtime, finished: int = 0, timed: tuple[float, float] | None = None) -> Forecast:
+    """Times a little of the work and scales up; ``finished`` batches are there already.
+
+    Args:
+        timed: what `times` has told before.
+    """
     synthesis, course, regime = job.synthesis, job.pupil.course, job.pupil.regime
     batches = synthesis.total + synthesis.held_out - (finished if course.rounds == 1 else 0)
     sample_bytes = 4 * (job.teacher.signature.size + job.teacher.signature.classes) + 8
@@ -66,7 +70,7 @@ def forecast(job: Job, runtime: Runtime, finished: int = 0) -> Forecast:
     asked = (batches if course.asks else synthesis.held_out) + (0 if regime.live else fresh)
     lesson = regime.batch if course.learn_from == "kept" else synthesis.batch
     queries = asked * synthesis.batch + (regime.taken * lesson if regime.live else 0)
-    batch_s, step_s = _times(job, runtime)
+    batch_s, step_s = timed or times(job, runtime)
     return Forecast(
         batches=batches,
         teacher_passes=batches * synthesis.batch * synthesis.steps if synthesis.has_gradient else 0,
@@ -140,8 +144,12 @@ def _set(job: Job, ahead: Forecast) -> str:
     )
 
 
-def _times(job: Job, runtime: Runtime) -> tuple[float, float]:
-    """Seconds of one batch, and of one student step with all that it needs."""
+def times(job: Job, runtime: Runtime, moment_s: float = _MOMENT_S) -> tuple[float, float]:
+    """Seconds of one batch, and of one student step with all that it needs; nothing of either is kept.
+
+    Args:
+        moment_s: for timing a batch, a draft and a student step each, at least; each is made once at 0.
+    """
     key = Key(0).at("timing")
     training = training_of(job.pupil, key, job.plan, job.teacher, silent)
     short = shortened(job.synthesis, _TRIED if job.synthesis.has_gradient else 1)
@@ -149,14 +157,16 @@ def _times(job: Job, runtime: Runtime) -> tuple[float, float]:
     training.student.eval()
     course, workers = job.pupil.course, job.synthesis.workers
     torch.set_num_threads(1 if workers > 1 else job.plan.threads)
-    whole, batch = _timed(lambda number: maker.attempt(number, ask=course.asks))
-    fresh = _timed(lambda number: maker.fresh(key.at(number), ask=course.asks))[0] if short.steps else whole
+    whole, batch = _timed(lambda number: maker.attempt(number, ask=course.asks), moment_s)
+    fresh = _timed(lambda number: maker.fresh(key.at(number), ask=course.asks), moment_s)[0] if short.steps else whole
     each = max(whole - fresh, 0.0) / max(short.steps, 1)
     torch.set_num_threads(job.plan.threads)
     memory, state, remember_s = course.memory, None, 0.0
     if memory is not None:
         kept = state = memory.begin(maker.context).to(maker.teacher.device)
-        remember_s = _timed(lambda number: memory.remember(kept, batch, 0, maker, key.at("remember", number)))[0]
+        remember_s = _timed(
+            lambda number: memory.remember(kept, batch, 0, maker, key.at("remember", number)), moment_s
+        )[0]
 
     def lessons() -> Iterator[Lesson]:
         for number in count():
@@ -165,7 +175,7 @@ def _times(job: Job, runtime: Runtime) -> tuple[float, float]:
             yield training.prepare(lesson, key.at("draw", number).generator())
 
     with ahead(lessons(), job.plan.beside) as coming:
-        step_s = _timed(lambda number: training.take(next(coming)))[0]
+        step_s = _timed(lambda number: training.take(next(coming)), moment_s)[0]
     return (fresh + each * job.synthesis.steps) / workers + remember_s, step_s
 
 
@@ -181,12 +191,12 @@ def _rows(job: Job, maker: Maker, batch: Batch, key: Key) -> Rows:
     return rows[0][chosen], rows[1][chosen], rows[2][chosen]
 
 
-def _timed(act: Callable[[int], Made]) -> tuple[float, Made]:
+def _timed(act: Callable[[int], Made], moment_s: float) -> tuple[float, Made]:
     """Seconds, and what came of it: the median of as many as fit into a moment, the first left out if others do."""
     times: list[float] = []
     while True:
         start = time.perf_counter()
         made = act(len(times))
         times.append(time.perf_counter() - start)
-        if sum(times) > _MOMENT_S:
+        if sum(times) > moment_s:
             return statistics.median(times[1:] or times), made

@@ -17,7 +17,7 @@ from .probes import Probe
 from .pupil import Pupil
 from .recipe import Recipe
 from .rng import Key
-from .run import Run
+from .run import Run, holds_nothing, is_abandoned
 from .store import Layout
 from .synthesis import Synthesis
 from .teacher import Options, Teacher, pace
@@ -88,7 +88,7 @@ def prepare(request: Request) -> Job:
         OnnxcakeError: as `onnxcake.extract`.
     """
     recipe = Recipe.load(*request.recipe_and_overrides)
-    teacher = _teacher(request, recipe)
+    teacher = open_teacher(request)
     asked, data = (_given(path, teacher) for path in (request.probe, request.data))
     synthesis, view = _method(request, recipe, teacher, data)
     plan = _plan(request.folder, recipe, teacher, synthesis)
@@ -183,21 +183,28 @@ def _held(options: Options) -> dict[str, Any]:
     return {key: value for key, value in (("held", held), ("shapes", sizes)) if value}
 
 
-def _teacher(request: Request, recipe: Recipe) -> Teacher:
-    """The teacher, as the user says or else the recipe."""
+def open_teacher(request: Request) -> Teacher:
+    """Open the teacher, as the user says or else the recipe.
+
+    Raises:
+        TeacherError, UsageError: if it cannot be used.
+    """
+    recipe = Recipe.load(*request.recipe_and_overrides)
     return Teacher.open(request.teacher, request.options.before(recipe.teacher_options), request.device)
 
 
 def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
     """The plan of the run's first start, on this device and this torch; else a new one."""
     new = plans.decide(recipe, teacher, synthesis)
-    old = Plan.read(out / plans.FILE)
+    old = None if is_abandoned(out, lambda: teacher.facts) else Plan.read(out / plans.FILE)
     if old is not None and (old.chunk > synthesis.batch or old.chunk % synthesis.groups):
-        raise StoreError(
-            f"its chunk of {old.chunk} samples does not fit batches of {synthesis.batch}",
-            where=out / plans.FILE,
-            remedy="Choose another --out, or repeat the first run's options to go on with it.",
-        )
+        if not holds_nothing(out):
+            raise StoreError(
+                f"its chunk of {old.chunk} samples does not fit batches of {synthesis.batch}",
+                where=out / plans.FILE,
+                remedy="Choose another --out, or repeat the first run's options to go on with it.",
+            )
+        old = None
     plan = new if old is None else replace(old, device=new.device, torch=new.torch)
     pace.use_threads(plan.threads)
     if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":

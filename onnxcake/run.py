@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,20 @@ def guard(folder: Path) -> None:
             where=folder,
             remedy="Choose another folder with --out.",
         )
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Check that nothing of a run in a folder is finished: no batch, no checkpoint and no student."""
+    parts = (path for name in (STORE, CHECKPOINTS) for path in (folder / name).glob("*.safetensors"))
+    return next(parts, None) is None and not files.is_there(folder / STUDENT)
+
+
+def is_abandoned(folder: Path, teacher: Callable[[], Facts]) -> bool:
+    """Check that a folder was begun with another teacher and holds nothing finished, so that it may be begun anew.
+
+    Args:
+        teacher: tells of the teacher that is given now, if that is asked for.
+    """
+    if not files.is_there(folder / FILE) or not holds_nothing(folder):
+        return False
+    return Run.read(folder).teacher.digest != teacher().digest

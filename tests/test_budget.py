@@ -186,6 +186,7 @@ def test_without_a_budget_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch, 
 def begun_with(monkeypatch: pytest.MonkeyPatch, folder: Path, scaling: Scaling | None) -> Path:
     folder.mkdir()
     (folder / "run.json").write_text("{}")
+    (folder / "student.onnx").write_bytes(b"")  # something is finished
     monkeypatch.setattr(budgets.Run, "read", lambda folder: SimpleNamespace(scaling=scaling))
     return folder
 

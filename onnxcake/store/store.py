@@ -78,8 +78,13 @@ class Store:
         self._look(mend)
 
     @classmethod
-    def create(cls, folder: Path, layout: Layout, say: Callable[[str], None] = lambda text: None) -> Store:
+    def create(
+        cls, folder: Path, layout: Layout, say: Callable[[str], None] = lambda text: None, *, anew: bool = False
+    ) -> Store:
         """The store in ``folder`` if it has this very key, a new one if there is none.
+
+        Args:
+            anew: whether a store of another key that holds no shard may become this one.
 
         Raises:
             StoreError: if the folder holds the set of another teacher, recipe or plan.
@@ -87,15 +92,15 @@ class Store:
         """
         make_folder(folder)
         sweep(folder)
-        if (folder / FILE).exists():
-            found = _layout(folder)
-            if found.key != layout.key:
-                raise _foreign(folder, found.made_from, layout.made_from)
-            if found != layout:
-                raise _unreadable(folder, f"{FILE} was changed: it has this run's key, and other numbers")
-        elif any(shards.number_of(path) is not None for path in folder.iterdir()):
+        there = any(shards.number_of(path) is not None for path in folder.iterdir())
+        found = _layout(folder) if (folder / FILE).exists() else None
+        if found is not None and found.key != layout.key and (there or not anew):
+            raise _foreign(folder, found.made_from, layout.made_from)
+        if found is not None and found.key == layout.key and found != layout:
+            raise _unreadable(folder, f"{FILE} was changed: it has this run's key, and other numbers")
+        if found is None and there:
             raise _unreadable(folder, "there are shards without a store.json")
-        else:
+        if found is None or found.key != layout.key:
             value = {"format": shards.FORMAT, **vars(layout), "shape": list(layout.shape)}
             write_json(folder / FILE, value)
         return cls(folder, layout, say, mend=True)

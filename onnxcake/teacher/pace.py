@@ -77,7 +77,7 @@ def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> Pace:
 
     Leaves the teacher as `apply` of the answer does.
     """
-    key = _case(teacher, chunk, workers)
+    key = (teacher.facts.digest, chunk, threads_given(), workers, teacher.device.type)
     if key not in _FOUND:
         until = _now() + _MOST_S
         x = torch.randn(chunk, *teacher.signature.shape, generator=Key(0).at("pace").generator()).to(teacher.device)
@@ -93,14 +93,11 @@ def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> Pace:
     return _FOUND[key]
 
 
-def leave_out(teacher: Teacher, chunk: int, workers: int = 1) -> None:
+def leave_out(teacher: Teacher) -> None:
     """Have `chosen` answer with the plain way on as many threads: what it found has failed at the work itself."""
-    key = _case(teacher, chunk, workers)
-    _FOUND[key] = replace(PLAIN, threads=_FOUND.get(key, PLAIN).threads)
-
-
-def _case(teacher: Teacher, chunk: int, workers: int) -> _Case:
-    return teacher.facts.digest, chunk, threads_given(), workers, teacher.device.type
+    for key, found in _FOUND.items():
+        if key[0] == teacher.facts.digest:
+            _FOUND[key] = replace(PLAIN, threads=found.threads)
 
 
 def _fastest(teacher: Teacher, x: Tensor, workers: int, until: float) -> Pace:

@@ -265,7 +265,7 @@ def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest
 def test_what_failed_at_the_work_is_not_chosen_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     Timings(monkeypatch, SECONDS)
     assert chosen(teacher) == BOTH
-    pace.leave_out(teacher, 8)
+    pace.leave_out(teacher)
     assert chosen(teacher) == PLAIN and not is_last(teacher)
 
 

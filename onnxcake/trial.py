@@ -1,0 +1,38 @@
+"""Prepare a run whose way of computing has been tried on the run's own work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import job as jobs
+from .forecast import times
+from .job import Job, Request
+from .ort import Runtime
+from .teacher import pace
+
+_TRIED: set[tuple[object, ...]] = set()  # what has worked in this process: runs are prepared several times
+
+
+def prepare(request: Request) -> Job:
+    """Resolve what the user asked for; see `onnxcake.job.prepare`.
+
+    A way of computing that is only meant to be faster (bfloat16, channels last, threads side by side) was timed on the
+    teacher's gradient alone. The losses, values inside the teacher and the student meet it here, in a few steps of a
+    batch and one of the student. Where they fail, in whatever way, the run is prepared anew without it.
+
+    Raises:
+        OnnxcakeError: as `onnxcake.extract`.
+    """
+    job = jobs.prepare(request)
+    losses = tuple(term.name for term in job.synthesis.losses)
+    case = (job.teacher.facts.digest, job.plan.pace, losses, job.pupil.architecture, str(job.pupil.section))
+    if case in _TRIED or replace(job.plan.pace, threads=None) == pace.PLAIN:
+        return job
+    try:
+        with Runtime() as runtime:
+            times(job, runtime, 0.0)
+    except Exception:  # noqa: BLE001 - whatever it is, the plain way may do; if that fails too, the run says so
+        pace.leave_out(job.teacher)
+        return jobs.prepare(request)
+    _TRIED.add(case)
+    return job
