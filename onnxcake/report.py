@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import __version__, ort
-from .errors import BelowFloor
+from .errors import BelowFloor, printable
 from .limits import Budget
 from .progress import duration, size
 from .sections import RequireSection
@@ -115,7 +115,7 @@ class Report:
             table.add_row(f"  of {families}", "", "")
             for alarm in without["alarms"]:
                 table.add_row(f"[yellow]alarm: {alarm}[/]", "", "")
-        lines = [f"{probe['name']}: {note}" for note in probe.get("notes", ())]
+        lines = [printable(f"{probe['name']}: {note}") for note in probe.get("notes", ())]
         if "spent" in self.data:
             seconds = ", ".join(f"{stage} {duration(s)}" for stage, s in self.data["spent"]["seconds"].items())
             spent = self.data["spent"]

@@ -218,6 +218,18 @@ def test_other_layouts_are_refused_with_the_remedy(array: Any, words: list[str],
     refused(saved(tmp_path, x=array, y=LABELS[: len(array)]), words, IMAGE)
 
 
+def test_an_array_of_the_inputs_name_is_the_one_that_is_meant(tmp_path: Path) -> None:
+    path = saved(tmp_path, image=PICTURES, other=PICTURES + 1)
+    assert np.array_equal(probes.load(path, IMAGE).inputs, PICTURES)
+    refused(saved(tmp_path, image=PICTURES.transpose(0, 2, 3, 1), other=PICTURES), [".transpose(0, 3, 1, 2)"], IMAGE)
+
+
+def test_large_files_are_read_in_one_piece(tmp_path: Path) -> None:
+    """In memory as plain rows, however they were kept: what is computed with them is the same to the bit."""
+    probe = probes.load(saved(tmp_path, image=np.asfortranarray(PICTURES)), IMAGE)
+    assert probe.inputs.flags.c_contiguous and probe.feeds["image"] is probe.inputs
+
+
 def test_what_the_remedy_says_works(tmp_path: Path) -> None:
     last = PICTURES.transpose(0, 2, 3, 1)
     assert np.array_equal(probes.load(saved(tmp_path, x=last.transpose(0, 3, 1, 2)), IMAGE).inputs, PICTURES)
@@ -234,6 +246,9 @@ def test_what_else_lies_in_an_archive(tmp_path: Path) -> None:
         if file.exists():
             probe = probes.load(file, ROW)
             assert np.array_equal(probe.inputs, ROWS) and probe.labels is not None
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr("cat/1.JPG", "hi")
+    refused(tmp_path / "pictures.zip", ["'cat/1.JPG'", "Unpack it"], ROW)
     with zipfile.ZipFile(tmp_path / "none.npz", "w") as archive:
         archive.writestr("README.txt", "hi")
     refused(tmp_path / "none.npz", ["it has nothing"], ROW)
@@ -365,6 +380,7 @@ def test_tables_taken(lines: list[str], name: str, labelled: bool, tmp_path: Pat
         (["a,b,c,d", "1,2,3,4", "", "1,2,3,x1"], ["line 4", "column 'd'", "'x1'", "no number"]),
         (["1,2,3,4", "1,2,3,inf"], ["line 2", "column 4", "not finite"]),
         (["1,2,3,4", "1,2,3,1_0"], ["line 2", "'1_0'"]),
+        (["a,b,c,d,y", f"1,2,3,4,{2**63}"], ["line 2", "column 'y'", "too large"]),
         (["1,2,3,4", "1,2,3"], ["line 2 has 3 cells", "line 1 has 4"]),
         (["1,2,3", "4,5,6"], ["3 columns", "4 features"]),
         (["1,2,3,4,0,1"], ["6 columns", "4 features"]),
@@ -532,6 +548,10 @@ def test_a_flat_folder(tmp_path: Path) -> None:
         (["2"], NAMES, [2], ""),
         (["ant", "bee", "cow"], (), [0, 1, 2], "alphabetical order: 'ant' = 0, 'bee' = 1"),
         (["eel", "cat"], NAMES, [2, 0], "file's order"),
+        (["c_0", "c_01", "c_2"], (), [0, 1, 2], "numbers are taken for the classes"),
+        (["c2", "c00"], (), [2, 0], "numbers are taken for the classes"),
+        (["n0144", "n0155", "n0166"], (), [0, 1, 2], "alphabetical order: 'n0144' = 0"),
+        (["Cat"], ("cat", "Cat", "CAT"), [1], "file's order"),
         (["20", "10"], ("10", "20", "30"), [1, 0], "10 to 30"),
     ],
 )
@@ -550,6 +570,8 @@ def test_class_folders(names: list[str], known: tuple[str, ...], classes: list[i
         (["ant", "bee"], (), ["2 class folders", "3 classes", "0 to 2"]),
         (["a", "b", "c", "d"], (), ["4 class folders", "3 classes"]),
         (["cat", "cow"], NAMES, ["'cow'", "'cat'"]),
+        (["c1", "c2", "c3"], (), ["go from 1 to 3", "subtract 1"]),
+        (["crane"], ("crane", "maillot", "crane"), ["'crane'", "one of the file's classes"]),
     ],
 )
 def test_class_folders_refused(names: list[str], known: tuple[str, ...], words: list[str], tmp_path: Path) -> None:
@@ -579,6 +601,9 @@ def test_teachers_that_take_no_pictures_or_do_not_say_how(signature: Signature, 
 def test_pictures_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "pictures"
     picture(folder, name="a.png")
+    (folder / "b.gif").write_bytes(b"GIF89a")
+    refused(tmp_path / "pictures" / "b.gif", ["Convert it to PNG"], RANGED)
+    (folder / "b.gif").unlink()
     for content in (b"", b"<html>not found</html>", picture(tmp_path).read_bytes()[:60]):
         (folder / "b.png").write_bytes(content)
         with pytest.raises(ProbeError, match="not a whole") as caught:

@@ -54,7 +54,7 @@ def load(
     parts = parts_of(path, wanted)
     feeds = {value.name: _joined([(part.source, part.feeds[value.name]) for part in parts]) for value in wanted.takes}
     labels = _labels_of(parts, path)
-    inputs = (feeds[signature.input_name] if inner is None else inner(feeds)).astype(np.float32)
+    inputs = (feeds[signature.input_name] if inner is None else inner(feeds)).astype(np.float32, copy=False)
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     return Probe(inputs, labels, path.name, _digest(feeds, inputs, labels), feeds, notes)
 

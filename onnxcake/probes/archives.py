@@ -79,6 +79,8 @@ def _members(file: Path) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     with zipfile.ZipFile(file) as archive:
         found = [member for member in archive.infolist() if _is_array(member.filename)]
+        if not found and (other := next((name for name in archive.namelist() if _is_other(name)), None)):
+            raise ProbeError(f"holds {shown(other)}", where=file, remedy="Unpack it, and give the folder.")
         check_memory(sum(member.file_size for member in found), file)
         for member in found:
             name = member.filename.removesuffix(".npy")
@@ -90,6 +92,11 @@ def _members(file: Path) -> dict[str, Array]:
 def _is_array(member: str) -> bool:
     """Whether a member's name is that of an array; macOS adds hidden twins of each."""
     return member.endswith(".npy") and not any(part.startswith((".", "__MACOSX")) for part in member.split("/"))
+
+
+def _is_other(member: str) -> bool:
+    """Whether a member's name is that of a picture or a table, which are read out of folders alone."""
+    return member.lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".csv", ".tsv", ".npz", ".safetensors"))
 
 
 def _array(source: Any, file: Path, name: str, size: int) -> Array:

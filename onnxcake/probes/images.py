@@ -24,7 +24,8 @@ from .labels import Labels
 from .matching import as_taken
 from .parts import Part, Takes, Wanted
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp")
+UNREAD = (".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm", ".pgm")  # named, not passed over
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # no others: some decoders start programs
 _MODES = {1: "L", 3: "RGB"}
 _BYTE = 255.0
@@ -48,7 +49,9 @@ def read(path: Path, groups: Sequence[tuple[Path, Sequence[Path]]], wanted: Want
         classes, told = _classes([folder.name for folder, _ in groups], path, wanted)
         labels = np.repeat(classes, [len(group) for _, group in groups])
         notes.append(told)
-    inputs = np.stack([reader.read(file) for file in files])
+    inputs = np.empty((len(files), *wanted.signature.input_shape), np.float32)
+    for place, file in enumerate(files):
+        inputs[place] = reader.read(file)
     feeds = {reader.takes.name: as_taken(inputs, reader.takes, path, path.name)}
     return Part(path, feeds, labels, (reader.told(), *filter(None, notes)))
 
@@ -70,6 +73,10 @@ def _classes(names: Sequence[str], path: Path, wanted: Wanted) -> tuple[Array, s
     if all(re.fullmatch(r"\d{1,9}", name) for name in names) or wanted.class_names:
         found, notes = labels.by_name(list(names), len(names))
         return found, "; ".join(notes)
+    if (numbers := _numbered(names)) and max(numbers) <= classes:
+        return labels.of(np.array(numbers), len(names))[
+            0
+        ], f"{shown(names[0])} …: the numbers are taken for the classes"
     order = ", ".join(f"{shown(name)} = {place}" for place, name in enumerate(names[:4]))
     order += ", …" if len(names) > 4 else ""
     if classes and len(names) != classes:
@@ -81,6 +88,14 @@ def _classes(names: Sequence[str], path: Path, wanted: Wanted) -> tuple[Array, s
         )
     told = f"class folders are taken in alphabetical order: {order}"
     return np.arange(len(names)), told
+
+
+def _numbered(names: Sequence[str]) -> list[int]:
+    """The numbers at the end of names that differ in nothing else, as class_0, class_1 …, class_10; else none."""
+    parts = [re.fullmatch(r"(.*?)(\d{1,9})", name) for name in names]
+    found = [part for part in parts if part is not None]
+    alike = len(found) == len(names) and len({part[1] for part in found}) == 1
+    return [int(part[2]) for part in found] if alike else []
 
 
 class _Reader:
@@ -119,8 +134,10 @@ class _Reader:
                 f"is larger than {Image.MAX_IMAGE_PIXELS or 0:,} pixels", where=file, remedy="Give smaller pictures."
             ) from error
         except Exception as error:  # damage makes Pillow and its decoders raise errors of their own
-            reason = getattr(error, "strerror", None) or "not a whole PNG, JPEG, BMP or WebP picture"
-            raise ProbeError(f"cannot be read ({reason})", where=file, remedy="Leave it out, or mend it.") from error
+            why = getattr(error, "strerror", None) or "not a whole PNG, JPEG, BMP or WebP picture"
+            raise ProbeError(
+                f"cannot be read ({why})", where=file, remedy="Convert it to PNG, or leave it out."
+            ) from error
         return self._values(pixels)
 
     def _pixels(self, picture: Image.Image) -> Array:

@@ -73,17 +73,24 @@ class Labels:
         """
         if len(texts) == count and all(re.fullmatch(r"\s*[+-]?\d{1,18}\s*", text) for text in texts):
             return self.of(np.array([int(text) for text in texts], np.int64), count)
-        places = {name.strip().casefold(): place for place, name in enumerate(self.wanted.class_names)}
-        strange = [text for text in texts if text.strip().casefold() not in places]
-        if len(texts) != count or strange or self.wanted.signature.task == "multilabel":
-            why = (
-                f"names {shown(strange[0])}, which is none of the file's classes {self._named()}"
-                if places and strange
-                else "holds text, and the teacher's file does not name its classes"
-            )
+        places = [self._place(text) for text in texts]
+        if len(texts) != count or None in places or self.wanted.signature.task == "multilabel":
+            why = "holds text, and the teacher's file does not name its classes"
+            if self.wanted.class_names and None in places:
+                strange = shown(texts[places.index(None)])
+                why = f"names {strange}, which is not the name of one of the file's classes {self._named()}"
             raise self._error(why, f"Give {self._wanted_labels()}.")
         told = f"{self.name} holds names of classes: they are taken in the file's order, {self._named()}"
-        return np.array([places[text.strip().casefold()] for text in texts], np.int64), (told,)
+        return np.array(places, np.int64), (told,)
+
+    def _place(self, text: str) -> int | None:
+        """The place of the one class of a name; in small letters and capitals alike, if there is none such else."""
+        names = self.wanted.class_names
+        for alike in (str, lambda name: name.strip().casefold()):
+            same = [place for place, name in enumerate(names) if alike(name) == alike(text)]
+            if same:
+                return same[0] if len(same) == 1 else None
+        return None
 
     def _whole(self, array: Array) -> Array:
         if array.dtype.kind not in "iubf":

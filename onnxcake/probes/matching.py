@@ -56,7 +56,7 @@ def as_taken(array: Array, takes: Takes, source: Path, name: str) -> Array:
         raise _not_finite(array, array.dtype, source, name)
     if target.kind == "f":
         with np.errstate(over="ignore"):
-            made = array.astype(target)
+            made = array.astype(target, copy=False)
         if not np.isfinite(made).all():
             raise _not_finite(made, target, source, name)
         return made
@@ -74,7 +74,7 @@ def as_taken(array: Array, takes: Takes, source: Path, name: str) -> Array:
             where=source,
             remedy="Give the numbers that the file takes.",
         )
-    return array.astype(target)
+    return array.astype(target, copy=False)
 
 
 def _not_finite(array: Array, dtype: np.dtype[np.generic], source: Path, name: str) -> ProbeError:
@@ -90,8 +90,8 @@ def _only(arrays: Mapping[str, Array], source: Path, takes: Takes) -> str:
     """The name of the one array that can be the one input."""
     kinds = _TEXT if takes.dtype == "string" else _NUMBERS
     able = [name for name, array in arrays.items() if array.dtype.kind in kinds and takes.fits(array)]
-    if takes.name in able:
-        able = [takes.name]
+    if takes.name in arrays:
+        able = [takes.name] if takes.name in able else []
     if len(able) > 1:
         able = [name for name in able if not is_label_name(name)]
     if len(able) > 1 and "float" in takes.dtype:

@@ -11,7 +11,7 @@ from . import archives, images, tables
 from .matching import match
 from .parts import Part, Wanted
 
-_KINDS = {"arrays": archives.SUFFIXES, "pictures": images.SUFFIXES, "tables": tables.SUFFIXES}
+_KINDS = {"arrays": archives.SUFFIXES, "pictures": images.SUFFIXES + images.UNREAD, "tables": tables.SUFFIXES}
 _REMEDY = (
     "Give a file or a folder of arrays (.npz, .npy, .safetensors), tables (.csv) or pictures (.png, .jpg, .bmp, "
     ".webp), or a folder of pictures for each class."
@@ -42,7 +42,7 @@ def parts_of(path: Path, wanted: Wanted) -> list[Part]:
     if "arrays" in found:
         sources = archives.read(found["arrays"], path if folder else None)
         return [match(arrays, source, wanted) for source, arrays in sources]
-    suffixes = ", ".join(suffix for kind in _KINDS.values() for suffix in kind)
+    suffixes = ", ".join((*archives.SUFFIXES, *images.SUFFIXES, *tables.SUFFIXES))
     raise ProbeError(f"no {suffixes} file in this folder", where=path, remedy=_REMEDY)
 
 
@@ -69,7 +69,7 @@ def _class_folders(path: Path, beside: Mapping[str, Sequence[Path]]) -> list[tup
     Raises:
         ProbeError: if some hold pictures and some do not, or files lie beside them, or in folders deeper down.
     """
-    folders = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+    folders = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith((".", "__MACOSX")))
     groups = [(folder, _listed(folder).get("pictures", [])) for folder in folders]
     if not any(pictures for _, pictures in groups):
         deep = [one for one in folders if not beside and any(inner.is_dir() for inner in one.iterdir())]

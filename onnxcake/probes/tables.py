@@ -27,6 +27,7 @@ SUFFIXES = (".csv", ".tsv")
 _DELIMITERS = ",;\t"
 _BYTES_FOR_BYTE = 12  # what a cell's text takes in memory beside the file's bytes
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}
+_LARGEST = 2**63 - 1
 _TRUTH = {"true": 1, "false": 0}
 _CERTAIN = {"label", "labels", "target", "targets", "class", "classes"}
 _INDEX = {"", "unnamed: 0", "index"}
@@ -88,9 +89,11 @@ class _Table:
     def _number(self, text: str, line: int, column: int, whole: bool) -> int | float:
         if text.casefold() in _TRUTH:
             return _TRUTH[text.casefold()]
-        if whole and re.fullmatch(r"[+-]?\d{1,18}", text):
-            return int(text)
         remedy = "Write numbers as 1.5 or 2e-3."
+        if whole and re.fullmatch(r"[+-]?\d{1,30}", text):
+            if abs(int(text)) > _LARGEST:
+                raise self.error(line, column, f"is {text}, which is too large for int64", remedy)
+            return int(text)
         try:
             number = float("no number" if "_" in text else text)
         except ValueError:
