@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import shown
-from ..node import Depends, Node, Obstacle, Value
+from ..node import Depends, Node, Obstacle, Unfit, Value
 from . import Function, op
 from .recurrent_loop import Cell, activations, loop
 
@@ -44,6 +44,8 @@ def recurrent(node: Node) -> Function:
         raise Obstacle(f"it names {len(names)} activations, which does not fit its directions")
     weights = [_given(node, index) for index in (1, 2, 3)]
     rest = (_lengths(node, layer), _state(node, 5, layer), _state(node, 6, layer), _peepholes(node))
+    _check_sizes(node, layer, rest[1:3])
+    node.gives(*(_given_at(node, layer, trial) for trial in (0, 1)))
     kernel = _kernel(node, names, len(layer.reverse)) if rest[0] is None and rest[3] is None else None
     for index in range(1, len(node.inputs)):
         node.take(index)
@@ -67,6 +69,47 @@ def _layer(node: Node) -> _Layer:
     if node.shape(2)[0] != len(reverse):
         raise Obstacle(f"its weights are for {node.shape(2)[0]} directions, and it has {len(reverse)}")
     return _Layer(node.op, reverse, node.size(2, 2), bool(node.attr("layout", 0)), node.wanted(0))
+
+
+def _check_sizes(node: Node, layer: _Layer, states: Sequence[Value | None]) -> None:
+    """Make sure that data, weights and states fit one another: their product is not tried, step by step, on no data.
+
+    Raises:
+        Unfit: if not.
+    """
+    directions, gates = len(layer.reverse), _GATES[layer.kind] * layer.hidden
+    if node.rank(0) != 3:
+        raise Unfit(f"its data have {node.rank(0)} dimensions, not 3")
+    wanted = {
+        1: (directions, gates, node.shape(0)[2]),
+        2: (directions, gates, layer.hidden),
+        3: (directions, 2 * gates),
+    }
+    for index, shape in wanted.items():
+        if node.has(index) and node.shape(index) != shape:
+            raise Unfit(f"its input {index} has the shape {list(node.shape(index))}, where {list(shape)} fits")
+    for value in states:
+        for trial, seen in enumerate(() if value is None else value.seen):
+            batch = node.value(0).seen[trial].shape[1 - layer.time]
+            front = (batch, directions) if layer.batch_first else (directions, batch)
+            rows = seen.dim() == 3 and seen.shape[1 - layer.time] in (1, batch)
+            if not rows or tuple(seen.shape)[layer.time] != directions or seen.shape[2] != layer.hidden:
+                fits = [*front, layer.hidden]
+                raise Unfit(f"its initial state has the shape {list(seen.shape)}, where {fits} fits a batch of {batch}")
+
+
+def _given_at(node: Node, layer: _Layer, trial: int) -> tuple[Tensor | None, ...]:
+    """The outputs at a trial batch: every time step, and the last states."""
+    x = node.value(0).seen[trial]
+    batch, length = x.shape[1 - layer.time], x.shape[layer.time]
+    directions, hidden = len(layer.reverse), layer.hidden
+    if layer.batch_first:
+        whole, last = (batch, length, directions, hidden), (batch, directions, hidden)
+    else:
+        whole, last = (length, directions, batch, hidden), (directions, batch, hidden)
+    states = 2 if layer.kind == "LSTM" else 1
+    shapes = [whole if layer.sequence else None, *[last] * states]
+    return tuple(None if shape is None else torch.empty(shape, dtype=x.dtype, device="meta") for shape in shapes)
 
 
 def _with_absent(node: Node, values: Sequence[Value | None], function: Function) -> Function:
