@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,21 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Frame = tuple[dict[str, Any], Array | None]
 _LENGTHS = struct.Struct("<QQ")
+_NOTE = "note"
 _LOOK_S = 0.05  # between two looks at what a child uses
 _LOOK_AT_PARENT_S = 1.0
 
 
 class ChildDied(Exception):
     """The process ended, or was ended, without an answer; says why."""
+
+
+class ChildOverran(ChildDied):
+    """The process was ended for using more than it may; ``limit`` is "memory", "processor" or "clock"."""
+
+    def __init__(self, what: str, limit: str) -> None:
+        self.limit = limit
+        super().__init__(what)
 
 
 class ChildRefused(Exception):
@@ -61,23 +70,38 @@ class Child:
         self.module = module
         self.process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, header: dict[str, Any], array: Array | None = None, allowance: Allowance | None = None) -> Frame:
+    def ask(
+        self,
+        header: dict[str, Any],
+        array: Array | None = None,
+        allowance: Allowance | None = None,
+        on_note: Callable[[dict[str, Any]], Allowance | None] = lambda note: None,
+    ) -> Frame:
         """Its answer.
 
+        Args:
+            allowance: what the answer may cost.
+            on_note: is given each note that the child tells before it answers; what it returns is allowed from then
+                on, the time counted anew.
+
         Raises:
-            ChildDied: if it crashes, or is ended for using more than ``allowance``.
+            ChildOverran: if it is ended for using more than it is allowed.
+            ChildDied: if it crashes.
             ChildRefused: if it answers with an error.
         """
         child = self.process or self.start()
         assert child.stdin and child.stdout
-        overrun: list[str] = []
+        watch = _Watch(child, allowance)
         try:
-            with _watched(child, allowance, overrun):
+            with watch:
                 _send(child.stdin, header, array)
                 answer, result = _receive(child.stdout)
+                while _NOTE in answer:
+                    watch.allowance = on_note(answer[_NOTE]) or watch.allowance
+                    answer, result = _receive(child.stdout)
         except (BrokenPipeError, EOFError) as error:
             self.close()
-            raise ChildDied(overrun[0] if overrun else _how_it_ended(child.returncode)) from error
+            raise watch.overrun or ChildDied(_how_it_ended(child.returncode)) from error
         except BaseException:
             _kill(child)  # half a frame may be in the pipe: this child cannot be asked again
             self.close()
@@ -132,6 +156,15 @@ def shared(module: str) -> Child:
     return _shared[module]
 
 
+_tellers: list[Callable[[dict[str, Any]], None]] = []
+
+
+def tell(note: dict[str, Any]) -> None:
+    """Tell the parent something before the answer; does nothing in a process that is no child."""
+    for teller in _tellers:
+        teller({_NOTE: note})
+
+
 def serve(answer: Callable[[dict[str, Any], Array | None], Frame], told: type[Exception] = Exception) -> None:
     """The child's side: answers until its input ends.
 
@@ -141,6 +174,7 @@ def serve(answer: Callable[[dict[str, Any], Array | None], Frame], told: type[Ex
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints must not get into the frames
     _end_with_the_parent()
+    _tellers.append(lambda frame: _send(sink, frame))
     while True:
         try:
             header, array = _receive(source)
@@ -194,36 +228,42 @@ def _how_it_ended(status: int | None) -> str:
     return f"the process ended (status {status})"
 
 
-@contextlib.contextmanager
-def _watched(child: subprocess.Popen[bytes], allowance: Allowance | None, overrun: list[str]) -> Iterator[None]:
-    """Ends the child, and says in ``overrun`` why, when it uses more than it may."""
-    if allowance is None:
-        yield
-        return
-    done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(child, allowance, overrun, done), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
+class _Watch:
+    """Ends a child, and says in ``overrun`` why, when it uses more than it may, for as long as the block runs."""
 
+    def __init__(self, child: subprocess.Popen[bytes], allowance: Allowance | None) -> None:
+        self.child, self.allowance = child, allowance
+        self.overrun: ChildOverran | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
-def _watch(child: subprocess.Popen[bytes], allowance: Allowance, overrun: list[str], done: threading.Event) -> None:
-    memory, cpu = _used(child.pid)
-    end = time.monotonic() + allowance.wall_s
-    while not done.wait(_LOOK_S):
-        memory_now, cpu_now = _used(child.pid)
-        if memory_now - memory > allowance.memory_bytes:
-            overrun.append(f"it took more than {allowance.memory_bytes / 2**30:.1f} GiB of memory")
-        elif cpu_now - cpu > allowance.cpu_s:
-            overrun.append(f"it took more than {allowance.cpu_s:.0f} s of processor time")
-        elif time.monotonic() > end:
-            overrun.append(f"it took more than {allowance.wall_s:.0f} s")
-        if overrun:
-            _kill(child)
-            return
+    def __enter__(self) -> None:
+        if self.allowance is not None:
+            self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        if self.allowance is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        now = self.allowance
+        (memory, cpu), begun = _used(self.child.pid), time.monotonic()
+        while not self._done.wait(_LOOK_S):
+            memory_now, cpu_now = _used(self.child.pid)
+            if now is not self.allowance:
+                now, cpu, begun = self.allowance, cpu_now, time.monotonic()
+            assert now is not None
+            if memory_now - memory > now.memory_bytes:
+                gib = now.memory_bytes / 2**30
+                self.overrun = ChildOverran(f"it took more than {gib:.1f} GiB of memory", "memory")
+            elif cpu_now - cpu > now.cpu_s:
+                self.overrun = ChildOverran(f"it took more than {now.cpu_s:.0f} s of processor time", "processor")
+            elif time.monotonic() - begun > now.wall_s:
+                self.overrun = ChildOverran(f"it took more than {now.wall_s:.0f} s", "clock")
+            if self.overrun is not None:
+                _kill(self.child)
+                return
 
 
 def _used(pid: int) -> tuple[int, float]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .. import __version__, interrupt
+from .. import __version__, interrupt, waiting
 from ..errors import Interrupted, OnnxcakeError, OutputError
 from . import cuts, looks, recipes, runs, streams
 from .options import print_json
@@ -68,7 +68,7 @@ def _exit_code(command: Callable[[], Any]) -> int:
 def _outcome(command: Callable[[], Any]) -> int:
     """Run the command; tell what went wrong on stderr, and on stdout too if ``--json`` asks for an object."""
     try:
-        with interrupt.handled():
+        with interrupt.handled(), waiting.shown():
             command()
     except SystemExit as end:  # typer's own: help, version, and usage with its message on stderr
         return end.code if isinstance(end.code, int) else 0

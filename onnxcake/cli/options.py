@@ -14,6 +14,7 @@ import typer
 from ..errors import OnnxcakeError, UsageError
 from ..files import is_there
 from ..number_files import SUFFIXES, read_numbers
+from ..waiting import wait_for
 
 TeacherArgument = Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")]
 RecipeOption = Annotated[
@@ -107,6 +108,7 @@ def start_airlock() -> None:
     """Lets the process that looks at the teacher load its libraries while this one does too."""
     from ..child import shared
 
+    wait_for("loading libraries")
     shared("onnxcake.teacher.airlock").start()
 
 

@@ -18,6 +18,21 @@ def multiply_adds(graph: Converted, output: str) -> int:
     return round(sum(_of(record) for record in graph.on_the_way(output)) / graph.batch)
 
 
+def costs(graph: Converted) -> dict[str, int]:
+    """Count what a run of a graph takes besides multiply-adds (``macs``, 0 here).
+
+    ``steps``: its operators, loops written out; ``turns``: at most so many time steps of recurrent layers, and turns of
+    loops over an axis, that are taken when it is run.
+    """
+    turns = 0
+    for record in graph.records:
+        if record.op in ("LSTM", "GRU", "RNN") and record.inputs[0]:
+            turns += max(record.inputs[0][:2])
+        elif record.op in ("Scan", "Loop"):
+            turns += max((size for shape in record.inputs if shape for size in shape), default=1)
+    return {"macs": 0, "steps": len(graph.records), "turns": turns}
+
+
 def dearest(graph: Converted, output: str) -> Record:
     """The node on the way to ``output`` that takes the most multiply-adds."""
     return max(graph.on_the_way(output), key=_of)

@@ -107,13 +107,17 @@ def _checked(content: bytes, name: str, path: Path | None) -> TeacherFile:
     return TeacherFile(proto, weights, digest, size, name)
 
 
-def measure(path: Path) -> tuple[int, int]:
-    """Bytes that a model keeps in external files, and its nodes, as far as can be read; what is wrong, `load` says."""
+def measure(path: Path) -> tuple[int, int, bool]:
+    """Count the bytes that a model keeps in external files and its nodes, and tell whether some of these are loops.
+
+    As far as can be read; what is wrong, `load` says.
+    """
     try:
         proto = _parsed(read_regular(path), path.name)
-        return size_outside(tensors(proto), path), sum(1 for _ in nodes(proto))
+        kinds = [node.op_type for node in nodes(proto)]
+        return size_outside(tensors(proto), path), len(kinds), bool({"Loop", "Scan"} & set(kinds))
     except TeacherError:
-        return 0, 0
+        return 0, 0, False
 
 
 def _parsed(content: bytes, name: str) -> onnx.ModelProto:

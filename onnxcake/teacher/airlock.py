@@ -9,30 +9,63 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from .. import errors
-from ..child import Allowance, Array, Child, ChildDied, ChildRefused, Frame, serve, shared
+from ..child import Allowance, Array, Child, ChildDied, ChildOverran, ChildRefused, Frame, serve, shared, tell
 from ..errors import BadTeacherFile, OnnxcakeError, TeacherError, first_line
 from ..graph.load import LIMIT_NODES, LIMIT_WEIGHTS, measure
-from .examine import Examination
+from ..graph.records import LIMITS
+from ..waiting import wait_for
+from .examine import BUILDING, Examination
 from .facts import Facts
 from .options import Options
 
 MODULE = "onnxcake.teacher.airlock"
 _MEMORY_SHARE = 0.75  # of what is free
 _LEAST_MEMORY = 1 << 30
-_BASE_S = 9.0  # processor seconds for a small file
-_S_PER_MB = 0.15
-_S_PER_NODE = 1e-3
+# Processor seconds of one stage. Each is at least ten times what a two-core machine of 2020 takes, so that a slow one,
+# whose cores other work shares, is not mistaken for a file that never ends.
+_BASE_S = 40.0  # for a small file
+_S_PER_MB = 0.5
+_S_PER_NODE = 1e-2  # to build one
+_S_PER_STEP = 5e-3  # to run one some twenty times, forward and backward, loops written out
+_S_PER_TURN = 3e-2  # of a time step that a recurrent layer or a loop takes when it is run
 # Sixteen points forward and backward, parity and differences: about 100 forward passes, at a slow 10⁹ a second.
 _S_PER_MULTIPLY_ADD = 1e-7
 _MOST_S = 3600.0
+_START_S = 600.0  # for the process to load its libraries: no file is touched yet
 _PATIENCE = "ONNXCAKE_PATIENCE"  # the environment variable that multiplies all times
-_WALL = 8  # times the processor seconds: other work may hold the cores
+_WALL = 20  # times the processor seconds: other work may hold the cores
+
+
+@dataclass
+class _Asked:
+    """What a file asks for, as far as it is known."""
+
+    megabytes: float
+    nodes: int = 0
+    loops: bool = False
+    multiply_adds: int = 0
+    steps: int = 0
+    turns: int = 0
+
+    def seconds(self, stage: str) -> float:
+        """Processor seconds that a stage may take."""
+        nodes = min(self.nodes, LIMIT_NODES)
+        if self.loops and stage == BUILDING:
+            nodes += LIMITS.steps  # written out: the builder stops there
+        build = self.megabytes * _S_PER_MB + nodes * _S_PER_NODE
+        run = self.multiply_adds * _S_PER_MULTIPLY_ADD + self.steps * _S_PER_STEP + self.turns * _S_PER_TURN
+        return (_BASE_S + build + min(run, _MOST_S)) * _patience()
+
+    def __str__(self) -> str:
+        run = f"{self.multiply_adds:.1e} multiply-adds and {self.turns:,} time steps" if self.steps else ""
+        return ", ".join(filter(None, (f"{self.megabytes:.1f} MB", f"{self.nodes:,} operators", run)))
 
 
 class Airlock:
@@ -40,6 +73,7 @@ class Airlock:
 
     def __init__(self, child: Child | None = None) -> None:
         self._child = child or Child(MODULE)
+        self.stage = ""
 
     def examine(self, path: Path, options: Options) -> Examination:
         """All that can be known of a file; its ``error`` says why it cannot be used, if it cannot.
@@ -47,28 +81,28 @@ class Airlock:
         Raises:
             nothing about the file: what is wrong with it is in the result.
         """
-        megabytes = _megabytes(path)
+        asked = _Asked(_megabytes(path))
         with contextlib.suppress(OSError):  # this folder may be gone: the child says that the file is missing
             path = path.absolute()
         question = {"path": str(path), "options": options.as_dict()}
         memory = _memory()
         self._child.start()
+        self.stage = "the process was started"
         try:
-            measured = self._ask({"do": "measure", **question}, memory, _BASE_S + megabytes * _S_PER_MB)
-            megabytes += min(measured["bytes_outside"], LIMIT_WEIGHTS) / 1e6
-            seconds = _BASE_S + megabytes * _S_PER_MB + min(measured["nodes"], LIMIT_NODES) * _S_PER_NODE
-            answer = self._ask({"do": "read", "memory": memory, **question}, memory, seconds)
+            wait_for("loading libraries")
+            self._ask({"do": "start"}, memory)
+            measured = self._ask({"do": "measure", **question}, memory, asked)
+            asked.megabytes += min(measured["bytes_outside"], LIMIT_WEIGHTS) / 1e6
+            asked.nodes, asked.loops = measured["nodes"], measured["loops"]
+            answer = self._ask({"do": "read", "memory": memory, **question}, memory, asked)
             if answer["error"] is None:
-                seconds += min(answer["multiply_adds"] * _S_PER_MULTIPLY_ADD, _MOST_S)
-                answer = self._ask({"do": "probe"}, memory, seconds)
+                asked.multiply_adds, asked.steps, asked.turns = (answer["cost"][k] for k in ("macs", "steps", "turns"))
+                answer = self._ask({"do": "probe"}, memory, asked)
         except ChildDied as death:
-            error = BadTeacherFile(
-                f"it was given up while it was examined: {first_line(death)}",
-                where=path.name,
-                remedy="The file is broken or hostile, or too large for this machine's free memory. A sound one on a "
-                f"slow machine may take longer with {_PATIENCE}=10 in the environment.",
-            )
+            error = _given_up(death, self.stage, asked, path.name)
             return Examination({"file": {"name": path.name}}, None, error)
+        finally:
+            wait_for("")
         facts = None if answer["facts"] is None else Facts.from_dict(answer["facts"])
         return Examination(answer["found"], facts, None if answer["error"] is None else _error(answer["error"]))
 
@@ -76,14 +110,40 @@ class Airlock:
         """Ends the child; the next file would start a fresh one."""
         self._child.close()
 
-    def _ask(self, question: dict[str, Any], memory: int, seconds: float) -> dict[str, Any]:
-        seconds *= _patience()
-        allowance = Allowance(memory, seconds, seconds * _WALL)
+    def _ask(self, question: dict[str, Any], memory: int, asked: _Asked | None = None) -> dict[str, Any]:
+        def allowance() -> Allowance:
+            seconds = _START_S if asked is None else asked.seconds(self.stage)
+            return Allowance(memory, seconds, seconds * (1 if asked is None else _WALL))
+
+        def on_note(note: dict[str, Any]) -> Allowance:
+            self.stage = str(note["stage"])
+            wait_for(self.stage)
+            return allowance()
+
         try:
-            answer, _ = self._child.ask(question, allowance=allowance)
+            answer, _ = self._child.ask(question, allowance=allowance(), on_note=on_note)
         except ChildRefused as error:  # a bug of ours, or memory that ran out under the limit
             raise ChildDied(str(error)) from error
         return answer
+
+
+def _given_up(death: ChildDied, stage: str, asked: _Asked, name: str) -> TeacherError:
+    """Say at which stage a file was given up, for using what, and how to raise the limit."""
+    what = first_line(death)
+    if not isinstance(death, ChildOverran):
+        return BadTeacherFile(
+            f"it was given up while it was examined: {what}",
+            where=name,
+            remedy=f"A library crashed on it at the stage “{stage}”: the file is damaged, or meets a fault of that "
+            "library, or there was too little free memory. Try it once more with other work closed.",
+        )
+    remedy = (
+        "Free some memory, or use a machine that has more."
+        if death.limit == "memory"
+        else f"That is many times what such a file takes: it may hold a loop that never ends. If this machine is slow "
+        f"or busy, allow ten times as much with {_PATIENCE}=10 in the environment."
+    )
+    return TeacherError(f"it was given up at the stage “{stage}”, of {asked}: {what}", where=name, remedy=remedy)
 
 
 def examine(path: Path, options: Options) -> Examination:
@@ -141,17 +201,19 @@ class _Server:
         from ..ort import RuntimeRefused
         from .examine import Examiner
 
+        if header["do"] == "start":
+            return {}, None
         if header["do"] == "measure":
-            outside, nodes = measure(Path(header["path"]))
-            return {"bytes_outside": outside, "nodes": nodes}, None
-        macs = 0
+            outside, nodes, loops = measure(Path(header["path"]))
+            return {"bytes_outside": outside, "nodes": nodes, "loops": loops}, None
+        cost: dict[str, int] = {}
         try:
             if header["do"] == "read":
                 _limit_address_space(header["memory"])
-                self.examiner = Examiner(self.runtime)
+                self.examiner = Examiner(self.runtime, lambda stage: tell({"stage": stage}))
                 options = Options.of(**header["options"])
                 limits = Limits(value_bytes=min(4 << 30, header["memory"] // 4))
-                macs = self.examiner.read(Path(header["path"]), options, limits)
+                cost = self.examiner.read(Path(header["path"]), options, limits)
             else:
                 self.examiner.run()
         except OnnxcakeError as error:
@@ -167,7 +229,7 @@ class _Server:
             "found": exam.found,
             "facts": None if exam.facts is None else exam.facts.as_dict(),
             "error": None if exam.error is None else exam.error.as_dict(),
-            "multiply_adds": macs,
+            "cost": cost,
         }, None
 
 

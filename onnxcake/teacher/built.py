@@ -102,8 +102,9 @@ def with_example(error: OpenSizes, path: Path, choice: Choice, limits: Limits) -
             return other
         if way.output is not None:
             return UnsupportedTeacher(error.what, where=error.where, remedy=error.say(shape))
-        if way.refusal is not None and any(one.missing or one.limit for one in way.blocked):
-            return way.refusal
+        if way.refusal is not None and not any(one.unfit for one in way.blocked):
+            tried = f"{way.refusal.what} (tried with --shape {','.join(map(str, shape))})"
+            return UnsupportedTeacher(tried, where=way.refusal.where, remedy=way.refusal.remedy)  # no sizes help
     remedy = "Say the sizes, batch included, with --shape; the usual ones do not fit, so ask who made the file."
     return UnsupportedTeacher(error.what, where=error.where, remedy=error.say(error.examples[0]) if large else remedy)
 

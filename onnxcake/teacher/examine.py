@@ -18,7 +18,7 @@ from ..child import Array, give_back_memory
 from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, UnsupportedTeacher, first_line, shown
 from ..graph.baked import candidates
 from ..graph.convert import convert
-from ..graph.cost import dearest, multiply_adds
+from ..graph.cost import costs, dearest, multiply_adds
 from ..graph.ends import head, tail
 from ..graph.float_twin import float_twin, is_quantised
 from ..graph.load import load
@@ -41,6 +41,7 @@ from .signature import Signature
 from .values import advice, values_of
 
 _LIMIT_MULTIPLY_ADDS = 10**12  # ten times a large vision transformer's; synthesis takes a million of them
+BUILDING = "building the graph"
 _EXPORT = "Export it with torch.onnx.export(..., dynamo=False, opset_version=17)."
 
 
@@ -60,10 +61,14 @@ class Examination:
 
 
 class Examiner:
-    """Looks at one file in two stages, so that each can have limits of its own."""
+    """Looks at one file in two stages, so that each can have limits of its own.
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
+    Args:
+        stage: is told what is done next.
+    """
+
+    def __init__(self, runtime: Runtime, stage: Callable[[str], None] = lambda stage: None) -> None:
+        self.runtime, self.stage = runtime, stage
         self.exam = Examination()
         self.opened: Opened | None = None
         self.unclear: Built | None = None
@@ -72,11 +77,12 @@ class Examiner:
         self.assumed: Signature | None = None
         self._held: tuple[str, Session] | None = None
 
-    def read(self, path: Path, options: Options, limits: Limits) -> int:
-        """The first stage: reads and builds; returns the multiply-adds of one input."""
+    def read(self, path: Path, options: Options, limits: Limits) -> dict[str, int]:
+        """The first stage: reads and builds; returns what one input costs, see `costs`."""
         self.path, self.options, self.limits = path, options, limits
         self.exam.found["file"] = {"name": path.name}
         options.check()
+        self.stage("reading the file")
         file = load(path)
         self.exam.found["file"] |= {"sha256": file.digest, "bytes": file.size_bytes, **describe_file(file.proto)}
         try:
@@ -85,11 +91,12 @@ class Examiner:
             raise with_example(error, path, options.choice, limits) from error
         del file
         give_back_memory()
+        self.stage(BUILDING)
         built = build(safe, limits, path.name)
         self.exam.found |= describe_graph(built.converted)
         if any(one.unfit for one in built.blocked):
             self.unclear = built  # onnxruntime is asked why: in the second stage
-            return 0
+            return costs(built.converted)
         if built.refusal is not None:
             raise built.refusal
         opened = self._open(built)
@@ -104,7 +111,7 @@ class Examiner:
             )
         self.points, self.batches = probe.points_for(macs), probe.batches_for(macs)
         self.exam.found["cost"] = {"parameters": opened.parameters, "multiply_adds": macs}
-        return macs
+        return costs(opened.converted) | {"macs": macs}
 
     def _open(self, built: Built) -> Opened:
         assert built.output is not None
@@ -116,6 +123,7 @@ class Examiner:
 
     def run(self) -> None:
         """The second stage: runs it in onnxruntime and in torch, forward and backward."""
+        self.stage("running it in onnxruntime")
         if self.unclear is not None:
             output = self.unclear.safe.chosen or next(iter(self.unclear.safe.outputs))
             safe = self.unclear.safe
@@ -205,6 +213,7 @@ class Examiner:
         shape = tuple(expected[0].shape[1:])
         signature = replace(signature, output_kind=kind, classes=2 if kind.startswith("binary") else rows.shape[1])
         signature = replace(signature, output_shape=None if shape == (signature.scores,) else shape)
+        self.stage("comparing it with onnxruntime")
         parity = self._parity(signature, inputs, expected)
         if is_quantised(opened.safe.model):
             self.exam.found["host"] = self._host(inputs, expected)
@@ -212,6 +221,7 @@ class Examiner:
         self.exam.found["signature"] = asdict(signature) | names | {"task": signature.task}
         session.rest()
         give_back_memory()
+        self.stage("checking its gradients")
         health = self._gradient(signature)
         self.exam.found["gradient"] = health.as_dict()
         self.exam.facts = Facts(

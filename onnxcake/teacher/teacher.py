@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..child import Array
 from ..errors import UsageError
 from ..graph.front import Front
+from ..waiting import wait_for
 from . import airlock, look
 from .facts import Facts
 from .offers import Offers, Statistics
@@ -130,9 +131,11 @@ class Teacher:
         assert exam.facts is not None
         facts = exam.facts
         fixed = facts.fixed_batch is not None
+        wait_for("building the graph")
         opened = open_graph(path, options, fixed=fixed, digest=facts.digest, batch=facts.baked_batch)
         graph = opened.logits(facts.signature.output_kind)
         part = opened.safe.cut(opened.output)
+        wait_for("")
         return cls(facts, part.SerializeToString(), opened.safe.beside(part), graph.to(place), place, opened)
 
     def logits(self, inputs: Tensor) -> Tensor:
