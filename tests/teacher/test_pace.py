@@ -166,7 +166,7 @@ def test_all_of_the_timing_takes_seconds(
         ({"bf16", "asimd"}, True),
         (set(), True),
     ],
-    ids=str,
+    ids=lambda value: "+".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_bfloat16_is_tried_where_the_processor_has_it(
     flags: set[str], tried: bool, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
@@ -186,6 +186,7 @@ def test_bfloat16_is_tried_where_the_processor_has_it(
         ("nothing of the kind", set()),
         (None, set()),
     ],
+    ids=["x86", "arm", "another form", "no such file"],
 )
 def test_a_processors_features_are_read(
     told: str | None, known: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
