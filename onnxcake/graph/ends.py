@@ -12,7 +12,8 @@ from torch import Tensor
 from .beginning import Beginning, Numbers, beginning
 from .convert import Converted
 
-_PASS = {"Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_PASS = {("", op) for op in ("Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")}
+_PASS |= {("ai.onnx.ml", "ZipMap")}
 _ROUNDING = 1e-5
 _QUANTISED = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
 
@@ -30,13 +31,16 @@ def tail(graph: Converted, output: str) -> Tail:
     makers = {name: node for node in graph.safe.model.graph.node for name in node.output}
 
     def back(name: str) -> onnx.NodeProto | None:
-        while (node := makers.get(name)) is not None and node.op_type in _PASS and not node.domain:
+        while (node := makers.get(name)) is not None and (node.domain, node.op_type) in _PASS:
             name = node.input[0]
         return node
 
     node = back(output)
-    if node is None or node.domain:
+    if node is None:
         return Tail(None, output)
+    if node.domain:
+        unit = node.op_type == "Normalizer" and _attribute(node, "norm") == b"L2"
+        return Tail("unit_norm" if unit else None, output)
     if node.op_type in ("Softmax", "LogSoftmax") and _over_classes(graph, node):
         return Tail("softmax" if node.op_type == "Softmax" else "log_softmax", node.input[0])
     if node.op_type == "Sigmoid":
@@ -45,21 +49,35 @@ def tail(graph: Converted, output: str) -> Tail:
         inner = back(node.input[0])
         if inner is not None and inner.op_type == "Softmax" and _over_classes(graph, inner):
             return Tail("log_softmax", inner.input[0])
-    if node.op_type == "LpNormalization" or (node.op_type == "Div" and _norm_of(makers, node)):
+    if node.op_type == "LpNormalization":  # with p = 1 it makes shares, which may be probabilities
+        unit = _attribute(node, "p") in (None, 2) and _is_over_classes(
+            graph, node.input[0], _attribute(node, "axis", -1)
+        )
+        return Tail("unit_norm" if unit else None, output)
+    if node.op_type == "Div" and _norm_of(makers, node):
         return Tail("unit_norm", output)
     return Tail(None, output)
 
 
 def _over_classes(graph: Converted, node: onnx.NodeProto) -> bool:
     """Whether a Softmax is over the only axis, but for the batch, that is longer than one."""
-    value = graph.values.get(node.input[0])
+    old = graph.safe.opsets.get("", 0) < 13  # flattens what follows the axis
+    axis = _attribute(node, "axis", 1 if old else -1)
+    return _is_over_classes(graph, node.input[0], axis) or (old and axis == 1)
+
+
+def _is_over_classes(graph: Converted, name: str, axis: int) -> bool:
+    value = graph.values.get(name)
     if value is None or not isinstance(value.seen[0], Tensor):
         return False
     shape = value.seen[0].shape
-    old = graph.safe.opsets.get("", 0) < 13  # flattens what follows the axis
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1 if old else -1) % max(len(shape), 1)
+    axis %= max(len(shape), 1)
     long = [i for i, size in enumerate(shape) if i and size > 1]
-    return long == [axis] or (not long and axis > 0) or (old and axis == 1)
+    return long == [axis] or (not long and axis > 0)
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 def _norm_of(makers: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> bool:

@@ -30,6 +30,7 @@ from ..ort import Runtime, RuntimeRefused, Session
 from ..rng import Key
 from . import probe
 from .built import Built, build, check_baked, what_onnxruntime_says, with_example
+from .classes import check_scores, label_beside
 from .description import describe_file, describe_graph, told
 from .facts import Facts
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
@@ -209,7 +210,11 @@ class Examiner:
             )
         )
         rows = probe.rows_of(session.run_in_batches(more.numpy(), self.batches[0]))
-        kind = output_kind(rows, opened.tail, output, self.options.task, opened.name)
+        labelled = label_beside(opened.converted, opened.output) is not None
+        kind = output_kind(rows, opened.tail, output, self.options.task, opened.name, labelled)
+        said = self.options.task is not None or self.options.output is not None
+        if kind == "logits" and opened.tail.kind is None and not said:
+            check_scores(opened.converted, opened.output, output, rows.shape[1], opened.name)
         shape = tuple(expected[0].shape[1:])
         signature = replace(signature, output_kind=kind, classes=2 if kind.startswith("binary") else rows.shape[1])
         signature = replace(signature, output_shape=None if shape == (signature.scores,) else shape)

@@ -17,6 +17,8 @@ from .signature import OutputKind, Task
 
 _SCORES = "Choose the tensor with the class scores with --output NAME, or export the model with them as output."
 _AROUND = "Export the model without it, or choose an --output before it."
+_BEFORE = "Choose the tensor before it: --output {}."
+_SEARCHED = 64  # values before an output among which scores are looked for
 _NAMED = 8  # obstacles or names in one message
 _WHY = 200  # characters of a reason, which may quote the file
 
@@ -62,7 +64,7 @@ def choose_output(graph: Converted, file: str) -> str:
         raise UnsupportedTeacher(
             f"it is not plain which output holds the class scores: {names}",
             where=file,
-            remedy="Choose one with --output NAME.",
+            remedy=f"Choose one with --output NAME, such as --output {graph.safe.name_of(fit[0])}.",
         )
     raise UnsupportedTeacher("; ".join(reasons[:_NAMED]) or "it has no outputs", where=file, remedy=remedy)
 
@@ -94,14 +96,17 @@ def _unfit(graph: Converted, name: str) -> tuple[str | None, str]:
         return ("is the input itself" if source else "is a weight, the same for every input"), ""
     sample = value.seen[0]
     if not isinstance(sample, Tensor):
-        return "is a sequence, not a tensor", ""
+        inside = [one for one in maker.input if one in graph.values and _unfit(graph, one)[0] is None]
+        names = ", ".join(graph.safe.name_of(one) for one in inside[:_NAMED])
+        several = f"Choose one of its tensors, each a classifier of its own: --output {names}."
+        return "is a sequence, not a tensor", several.replace(": --output", " with --output NAME:") if inside else ""
     if value.depends != Depends.DATA:
         return "is the same for every input", ""
     if not sample.dtype.is_floating_point:
-        before = graph.safe.name_of(maker.input[0]) if maker.input else ""
         kind = str(sample.dtype).removeprefix("torch.")
         what = f"({kind} [{', '.join(map(str, _free_shape(graph, name)))}]) comes from {shown(maker.op_type)[1:-1]}"
-        return f"{what}, which has no gradient", f"Choose the tensor before it: --output {before}."
+        before = _scores_before(graph, name)
+        return f"{what}, which has no gradient", "" if before is None else _BEFORE.format(graph.safe.name_of(before))
     if tail(graph, name).kind == "unit_norm":
         return "is an embedding (its rows have length one), not class scores", _SCORES
     shape = sample.shape
@@ -113,6 +118,31 @@ def _unfit(graph: Converted, name: str) -> tuple[str | None, str]:
     return None, ""
 
 
+def _scores_before(graph: Converted, name: str) -> str | None:
+    """Find the nearest value before ``name`` that holds a row of numbers with a gradient for each input."""
+    makers = {made: node for node in graph.safe.model.graph.node for made in node.output}
+    reached, at = [name], 0
+    while at < min(len(reached), _SEARCHED):
+        node = makers.get(reached[at])
+        at += 1
+        for source in () if node is None else node.input:
+            if source in reached or source not in graph.values:
+                continue
+            reached.append(source)
+            if _is_a_row(graph, source):
+                return str(source)
+    return None
+
+
+def _is_a_row(graph: Converted, name: str) -> bool:
+    value = graph.values[name]
+    if name == "input" or value.depends != Depends.DATA or not isinstance(value.seen[0], Tensor):
+        return False
+    sample = value.seen[0]
+    rows = sample.dim() > 1 and sample.shape[0] == graph.values["input"].seen[0].shape[0]
+    return rows and sample.dtype.is_floating_point and sum(size > 1 for size in sample.shape[1:]) <= 1
+
+
 def _free_shape(graph: Converted, name: str) -> list[str | int]:
     first, second = (v.shape for v in graph.values[name].seen)
     return [a if a == b else "N" for a, b in zip(first, second, strict=True)]
@@ -122,12 +152,15 @@ def _shown_shape(graph: Converted, name: str) -> str:
     return f"[{', '.join(map(str, _free_shape(graph, name)))}]"
 
 
-def output_kind(rows: Array, shown_by_graph: Tail, name: str, task: Task | None, file: str) -> OutputKind:
+def output_kind(
+    rows: Array, shown_by_graph: Tail, name: str, task: Task | None, file: str, labelled: bool = False
+) -> OutputKind:
     """What a classifier's answers are, judged by the graph, their values and what the user says.
 
     Args:
         rows: answers to random inputs [n, scores].
         name: the output's name in the file.
+        labelled: whether another output holds a label for each input.
 
     Raises:
         UnsupportedTeacher: for one unbounded number, which may be a logit or a regression's result.
@@ -141,7 +174,7 @@ def output_kind(rows: Array, shown_by_graph: Tail, name: str, task: Task | None,
             raise _does_not_fit(task, "one number for each input", file)
         if end == "sigmoid" or (in_unit and end is None and task is None and len(np.unique(values)) > 1):
             return "binary_probability"
-        if task == "binary" or re.search(r"logit", name, re.IGNORECASE):
+        if task == "binary" or labelled or re.search(r"logit", name, re.IGNORECASE):
             return "binary_logit"
         raise UnsupportedTeacher(
             f"output {shown(name)} is one unbounded number for each input: a binary logit, or the result of a "

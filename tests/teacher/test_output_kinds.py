@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from onnxcake.errors import DeadTeacher, UnsupportedTeacher
+from onnxcake.errors import UnsupportedTeacher
 from onnxcake.ort import Runtime
 from onnxcake.teacher import Teacher, way_back
 from onnxcake.teacher.scores import Logits
@@ -239,6 +239,19 @@ OUTPUTS = {
         outputs=[value("boxes", "batch", 5, 4), value("y", "batch", 3)],
         also={"output_name": "y"},
     ),
+    "shares of sigmoids (one against the rest)": kind(
+        "probabilities", HIDDEN, N("Sigmoid", ["h"], ["s"]), N("LpNormalization", ["s"], ["y"], axis=-1, p=1)
+    ),
+    "a binary logit beside its label": kind(
+        "binary_logit",
+        N("MatMul", ["x", "one"], ["y"]),
+        N("Greater", ["y", "zero"], ["g"]),
+        N("Cast", ["g"], ["c"], to=I64),
+        N("Reshape", ["c", "to"], ["label"]),
+        zero=np.array(0, np.float32),
+        to=np.array([-1]),
+        outputs=[value("label", "batch", kind=I64), value("y", "batch", 1)],
+    ),
     "in half precision": kind(
         "probabilities",
         HIDDEN,
@@ -320,6 +333,27 @@ REFUSED = {
         "output 'y' is an embedding",
         "--output NAME",
     ),
+    "labels behind a table": (
+        made(
+            HIDDEN,
+            N("ArgMax", ["h"], ["a"], axis=1, keepdims=0),
+            N("Gather", ["classes", "a"], ["y"]),
+            classes=np.array([3, 5, 7]),
+            outputs=[value("y", "batch", kind=I64)],
+        ),
+        "output 'y' (int64 [N]) comes from Gather, which has no gradient",
+        "--output 'h'",
+    ),
+    "several classifiers in a sequence": (
+        made(
+            SCORES,
+            N("MatMul", ["x", "V"], ["z"]),
+            N("SequenceConstruct", ["y", "z"], ["all"]),
+            outputs=[helper.make_tensor_sequence_value_info("all", 1, None)],
+        ),
+        "output 'all' is a sequence",
+        "--output NAME: 'y', 'z'",
+    ),
     "a detector": (
         made(
             N("MatMul", ["x", "B"], ["b"]),
@@ -355,6 +389,103 @@ def test_what_is_no_classifier(name: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedTeacher) as caught:
         loaded(model, tmp_path)
     assert what in caught.value.what and remedy in caught.value.remedy
+
+
+# --- class scores or features -------------------------------------------------------------------------------
+
+
+def head_of(*nodes: onnx.NodeProto, name: str = "y", count: int = 96, **more: Any) -> onnx.ModelProto:
+    """Of a picture [3, 8, 8]: a convolution ``c`` [5, 8, 8], ``nodes``, and what they make as output."""
+    wide, deep = normal(5, count, seed=4), normal(count, 3, 1, 1, seed=5)
+    weights = {"wide": wide, "deep": deep, "bias": normal(count, seed=6), "to": np.array([-1, count]), **more}
+    renamed = [N(n.op_type, n.input, [name if o == "y" else o for o in n.output]) for n in nodes]
+    for node, copy in zip(nodes, renamed, strict=True):
+        copy.attribute.extend(node.attribute)
+    out = [value(name, "batch", count)]
+    metadata = weights.pop("metadata", None)
+    conv = N("Conv", ["x", "K"], ["c"])
+    pooled, flat = N("GlobalAveragePool", ["c"], ["p"]), N("Flatten", ["p"], ["f"])
+    before = (conv, pooled, flat) if any("f" in node.input for node in nodes) else ()
+    inputs = [value("x", "batch", 3, 8, 8)]
+    return made(*before, *renamed, inputs=inputs, outputs=out, metadata=metadata, **weights)
+
+
+LINEAR, LINEAR_M = (N("Gemm", ["f", "wide", "bias"], [made_name]) for made_name in "ym")
+CLASSES: dict[str, onnx.ModelProto] = {
+    "a linear layer of any width": head_of(LINEAR),
+    "of an extractor's width": head_of(LINEAR, count=512),
+    "under an output's name": head_of(LINEAR, count=2048, name="output"),
+    "a product without a bias": head_of(N("MatMul", ["f", "wide"], ["y"]), count=2048, name="495"),
+    "few, after an activation": head_of(N("MatMul", ["f", "wide"], ["m"]), N("Relu", ["m"], ["y"]), count=10),
+    "an activation, by its name": head_of(
+        N("MatMul", ["f", "wide"], ["m"]), N("Tanh", ["m"], ["y"]), name="class_logits"
+    ),
+    "convolved, cut, averaged (SqueezeNet)": head_of(
+        N("Conv", ["x", "deep"], ["d"]),
+        N("Relu", ["d"], ["r"]),
+        N("GlobalAveragePool", ["r"], ["g"]),
+        N("Flatten", ["g"], ["y"]),
+        count=1000,
+    ),
+    "an activation, with names in the metadata": head_of(
+        N("MatMul", ["f", "wide"], ["m"]),
+        N("Relu", ["m"], ["y"]),
+        metadata={"labels": str([f"c{i}" for i in range(96)]).replace("'", '"')},
+    ),
+}
+FEATURES: dict[str, tuple[onnx.ModelProto, str]] = {
+    "an activation at the end": (
+        head_of(N("MatMul", ["f", "wide"], ["m"]), N("LeakyRelu", ["m"], ["y"])),
+        "it ends in LeakyRelu, not in a linear layer",
+    ),
+    "a backbone's pooled maps": (
+        head_of(N("Conv", ["x", "deep"], ["d"]), N("Relu", ["d"], ["r"]), N("GlobalAveragePool", ["r"], ["g"]),
+                N("Reshape", ["g", "to"], ["y"]), count=1280),
+        "1280 is a usual number of features",
+    ),
+    "an embedding by its name": (
+        head_of(N("MatMul", ["f", "wide"], ["y"]), name="image_embeds", count=512),
+        "its name, 'image_embeds'",
+    ),
+    "normalised by batch": (
+        head_of(LINEAR_M, N("BatchNormalization", ["m", "b1", "bias", "bias", "b1"], ["y"]),
+                count=128, b1=np.ones(128, np.float32)),
+        "it ends in BatchNormalization",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_ordinary_logits_need_no_option(name: str, tmp_path: Path) -> None:
+    signature = loaded(CLASSES[name], tmp_path).signature
+    assert signature.output_kind == "logits" and signature.task == "multiclass"
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_features_are_not_taken_for_classes(name: str, tmp_path: Path) -> None:
+    model, against = FEATURES[name]
+    with pytest.raises(UnsupportedTeacher) as caught:
+        loaded(model, tmp_path)
+    assert "unbounded numbers for each input" in caught.value.what and against in caught.value.what
+    assert "--task multiclass" in caught.value.remedy
+    assert loaded(model, tmp_path, task="multiclass").signature.output_kind == "logits"
+
+
+def test_a_row_of_a_sequence_is_a_classifier_when_chosen(tmp_path: Path) -> None:
+    model = REFUSED["several classifiers in a sequence"][0]
+    for name, classes in (("y", 3), ("z", 7)):
+        assert loaded(model, tmp_path, output=name).signature.classes == classes
+
+
+def test_a_normalizer_is_known_by_its_norm(tmp_path: Path) -> None:
+    for norm, refused in (("L2", True), ("L1", False)):
+        model = made(HIDDEN, N("Sigmoid", ["h"], ["s"]), N("Normalizer", ["s"], ["y"], domain="ai.onnx.ml", norm=norm))
+        model.opset_import.add(domain="ai.onnx.ml", version=3)
+        if refused:
+            with pytest.raises(UnsupportedTeacher, match="embedding"):
+                loaded(model, tmp_path)
+        else:
+            assert loaded(model, tmp_path).signature.output_kind == "probabilities"
 
 
 # --- what goes in -------------------------------------------------------------------------------------------
@@ -556,12 +687,9 @@ def test_a_text_classifier_behind_its_embedding(tmp_path: Path, runtime: Runtime
         inputs=[value("x", "batch", 6, kind=I64)],
         table=table,
     )
-    with pytest.raises(DeadTeacher, match=r"(?s)gradient.*Gather.*--input NAME"):
-        loaded(model, tmp_path, range=(0, 19))
-    with pytest.raises(UnsupportedTeacher, match="shape of input 'embedded' is not known"):
-        loaded(model, tmp_path, input="embedded")
-    teacher = loaded(model, tmp_path, input="embedded", shape=(1, 6, 4))
-    assert (teacher.signature.input_name, teacher.signature.input_shape) == ("embedded", (6, 4))
+    for said in ({}, {"input": "embedded"}, {"input": "embedded", "shape": (1, 6, 4)}):
+        teacher = loaded(model, tmp_path, **said)
+        assert (teacher.signature.input_name, teacher.signature.input_shape) == ("embedded", (6, 4))
     words = torch.randint(0, 20, (9, 6), generator=torch.Generator().manual_seed(0))
     file = by_runtime(model, "y", words, runtime)
     torch.testing.assert_close(teacher.logits(torch.from_numpy(table)[words]), file, atol=1e-5, rtol=1e-4)
