@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import files, matrix, needs, probes, recorded
+from . import files, joining, matrix, needs, probes, recorded
 from . import plan as plans
 from .beginning import Beginning, beginning
 from .errors import RecipeError, StoreError, UsageError, printable
@@ -128,7 +128,7 @@ def prepare(request: Request) -> Job:
 
 
 def _given(path: Path | None, teacher: Teacher) -> Probe | None:
-    return None if path is None else probes.load(path, teacher.signature, class_names=teacher.facts.class_names)
+    return None if path is None else joining.given(path, teacher.signature, teacher.facts.class_names, teacher.front)
 
 
 def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | None) -> tuple[Synthesis, View]:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import probes, tensorfile
+from . import joining, probes, tensorfile
 from .errors import OutputError, UsageError, shown
 from .files import canonical, check_target, is_there, make_parent, sha256, write_atomic
 from .teacher import Options, Statistics, Teacher
@@ -42,7 +42,7 @@ def record_files(
         OnnxcakeError: as `record`, or if one of them cannot be read.
     """
     opened = Teacher.open(teacher, options or Options(), device)
-    given = probes.load(data, opened.signature, class_names=opened.facts.class_names)
+    given = joining.given(data, opened.signature, opened.facts.class_names, opened.front)
     for note in probes.told(given):
         say(note)
     return record(opened, torch.from_numpy(given.inputs), path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,11 @@ from . import probes
 from .agreement import Answers
 from .child import Array
 from .errors import UsageError
+from .graph.front import Front
+from .graph.load import load
+from .graph.whole import ending_in, whole
 from .host import arithmetic_here
+from .joining import check_pair, given
 from .ort import Runtime
 from .report import Report, costlier, versions
 from .rng import Key
@@ -22,6 +28,8 @@ from .teacher.opened import open_graph
 from .teacher.probe import open_session, random_inputs
 
 _NOISE_SAMPLES = 1000
+_RUNS = "Give a classifier that onnxruntime runs."
+Inputs = Array | Mapping[str, Array]
 _LATENCY_THREADS = 1
 
 
@@ -40,31 +48,37 @@ def verify(
         probe: real inputs, with labels or without.
         store: a run's store; its held-out batches are compared on.
             With neither, standard normal noise is used, which says little about real inputs.
-        options: what values both files take (range, mean, std): pictures are brought to these.
+        options: what is said of the teacher's file, as for `onnxcake.extract`, and of the student's where it has values
+            of the same names. Pictures are brought to the range, mean and std.
 
     Raises:
         TeacherError: if a file cannot be used; it is named.
         UsageError: if the two do not take the same inputs or do not know the same classes.
     """
+    said = options or Options()
     with Runtime() as runtime:
-        sides = [_Side(runtime, Path(path), options or Options()) for path in (teacher, student)]
-        shape = sides[0].signature.input_shape
-        if sides[1].signature.input_shape != shape:
-            raise UsageError(
-                f"{sides[1].name} takes inputs of shape {list(sides[1].signature.input_shape)}, "
-                f"{sides[0].name} of {list(shape)}",
-                remedy="Give two classifiers of the same inputs.",
-            )
-        names = sides[0].found["file"]["class_names"]
-        asked = None if probe is None else probes.load(Path(probe), sides[0].signature, class_names=names)
+        first = _Side(runtime, Path(teacher), said)
+        sides = [first, _Side(runtime, Path(student), _of_student(Path(student), said, first))]
+        front = first.opened.safe.front
+        if front is None and sides[1].opened.safe.front is None:
+            _check_shapes(sides)
+            feeds = None
+        else:
+            for side in sides:
+                side.take_the_files_inputs(runtime)
+            check_pair(sides[0].session, sides[1].session, [side.name for side in sides])
+            feeds = None if front is None else front.rows(1, Key(0).at("latency"), held=True)
+        names = first.found["file"]["class_names"]
+        asked = None if probe is None else given(Path(probe), first.signature, names, front, runtime, free=True)
         agreement: dict[str, Any] = {}
         alarming: list[str] = []
-        for source, (inputs, labels) in _inputs(sides[0].signature, asked, store).items():
+        for source, (inputs, labels) in _inputs(first, asked, store).items():
             found = _compared(sides, inputs, labels)
             agreement[source] = found.comparison().as_dict()
             alarming += found.doubts(source)
-        one = np.zeros((1, *shape), np.float32)
-        told = [side.as_dict(inputs) for side in sides]
+        one = feeds or np.zeros((1, *first.signature.input_shape), np.float32)
+        like = _rows_like(first.signature) if isinstance(inputs, Mapping) else inputs
+        told = [side.as_dict(like) for side in sides]
         latency = {name: side.latency_ms(one) for name, side in zip(("teacher", "student"), sides, strict=True)}
     return Report.of(
         {
@@ -79,11 +93,44 @@ def verify(
     )
 
 
+def _check_shapes(sides: Sequence[_Side]) -> None:
+    shape = sides[0].signature.input_shape
+    if sides[1].signature.input_shape != shape:
+        raise UsageError(
+            f"{sides[1].name} takes inputs of shape {list(sides[1].signature.input_shape)}, "
+            f"{sides[0].name} of {list(shape)}",
+            remedy="Give two classifiers of the same inputs.",
+        )
+
+
+def _of_student(path: Path, said: Options, teacher: _Side) -> Options:
+    """What is said of the teacher, as far as the student has values of these names; and sizes, of the teacher's."""
+    proto = load(path).proto
+    inputs = {value.name for value in proto.graph.input}
+    values = inputs | {name for node in proto.graph.node for name in node.output}
+    front = teacher.opened.safe.front
+    chosen = teacher.signature.input_name
+    sizes = {
+        one.name: tuple(size or 1 for size in one.sizes)
+        for one in (() if front is None else front.inputs)
+        if one.sizes and one.name in inputs
+    }
+    has = chosen in values
+    return replace(
+        said,
+        input=chosen if has else None,
+        output=said.output if said.output in values else None,
+        shape=(1, *teacher.signature.input_shape) if has and front is not None else said.shape,
+        constants={name: value for name, value in said.constants.items() if name in inputs},
+        shapes={**sizes, **{name: shape for name, shape in said.shapes.items() if name in inputs}},
+    )
+
+
 class _Side:
     """One of the two, in onnxruntime."""
 
     def __init__(self, runtime: Runtime, path: Path, options: Options) -> None:
-        self.name = path.name
+        self.path, self.name = path, path.name
         exam = airlock.examine(path, options)
         # A classifier that runs can be compared, even if it could not be a teacher for want of a gradient.
         if "signature" not in exam.found:
@@ -91,21 +138,33 @@ class _Side:
             raise exam.error
         self.found = exam.found
         self.signature = Signature.from_dict(exam.found["signature"])
-        opened = open_graph(path, options)
+        self.opened = opened = open_graph(path, options)
         part = opened.safe.cut(opened.output)
-        remedy = "Give a classifier that onnxruntime runs."
         model, weights = part.SerializeToString(), opened.safe.beside(part)
-        load = partial(open_session, runtime, model, path.name, remedy, weights=weights)
-        self._session, self._alone = load(), load(threads=_LATENCY_THREADS, arithmetic="host")
-        self._here = partial(arithmetic_here, runtime, model, self._session, weights=weights)
+        load = partial(open_session, runtime, model, path.name, _RUNS, weights=weights)
+        self._inner, self._alone = load(), load(threads=_LATENCY_THREADS, arithmetic="host")
+        self.session = self._inner
+        self._here = partial(arithmetic_here, runtime, model, self._inner, weights=weights)
 
-    def answers(self, inputs: Array) -> tuple[Array, OutputKind]:
+    def take_the_files_inputs(self, runtime: Runtime) -> None:
+        """Run the file from its own inputs on, not from the chosen value."""
+        output = self.opened.safe.value_names.get(self.opened.output, "")
+        model = ending_in(whole(load(self.path)), output)
+        self.session = open_session(runtime, model, self.name, _RUNS)
+        self._alone = open_session(runtime, model, self.name, _RUNS, threads=_LATENCY_THREADS, arithmetic="host")
+
+    def answers(self, inputs: Inputs) -> tuple[Array, OutputKind]:
         """What it says to ``inputs``, and what kind of numbers that is."""
-        return self._session.run_in_batches(inputs), self.signature.output_kind
+        if isinstance(inputs, Mapping):
+            answers = self.session.run_named(inputs)
+        else:
+            answers = self._inner.run_in_batches(inputs)
+        return answers, self.signature.output_kind
 
-    def latency_ms(self, one: Array) -> float:
+    def latency_ms(self, one: Inputs) -> float:
         """Milliseconds for a batch of one."""
-        return round(self._alone.latency_ms(one), 4)
+        taken = self._alone.latency_of(one) if isinstance(one, Mapping) else self._alone.latency_ms(one)
+        return round(taken, 4)
 
     def as_dict(self, inputs: Array) -> dict[str, Any]:
         """What the report says of it; ``inputs`` are those that a quantised file's arithmetic here is compared on."""
@@ -115,7 +174,7 @@ class _Side:
         return {"file": self.name, "sha256": file["sha256"], "bytes": file["bytes"], "parameters": parameters, **here}
 
 
-def _compared(sides: list[_Side], inputs: Array, labels: Array | None) -> Answers:
+def _compared(sides: list[_Side], inputs: Inputs, labels: Array | None) -> Answers:
     (teacher, of_teacher), (student, of_student) = (side.answers(inputs) for side in sides)
     ends = [side.signature for side in sides]
     if ends[0].classes != ends[1].classes or ends[0].task != ends[1].task:
@@ -128,18 +187,41 @@ def _compared(sides: list[_Side], inputs: Array, labels: Array | None) -> Answer
 
 
 def _inputs(
-    signature: Signature, probe: probes.Probe | None, store: str | Path | None
-) -> dict[str, tuple[Array, Array | None]]:
-    """What to compare on, by its name in the report."""
-    chosen: dict[str, tuple[Array, Array | None]] = {}
+    teacher: _Side, probe: probes.Probe | None, store: str | Path | None
+) -> dict[str, tuple[Inputs, Array | None]]:
+    """What to compare on, by its name in the report: the chosen value's rows, or the file's own inputs by name."""
+    chosen: dict[str, tuple[Inputs, Array | None]] = {}
+    front = teacher.opened.safe.front
+    held = {} if front is None else {one.name: one for one in front.inputs if one.held is not None}
     if store is not None:
         folder = Path(store)
         opened = Store.open(folder / "store" if (folder / "store").is_dir() else folder)
         data = StoreDataset(opened, held_out=opened.layout.held_out > 0)
         chosen["held_out"] = (data.take(list(range(len(data))))[0].numpy(), None)
-    if probe is not None:
+    if probe is not None and front is not None:
+        count = len(probe.inputs)
+        more = {name: one.rows(count, Key(0)) for name, one in held.items() if name not in probe.feeds}
+        chosen["probe"] = ({**_as_long(more, probe.feeds, front), **probe.feeds}, probe.labels)
+    elif probe is not None:
         chosen["probe"] = (probe.inputs, probe.labels)
     if not chosen:
-        noise = signature.to_input(random_inputs(signature.shape, Key(0).at("noise"), _NOISE_SAMPLES))
-        chosen["noise"] = (signature.whole(noise).numpy(), None)
+        rows = None if front is None else front.rows(_NOISE_SAMPLES, Key(0).at("noise"), held=True)
+        chosen["noise"] = (rows or _rows_like(teacher.signature), None)
     return chosen
+
+
+def _as_long(held: Mapping[str, Array], feeds: Mapping[str, Array], front: Front) -> dict[str, Array]:
+    """What is held, of the lengths that real inputs have where the file leaves them open."""
+    made = dict(held)
+    known = {one.name: one for one in front.inputs}
+    for name, array in held.items():
+        like = next((f for other, f in feeds.items() if known[other].dims == known[name].dims), None)
+        if like is not None and array.ndim > 1 and None in known[name].dims[1:] and array.shape != like.shape:
+            made[name] = np.broadcast_to(array[tuple(slice(0, 1) for _ in array.shape)], like.shape).copy()
+    return made
+
+
+def _rows_like(signature: Signature) -> Array:
+    """Standard normal noise, as the signature's input is."""
+    noise = signature.to_input(random_inputs(signature.shape, Key(0).at("noise"), _NOISE_SAMPLES))
+    return signature.whole(noise).numpy()

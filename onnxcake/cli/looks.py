@@ -61,14 +61,19 @@ def verify(
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Another .onnx file.")],
     probe: ProbeOption = None,
     store: Annotated[Path | None, typer.Option(help="Compare on the held-out batches of this run.")] = None,
+    input_: InputOption = None,
+    output: OutputOption = None,
+    shape: ShapeOption = None,
+    task: TaskOption = None,
     range_: RangeOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
+    hold: HoldOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two classifiers in onnxruntime."""
     start_airlock()
-    options = options_of(None, None, None, None, range_, mean, std, None)
+    options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
     from ..verification import verify as run_verify
 

@@ -42,6 +42,7 @@ class FileInput:
 
     Attributes:
         name, type: as in the file; the type is ONNX's number.
+        dims: as the file states them, batch included; None where open.
         sizes: `BATCH` (None) where an axis follows the batch; None as a whole where they are not known.
         held: what it is held at, 1 where an axis follows the batch; None if it is not held.
         needed: whether the front reads it.
@@ -50,6 +51,7 @@ class FileInput:
 
     name: str
     type: int
+    dims: tuple[int | None, ...]
     sizes: tuple[int | None, ...] | None
     held: Array | None
     needed: bool
@@ -147,9 +149,14 @@ class Front:
         content: bytes = model.SerializeToString(deterministic=True)
         return content
 
-    def rows(self, count: int, key: Key, still: bool = False) -> dict[str, Array] | None:
-        """Make random values for the inputs that the front reads; None where their sizes are not known."""
-        needed = [one for one in self.inputs if one.needed]
+    def rows(self, count: int, key: Key, still: bool = False, held: bool = False) -> dict[str, Array] | None:
+        """Make random values for the inputs that the front reads; None where their sizes are not known.
+
+        Args:
+            still: floats are zeros.
+            held: the other inputs are made, too, as they are held.
+        """
+        needed = [one for one in self.inputs if one.needed or (held and one.held is not None)]
         if any(one.sizes is None for one in needed):
             return None
         return {one.name: one.rows(count, key, still) for one in needed}
@@ -198,7 +205,8 @@ def _input(value: onnx.ValueInfoProto, source: Source, choice: Choice, needed: b
             array = held_array(value, sizes, held, "")
     except OnnxcakeError:  # a size that only the front knows of, or an input that nothing reads and no number is for
         pass
-    return FileInput(value.name, kind, sizes, array, needed, values)
+    dims = tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
+    return FileInput(value.name, kind, dims, sizes, array, needed, values)
 
 
 def _names(model: onnx.ModelProto) -> set[str]:

@@ -73,6 +73,24 @@ def _is_even(tensor: TensorProto) -> bool:
     return bool((array == array.flat[0]).all())
 
 
+def ending_in(content: bytes, output: str) -> bytes:
+    """A whole model with one output, a value of it, and all of its inputs."""
+    proto = onnx.ModelProto.FromString(content)
+    known = {value.name: value for value in proto.graph.output}
+    kept = reaching(proto.graph.node, output)
+    used = {name for node in kept for name in read_by(node)} | {output}
+    tensors = [tensor for tensor in proto.graph.initializer if tensor.name in used]
+    for field, items in (("node", kept), ("output", [known.get(output) or onnx.ValueInfoProto(name=output)])):
+        copies = [type(item).FromString(item.SerializeToString()) for item in items]
+        proto.graph.ClearField(field)
+        getattr(proto.graph, field).extend(copies)
+    copies = [TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+    proto.graph.ClearField("initializer")
+    proto.graph.initializer.extend(copies)
+    result: bytes = proto.SerializeToString()
+    return result
+
+
 @dataclass(frozen=True)
 class Ends:
     """What a student's file is to take and to give.
