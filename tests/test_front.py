@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,87 @@ def test_parts_that_cannot_be_joined_are_refused(tmp_path: Path, handmade: Any) 
     student.graph.node[0].CopyFrom(N("LabelEncoder", ["h"], ["y"], domain="ai.onnx.ml"))
     with pytest.raises(CannotJoin):
         joined(front, student.SerializeToString())
+
+
+# --- two files, fed by name ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_verify_and_extract_take_the_files_own_inputs(name: str, tmp_path: Path, handmade: Any) -> None:
+    teacher, feeds = saved(name, tmp_path, handmade), TEACHERS[name][4]
+    as_saved = {key: array.astype(str) if array.dtype == object else array for key, array in feeds.items()}
+    np.savez(tmp_path / "real.npz", **as_saved, labels=RNG.integers(0, 3, 40))
+    options = [*TEACHERS[name][3], "--probe", "real.npz"]
+    asked = ["extract", teacher, "--passes", "1e3", "-o", "synthesis.pace=plain", *options, "--out", "run"]
+    ended = in_process.command(*asked, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    told = json.loads((tmp_path / "run" / "report.json").read_text())["agreement"]["probe"]
+    held = {"flip": np.array(True), "side": np.tile(np.float32([[1, 2, 3]]), (40, 1))}
+    more = {v.name: held[v.name] for v in onnx.load(teacher).graph.input if v.name not in feeds}
+    student = tmp_path / "run" / "student.onnx"
+    wanted = (answers(teacher, {**feeds, **more}).argmax(1) == answers(student, feeds).argmax(1)).mean()
+    assert told["samples"] == 40 and told["agreement"]["value"] == pytest.approx(wanted)
+    ended = in_process.command("verify", teacher, student, *options, "--json", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert ended.told["agreement"]["probe"]["agreement"] == told["agreement"]
+    for others in (TEACHERS[name][3], [*TEACHERS[name][3], "--store", "run"]):
+        ended = in_process.command("verify", teacher, student, *others, "--json", cwd=tmp_path)
+        assert ended.code == 0, ended.err
+        assert sum(found["samples"] for found in ended.told["agreement"].values()) > 100
+    same = in_process.command("verify", teacher, teacher, *options, "--json", cwd=tmp_path)
+    assert same.told["agreement"]["probe"]["agreement"]["value"] == 1
+
+
+MASKED = [
+    N("Gather", ["E", "ids"], ["h"]),
+    N("Cast", ["mask"], ["m"], to=F),
+    N("Unsqueeze", ["m", "last"], ["u"]),
+    N("MatMul", ["h", "W"], ["z"]),
+    N("Relu", ["z"], ["r"]),
+    N("Mul", ["r", "u"], ["k"]),
+    N("ReduceMean", ["k"], ["y"], axes=[1], keepdims=0),
+]
+
+
+def masked(folder: Path, handmade: Any) -> Path:
+    """A teacher of ids and a mask of free length."""
+    inputs = [value(one, "batch", "length", kind=LONG) for one in ("ids", "mask")]
+    weights = {"E": normal(50, 8), "W": normal(8, 3), "last": np.array([2])}
+    onnx.save(handmade(MASKED, weights, inputs=inputs), folder / "t.onnx")
+    return folder / "t.onnx"
+
+
+def test_what_is_held_is_fed_where_the_probe_has_it(tmp_path: Path, handmade: Any) -> None:
+    teacher = masked(tmp_path, handmade)
+    flipped, turn = onnx.load(teacher), np.float32([1, -1, 2])
+    flipped.graph.node.extend([N("Mul", ["y", "turn"], ["other"])])
+    flipped.graph.initializer.append(numpy_helper.from_array(turn, "turn"))
+    flipped.graph.output[0].name = "other"
+    onnx.save(flipped, tmp_path / "s.onnx")
+    ids, mask = RNG.integers(0, 50, (60, 9)), RNG.integers(0, 2, (60, 9))
+    np.savez(tmp_path / "both.npz", ids=ids, mask=mask)
+    np.savez(tmp_path / "ids.npz", ids=ids)
+    options = ["--input", "h", "--hold", "mask=1", "--shape", "1,5,8", "--json"]
+    for probe, real in (("both.npz", mask), ("ids.npz", np.ones_like(mask))):
+        ended = in_process.command("verify", teacher, "s.onnx", *options, "--probe", probe, cwd=tmp_path)
+        assert ended.code == 0, ended.err
+        rows = answers(teacher, {"ids": ids, "mask": real})
+        wanted = (rows.argmax(1) == (rows * turn).argmax(1)).mean()
+        assert ended.told["agreement"]["probe"]["agreement"]["value"] == pytest.approx(wanted), probe
+
+
+def test_files_of_other_inputs_are_no_pair(tmp_path: Path, handmade: Any) -> None:
+    teacher = saved("ids", tmp_path, handmade)
+    nodes, weights, _, _, _ = TEACHERS["ids"]
+    other = [N(n.op_type, ["words" if i == "ids" else i for i in n.input], n.output) for n in nodes[:1]]
+    model = handmade([*other, *nodes[1:]], weights, inputs=[value("words", "batch", 12, kind=LONG)])
+    onnx.save(model, tmp_path / "other.onnx")
+    ended = in_process.command("verify", teacher, "other.onnx", cwd=tmp_path)
+    assert ended.code == 2 and "'words'" in ended.err
+
+
+def test_ids_that_the_table_does_not_have_are_refused(tmp_path: Path, handmade: Any) -> None:
+    teacher = saved("ids", tmp_path, handmade)
+    np.savez(tmp_path / "real.npz", ids=np.full((5, 12), 50))
+    ended = in_process.command("verify", teacher, teacher, "--probe", "real.npz", cwd=tmp_path)
+    assert ended.code == 2 and "real.npz" in ended.err and "Traceback" not in ended.err
