@@ -85,6 +85,7 @@ def test_labels_taken(labels: Any, told: str, tmp_path: Path) -> None:
         (np.eye(5, dtype=int)[LABELS], ["'y'", "[9, 5]", "one-hot"]),
         (np.ones((N, 3), int), ["'y'", "one-hot"]),
         (LABELS[:5], ["'y'", "[5]", "9 inputs"]),
+        (np.int64(2), ["'y'", "[]", "9 inputs"]),
         (np.zeros((N, 3, 3), int), ["'y'", "[9, 3, 3]"]),
         (np.array(["cat", "dog", "cow"])[LABELS], ["'y'", "'cow'", "'dog'"]),
         (np.array(NAMES, object)[LABELS], ["'y'", "Python objects", "pickle"]),
@@ -216,6 +217,16 @@ def test_raw_bytes_for_a_file_of_other_values(tmp_path: Path) -> None:
 )
 def test_other_layouts_are_refused_with_the_remedy(array: Any, words: list[str], tmp_path: Path) -> None:
     refused(saved(tmp_path, x=array, y=LABELS[: len(array)]), words, IMAGE)
+
+
+def test_sixteen_bits_of_another_kind(tmp_path: Path) -> None:
+    """safetensors keeps torch's bfloat16."""
+    import torch
+    from safetensors.torch import save_file
+
+    rounded = torch.from_numpy(ROWS).bfloat16()
+    save_file({"x": rounded}, tmp_path / "p.safetensors")
+    assert np.array_equal(probes.load(tmp_path / "p.safetensors", ROW).inputs, rounded.float().numpy())
 
 
 def test_an_array_of_the_inputs_name_is_the_one_that_is_meant(tmp_path: Path) -> None:
@@ -360,6 +371,8 @@ FIRST = np.concatenate([LABELS[:, None].astype(object), ROWS.astype(object)], 1)
         ([*[f"{row},{NAMES[n]}" for row, n in zip(cells(ROWS), LABELS, strict=True)]], "t.csv", True),
         (["a,b,c,d,y", *[f"{row},{float(n)}" for row, n in zip(cells(ROWS), LABELS, strict=True)]], "t.csv", True),
         (cells(ROWS, " "), "t.csv", False),
+        (["# a b c d", *cells(ROWS, " ")], "t.csv", False),
+        (["index,a,b,c,d", *[f"{n + 7},{row}" for n, row in enumerate(cells(ROWS))]], "t.csv", False),
     ],
 )
 def test_tables_taken(lines: list[str], name: str, labelled: bool, tmp_path: Path) -> None:
@@ -397,6 +410,11 @@ def test_tables_taken(lines: list[str], name: str, labelled: bool, tmp_path: Pat
 )
 def test_tables_refused(lines: list[str], words: list[str], tmp_path: Path) -> None:
     refused(table(tmp_path, lines), words, ROW, class_names=NAMES)
+
+
+@pytest.mark.parametrize("line", ["0,1,2,3", "index,b,c,d\n0,1,2,3"])
+def test_features_that_look_like_numbers_of_rows_or_columns(line: str, tmp_path: Path) -> None:
+    assert np.array_equal(probes.load(table(tmp_path, [line]), ROW).inputs, [[0, 1, 2, 3]])
 
 
 def test_a_first_row_with_a_gap_is_no_header(tmp_path: Path) -> None:

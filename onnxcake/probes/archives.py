@@ -62,7 +62,7 @@ def _arrays(file: Path) -> dict[str, Array]:
         raise ProbeError("not a regular file", where=file, remedy=REMEDY)
     try:
         if file.suffix.lower() == ".safetensors":
-            return dict(load_file(file))
+            return {name: _plain(array) for name, array in load_file(file).items()}
         with file.open("rb") as source:
             if source.read(4).startswith(b"PK"):
                 return _members(file)
@@ -72,6 +72,11 @@ def _arrays(file: Path) -> dict[str, Array]:
         raise
     except Exception as error:  # damage makes zipfile, zlib, numpy and its tokenizer raise errors of their own
         raise unreadable(file, error) from error
+
+
+def _plain(array: Array) -> Array:
+    """An array of a type that numpy knows by itself: bfloat16 is float32."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _members(file: Path) -> dict[str, Array]:

@@ -47,7 +47,7 @@ class Labels:
         Raises:
             ProbeError: if they are not labels of ``count`` inputs, or of other classes.
         """
-        if len(array) != count or array.ndim > 2:
+        if array.shape[:1] != (count,) or array.ndim > 2:
             raise self._error(f"has shape {list(array.shape)}, for {count} inputs", "Give one label for each input.")
         if array.dtype.kind in "US":
             return self.by_name(texts_of(array).reshape(-1).tolist() if array.size == count else [], count)

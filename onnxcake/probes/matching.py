@@ -127,12 +127,12 @@ def _named(arrays: Mapping[str, Array], source: Path, takes: Takes) -> str:
 def _labels(
     arrays: Mapping[str, Array], used: object, count: int, source: Path, wanted: Wanted
 ) -> tuple[Array | None, tuple[str, ...]]:
-    rest = {name: array for name, array in arrays.items() if name not in used and array.ndim}  # type: ignore[operator]
+    rest = {name: array for name, array in arrays.items() if name not in used}  # type: ignore[operator]
     named = [name for name in rest if is_label_name(name)]
     if len(named) > 1:
-        named = [name for name in named if len(rest[name]) == count and rest[name].dtype.kind != "f"] or named
+        named = [name for name in named if rest[name].shape[:1] == (count,) and rest[name].dtype.kind != "f"] or named
     able = named or [
-        name for name, a in rest.items() if a.dtype.kind in "iub" and len(a) == count and a.ndim <= 2 and a.size
+        name for name, a in rest.items() if a.dtype.kind in "iub" and a.shape[:1] == (count,) and a.ndim <= 2 and a.size
     ]
     if len(able) > 1:
         raise ProbeError(
@@ -182,6 +182,8 @@ def _remedy(arrays: Mapping[str, Array], able: list[str], takes: Takes) -> str:
         sizes = array.shape[1:]
         if array.dtype.kind not in _NUMBERS or array.ndim == 0 or None in wanted:
             continue
+        if array.dtype.kind == "f" and array.ndim == 1 and math.prod(size or 0 for size in wanted) == 1:
+            return f"{shown(name)} is one number for each input: .reshape{(-1, *wanted)}."
         if array.shape == wanted:
             return f"{shown(name)} is one input without a batch: save array[None]."
         if array.ndim > 2 and sorted(sizes) == sorted(wanted, key=lambda size: size or 0):  # in another order

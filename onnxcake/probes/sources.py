@@ -72,7 +72,7 @@ def _class_folders(path: Path, beside: Mapping[str, Sequence[Path]]) -> list[tup
     folders = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith((".", "__MACOSX")))
     groups = [(folder, _listed(folder).get("pictures", [])) for folder in folders]
     if not any(pictures for _, pictures in groups):
-        deep = [one for one in folders if not beside and any(inner.is_dir() for inner in one.iterdir())]
+        deep = [one for one in folders if not beside and _holds_class_folders(one)]
         if deep:
             raise ProbeError("holds no pictures, but folders of folders", where=path, remedy=f"Give {deep[0]} alone.")
         return []
@@ -87,3 +87,7 @@ def _class_folders(path: Path, beside: Mapping[str, Sequence[Path]]) -> list[tup
         if not pictures:
             raise ProbeError("a class folder without pictures", where=folder, remedy="Fill it, or take it away.")
     return groups
+
+
+def _holds_class_folders(path: Path) -> bool:
+    return any(inner.is_dir() and "pictures" in _listed(inner) for inner in path.iterdir())

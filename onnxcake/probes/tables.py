@@ -30,7 +30,7 @@ _MISSING = {"", "na", "n/a", "nan", "null", "none", "?", "-"}
 _LARGEST = 2**63 - 1
 _TRUTH = {"true": 1, "false": 0}
 _CERTAIN = {"label", "labels", "target", "targets", "class", "classes"}
-_INDEX = {"", "unnamed: 0", "index"}
+_INDEX = {"", "unnamed: 0"}
 
 
 def read(files: Sequence[Path], wanted: Wanted) -> list[Part]:
@@ -121,6 +121,8 @@ def _table(file: Path, wanted: Wanted) -> _Table:
         reason = getattr(error, "strerror", None) or "not a table in UTF-8"
         raise ProbeError(f"cannot be read ({reason})", where=file, remedy="Give a .csv file in UTF-8.") from error
     read = [(line, row) for line, row in read if any(row)]
+    if read and read[0][1][0] == "#":  # as numpy.savetxt writes a header
+        read[0] = (read[0][0], read[0][1][1:])
     if not read:
         raise ProbeError("is empty", where=file, remedy="Give a table with one input in each line.")
     for line, row in read:
@@ -135,7 +137,7 @@ def _table(file: Path, wanted: Wanted) -> _Table:
     table = _Table(file, header, rows[1:], lines[1:]) if header else _Table(file, None, rows, lines)
     if not table.rows:
         raise ProbeError("holds names of columns alone", where=file, remedy="Give one input in each line below them.")
-    return _without_index(table)
+    return _without_index(table, wanted)
 
 
 def _delimiter(file: Path, first: str) -> str:
@@ -155,7 +157,7 @@ def _header(rows: list[list[str]], source: Path, line: int, wanted: Wanted) -> l
     """
     first = [rows[0][0].lstrip("# "), *rows[0][1:]]
     counted = first[1:] if first[0] == "" else first
-    if len(counted) > 1 and counted == [str(place) for place in range(len(counted))]:
+    if min(len(counted), len(rows)) > 1 and counted == [str(place) for place in range(len(counted))]:
         return first
     second = rows[1] if len(rows) > 1 else [""] * len(first)
     named = [name for name in first if name.casefold() not in _MISSING and not _is_number(name)]
@@ -181,9 +183,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _without_index(table: _Table) -> _Table:
+def _without_index(table: _Table, wanted: Wanted) -> _Table:
     """The table without the column of row numbers that pandas writes."""
-    if not table.header or len(table.header) < 2 or table.header[0].casefold() not in _INDEX:
+    if not table.header or len(table.header) < 2:
+        return table
+    name, takes = table.header[0].casefold(), wanted.takes
+    more = len(takes) == 1 and len(table.header) != math.prod(size or 1 for size in takes[0].shape)
+    if name not in _INDEX and not (name == "index" and more):
         return table
     counted = [row[0] for row in table.rows]
     if not all(re.fullmatch(r"\d{1,18}", cell) for cell in counted) or len(set(counted)) < len(counted):
