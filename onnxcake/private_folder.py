@@ -54,6 +54,8 @@ def _sweep() -> None:
     """Remove the folders of this user's processes that have ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
+            if folder.lstat().st_uid != os.getuid():
+                continue
             handle = os.open(folder / _LOCK, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
             try:
                 if _lock(handle):

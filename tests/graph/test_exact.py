@@ -13,23 +13,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from plain_session import plain_session
+from saturation import product, saturating
 
 from onnxcake.graph.exact import exact
 
 MS = "com.microsoft"
 KINDS = {"u8": np.uint8, "s8": np.int8}
 Array = np.ndarray[Any, Any]
-
-
-def saturating(a: Array, b: Array) -> Array:
-    """a @ b as `vpmaddubsw` computes it: pairs of products are added in 16 bits, which saturate; those sums in 32."""
-    wide = a.astype(np.int32)[:, :, None] * b.astype(np.int32)[None]
-    wide = np.concatenate([wide, np.zeros((len(a), wide.shape[1] % 2, b.shape[1]), np.int32)], axis=1)
-    return (wide[:, 0::2] + wide[:, 1::2]).clip(-(2**15), 2**15 - 1).sum(1)
-
-
-def product(a: Array, b: Array) -> Array:
-    return a.astype(np.int32) @ b.astype(np.int32)
 
 
 def test_full_range_saturates_and_seven_bits_do_not() -> None:

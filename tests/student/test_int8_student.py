@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
 from plain_session import plain_session
+from saturation import product, saturating
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -259,6 +260,23 @@ def test_onnxruntime_rounds_as_torch_does(name: str, exporter: str, bits: int, m
     assert max(int(abs(weight.astype(int)).max()) for weight in weights if weight.dtype == np.int8) < 2 ** (bits - 1)
     layers = sum(isinstance(module, Quantised) for module in net.modules())
     assert kinds.count(np.dtype(np.int8)) >= layers
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+def test_seven_bits_do_not_saturate_and_eight_would(bits: int) -> None:
+    """The weights in the file, times bytes: largest ones, and random ones."""
+    net = seen(quantised(make("mlp", (20,), hidden=(64, 48)), bits), (20,))
+    graph = onnx.load_model_from_string(exported(net, (20,))).graph
+    weights = [numpy_helper.to_array(weight) for weight in graph.initializer]
+    weights = [weight for weight in weights if weight.dtype == np.int8 and weight.ndim == 2]
+    assert len(weights) == 3
+    same = []
+    for weight in weights:
+        draw = np.random.default_rng(0)
+        x = np.concatenate([draw.integers(0, 256, (50, weight.shape[1])), np.full((1, weight.shape[1]), 255)])
+        x = x.astype(np.uint8)
+        same.append(np.array_equal(saturating(x, weight.T), product(x, weight.T)))
+    assert all(same) if bits == 7 else not any(same)
 
 
 def test_the_file_is_small() -> None:
