@@ -23,7 +23,7 @@ class _Writer:
         self.draw = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.value = "x"
+        self.value, self.padded = "x", False
         size, channels = int(self.draw.integers(6, 19)), int(self.draw.choice([1, 3, 4, 8]))
         self.shape = [size, size + int(self.draw.integers(0, 3)), channels]  # without the batch
         self.entry = list(self.shape)
@@ -104,6 +104,9 @@ class _Writer:
             self.shape = [*shape[:2], 2 * shape[2]]
 
     def padding(self) -> None:
+        if self.padded:  # onnxruntime refuses paddings that it has moved into a pooling and that exceed its kernel
+            return
+        self.padded = True
         self.value = self.add("Pad", self.value, self.whole(0, 1, 0, 0, 0, 0, 1, 0))
         self.shape[:2] = [self.shape[0] + 1, self.shape[1] + 1]
 
