@@ -237,7 +237,7 @@ def _unsound(teacher: Teacher, why: str) -> UnsupportedTeacher:
     return UnsupportedTeacher(
         f"the smaller model that was cut out of it is unsound: {why}",
         where=teacher.name,
-        remedy="This is a bug: please report it. Until then, choose a named student: -o student.architecture=mlp.",
+        remedy="This is a bug of onnxcake: please report it. Until then, name a student: -o student.architecture=mlp.",
     )
 
 

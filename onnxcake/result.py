@@ -26,6 +26,7 @@ from .ort import Runtime, Session
 from .plan import Plan
 from .probes import Probe
 from .pupil import Pupil
+from .remedies import OURS
 from .report import FORMAT, Report, costlier, versions
 from .rng import Key
 from .run import Run
@@ -194,7 +195,8 @@ def _export(student: Student, run: Run, data: StoreDataset, runtime: Runtime) ->
         got = session.run_in_batches(inputs.numpy())
         difference = float(np.abs(got - wanted).max()) / max(1.0, float(np.abs(wanted).max()))
         if not difference <= _allowed(content):
-            raise StudentMismatch(f"onnxruntime differs from the trained network by {difference:.1e}")
+            what = f"onnxruntime differs from the trained network by {difference:.1e}"
+            raise StudentMismatch(what, remedy=OURS)
         passed.append((session, difference))
 
     if isinstance(student, OnnxStudent):

@@ -128,7 +128,7 @@ def options_of(
     for pair in hold or ():
         name, equals, value = _pair(pair)
         if not (name and equals):
-            raise UsageError(f"--hold {pair!r} is not NAME=VALUE", remedy="Write --hold mask=1.")
+            raise UsageError(f"--hold {pair!r} is not NAME=VALUE", remedy="Write --hold NAME=VALUE.")
         if name in held:
             raise UsageError(f"--hold {name}= is given twice", remedy="Give it once.")
         held[name] = _held(name, value)
@@ -191,20 +191,25 @@ def _shapes(said: Iterable[str]) -> tuple[tuple[int, ...] | None, dict[str, tupl
     named: dict[str, tuple[int, ...]] = {}
     for text in said:
         name, _, sizes = text.rpartition("=")
-        numbers = _numbers("--shape", sizes, "1,3,224,224")
+        example = text.removesuffix(sizes) + ",".join(map(_size_or_one, sizes.split(",")))
+        numbers = _numbers("--shape", sizes, example)
         if not all(number.is_integer() for number in numbers):
-            raise UsageError(f"--shape {sizes!r} is not a list of whole numbers", remedy="Write --shape 1,3,224,224.")
+            raise UsageError(f"--shape {sizes!r} is not a list of whole numbers", remedy=f"Write --shape {example}.")
         shape = tuple(int(number) for number in numbers)
         if named.get(name, own if not name else None) not in (None, shape):
             raise UsageError(
                 f"--shape is given twice{f' for {name}' if name else ''}",
-                remedy="Give it once for each input, other inputs by name: --shape mask=1,128.",
+                remedy="Give it once for each input, other inputs by name: --shape NAME=SIZES.",
             )
         if name:
             named[name] = shape
         else:
             own = shape
     return own, named
+
+
+def _size_or_one(text: str) -> str:
+    return text.strip() if text.strip().isdecimal() else "1"
 
 
 def _held(name: str, text: str) -> Any:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import first_line
+from ..remedies import BUG, SMALLER, around
 from .functions import bound, outer_names, standard_function, without
 from .fuse import fuse
 from .lineage import Lineage
@@ -227,7 +228,7 @@ class Builder:
         except (Obstacle, _Reported):
             raise
         except Exception as error:
-            raise Unfit(f"its conversion fails: {first_line(error)}", "Please report the model.") from error
+            raise Unfit(f"its conversion fails: {first_line(error)}", BUG) from error
         by = "onnx2torch" if getattr(converter, "borrowed", False) else "onnxcake"
         self._record(proto, version, by, inputs, outputs)
         return outputs
@@ -238,9 +239,7 @@ class Builder:
         """A node whose operator is a function, the model's or the standard's, built from that function's body."""
         function = self.functions.get((proto.domain, proto.op_type)) or standard_function(proto, version, inputs)
         if function is None:
-            raise _Missing(
-                "no conversion for this operator", "Export the model without it, or choose an --output before it."
-            )
+            raise _Missing("no conversion for this operator", around("without this operator"))
         if dry:
             return []
         outer = self._frame
@@ -261,7 +260,7 @@ class Builder:
 
     def _check_depth(self) -> None:
         if self._frame.depth > _DEEPEST:
-            raise TooMuch(f"sub-graphs or functions more than {_DEEPEST} deep", "Export the model again, flat.")
+            raise TooMuch(f"sub-graphs or functions more than {_DEEPEST} deep", SMALLER)
 
     def _record(
         self, proto: onnx.NodeProto, version: int, by: str, inputs: Sequence[Value | None], outputs: list[Value]

@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 
 from ..errors import BadTeacherFile, UnsupportedTeacher, first_line
+from ..remedies import SOUND
 from .walk import nested
 
 _ASIDE = "unregistered"
@@ -40,7 +41,8 @@ def check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
         raise UnsupportedTeacher(
             f"its opset {opset} is newer than the newest that is known here, {newest}",
             where=name,
-            remedy="Export it with an older opset_version, or upgrade onnx.",
+            remedy=f"Upgrade onnx; or convert the file to opset {newest} where a newer onnx is installed: "
+            "onnx.version_converter.convert_version.",
         )
     _set_aside(skeleton, opset)
     try:
@@ -49,7 +51,7 @@ def check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
         raise BadTeacherFile(
             f"ONNX's checker refuses it: {first_line(ValueError(' '.join(str(error).split())))}",
             where=name,
-            remedy="Export the model again, or ask its vendor for a valid file.",
+            remedy=SOUND,
         ) from error
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import OnnxcakeError
+from ..remedies import OURS
 from .quantised import with_whole_weights
 from .walk import graphs, nodes
 
@@ -68,7 +69,7 @@ def export(
             return content
         except Exception as error:  # noqa: BLE001 - the next exporter may do better; all reasons are told
             errors.append(f"{exporter.__name__.strip('_')}: {error}")
-    raise ExportFailed("the student cannot be exported: " + "; ".join(errors))
+    raise ExportFailed("the student cannot be exported: " + "; ".join(errors), remedy=OURS)
 
 
 class _Float(nn.Module):

@@ -9,6 +9,7 @@ import onnx
 import onnx.inliner
 
 from ..errors import BadTeacherFile, UnsupportedTeacher, first_line, shown
+from ..remedies import SOUND
 from .constants import lift_constants
 from .load import LIMIT_NODES, TeacherFile
 from .walk import graphs, nodes
@@ -27,9 +28,7 @@ def inlined(file: TeacherFile) -> onnx.ModelProto:
         for node in listed:
             key = (node.domain, node.op_type)
             if key in path or len(path) > 50:
-                raise BadTeacherFile(
-                    f"its function {shown(key[1])} calls itself", where=file.name, remedy="Export the model again."
-                )
+                raise BadTeacherFile(f"its function {shown(key[1])} calls itself", where=file.name, remedy=SOUND)
             if key in functions and key not in sizes:
                 sizes[key] = size(functions[key].node, (*path, key))
             total += sizes.get(key, 1)
@@ -52,7 +51,7 @@ def inlined(file: TeacherFile) -> onnx.ModelProto:
         proto = onnx.inliner.inline_local_functions(proto)
     except Exception as error:
         raise BadTeacherFile(
-            f"its functions cannot be written out: {first_line(error)}", where=file.name, remedy="Export it again."
+            f"its functions cannot be written out: {first_line(error)}", where=file.name, remedy=SOUND
         ) from error
     lift_constants(proto, file.name, shared=True)
     return proto

@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from ..errors import BadTeacherFile, TeacherError, UnsupportedTeacher, first_line, shown
 from ..files import canonical, sha256
+from ..remedies import SMALLER, SOUND
 from .check import check
 from .constants import has_nan, lift_constants
 from .external import MOST_DIMENSIONS, read_external, size_outside
@@ -26,7 +27,6 @@ from .walk import graphs, nodes, tensors
 LIMIT_WEIGHTS = 16 << 30
 LIMIT_NODES = 200_000
 LIMIT_METADATA = 1000  # entries; nobody reads further ones
-_FLAT = "Export the model again, with fewer sub-graphs within sub-graphs."
 _LIMIT_SPARSE = 1 << 30  # numbers
 _LARGE = 1024  # bytes from which an initialiser is kept beside the proto
 
@@ -127,13 +127,13 @@ def _parsed(content: bytes, name: str) -> onnx.ModelProto:
     except DecodeError as error:
         if "MaxDepth" in str(error):
             raise BadTeacherFile(
-                "its sub-graphs lie deeper in one another than protobuf reads", where=name, remedy=_FLAT
+                "its sub-graphs lie deeper in one another than protobuf reads", where=name, remedy=SMALLER
             ) from error
         raise not_onnx(name, content) from error
     if not proto.ir_version or not proto.HasField("graph"):
         raise not_onnx(name, content)
     if not proto.graph.node:
-        raise BadTeacherFile("the model holds no operators", where=name, remedy="Export the model again.")
+        raise BadTeacherFile("the model holds no operators", where=name, remedy=SOUND)
     _check_size(proto, name)
     _check_text(proto, name)
     return proto
@@ -153,7 +153,7 @@ def _check_text(proto: onnx.ModelProto, name: str) -> None:
         raise BadTeacherFile(
             "it holds a name that is not text (UTF-8)",
             where=name,
-            remedy="Export the model again, or copy the file again.",
+            remedy=SOUND,
         )
 
 
@@ -210,7 +210,7 @@ def _take_weights(proto: onnx.ModelProto, name: str, but: Container[str] = ()) -
             raise BadTeacherFile(
                 f"the weight {shown(tensor.name)} does not hold what its shape says ({first_line(error)})",
                 where=name,
-                remedy="Export the model again, or copy the file again.",
+                remedy=SOUND,
             ) from error
         if array is None:
             continue

@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from ..remedies import SIZES
 from .tensors import from_attribute
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class Node:
         if value.depends != Depends.NOTHING:
             raise Obstacle(
                 f"its input {index} must be a constant, and depends on the model's input",
-                "Export the model with fixed sizes, or hold that input constant.",
+                SIZES,
             )
         self._taken.add(index)
         value.read = True
@@ -252,7 +253,7 @@ class Node:
         if value.depends == Depends.DATA:
             raise Obstacle(
                 f"its input {index} (sizes or positions) depends on the data",
-                "Export the model with fixed sizes, or hold that input constant.",
+                SIZES,
             )
         value.read = True
         first, second = ([int(i) for i in t.reshape(-1).tolist()] for t in value.seen)

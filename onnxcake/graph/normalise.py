@@ -17,7 +17,7 @@ from .walk import reaching
 
 __all__ = ["INPUT", "Choice", "SafeGraph", "normalise"]
 
-_SCORES = "Export the model with its class scores (logits or probabilities) as output."
+_SCORES = "Name the value that holds its class scores (logits or probabilities) with --output NAME."
 _ALL = Choice()
 
 

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from ..errors import BadTeacherFile
+from ..remedies import SOUND
 
 LIMIT_BYTES = 2**31 - 1  # protobuf's own; larger models keep their weights in external files
 
@@ -64,7 +65,7 @@ def not_onnx(name: str, content: bytes) -> BadTeacherFile:
         what = f"not an ONNX model; it looks like {guess} ({len(content):,} bytes)"
     else:
         what = f"not an ONNX model, or a truncated one ({len(content):,} bytes)"
-    return BadTeacherFile(what, where=name, remedy="Export the model again, or copy the file again.")
+    return BadTeacherFile(what, where=name, remedy=SOUND)
 
 
 def _foreign(start: bytes) -> str:

@@ -64,7 +64,7 @@ class Source:
             raise UnsupportedTeacher(
                 f"input {shown(value.name)} is a {kind}, not a tensor",
                 where=file,
-                remedy="Export the model with a tensor as input.",
+                remedy="Choose a tensor further inside with --input NAME; without one, the file cannot be a teacher.",
             )
         kind = tensor.elem_type or TensorProto.FLOAT
         if kind in (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, TensorProto.COMPLEX128):

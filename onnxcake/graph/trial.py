@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..remedies import around
 from .node import Depends, Obstacle, Sizes, TooMuch, Value
 from .ops import Function
 
@@ -46,7 +47,7 @@ def _tried(function: Function, given: list[Any]) -> Any:
     if not _same_shapes(first, second):
         raise Obstacle(
             "the size of its output depends on the data",
-            "Choose an --output before it, or export the model without it.",
+            around("without this operator"),
         )
     return meta(first)
 

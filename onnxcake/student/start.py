@@ -136,7 +136,12 @@ class Start:
             return Ends(source, output, *names)
         if self.kind in _SQUASHED and not self.before:
             what = f"it gives {self.kind.replace('_', '-')}, and not by a Softmax or Sigmoid at its end"
-            raise _refused(self.name, what, "Export it with logits as output.", signature)
+            raise _refused(
+                self.name,
+                what,
+                "Give one that ends in logits, Softmax or Sigmoid, such as `onnxcake shrink` writes.",
+                signature,
+            )
         scores = safe.value_names[self.opened.end(self.kind)]
         shape = (signature.scores,) if signature.output_shape is None else signature.output_shape
         return Ends(source, scores, *names, _SQUASHED.get(signature.output_kind), shape)

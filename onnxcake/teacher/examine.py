@@ -27,6 +27,7 @@ from ..graph.normalise import SafeGraph, normalise
 from ..graph.open_sizes import OpenSizes
 from ..graph.records import Limits
 from ..ort import Runtime, RuntimeRefused, Session
+from ..remedies import BUG, RUNS
 from ..rng import Key
 from . import probe
 from .built import Built, build, check_baked, what_onnxruntime_says, with_example
@@ -43,7 +44,7 @@ from .values import advice, values_of
 
 _LIMIT_MULTIPLY_ADDS = 10**12  # ten times a large vision transformer's; synthesis takes a million of them
 BUILDING = "building the graph"
-_EXPORT = "Export it with torch.onnx.export(..., dynamo=False, opset_version=17)."
+_INSTEAD = "Until then, choose a value before that node with --output NAME, or one behind it with --input NAME."
 
 
 @dataclass
@@ -252,7 +253,7 @@ class Examiner:
         self._forget_session()  # one at a time: each holds the weights
         part = safe.cut(output)
         session = probe.open_session(
-            self.runtime, part.SerializeToString(), self.path.name, _EXPORT, weights=safe.beside(part), lean=True
+            self.runtime, part.SerializeToString(), self.path.name, RUNS, weights=safe.beside(part), lean=True
         )
         self._held = (output, session)
         return session
@@ -265,7 +266,7 @@ class Examiner:
             self.runtime,
             part.SerializeToString(),
             self.path.name,
-            _EXPORT,
+            RUNS,
             weights=safe.beside(part),
             lean=True,
             arithmetic="host",
@@ -295,7 +296,7 @@ class Examiner:
                 f"the converted graph and onnxruntime differ by {max(differences):.1e} of the largest answer "
                 f"(allowed: {self._tolerance():.0e}){self._first_difference(inputs[0])}",
                 where=self.opened.name,
-                remedy="Please report the model. " + _EXPORT,
+                remedy=f"{BUG} {_INSTEAD}",
             )
         return max(differences)
 

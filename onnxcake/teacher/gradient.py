@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..child import Array, give_back_memory
 from ..errors import ConversionMismatch, DeadTeacher
 from ..graph.module import Graph, Step
+from ..remedies import BUG
 from ..rng import Key
 from .probe import CHECK_VALUES, rows_of
 
@@ -114,7 +115,7 @@ def check_gradient(
         raise ConversionMismatch(
             f"its gradient differs by {error:.0%} from differences taken through onnxruntime",
             where=name,
-            remedy=f"{CHECK_VALUES} If they do, please report the model.",
+            remedy=f"{CHECK_VALUES} If they do: {BUG}",
         )
     return GradientHealth(len(draw), round(alive, 4), error, "teacher")
 

@@ -13,10 +13,11 @@ from ..graph.convert import Converted
 from ..graph.ends import Tail, tail
 from ..graph.node import Depends
 from ..graph.records import Blocked
+from ..remedies import around
 from .signature import OutputKind, Task
 
-_SCORES = "Choose the tensor with the class scores with --output NAME, or export the model with them as output."
-_AROUND = "Export the model without it, or choose an --output before it."
+_SCORES = "Choose the value with the class scores with --output NAME; without one, the file cannot be a teacher."
+_AROUND = around("without this operator")
 _BEFORE = "Choose the tensor before it: --output {}."
 _SEARCHED = 64  # values before an output among which scores are looked for
 _NAMED = 8  # obstacles or names in one message

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..child import Array
 from ..errors import ConversionMismatch, DeadTeacher, TeacherError, UnsupportedTeacher, first_line
 from ..ort import Arithmetic, Runtime, RuntimeRefused, Session
+from ..remedies import BUG, SIZED, around
 from ..rng import Key
 
 BATCHES = (2, 5)
@@ -56,13 +57,13 @@ def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:
             raise TeacherError(
                 f"onnxruntime cannot run it on a batch of {len(x)}: {first_line(error)}",
                 where=name,
-                remedy="Export it with a dynamic batch: dynamic_axes={'input': {0: 'batch'}}.",
+                remedy=SIZED,
             ) from error
         if result.ndim == 0 or len(result) != len(x) or sum(size > 1 for size in result.shape[1:]) > 1:
             raise UnsupportedTeacher(
                 f"a batch of {len(x)} gives an output of shape {list(result.shape)}, not [{len(x)}, classes]",
                 where=name,
-                remedy="Choose the class scores with --output, or export the model with a dynamic batch.",
+                remedy="Choose the value with the class scores, one row for each input, with --output NAME.",
             )
         if not (result < np.inf).all():
             raise DeadTeacher("its answers to random inputs are not finite", where=name, remedy=CHECK_VALUES)
@@ -71,7 +72,7 @@ def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:
         raise UnsupportedTeacher(
             "two runs on the same input differ: it draws random numbers",
             where=name,
-            remedy="Export it in eval mode, without dropout or sampling.",
+            remedy=around("in eval mode, without dropout or sampling", "the operator that draws them"),
         )
     return results
 
@@ -89,7 +90,7 @@ def check_alone(session: Session, x: Array, expected: Array, tolerance: float, n
         raise UnsupportedTeacher(
             "its answer to one input depends on the others of its batch",
             where=name,
-            remedy="Export it in eval mode, or choose an --output before the operator that mixes the inputs.",
+            remedy=around("in eval mode", "the operator that mixes the inputs"),
         )
 
 
@@ -121,7 +122,7 @@ def difference(module: nn.Module, x: Array, expected: Array, name: str) -> float
         raise ConversionMismatch(
             f"the converted graph fails on a batch of {len(x)}: {first_line(error)}",
             where=name,
-            remedy="Export it with a dynamic batch: dynamic_axes={'input': {0: 'batch'}}.",
+            remedy=BUG,
         ) from error
     return relative(got, expected)
 

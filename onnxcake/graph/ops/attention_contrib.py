@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...remedies import around
 from ..node import Node, Obstacle
 from . import Function, op
 from .attention_core import attend, attend_in_steps, band, both, continued, merge_heads, split_heads
 
 _DOMAIN = "com.microsoft"
-_REMEDY = "Export the model without onnxruntime's transformer optimiser."
+_REMEDY = around("without onnxruntime's transformer optimiser")
 
 
 @op("Attention", domain=_DOMAIN)

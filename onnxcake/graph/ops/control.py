@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import torch
 
+from ...remedies import SIZES, SOUND
 from ..node import Depends, Node, Obstacle, Sizes, TooMuch, Value
 from . import Function, op
 from .control_modules import Branches, Chosen, Turns
@@ -24,7 +25,7 @@ from .control_parts import (
 )
 
 _UNKNOWN = "how often it turns depends on the data"
-_REMEDY = "Export the model with fixed sizes, or choose an --output before it."
+_REMEDY = SIZES
 
 
 @op("If")
@@ -74,7 +75,7 @@ def _unrolled(node: Node) -> list[Value] | None:
     go_on = node.value(1) if node.has(1) else builder.constant(torch.tensor(True))
     plain = stays_true(builder, body)  # all turns are taken
     if plain and most == math.inf and bool(go_on.seen[0]):
-        raise TooMuch("it never ends", "Export the model again.")
+        raise TooMuch("it never ends", SOUND)
     states = [node.value(i) for i in range(2, len(node.inputs))]
     ends = body.output[1 + len(states) :]
     scans: list[list[Value]] = [[] for _ in ends]

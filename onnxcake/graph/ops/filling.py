@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ...remedies import SIZES
 from ..node import Depends, Node, Obstacle, Sizes, Value
 from . import Function, op
 
@@ -43,7 +44,7 @@ def range_(node: Node) -> Function:
     if any(value.depends == Depends.DATA for value in bounds):
         raise Obstacle(
             "the size of its output depends on the data",
-            "Export the model with fixed sizes, or hold its inputs constant.",
+            SIZES,
         )
     counts = [_count(*(value.seen[trial] for value in bounds)) for trial in (0, 1)]
     node.extra(Sizes.through(node.builder.batches, ([counts[0]], [counts[1]])))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...remedies import around
 from ..node import Depends, Node, Obstacle, Value
 from . import Function, op
 
@@ -140,7 +141,7 @@ def _refuse_data(node: Node, index: int) -> None:
     if node.value(index).depends == Depends.DATA:
         raise Obstacle(
             "the size of its output depends on the data",
-            "Choose an --output before it, or export the model without it.",
+            around("without this operator"),
         )
 
 

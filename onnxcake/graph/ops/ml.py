@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
+from ...remedies import BEFORE
 from ..node import Node, Obstacle, Value
 from . import Function, op
 
@@ -84,7 +85,7 @@ def transformed(transform: str, scores: int) -> Function:
 def of_one_score(transform: str, margins: bool = False) -> Function:
     """The scores of two classes out of one, that of the second; ``margins``: an SVM's, whose signs differ."""
     if transform == "PROBIT":
-        raise Obstacle("post_transform PROBIT is not defined for two classes with one score", "Export it again.")
+        raise Obstacle("post_transform PROBIT is not defined for two classes with one score", BEFORE)
     if transform == "LOGISTIC":
         return lambda x: torch.cat([-x, x], 1).sigmoid()
     if transform == "NONE" and margins:

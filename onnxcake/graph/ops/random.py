@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...remedies import around
 from ..node import Node, Obstacle
 from . import Function, op
 
@@ -10,5 +11,5 @@ from . import Function, op
 def refuse(node: Node) -> Function:
     raise Obstacle(
         "it draws random numbers, so that two runs on the same input would differ",
-        "Export the model in eval mode, or choose an --output before it.",
+        around("in eval mode"),
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import shown
+from ...remedies import around
 from ..node import Depends, Node, Obstacle, Unfit, Value
 from . import Function, op
 from .recurrent_loop import Cell, activations, loop
@@ -167,7 +168,7 @@ def _for_any_batch(node: Node, value: Value, axis: int, layer: _Layer) -> Value:
     if not torch.equal(row.expand_as(value.seen[0]), value.seen[0]):
         raise Obstacle(
             "its initial state or its sequence lengths are stored for a fixed batch, and differ between the rows",
-            "Export the model with a free batch size.",
+            around("with a free batch"),
         )
     return node.builder.constant(row.clone())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...remedies import around
 from ..node import Node, Obstacle, Value
 from . import Function, op
 from .sizes import check_room
@@ -21,9 +22,7 @@ def roi_align(node: Node) -> Function:
     most = [ratio, ratio]
     if ratio <= 0:
         if not node.is_constant(1):
-            raise Obstacle(
-                "how many points it samples depends on the data", "Export the model with a sampling_ratio above 0."
-            )
+            raise Obstacle("how many points it samples depends on the data", around("with a sampling_ratio above 0"))
         _, extents = _spans(node.sample(1), scale, shifted)
         counts = [(extents[:, i] / bins[i]).ceil().long() for i in (0, 1)]
         most = [max(int(count.max()), 1) if count.numel() else 1 for count in counts]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ...remedies import SIZES
 from ..node import Node, Obstacle, Value
 from . import Function, op
 from .control_modules import BatchedScan, Scanned, unbound
@@ -101,7 +102,7 @@ def _cut(node: Node, index: int, axes: tuple[int, ...]) -> Value:
 def _check_states(initial: list[Value], ends: list[Value]) -> None:
     for number, (before, after) in enumerate(zip(initial, ends, strict=False)):
         if not all(map(same_kind, before.seen, after.seen)):
-            raise Obstacle(f"its state {number} changes in shape", "Export the model with fixed sizes.")
+            raise Obstacle(f"its state {number} changes in shape", SIZES)
 
 
 def _given(

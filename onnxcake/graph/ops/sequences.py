@@ -7,12 +7,13 @@ from typing import Any
 import onnx
 import torch
 
+from ...remedies import SIZES, SOUND
 from ..node import Depends, Node, Obstacle, Sizes, Value
 from . import Function, op
 from .control_modules import Mapped
 from .control_parts import read_at_run_time, unrolling
 
-_REMEDY = "Export the model with fixed sizes, or choose an --output before it."
+_REMEDY = SIZES
 
 
 @op("SequenceConstruct")
@@ -140,5 +141,5 @@ def optional_has_element(node: Node) -> list[Value]:
 @op("OptionalGetElement")
 def optional_get_element(node: Node) -> list[Value]:
     if node.sample(0) is None:
-        raise Obstacle("it takes the element of an empty optional", "Export the model again.")
+        raise Obstacle("it takes the element of an empty optional", SOUND)
     return [node.value(0)]

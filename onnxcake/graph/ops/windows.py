@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...remedies import BEFORE
 from ..node import Node, Obstacle
 
 
@@ -67,7 +68,7 @@ def windows_of(node: Node, kernel: tuple[int, ...], auto: str | None = None) -> 
     """
     axes = len(kernel)
     if not 1 <= axes <= 3:
-        raise Obstacle(f"windows over {axes} spatial axes are not supported", "Choose an --output before it.")
+        raise Obstacle(f"windows over {axes} spatial axes are not supported", BEFORE)
     strides = tuple(node.attr("strides") or (1,) * axes)
     dilations = tuple(node.attr("dilations") or (1,) * axes)
     pads = tuple(node.attr("pads") or (0,) * 2 * axes)
