@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 from results import CACHE, append, commit
 from torch import Tensor, nn
@@ -212,7 +213,10 @@ def drawn(number: int, attempt: int) -> tuple[nn.Module, tuple[int, ...], str]:
 
 
 def written(number: int) -> tuple[Path, str]:
-    """The network of a number as a file, and what it is; another draw where torch's exporters refuse it."""
+    """The network of a number as a file, and what it is.
+
+    Another is drawn where torch's exporter refuses it, or writes a file that onnxruntime does not load.
+    """
     path, about = FOLDER / f"cnn{number:02}.onnx", FOLDER / f"cnn{number:02}.txt"
     if path.exists() and about.exists():
         return path, about.read_text(encoding="utf-8")
@@ -222,7 +226,8 @@ def written(number: int) -> tuple[Path, str]:
         batch = 1 if fixed and number % 2 else 2
         try:
             _export(net, torch.randn(batch, *shape), path, dynamo, fixed)
-        except Exception as error:  # noqa: BLE001 - the exporter's limits are not what is measured
+            onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - the limits of these two are not what is measured
             print(f"cnn{number:02}, attempt {attempt}: not exported: {str(error).strip().splitlines()[:1]}", flush=True)
             continue
         how = f"{'dynamo' if dynamo else 'legacy'}, {f'batch {batch}' if fixed else 'free batch'}: {words}"

@@ -9,6 +9,7 @@ from typing import Any
 from . import files
 from .course import Course, steps_per_round
 from .errors import RecipeError
+from .graph.parameters import count_in
 from .network import Auto
 from .recipe import Recipe
 from .rng import Key
@@ -109,7 +110,8 @@ class Pupil:
         if start is None:
             size = parameters(lambda: ARCHITECTURES[name](signature, **hyper))
         else:
-            size = start.parameters(() if regime.match is None else regime.match.student_modules)
+            start.learn(() if regime.match is None else regime.match.student_modules)  # it may have no such value
+            size = count_in(start.content)
         bits = None if section.quantise is None else weight_bits or 8
         return cls(signature, name, hyper, regime, course, bits, seed, recipe.as_dict()["student"], size, start)
 

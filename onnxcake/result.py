@@ -19,6 +19,7 @@ from .child import Array
 from .errors import OnnxcakeError, StoreError
 from .graph.export import export
 from .graph.float_twin import holds_rounding
+from .graph.parameters import count_in
 from .graph.whole import has_low_precision
 from .host import arithmetic_here
 from .joining import behind
@@ -32,7 +33,7 @@ from .rng import Key
 from .run import Run
 from .spent import Spent
 from .store import Store, StoreDataset
-from .student import OnnxStudent, Student, count
+from .student import OnnxStudent, Student
 from .teacher import OutputKind, Signature, Teacher, way_back
 
 PARITY = 1e-3  # student.onnx against torch, relative to the largest answer
@@ -81,7 +82,7 @@ def finish(
     signature = run.teacher.signature
     data = StoreDataset(store, held_out=store.layout.held_out > 0)
     content, session, parity = _export(student, run, data, runtime)
-    core = content
+    core, parameters = content, count_in(content)
     if front is not None:
         content = behind(front, content, session, runtime, None if teacher is None else teacher.front)
     files.write_atomic(out / runs.STUDENT, content)
@@ -101,7 +102,7 @@ def finish(
                 *(doubt for source, found in judged.items() for doubt in found.doubts(source)),
                 *costlier(
                     {"bytes": run.teacher.size_bytes, "parameters": run.teacher.parameters},
-                    {"bytes": len(content), "parameters": count(student)},
+                    {"bytes": len(content), "parameters": parameters},
                     latency,
                 ),
             ],
@@ -124,7 +125,7 @@ def finish(
                 "sha256": files.sha256(content),
                 "bytes": len(content),
                 "architecture": pupil.architecture,
-                "parameters": count(student),
+                "parameters": parameters,
                 "steps": pupil.regime.steps,
                 "learning_rate": pupil.regime.optimiser.lr * rate,
                 **pupil.begins_as,

@@ -44,6 +44,11 @@ def parameters_of(model: onnx.ModelProto) -> int:
     return sum(math.prod(dims) for kind, dims in _stored(model) if kind in kinds and dims)
 
 
+def count_in(content: bytes) -> int:
+    """Count the parameters of a model that is at hand as bytes."""
+    return parameters_of(onnx.ModelProto.FromString(content))
+
+
 def _copies(model: onnx.ModelProto) -> Counter[str]:
     """Count under how many names each initialiser is read, its own and those that Identity nodes give it."""
     root: dict[str, str] = {tensor.name: tensor.name for tensor in model.graph.initializer}

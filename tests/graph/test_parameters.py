@@ -217,7 +217,7 @@ def test_inspect_counts_each_once(name: str, path: Path) -> None:
 
 @every_model
 def test_extract_says_the_same_before_it_starts(name: str, path: Path) -> None:
-    ended = command("extract", path, "--passes", 100, "--dry-run", "--out", path.parent / "run")
+    ended = command("extract", path, "--passes", 500, "--dry-run", "--out", path.parent / "run")
     assert ended.code == 0, ended.err
     assert f"{MODELS[name][1]:,} parameters" in ended.out + ended.err
     assert not (path.parent / "run").exists()
@@ -232,12 +232,17 @@ def test_shrink_cuts_them(name: str, path: Path) -> None:
     assert parameters_of(onnx.load(path.parent / "small.onnx")) == student
 
 
-def test_a_student_learns_in_weights_that_were_constants(tmp_path: Path) -> None:
-    onnx.save(in_constants(), tmp_path / "t.onnx")
+@pytest.mark.parametrize("make", [in_constants, in_a_loop])
+def test_a_student_learns_in_weights_that_were_constants(make: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    """And the report counts both as `inspect` does their files."""
+    onnx.save(make(), tmp_path / "t.onnx")
     ended = command("extract", tmp_path / "t.onnx", "--passes", 2e3, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["teacher"]["parameters"] == ALL and 0 < report["student"]["parameters"] <= ALL / 2
+    for name, side in (("t.onnx", "teacher"), ("run/student.onnx", "student")):
+        told = command("inspect", tmp_path / name, "--json").told
+        assert report[side]["parameters"] == told["cost"]["parameters"] > 0
+    assert report["student"]["parameters"] <= report["teacher"]["parameters"]
 
 
 def test_a_teacher_without_parameters_gets_a_student(tmp_path: Path) -> None:
