@@ -87,6 +87,22 @@ def check_scores(graph: Converted, output: str, name: str, count: int, file: str
     )
 
 
+def check_places(graph: Converted, output: str, name: str, count: int, file: str) -> None:
+    """Make sure that scores do not stand for the places of a signal: [n, 7500, 1] of inputs [n, 1, 7500].
+
+    Raises:
+        UnsupportedTeacher: if they may.
+    """
+    if graph.values[output].seen[0].dim() == 3 and count > 1 and count in graph.safe.input_shape:
+        raise UnsupportedTeacher(
+            f"output {shown(name)} holds {count} numbers for each input, as many as the input has places: one answer "
+            "for each of them (segmentation, detection), as it seems, and not one for each input",
+            where=file,
+            remedy="If they are the scores of classes all the same, say so with --task multiclass. What answers for "
+            "each place cannot be a teacher.",
+        )
+
+
 def label_beside(graph: Converted, output: str) -> str | None:
     """Find another output that holds one label, a whole number or a text, for each input."""
     for name in graph.safe.outputs:

@@ -31,7 +31,7 @@ from ..remedies import BUG, RUNS
 from ..rng import Key
 from . import probe
 from .built import Built, build, check_baked, what_onnxruntime_says, with_example
-from .classes import check_scores, label_beside
+from .classes import check_places, check_scores, label_beside
 from .description import describe_file, describe_graph, told
 from .facts import Facts
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
@@ -214,6 +214,8 @@ class Examiner:
         labelled = label_beside(opened.converted, opened.output) is not None
         kind = output_kind(rows, opened.tail, output, self.options.task, opened.name, labelled)
         said = self.options.task is not None or self.options.output is not None
+        if not said:
+            check_places(opened.converted, opened.output, output, rows.shape[1], opened.name)
         if kind == "logits" and opened.tail.kind is None and not said:
             check_scores(opened.converted, opened.output, output, rows.shape[1], opened.name)
         shape = tuple(expected[0].shape[1:])

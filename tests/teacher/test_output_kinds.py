@@ -383,6 +383,24 @@ REFUSED = {
 }
 
 
+SIGNAL = {
+    "inputs": [value("x", "batch", 2, 40)],
+    "along": normal(1, 2, 3),
+    "once": np.array([0, -1, 1]),
+}
+ALONG = N("Conv", ["x", "along"], ["h"], kernel_shape=[3], pads=[1, 1])
+for ending, last in {"logits": N("Identity", ["s"], ["y"]), "sigmoids": N("Sigmoid", ["s"], ["y"])}.items():
+    for form, nodes in {
+        "channels first": [N("Identity", ["h"], ["s"])],
+        "channels last": [N("Transpose", ["h"], ["s"], perm=[0, 2, 1])],
+    }.items():
+        REFUSED[f"one answer for each place of a signal, {ending}, {form}"] = (
+            made(ALONG, *nodes, last, outputs=[value("y", "batch", None, None)], **SIGNAL),
+            "40 numbers for each input, as many as the input has places",
+            "--task multiclass",
+        )
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_classifier(name: str, tmp_path: Path) -> None:
     model, what, remedy = REFUSED[name]
