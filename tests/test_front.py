@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxcake.graph.front import CannotJoin, joined
 from onnxcake.graph.load import load
 from onnxcake.graph.normalise import Choice, normalise
+from onnxcake.teacher import Teacher
 
 N = helper.make_node
 F, LONG, B, S = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING
@@ -247,3 +248,56 @@ def test_ids_that_the_table_does_not_have_are_refused(tmp_path: Path, handmade: 
     np.savez(tmp_path / "real.npz", ids=np.full((5, 12), 50))
     ended = in_process.command("verify", teacher, teacher, "--probe", "real.npz", cwd=tmp_path)
     assert ended.code == 2 and "real.npz" in ended.err and "Traceback" not in ended.err
+
+
+# --- what values the chosen value takes ---------------------------------------------------------------------
+
+
+def test_values_are_those_of_the_table(tmp_path: Path, handmade: Any) -> None:
+    nodes, _, inputs, _, _ = TEACHERS["ids"]
+    table = (normal(50, 8) * np.float32([1, 2, 3, 4, 5, 6, 7, 8]) + 10).astype(np.float32)
+    weights = {"E": table, "W": normal(16, 8, 3), "V": normal(16, 3)}
+    onnx.save(handmade(nodes, weights, inputs=inputs), tmp_path / "t.onnx")
+    signature = Teacher.load(tmp_path / "t.onnx").signature
+    location, deviation = np.reshape(signature.location, (12, 8)), np.reshape(signature.deviation, (12, 8))
+    np.testing.assert_allclose(location, np.tile(table.mean(0), (12, 1)), atol=4 * table.std(0).max() / 6000**0.5)
+    np.testing.assert_allclose(deviation, np.tile(table.std(0), (12, 1)), rtol=0.1)
+    assert signature.range is not None
+    np.testing.assert_allclose(signature.range, (table.min(), table.max()), rtol=1e-5)
+    said = Teacher.load(tmp_path / "t.onnx", range=(0, 20)).signature
+    assert said.range == (0, 20), "what the user says goes before"
+
+
+def test_features_of_floats_alone_are_not_measured(tmp_path: Path, handmade: Any) -> None:
+    signature = Teacher.load(saved("a column of numbers and one of texts", tmp_path, handmade)).signature
+    assert (signature.location[0], signature.deviation[0]) == (0, 1), "the column of numbers"
+    np.testing.assert_allclose(signature.location[1:], 0.5, atol=0.1)
+    np.testing.assert_allclose(signature.deviation[1:], 0.5, atol=0.05)
+    assert signature.range is None
+
+
+@pytest.mark.parametrize("asked", [None, "1,32,8"])
+def test_sizes_that_the_part_before_does_not_take(asked: str | None, tmp_path: Path, handmade: Any) -> None:
+    """Positions of at most 20 are added before the value that is chosen."""
+    nodes = [
+        N("Gather", ["E", "ids"], ["e"]),
+        N("Shape", ["ids"], ["s"]),
+        N("Gather", ["s", "last"], ["n"]),
+        N("Slice", ["P", "first", "n"], ["p"]),
+        N("Add", ["e", "p"], ["a"]),
+        N("Gather", ["G", "kinds"], ["g"]),
+        N("Add", ["a", "g"], ["h"]),
+        N("MatMul", ["h", "W"], ["z"]),
+        N("ReduceMean", ["z"], ["y"], axes=[1], keepdims=0),
+    ]
+    weights = {"E": normal(50, 8), "P": normal(20, 8), "G": normal(2, 8), "W": normal(8, 3)}
+    numbers = {"last": np.array([1]), "first": np.array([0])}
+    inputs = [value(one, "batch", "length", kind=LONG) for one in ("ids", "kinds")]
+    onnx.save(handmade(nodes, {**weights, **numbers}, inputs=inputs), tmp_path / "t.onnx")
+    ended = in_process.command("inspect", "t.onnx", *(["--shape", asked] if asked else []), cwd=tmp_path)
+    assert ended.code == 4
+    if asked:
+        assert "the part of the file before 'h' does not run with these sizes" in ended.err
+        return
+    assert "--input h --shape 1,16,8." in ended.err
+    assert in_process.command("inspect", "t.onnx", "--input", "h", "--shape", "1,16,8", cwd=tmp_path).code == 0

@@ -107,6 +107,7 @@ class Head:
         channels_last: whether inputs are [height, width, channels].
         seen: the operators that it was read from, in words; "" if there were none.
         guessed: whether the deviation is not shown, but follows from the mean.
+        measured: whether mean and deviation are those of values that the file itself made.
     """
 
     range: tuple[Bound, Bound] | None = None
@@ -115,6 +116,7 @@ class Head:
     channels_last: bool = False
     seen: str = ""
     guessed: bool = False
+    measured: bool = False
 
 
 def head(graph: Converted) -> Head:

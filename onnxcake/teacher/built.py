@@ -91,7 +91,9 @@ def _may_be_baked(way: Built) -> bool:
     return any(s.dtype.is_floating_point and (s.dim() == 0 or len(s) != way.converted.batch) for s in seen)
 
 
-def with_example(error: OpenSizes, path: Path, choice: Choice, limits: Limits) -> OnnxcakeError:
+def with_example(
+    error: OpenSizes, path: Path, choice: Choice, limits: Limits, runs: Callable[[SafeGraph], bool]
+) -> OnnxcakeError:
     """Say of open sizes an example that the graph can be built with; or what is in its way, whatever the sizes."""
     large = path.stat().st_size > _LARGE
     for shape in error.examples[: 1 if large else None]:
@@ -100,7 +102,7 @@ def with_example(error: OpenSizes, path: Path, choice: Choice, limits: Limits) -
             way = build(normalise(load(path), replace(chosen, shape=shape)), limits, path.name)
         except OnnxcakeError as other:
             return other
-        if way.output is not None:
+        if way.output is not None and runs(way.safe):
             return UnsupportedTeacher(error.what, where=error.where, remedy=error.say(shape))
         if way.refusal is not None and not any(one.unfit for one in way.blocked):
             tried = f"{way.refusal.what} (tried with --shape {','.join(map(str, shape))})"

@@ -19,7 +19,7 @@ from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, Unsupporte
 from ..graph.baked import candidates
 from ..graph.convert import convert
 from ..graph.cost import costs, dearest, multiply_adds
-from ..graph.ends import head, tail
+from ..graph.ends import Head, head, tail
 from ..graph.float_twin import float_twin, is_quantised
 from ..graph.load import load
 from ..graph.node import Depends
@@ -30,6 +30,7 @@ from ..ort import Runtime, RuntimeRefused, Session
 from ..remedies import BUG, RUNS
 from ..rng import Key
 from . import probe
+from .before import measured, runs
 from .built import Built, build, check_baked, what_onnxruntime_says, with_example
 from .classes import check_places, check_scores, label_beside
 from .description import describe_file, describe_graph, told
@@ -77,6 +78,7 @@ class Examiner:
         self.batch_note = ""
         self.fixed, self.points, self.batches = False, probe.POINTS, probe.BATCHES
         self.assumed: Signature | None = None
+        self.head: Head | None = None
         self._held: tuple[str, Session] | None = None
 
     def read(self, path: Path, options: Options, limits: Limits) -> dict[str, int]:
@@ -90,7 +92,7 @@ class Examiner:
         try:
             safe = normalise(file, options.choice)
         except OpenSizes as error:
-            raise with_example(error, path, options.choice, limits) from error
+            raise with_example(error, path, options.choice, limits, partial(runs, runtime=self.runtime)) from error
         del file
         give_back_memory()
         self.stage(BUILDING)
@@ -186,7 +188,9 @@ class Examiner:
         assert self.opened is not None
         opened = self.opened
         output = opened.safe.value_names.get(opened.output, "")
-        return values_of(opened.safe, output, head(opened.converted), self.options)
+        if self.head is None:
+            self.head = measured(opened.safe, head(opened.converted), self.runtime, opened.name)
+        return values_of(opened.safe, output, self.head, self.options)
 
     def _inputs(self, signature: Signature, count: int, path: str) -> Array:
         draw = probe.random_inputs(signature.shape, Key(0).at(path, count), count)

@@ -95,6 +95,8 @@ def _spread(
     if head.mean is not None and head.deviation is not None and (options.range is None or not head.guessed):
         mean, deviation = _shown(head.mean, shape), _shown(head.deviation, shape)
         inside = f"the file normalises its inputs itself ({head.seen}): mean {mean}, deviation {deviation}"
+        if head.measured:
+            inside = f"values have mean {mean} and deviation {deviation}, as {head.seen}"
         guess = " (a guess: the file shows the mean alone; say --range LO,HI if you know better)"
         inside += guess if head.guessed else ""
         return head.mean, head.deviation, tuple(filter(None, (told, inside)))
