@@ -15,6 +15,7 @@ from .ort import Runtime, Session
 from .teacher import OutputKind
 
 _SAMPLES = 1000
+_DOUBTFUL = 0.99  # of the inputs under one class in both, below which somebody has to know
 
 
 def arithmetic_here(
@@ -52,3 +53,20 @@ def arithmetic_here(
             "processor": processor.describe(),
         }
     }
+
+
+def saturated(side: str, told: Mapping[str, Any]) -> list[str]:
+    """Say in words that a file's answers here are not those that it means; nothing where they are.
+
+    Args:
+        side: what the file is called.
+        told: with what `arithmetic_here` gives.
+    """
+    host = told.get("host")
+    if host is None or host["agreement"] >= _DOUBTFUL:
+        return []
+    return [
+        f"on this processor, {host['processor']}, onnxruntime's int8 kernels give the {side} another class than its "
+        f"exact arithmetic, which all figures are of, for {1 - host['agreement']:.1%} of the inputs; a QDQ file keeps "
+        "to the exact one with session.disable_quant_qdq=1 in onnxruntime's session options"
+    ]

@@ -21,7 +21,7 @@ from .graph.export import export
 from .graph.float_twin import holds_rounding
 from .graph.parameters import count_in
 from .graph.whole import has_low_precision
-from .host import arithmetic_here
+from .host import arithmetic_here, saturated
 from .joining import behind
 from .ort import Runtime, Session
 from .plan import Plan
@@ -94,6 +94,9 @@ def finish(
     without = None if asked is None else _assessed(asked, session, data, signature, Key(run.seed).at("assessment"))
     latency = _latency(runtime, teacher, core, data)
     seen, kind = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0].numpy(), signature.output_kind
+    here = {"teacher": {}, "student": arithmetic_here(runtime, core, session, seen, kind)}
+    if teacher is not None and asked is not None:
+        here["teacher"] = arithmetic_here(runtime, teacher.model, asked, seen, kind, teacher.weights)
     report = Report.of(
         {
             "format": FORMAT,
@@ -105,6 +108,7 @@ def finish(
                     {"bytes": len(content), "parameters": parameters},
                     latency,
                 ),
+                *(doubt for side, told in here.items() for doubt in saturated(side, told)),
             ],
             "teacher": {
                 "file": run.teacher.name,
@@ -112,11 +116,7 @@ def finish(
                 "bytes": run.teacher.size_bytes,
                 "parameters": run.teacher.parameters,
                 "torch_vs_onnxruntime": run.teacher.parity,
-                **(
-                    {}
-                    if not (teacher and asked)
-                    else arithmetic_here(runtime, teacher.model, asked, seen, kind, teacher.weights)
-                ),
+                **here["teacher"],
                 **asdict(signature),
                 "assumptions": list(signature.assumptions),
             },
@@ -131,7 +131,7 @@ def finish(
                 **pupil.begins_as,
                 **({} if pupil.weight_bits is None else {"weight_bits": pupil.weight_bits}),
                 "torch_vs_onnxruntime": parity,
-                **arithmetic_here(runtime, core, session, seen, kind),
+                **here["student"],
             },
             "agreement": {source: found.comparison().as_dict() for source, found in judged.items()},
             "without_data": without,

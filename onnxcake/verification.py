@@ -17,7 +17,7 @@ from .errors import UsageError
 from .graph.front import Front
 from .graph.load import load
 from .graph.whole import ending_in, whole
-from .host import arithmetic_here
+from .host import arithmetic_here, saturated
 from .joining import check_pair, given
 from .ort import Runtime
 from .report import Report, costlier, versions
@@ -84,7 +84,12 @@ def verify(
         {
             "teacher": told[0],
             "student": told[1],
-            "alarms": [*alarming, *costlier(told[0], told[1], latency)],
+            "alarms": [
+                *alarming,
+                *costlier(told[0], told[1], latency),
+                *saturated("teacher", told[0]),
+                *saturated("student", told[1]),
+            ],
             "agreement": agreement,
             "probe": None if asked is None else asked.as_dict(),
             "latency_ms": {"threads": _LATENCY_THREADS, **latency},

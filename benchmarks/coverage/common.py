@@ -118,14 +118,19 @@ def _reasons(blocked: Iterable[Any]) -> str:
 
 
 def session(model: onnx.ModelProto | bytes | Path) -> Any:
-    """An onnxruntime session with one thread."""
+    """An onnxruntime session with one thread, in exact arithmetic."""
     import onnxruntime
+
+    from onnxcake.graph.exact import exact
+    from onnxcake.ort import EXACT
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
-    source = str(source) if isinstance(source, Path) else source
+    source = str(source) if isinstance(source, Path) else exact(source)
+    for entry in EXACT.items():
+        options.add_session_config_entry(*entry)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 

@@ -20,6 +20,7 @@ from quantised_models import WAYS, inputs, quantised
 from onnxcake import Teacher, inspect
 from onnxcake import result as results
 from onnxcake.graph.float_twin import holds_rounding
+from onnxcake.host import saturated
 from onnxcake.ort import Runtime
 
 
@@ -64,6 +65,12 @@ def test_a_kernel_that_saturates_is_reported_and_does_not_condemn(tmp_path: Path
     assert saturating == (found.data["host"]["difference"] > 0.1)
 
 
+@pytest.mark.parametrize(("told", "alarms"), [({}, 0), ({"agreement": 0.995}, 0), ({"agreement": 0.76}, 1)])
+def test_answers_that_differ_here_are_an_alarm(told: dict[str, Any], alarms: int) -> None:
+    said = saturated("student", {"host": {**told, "difference": 0.4, "processor": "EPYC (avx2)"}} if told else {})
+    assert len(said) == alarms and all("24.0%" in alarm and "EPYC (avx2)" in alarm for alarm in said)
+
+
 def test_a_student_of_an_int8_teacher_is_checked_by_what_its_file_holds(tmp_path: Path) -> None:
     onnx.save(quantised("swish", "qdq per channel"), tmp_path / "t.onnx")
     ended = command("extract", tmp_path / "t.onnx", "--passes", "3e3", "--out", tmp_path / "run", "--json")
@@ -75,6 +82,9 @@ def test_a_student_of_an_int8_teacher_is_checked_by_what_its_file_holds(tmp_path
     assert ("host" in ended.told["student"]) == holds_rounding(student)
     if len(student) > (tmp_path / "t.onnx").stat().st_size:
         assert any("larger than its teacher" in alarm for alarm in ended.told["alarms"])
+    for side in ("teacher", "student"):
+        doubted = any(f"give the {side} another class" in alarm for alarm in ended.told["alarms"])
+        assert doubted == (ended.told[side].get("host", {"agreement": 1})["agreement"] < 0.99)
     assert "int8 on this processor" in (tmp_path / "run" / "report.txt").read_text()
     checked = command("verify", tmp_path / "t.onnx", tmp_path / "run" / "student.onnx", "--json")
     assert checked.code == 0 and set(checked.told["teacher"]["host"]) == {"agreement", "difference", "processor"}
