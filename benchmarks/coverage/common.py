@@ -128,7 +128,9 @@ def session(model: onnx.ModelProto | bytes | Path) -> Any:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
-    source = str(source) if isinstance(source, Path) else exact(source)
+    content = source.read_bytes() if isinstance(source, Path) else source
+    written = exact(content)
+    source = str(source) if isinstance(source, Path) and written == content else written  # by path: weights beside it
     for entry in EXACT.items():
         options.add_session_config_entry(*entry)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
