@@ -160,7 +160,9 @@ def test_whole_numbers_for_a_file_that_takes_them(given: str, dtype: str, tmp_pa
 
 def test_large_whole_numbers_stay_as_they_are(tmp_path: Path) -> None:
     ids = np.array([[2**53 + 1, -(2**62) - 1]])
-    assert np.array_equal(probes.load(saved(tmp_path, x=ids), of((2,), "int64")).feeds["image"], ids)
+    probe = probes.load(saved(tmp_path, x=ids), of((2,), "int64"))
+    assert np.array_equal(probe.feeds["image"], ids) and "above 16,777,216 are rounded" in probe.notes[0]
+    assert not probes.load(saved(tmp_path, x=np.array([[2**24, -5]])), of((2,), "int64")).notes
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from .sources import parts_of
 
 __all__ = ["Probe", "Takes", "load", "told"]
 
+_LARGEST = 1 << 24  # whole numbers up to here have a float32 of their own
+
 
 def load(
     path: Path,
@@ -55,7 +57,8 @@ def load(
     feeds = {value.name: _joined([(part.source, part.feeds[value.name]) for part in parts]) for value in wanted.takes}
     labels = _labels_of(parts, path)
     inputs = (feeds[signature.input_name] if inner is None else inner(feeds)).astype(np.float32, copy=False)
-    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    rounded = () if inner is not None else _rounded(feeds[signature.input_name])
+    notes = tuple(dict.fromkeys((*(note for part in parts for note in part.notes), *rounded)))
     return Probe(inputs, labels, path.name, _digest(feeds, inputs, labels), feeds, notes)
 
 
@@ -75,6 +78,13 @@ def _joined(arrays: list[tuple[Path, Array]]) -> Array:
                 remedy="Give files whose inputs have one shape.",
             )
     return np.ascontiguousarray(np.concatenate([array for _, array in arrays]) if others else like)
+
+
+def _rounded(fed: Array) -> tuple[str, ...]:
+    """What to say where whole numbers are larger than single precision tells apart."""
+    if fed.dtype.kind not in "iu" or max(int(fed.max()), -int(fed.min())) <= _LARGEST:
+        return ()
+    return (f"whole numbers above {_LARGEST:,} are rounded to single precision",)
 
 
 def _labels_of(parts: list[Part], path: Path) -> Array | None:
