@@ -7,14 +7,20 @@ from pathlib import Path
 
 from . import files, state
 from . import run as runs
-from .cutting import cut_of
-from .errors import UnsupportedTeacher, UsageError
+from .agreement import compare
+from .cutting import cut_of, synthetic
+from .errors import OnnxcakeError, UnsupportedTeacher, UsageError
 from .network import ONNX, Auto
 from .ort import Runtime
+from .pruning import NothingToCut, Pruner
 from .recipe import Recipe
 from .rng import Key
 from .student import Start
 from .teacher import Facts, Teacher
+
+# Parameters up to which a teacher of which nothing can be cut is its own student: 40 kB, a linear model as a rule.
+_SMALL = 10_000
+_SAMPLES, _ALIKE = 512, 0.95  # inputs, and the share of them on which a linear model of which less is left is to agree
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,47 @@ def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
         with Runtime() as runtime:
             like = goal.shapes(teacher.signature)
             pruned = cut_of(teacher, goal, goal.score, Key(seed), runtime, goal.drop_blocks, goal.low_rank, like)
+            products = sum(teacher.facts.operators.get(name, 0) for name in ("Gemm", "MatMul", "Conv"))
+            if products == 1 and teacher.facts.parameters <= _SMALL:
+                _keep_alike(teacher, pruned.content, Key(seed), runtime)
     except UnsupportedTeacher as error:
+        if isinstance(error, NothingToCut) and (whole := _whole(teacher, goal)) is not None:
+            note = f"student: {error.what}; it is the teacher's own graph, whole, as no other of its size answers alike"
+            return Beginning(whole, key, note)
         instead = "one of the teacher's family is named instead" if goal.named is None else "it begins from noise"
         return Beginning(None, key, f"student: {error.what}; {instead}")
     return Beginning(Start.like(pruned.content, teacher.signature, runs.START), key)
+
+
+def _keep_alike(teacher: Teacher, content: bytes, key: Key, runtime: Runtime) -> None:
+    """Make sure that a linear model without some of its rank or features still names the teacher's classes.
+
+    Raises:
+        NothingToCut: if not: its answers hang on what was left out, and no layer is left that could make up for it.
+    """
+    signature = teacher.signature
+    inputs = synthetic(signature, _SAMPLES, key.at("alike")).numpy()
+    sides = (runtime.load(teacher.model, weights=teacher.weights), runtime.load(content))
+    answers = [session.run_in_batches(inputs) for session in sides]
+    for session in sides:
+        session.close()
+    kinds = (signature.output_kind, signature.output_kind)
+    if compare(answers[0], answers[1], None, kinds).agreement.value < _ALIKE:
+        raise NothingToCut("nothing can be left out of its only layer", where=teacher.name, remedy="")
+
+
+def _whole(teacher: Teacher, goal: Auto) -> Start | None:
+    """The teacher's own graph, where it is so small that a stranger gains nothing; None where it cannot learn."""
+    if goal.named is not None or teacher.facts.parameters > _SMALL:
+        return None
+    signature = teacher.signature
+    try:
+        content = Pruner(teacher.opened, signature.input_name, signature.output_name, whole=True).as_it_is().content
+        start = Start.like(content, signature, runs.START)
+        start.check(signature)
+    except OnnxcakeError:
+        return None
+    return start
 
 
 def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
@@ -119,7 +162,7 @@ def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
         start = Start.like(model.read_bytes(), facts.signature, runs.START)
     except OSError:
         return None
-    return Beginning(start, key) if start.digest == told.sha256 else None
+    return Beginning(start, key, told.note) if start.digest == told.sha256 else None
 
 
 @dataclass(frozen=True)

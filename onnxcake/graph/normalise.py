@@ -11,6 +11,7 @@ from .choosing import choose
 from .front import Front
 from .inline import in_evaluation_mode, inlined
 from .load import TeacherFile
+from .plain_linear import write_out_linear
 from .rename import INPUT, Renamer, SafeGraph
 from .source import Choice, Source, check_known, held_nodes
 from .walk import reaching
@@ -30,6 +31,7 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
         UsageError: a name or shape in ``choice`` that the file does not have.
     """
     proto = inlined(file)
+    write_out_linear(proto)
     graph = proto.graph
     for name in (*choice.constants, *choice.shapes):
         check_known(name, {v.name for v in graph.input} | {choice.input or ""}, "input", file.name)

@@ -34,17 +34,20 @@ class Pruner:
     Args:
         input_name, output_name: of what it writes.
         graph: what is cut, where it is no longer the teacher's own graph.
+        whole: accept a graph of which nothing can be left out: it is written as it is.
 
     Raises:
         NothingToCut: if there is nothing in it that could be left out.
     """
 
-    def __init__(self, opened: Opened, input_name: str, output_name: str, graph: Plain | None = None) -> None:
+    def __init__(
+        self, opened: Opened, input_name: str, output_name: str, graph: Plain | None = None, whole: bool = False
+    ) -> None:
         self.opened, self.names = opened, (input_name, output_name)
         self.teacher = plain(opened.converted, opened.output)
         self.followed = follow(self.teacher if graph is None else graph)
         self.families = families(self.followed)
-        if not self.families.members and not self._tied():
+        if not whole and not self.families.members and not self._tied():
             raise NothingToCut(
                 "nothing in its graph can be left out",
                 where=opened.name,

@@ -177,7 +177,9 @@ class Training:
             self.student.load_state_dict(start)
             self.optimiser = self.regime.optimiser.build(self.student.parameters())
         least = min(lost.values())
-        self.rate = max(rate for rate, loss in lost.items() if loss <= _ALIKE * least)
+        self.rate = max(
+            rate for rate, loss in lost.items() if loss <= max(_ALIKE * least, least)
+        )  # below zero by rounding
 
     def _loss(self, lesson: Lesson, key: Key) -> float:
         """The loss of a lesson that nothing is learnt from; infinite if it is no number."""

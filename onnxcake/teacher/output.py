@@ -183,6 +183,8 @@ def output_kind(
             where=file,
             remedy="If it is a logit, say so with --task binary. Regressions cannot be used.",
         )
+    if task is None and labelled and end == "sigmoid":
+        task = "multiclass"  # one label for each input: the largest wins
     if task == "binary":
         raise _does_not_fit(task, f"{scores} numbers for each input", file)
     if task == "multilabel":
