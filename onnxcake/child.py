@@ -214,7 +214,8 @@ def _start(module: str) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
+        # Threads that wait by spinning are counted as work, and hold the cores that others need.
+        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path},
         start_new_session=True,  # a Ctrl-C at the terminal is the parent's to handle
     )
 
