@@ -102,7 +102,8 @@ def guard(folder: Path) -> None:
 
 def holds_nothing(folder: Path) -> bool:
     """Check that nothing of a run in a folder is finished: no batch, no checkpoint and no student."""
-    parts = (path for name in (STORE, CHECKPOINTS) for path in (folder / name).glob("*.safetensors"))
+    places = (f"{STORE}/*.safetensors", f"{CHECKPOINTS}/*/*.safetensors")
+    parts = (path for place in places for path in folder.glob(place))
     return next(parts, None) is None and not files.is_there(folder / STUDENT)
 
 

@@ -252,7 +252,7 @@ def test_an_error_is_an_object_for_json(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_what_is_finished_and_the_next_start_completes(tmp_path: Path) -> None:
     """A real limit on file sizes stands for the full disk: shards and start fit under it, checkpoints do not."""
     command = ["extract", DIGITS, "--range", "0,1", "--out", tmp_path / "run", *OFFLINE]
-    limit = 100_000
+    limit = 180_000
 
     def limited() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

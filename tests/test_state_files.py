@@ -19,7 +19,7 @@ from onnxcake.errors import StoreError
 from onnxcake.extraction import train
 from onnxcake.plan import Plan
 from onnxcake.progress import Progress
-from onnxcake.run import Run
+from onnxcake.run import Run, holds_nothing
 from onnxcake.spent import Spent
 from onnxcake.store import Store
 
@@ -187,3 +187,16 @@ def test_a_forged_checkpoint_is_refused_and_the_remedy_works(
     if change is FORGERIES["no weights"]:
         assert extract(out).code == 0
         assert (out / "student.onnx").read_bytes() == (run / "student.onnx").read_bytes()
+
+
+def test_checkpoints_alone_are_something(run: Path, tmp_path: Path) -> None:
+    """A method that keeps no set has nothing else until its end, and another seed must not begin over it."""
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    for path in (*out.glob("store/*.safetensors"), out / "report.json", out / "student.onnx"):
+        path.unlink()
+    assert not holds_nothing(out)
+    ended = command("extract", DIGITS, "--out", out, *OPTIONS, "--seed", 1)
+    assert ended.code == 6 and "seed was 0, is now 1" in ended.err
+    shutil.rmtree(out / "student")
+    assert holds_nothing(out)
