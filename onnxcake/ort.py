@@ -145,29 +145,36 @@ class Session:
         batch = batch or max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(1, x[:1].nbytes)))
         return np.concatenate([self.run(x[i : i + batch]) for i in range(0, len(x), batch)])
 
-    def run_named(self, feeds: Mapping[str, Array], batch: int = 1000) -> Array:
+    def run_named(self, feeds: Mapping[str, Array], axes: Mapping[str, int] | None = None, batch: int = 1000) -> Array:
         """The model's first output for arrays given by the names of its inputs, a part at a time.
 
-        The rows of all arrays but single numbers are split alike; a model of a fixed batch is run as often as needed,
-        the last part filled up with the first rows again. Texts are arrays of numpy's own strings.
+        A model of a fixed batch is run as often as needed, the last part filled up with the first rows again. Texts are
+        arrays of numpy's own strings.
+
+        Args:
+            axes: which axis of an array is the batch, where it is not the first; arrays that have as many entries there
+                as the others are split.
 
         Raises:
             RuntimeRefused: as `run`.
         """
-        count = max((len(array) for array in feeds.values() if array.ndim), default=0)
-        fixed = {shape[0] for name, shape, _ in self.inputs if name in feeds and shape and isinstance(shape[0], int)}
-        size = min(fixed) if fixed and max(fixed) > 0 and feeds else batch
-        split = {name for name, array in feeds.items() if array.ndim and len(array) == count}
-        results = []
+        places = {name: (axes or {}).get(name, 0) for name in feeds}
+        count = max((len(a) for name, a in feeds.items() if a.ndim and not places[name]), default=0)
+        split = {name for name, a in feeds.items() if a.shape[places[name] : places[name] + 1] == (count,)}
+        shapes = {name: shape for name, shape, _ in self.inputs if name in split and not places[name]}
+        fixed = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], int) and shape[0] > 0]
+        size, results = min(fixed, default=batch), []
         for first in range(0, count, size):
             rows = np.arange(first, min(first + size, count))
+            kept = len(rows)
             if fixed:
                 rows = np.resize(rows, size)
             for name, array in feeds.items():
-                self._ask({"do": "feed", "name": name}, array[rows] if name in split else array)
+                part = array.take(rows, places[name]) if name in split else array
+                self._ask({"do": "feed", "name": name}, part)
             _, result = self._ask({"do": "run", "fed": True}, None)
             assert result is not None
-            results.append(result[: min(size, count - first)])
+            results.append(result[:kept])
         return np.concatenate(results)
 
     def latency_of(self, feeds: Mapping[str, Array], runs: int = 50) -> float:

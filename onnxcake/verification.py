@@ -66,6 +66,7 @@ def verify(
         else:
             for side in sides:
                 side.take_the_files_inputs(runtime)
+                side.axes = {**side.axes, **first.axes}
             check_pair(sides[0].session, sides[1].session, [side.name for side in sides])
             feeds = None if front is None else front.rows(1, Key(0).at("latency"), held=True)
         names = first.found["file"]["class_names"]
@@ -148,7 +149,7 @@ class _Side:
         model, weights = part.SerializeToString(), opened.safe.beside(part)
         load = partial(open_session, runtime, model, path.name, _RUNS, weights=weights)
         self._inner, self._alone = load(), load(threads=_LATENCY_THREADS, arithmetic="host")
-        self.session = self._inner
+        self.session, self.axes = self._inner, {} if opened.safe.front is None else opened.safe.front.axes
         self._here = partial(arithmetic_here, runtime, model, self._inner, weights=weights)
 
     def take_the_files_inputs(self, runtime: Runtime) -> None:
@@ -161,7 +162,7 @@ class _Side:
     def answers(self, inputs: Inputs) -> tuple[Array, OutputKind]:
         """What it says to ``inputs``, and what kind of numbers that is."""
         if isinstance(inputs, Mapping):
-            answers = self.session.run_named(inputs)
+            answers = self.session.run_named(inputs, self.axes)
         else:
             answers = self._inner.run_in_batches(inputs)
         return answers, self.signature.output_kind

@@ -35,6 +35,9 @@ def answers(model: str | Path | bytes, feeds: dict[str, Any]) -> np.ndarray[Any,
     """The first output of a model in a plain session."""
     content = model if isinstance(model, bytes) else str(model)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    if isinstance(session.get_inputs()[0].shape[0], int):  # a fixed batch
+        rows = [session.run(None, {k: a[i : i + 1] for k, a in feeds.items()})[0] for i in range(40)]
+        return np.concatenate(rows)
     found: np.ndarray[Any, Any] = session.run(None, feeds)[0]
     return found
 
@@ -94,6 +97,26 @@ TEACHERS: dict[str, tuple[list[Any], dict[str, Any], list[Any], list[str], dict[
 }
 
 
+TEACHERS["a batch of one, fixed"] = (*TEACHERS["ids"][:2], [value("ids", 1, 12, kind=LONG)], [], TEACHERS["ids"][4])
+TEACHERS["a hidden state"] = (
+    [
+        N("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        N("GRU", ["t", "W", "R", "", "", "start"], ["", "g"], hidden_size=6),
+        N("Squeeze", ["g", "first"], ["s"]),
+        N("Gemm", ["s", "V"], ["y"]),
+    ],
+    {"W": normal(1, 18, 4), "R": normal(1, 18, 6), "V": normal(6, 3), "first": np.array([0])},
+    [value("x", "batch", 5, 4), value("start", 1, "batch", 6)],
+    ["--input", "x", "--hold", "start=0.5"],
+    {"x": normal(40, 5, 4)},
+)
+HELD = {
+    "flip": np.array(True),
+    "side": np.tile(np.float32([[1, 2, 3]]), (40, 1)),
+    "start": np.full((1, 40, 6), 0.5, "f"),
+}
+
+
 def saved(name: str, folder: Path, handmade: Any, opset: int = 17) -> Path:
     nodes, weights, inputs, _, _ = TEACHERS[name]
     model = handmade(nodes, weights, inputs=inputs, domains={"ai.onnx.ml": 3}, opset=opset)
@@ -113,8 +136,7 @@ def test_extract_keeps_the_front(name: str, tmp_path: Path, handmade: Any) -> No
     assert [v.name for v in student.graph.output] == ["y"]
     onnx.checker.check_model(student, full_check=True)
     got = answers(tmp_path / "run" / "student.onnx", feeds)
-    held = {"flip": np.array(True), "side": np.tile(np.float32([[1, 2, 3]]), (40, 1))}
-    more = {v.name: held[v.name] for v in wanted.input if v.name not in feeds}
+    more = {v.name: HELD[v.name] for v in wanted.input if v.name not in feeds}
     np.testing.assert_array_equal(got, answers(tmp_path / "run" / "student.onnx", {**feeds, **more}))
     assert got.shape == answers(teacher, {**feeds, **more}).shape
 
@@ -124,8 +146,7 @@ def test_shrink_of_nothing_is_the_teacher(name: str, tmp_path: Path, handmade: A
     teacher, feeds = saved(name, tmp_path, handmade), TEACHERS[name][4]
     ended = in_process.command("shrink", teacher, "--keep", "1", *TEACHERS[name][3], "--out", "s.onnx", cwd=tmp_path)
     assert ended.code == 0, ended.err
-    held = {"flip": np.array(True), "side": np.tile(np.float32([[1, 2, 3]]), (40, 1))}
-    more = {v.name: held[v.name] for v in onnx.load(teacher).graph.input if v.name not in feeds}
+    more = {v.name: HELD[v.name] for v in onnx.load(teacher).graph.input if v.name not in feeds}
     np.testing.assert_allclose(answers(tmp_path / "s.onnx", feeds), answers(teacher, {**feeds, **more}), atol=2e-4)
 
 
@@ -179,8 +200,7 @@ def test_verify_and_extract_take_the_files_own_inputs(name: str, tmp_path: Path,
     ended = in_process.command(*asked, cwd=tmp_path)
     assert ended.code == 0, ended.err
     told = json.loads((tmp_path / "run" / "report.json").read_text())["agreement"]["probe"]
-    held = {"flip": np.array(True), "side": np.tile(np.float32([[1, 2, 3]]), (40, 1))}
-    more = {v.name: held[v.name] for v in onnx.load(teacher).graph.input if v.name not in feeds}
+    more = {v.name: HELD[v.name] for v in onnx.load(teacher).graph.input if v.name not in feeds}
     student = tmp_path / "run" / "student.onnx"
     wanted = (answers(teacher, {**feeds, **more}).argmax(1) == answers(student, feeds).argmax(1)).mean()
     assert told["samples"] == 40 and told["agreement"]["value"] == pytest.approx(wanted)

@@ -125,6 +125,11 @@ class Front:
         """Whether nodes stand before the chosen value."""
         return bool(self.model.graph.node)
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """Which axis of an input is the batch."""
+        return {one.name: one.sizes.index(BATCH) for one in self.inputs if one.sizes and BATCH in one.sizes}
+
     def content(self) -> bytes:
         """The front as a model by itself, its weights in it: the file's inputs → the chosen value.
 
@@ -205,6 +210,8 @@ def _input(value: onnx.ValueInfoProto, source: Source, choice: Choice, needed: b
             array = held_array(value, sizes, held, "")
     except OnnxcakeError:  # a size that only the front knows of, or an input that nothing reads and no number is for
         pass
+    if sizes and source.batch is not None and sizes[0] == source.batch and (needed or source.batch == 1):
+        sizes = (BATCH, *sizes[1:])  # as many rows as are asked for, which are run in batches of that size
     dims = tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
     return FileInput(value.name, kind, dims, sizes, array, needed, values)
 

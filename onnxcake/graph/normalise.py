@@ -56,6 +56,9 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
     source = Source.of(proto, choice, file.name)
     notes = (*told, *in_evaluation_mode(proto))
     front = Front.of(file, proto, source, choice)
+    ignored = [] if front is None else [shown(one.name) for one in front.inputs if not one.needed]
+    if ignored:
+        notes = (*notes, f"held, so that a student takes them and does not look at them: {', '.join(ignored[:10])}")
     nodes = reaching(nodes, *wanted, stop=source.name)
     held = held_nodes(proto, nodes, source, choice, file.name)
     return replace(Renamer(file, proto, source).rename([*held, *nodes], wanted, choice, notes), front=front)
