@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import zipfile
@@ -114,6 +115,7 @@ def test_name_and_digest(tmp_path: Path) -> None:
     other = load(tmp_path / "q.safetensors", SHAPE)
     assert (one.name, other.name) == ("p.npz", "q.safetensors")
     assert one.digest == other.digest and len(one.digest) == 64, "of what it holds, not of how"
+    assert one.digest == hashlib.sha256(INPUTS.tobytes() + LABELS.tobytes()).hexdigest(), "reports hang on it"
     changed = [
         load(npz(tmp_path / "r.npz", x=INPUTS), SHAPE),
         load(npz(tmp_path / "s.npz", x=INPUTS, y=LABELS[::-1]), SHAPE),
