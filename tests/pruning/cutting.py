@@ -85,11 +85,12 @@ class Teacher:
 
 
 def teacher_of(model: onnx.ModelProto | Path, folder: Path) -> Teacher:
-    """A model, written, opened and followed."""
+    """Write, open and follow a model, from its own input on: ids of a table too, not the rows behind them."""
     path = model if isinstance(model, Path) else folder / "teacher.onnx"
     if isinstance(model, onnx.ModelProto):
         path.write_bytes(model.SerializeToString())
-    opened = open_graph(path, Options())
+    given = "x" if isinstance(model, onnx.ModelProto) and any(v.name == "x" for v in model.graph.input) else None
+    opened = open_graph(path, Options(input=given))
     followed = follow(plain(opened.converted, opened.output))
     return Teacher(path, opened, followed, families(followed))
 
