@@ -144,7 +144,8 @@ class _Side:
             raise exam.error
         self.found = exam.found
         self.signature = Signature.from_dict(exam.found["signature"])
-        self.opened = opened = open_graph(path, options)
+        way = exam.found["batch"]
+        self.opened = opened = open_graph(path, options, fixed=way["kept"], batch=way["baked"])
         part = opened.safe.cut(opened.output)
         model, weights = part.SerializeToString(), opened.safe.beside(part)
         load = partial(open_session, runtime, model, path.name, _RUNS, weights=weights)

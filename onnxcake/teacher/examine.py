@@ -230,6 +230,8 @@ class Examiner:
         if is_quantised(opened.safe.model):
             self.exam.found["host"] = self._host(inputs, expected)
         names = {"input_name": told(signature.input_name), "output_name": told(signature.output_name)}
+        baked = opened.safe.batch if self.batch_note else None
+        self.exam.found["batch"] = {"kept": self.fixed, "baked": baked}
         self.exam.found["signature"] = asdict(signature) | names | {"task": signature.task}
         session.rest()
         give_back_memory()

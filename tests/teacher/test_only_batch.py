@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from in_process import command
 from torch import Tensor
 
 from onnxcake.errors import TeacherError, UnsupportedTeacher
@@ -321,3 +322,12 @@ def test_a_branch_by_the_data_of_one_input(name: str, tmp_path: Path) -> None:
     seen, told = (ends[0] - ends[1]) / 2, (gradient * step).sum(1)
     near = (seen - told).abs() < 1e-3
     assert near.float().mean() > 0.8, "differences step over the branch and over kinks now and then"
+
+
+def test_verify_compares_a_file_with_its_own_batch(tmp_path: Path) -> None:
+    """Both sides have a batch of two baked in, and are run in pieces of that."""
+    path = BAKED["Expand to two"].saved(tmp_path)
+    np.save(tmp_path / "probe.npy", normal(COUNT, 6))
+    ended = command("verify", path, path, "--probe", tmp_path / "probe.npy", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.told["agreement"]["probe"]["agreement"]["value"] == 1.0
