@@ -300,6 +300,7 @@ def test_three_dimensions_are_laid_out_too(how: Pace, dynamo: bool, tmp_path: Pa
     shapes = {"dynamic_shapes": ({0: torch.export.Dim("b")},)} if dynamo else {"dynamic_axes": {"x": {0: "b"}}}
     torch.onnx.export(net.eval(), (x,), path, dynamo=dynamo, input_names=["x"], verbose=False, **shapes)
     found = Teacher.load(path)
+    assert not list(pace.others(found)), "they stay plain"
     (convolution, *_) = found.offers.convolutions
     plain = found.answer(x, (convolution,))
     found._tapped.clear()
