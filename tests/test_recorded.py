@@ -214,8 +214,9 @@ def test_what_cannot_be_recorded_is_refused(nets: dict[str, Made], tmp_path: Pat
         record(teacher, data(1), tmp_path / "s")
     with pytest.raises(UsageError, match="not finite"):
         record(teacher, data() * torch.inf, tmp_path / "s")
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError):
-        record(teacher, data(), tmp_path / "none" / "s")
+        record(teacher, data(), tmp_path / "file" / "s")
     nodes = [helper.make_node("MatMul", ["x", "W"], ["m"]), helper.make_node("Tanh", ["m"], ["y"])]
     onnx.save(handmade(nodes, {"W": normal(4, 3)}), tmp_path / "t.onnx")
     with pytest.raises(UsageError, match="nothing to record"):

@@ -959,7 +959,8 @@ DEAD = {
     "numbers of words that are not there": bad(
         TeacherError,
         ("onnxruntime", "out of data bounds", "'look up'"),
-        N("Mul", ["x", "hundred"], ["far"]),
+        N("Exp", ["x"], ["above"]),
+        N("Mul", ["above", "hundred"], ["far"]),
         N("Cast", ["far"], ["i"], to=I64),
         N("Gather", ["W", "i"], ["e"], name="look up"),
         N("ReduceMean", ["e"], ["r"], axes=[1], keepdims=0),
