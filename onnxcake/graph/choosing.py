@@ -100,7 +100,8 @@ def choose(
     )
     if tensor.HasField("shape") and None not in sizes[1:]:
         raise UnsupportedTeacher(what, where=file, remedy=f"{options}.")
-    likely = examples(sizes if tensor.HasField("shape") else (None,) * 3)
+    ranks = (sizes,) if tensor.HasField("shape") else ((None,) * 3, (None,) * 2)
+    likely = [shape for dims in ranks for shape in examples(dims)]
     raise OpenSizes(what, where=file, examples=likely, value=found.value, hold=found.hold, options=options)
 
 

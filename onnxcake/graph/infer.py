@@ -28,13 +28,46 @@ def inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
             node.domain, node.op_type = "", "Cast"
             del node.attribute[:]
             node.attribute.append(helper.make_attribute("to", kind))
-    try:
-        graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-    except Exception:  # noqa: BLE001 - what is not known is asked for
-        graph = bare.graph
+    graph = _inferred(bare)
+    if _tell_widths(bare, {value.name for value in (*graph.value_info, *graph.output) if known(value)}):
+        graph = _inferred(bare)
     stated = {value.name: value for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)}
     found = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
     return {**stated, **{name: value for name, value in found.items() if _says_more(value, stated.get(name))}}
+
+
+def _inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
+    try:
+        return onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except Exception:  # noqa: BLE001 - what is not known is asked for
+        return bare.graph
+
+
+def _tell_widths(bare: onnx.ModelProto, told: Collection[str]) -> bool:
+    """Let inputs stand for values whose columns their operator alone tells: behind a tokenizer onnx infers nothing.
+
+    Args:
+        told: the values that something has been inferred of.
+
+    Returns:
+        whether there were any.
+    """
+    found = [node for node in bare.graph.node if _width(node) and node.output[0] not in told]
+    for node in found:
+        columns = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [None, _width(node)])
+        bare.graph.input.append(columns)
+        bare.graph.node.remove(node)
+    return bool(found)
+
+
+def _width(node: onnx.NodeProto) -> int:
+    """Read how many columns an operator makes of each row, where its attributes alone say so; else 0."""
+    said = {a.name: a.ints for a in node.attribute}
+    if node.op_type == "TfIdfVectorizer" and not node.domain:
+        return 1 + max(said.get("ngram_indexes", ()), default=-1)
+    if node.op_type == "FeatureVectorizer" and node.domain == "ai.onnx.ml":
+        return sum(said.get("inputdimensions", ()))
+    return 0
 
 
 def _type_of(node: onnx.NodeProto) -> int:

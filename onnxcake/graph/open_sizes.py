@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UnsupportedTeacher, shown
+from .held import LIMIT_VALUES
 
 # Sizes that models are made for, the commonest first.
 _SIDES = (224, 32, 28, 64, 96, 128, 112, 160, 192, 256, 299, 384, 48, 512)
@@ -63,7 +65,7 @@ def examples(dims: Dims) -> list[tuple[int, ...]]:
             for axis in open_at:
                 shape[axis] = channels if axis == channel else size
             made.append(tuple(shape))
-    return made
+    return [shape for shape in made if math.prod(shape) <= LIMIT_VALUES] or made[:1]
 
 
 def _channel(dims: Dims) -> int | None:

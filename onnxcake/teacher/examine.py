@@ -98,7 +98,7 @@ class Examiner:
         self.stage(BUILDING)
         built = build(safe, limits, path.name)
         self.exam.found |= describe_graph(built.converted)
-        if any(one.unfit for one in built.blocked):
+        if built.refusal is not None and any(one.unfit for one in built.blocked):
             self.unclear = built  # onnxruntime is asked why: in the second stage
             return costs(built.converted)
         if built.refusal is not None:

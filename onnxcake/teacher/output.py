@@ -111,6 +111,10 @@ def _unfit(graph: Converted, name: str) -> tuple[str | None, str]:
     if tail(graph, name).kind == "unit_norm":
         return "is an embedding (its rows have length one), not class scores", _SCORES
     shape = sample.shape
+    if not sample.numel():
+        before = _scores_before(graph, name)
+        what = f"{_shown_shape(graph, name)} holds no numbers: the file itself cuts all of them away"
+        return what, "" if before is None else _BEFORE.format(graph.safe.name_of(before))
     if sample.dim() > 2 and sum(size > 1 for size in shape[1:]) > 1:
         what = "one answer for each of many places (detection, segmentation or text), not one for each input"
         return f"{_shown_shape(graph, name)} holds {what}", _SCORES
@@ -141,7 +145,7 @@ def _is_a_row(graph: Converted, name: str) -> bool:
         return False
     sample = value.seen[0]
     rows = sample.dim() > 1 and sample.shape[0] == graph.values["input"].seen[0].shape[0]
-    return rows and sample.dtype.is_floating_point and sum(size > 1 for size in sample.shape[1:]) <= 1
+    return rows and sample.dtype.is_floating_point and sample.numel() > 0 and sum(size > 1 for size in sample.shape[1:]) <= 1
 
 
 def _free_shape(graph: Converted, name: str) -> list[str | int]:
