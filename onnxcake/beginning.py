@@ -20,6 +20,8 @@ from .teacher import Facts, Teacher
 
 # Parameters up to which a teacher of which nothing can be cut is its own student: 40 kB, a linear model as a rule.
 _SMALL = 10_000
+# Those whose numbers lie in an operator's attributes, as an SVM's do, can be neither cut nor trained: kept up to 400 kB.
+_FIXED = 100_000
 _SAMPLES, _ALIKE = 512, 0.95  # inputs, and the share of them on which a linear model of which less is left is to agree
 
 
@@ -133,14 +135,16 @@ def _keep_alike(teacher: Teacher, content: bytes, key: Key, runtime: Runtime) ->
 
 
 def _whole(teacher: Teacher, goal: Auto) -> Start | None:
-    """The teacher's own graph, where it is so small that a stranger gains nothing; None where it cannot learn."""
-    if goal.named is not None or teacher.facts.parameters > _SMALL:
+    """The teacher's own graph, where it is so small that a stranger gains nothing; None where it is larger or cannot be written."""
+    if goal.named is not None or teacher.facts.parameters > _FIXED:
         return None
     signature = teacher.signature
     try:
         content = Pruner(teacher.opened, signature.input_name, signature.output_name, whole=True).as_it_is().content
         start = Start.like(content, signature, runs.START)
-        start.check(signature)
+        start.check(signature, still=True)
+        if start.parameters() and teacher.facts.parameters > _SMALL:
+            return None
     except OnnxcakeError:
         return None
     return start

@@ -29,7 +29,7 @@ def inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
             del node.attribute[:]
             node.attribute.append(helper.make_attribute("to", kind))
     graph = _inferred(bare)
-    if _tell_widths(bare, {value.name for value in (*graph.value_info, *graph.output) if known(value)}):
+    if _tell_widths(bare, {value.name for value in (*graph.value_info, *graph.output) if _has_sizes(value)}):
         graph = _inferred(bare)
     stated = {value.name: value for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)}
     found = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
@@ -47,7 +47,7 @@ def _tell_widths(bare: onnx.ModelProto, told: Collection[str]) -> bool:
     """Let inputs stand for values whose columns their operator alone tells: behind a tokenizer onnx infers nothing.
 
     Args:
-        told: the values that something has been inferred of.
+        told: the values whose sizes have been inferred.
 
     Returns:
         whether there were any.
@@ -58,6 +58,10 @@ def _tell_widths(bare: onnx.ModelProto, told: Collection[str]) -> bool:
         bare.graph.input.append(columns)
         bare.graph.node.remove(node)
     return bool(found)
+
+
+def _has_sizes(value: onnx.ValueInfoProto) -> bool:
+    return value.type.tensor_type.HasField("shape")
 
 
 def _width(node: onnx.NodeProto) -> int:

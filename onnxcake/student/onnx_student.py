@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..graph.whole import written
 from ..rng import Key
@@ -40,6 +40,8 @@ class OnnxStudent(Student):
         self.start, self.taps, self._learnt = start, tuple(taps), learnt
         self.logits = Logits(start.kind, start.before)
         self._values: dict[str, Tensor] = {}
+        # Of numbers that lie in attributes alone, none is trained: a shift that stays 0 is what optimisers are given.
+        self.still = None if learnt.parameters else nn.Parameter(torch.zeros(()))
         if fresh is not None:
             with fresh.at("student", "weights").as_default():
                 learnt.draw(signature.to_input(torch.randn(_SETTLED_ON, *signature.shape)))
@@ -50,7 +52,7 @@ class OnnxStudent(Student):
             scores, *values = scores
             self._values = dict(zip(self.taps, values, strict=True))
         logits: Tensor = self.logits(scores)
-        return logits
+        return logits if self.still is None else logits + 0 * self.still
 
     def watch(self, modules: Sequence[str]) -> OnnxStudent:  # type: ignore[override] # all that is asked is `taken`
         """Itself, as what keeps the ``modules``, values of the model that it was made to look at."""

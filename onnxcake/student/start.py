@@ -83,8 +83,11 @@ class Start:
         """A model that takes and gives just what the teacher of this signature does."""
         return cls(content, signature.output_kind, signature.output_shape, signature.input_shape, name)
 
-    def check(self, signature: Signature) -> None:
+    def check(self, signature: Signature, still: bool = False) -> None:
         """Makes sure that it can be trained, and written as a student of the teacher of this signature.
+
+        Args:
+            still: accept one that has no weights to train: it stays as it is.
 
         Raises:
             UsageError: if not.
@@ -92,7 +95,7 @@ class Start:
         if is_quantised(self.opened.safe.model):
             raise _refused(self.name, "it is quantised", "Give the float model that it was made from.", signature)
         self.ends(signature)
-        if not self.parameters():
+        if not still and not self.parameters():
             raise _refused(self.name, "it has no weights that could be trained", "", signature)
 
     @cached_property
