@@ -50,6 +50,7 @@ from sklearn.model_selection import train_test_split
 
 import onnxcake
 from onnxcake.errors import OnnxcakeError
+from onnxcake.graph.locales import with_known_locale
 
 Classifier = Any
 GOOD = 0.95  # agreement on real rows
@@ -202,12 +203,12 @@ def _classes(path: Path, feeds: dict[str, Any], report: Any, before: Path | None
     wanted = side["output_name"]
     if wanted not in {output.name for output in model.graph.output}:
         model.graph.output.add().name = wanted
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = _session(model)
     given = {one.name for one in session.get_inputs()}
     if not given <= feeds.keys() and before is not None:  # a value inside the teacher is what the student takes
         inner = onnx.load(before)
         inner.graph.output.add().name = side["input_name"]
-        front = onnxruntime.InferenceSession(inner.SerializeToString(), providers=["CPUExecutionProvider"])
+        front = _session(inner)
         feeds = {side["input_name"]: front.run([side["input_name"]], feeds)[0]}
     answer = session.run([wanted], {name: feeds[name] for name in given})[0]
     if isinstance(answer, list):  # a ZipMap's dictionaries
@@ -216,6 +217,17 @@ def _classes(path: Path, feeds: dict[str, Any], report: Any, before: Path | None
     if rows.shape[1] > 1:
         return rows.argmax(1)
     return rows[:, 0] > (0.5 if side["output_kind"].endswith("probability") else 0)
+
+
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """Open a model; texts are normalised in the C library's own locale where the file's is not installed."""
+    content, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(content, providers=providers)
+    except Exception as error:
+        if "Locale" not in str(error):
+            raise
+        return onnxruntime.InferenceSession(with_known_locale(content), providers=providers)
 
 
 def _summary(file: Path) -> None:

@@ -20,7 +20,7 @@ from .teacher import Facts, Teacher
 
 # Parameters up to which a teacher of which nothing can be cut is its own student: 40 kB, a linear model as a rule.
 _SMALL = 10_000
-# Those whose numbers lie in an operator's attributes, as an SVM's do, can be neither cut nor trained: kept up to 400 kB.
+# Those whose numbers lie in an operator's attributes, as an SVM's do, can be neither cut nor trained: up to 400 kB.
 _FIXED = 100_000
 _SAMPLES, _ALIKE = 512, 0.95  # inputs, and the share of them on which a linear model of which less is left is to agree
 
@@ -135,7 +135,7 @@ def _keep_alike(teacher: Teacher, content: bytes, key: Key, runtime: Runtime) ->
 
 
 def _whole(teacher: Teacher, goal: Auto) -> Start | None:
-    """The teacher's own graph, where it is so small that a stranger gains nothing; None where it is larger or cannot be written."""
+    """The teacher's own graph, where it is so small that a stranger gains nothing; None where it is larger or unfit."""
     if goal.named is not None or teacher.facts.parameters > _FIXED:
         return None
     signature = teacher.signature

@@ -56,6 +56,8 @@ class Runtime:
     ) -> Session:
         """Load a model: it answers what a plain ``InferenceSession`` of the same file, level and options does.
 
+        Only where this host lacks the language that texts are normalised in, which that refuses, another is taken.
+
         Args:
             threads: onnxruntime's intra-op threads; 0 leaves the choice to it.
             weights: the data of initialisers that the model marks as kept in files of their own names.
@@ -87,7 +89,14 @@ class Runtime:
 
             model = exact(model)
         asked = {"do": "load", "threads": threads, "lean": lean, "arithmetic": arithmetic, "level": level}
-        header, _ = self._ask(asked, np.frombuffer(model, np.uint8))
+        try:
+            header, _ = self._ask(asked, np.frombuffer(model, np.uint8))
+        except RuntimeRefused as error:
+            if "StringNormalizer::Locale" not in error.what:
+                raise
+            from .graph.locales import with_known_locale
+
+            header, _ = self._ask(asked, np.frombuffer(with_known_locale(model), np.uint8))
         return Session(self, header["id"], header["inputs"], header["outputs"])
 
     def clear(self) -> None:

@@ -61,7 +61,7 @@ def _tell_widths(bare: onnx.ModelProto, told: Collection[str]) -> bool:
 
 
 def _has_sizes(value: onnx.ValueInfoProto) -> bool:
-    return value.type.tensor_type.HasField("shape")
+    return bool(value.type.tensor_type.HasField("shape"))
 
 
 def _width(node: onnx.NodeProto) -> int:

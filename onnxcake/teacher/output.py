@@ -145,7 +145,12 @@ def _is_a_row(graph: Converted, name: str) -> bool:
         return False
     sample = value.seen[0]
     rows = sample.dim() > 1 and sample.shape[0] == graph.values["input"].seen[0].shape[0]
-    return rows and sample.dtype.is_floating_point and sample.numel() > 0 and sum(size > 1 for size in sample.shape[1:]) <= 1
+    return (
+        rows
+        and sample.dtype.is_floating_point
+        and sample.numel() > 0
+        and sum(size > 1 for size in sample.shape[1:]) <= 1
+    )
 
 
 def _free_shape(graph: Converted, name: str) -> list[str | int]:

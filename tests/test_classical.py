@@ -1,0 +1,135 @@
+"""Classical models end to end: SVMs are kept whole, texts are counted in columns, a broken file is named as such."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxcake
+from onnxcake.errors import UnsupportedTeacher
+from onnxcake.ort import Runtime
+from onnxcake.result import same
+
+N = helper.make_node
+ML, MS = "ai.onnx.ml", "com.microsoft"
+RANDOM = np.random.default_rng(0)
+
+
+def saved(folder: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], **weights: Any) -> Path:
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
+    opsets = [helper.make_opsetid(*one) for one in (("", 17), (ML, 1), (MS, 1))]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), folder / "t.onnx")
+    return folder / "t.onnx"
+
+
+def value(name: str, *shape: Any, kind: int = TensorProto.FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def machine(classes: int, platt: bool, **kernel: Any) -> Any:
+    """An SVM of 4 features, with 5 support vectors for each class."""
+    pairs, number = classes * (classes - 1) // 2, 5 * classes
+    said = {"prob_a": [-1.5] * pairs, "prob_b": [0.1] * pairs} if platt else {}
+    return N(
+        "SVMClassifier", ["x"], ["label", "y"], domain=ML, classlabels_ints=list(range(classes)), **kernel, **said,
+        coefficients=RANDOM.normal(size=(classes - 1) * number).tolist(), rho=[0.1] * pairs,
+        support_vectors=(RANDOM.normal(size=number * 4) * 30).tolist(), vectors_per_class=[5] * classes,
+    )  # fmt: skip
+
+
+# the operator, and its numbers of scores
+MACHINES = {
+    "rbf, two classes": (machine(2, False, kernel_type="RBF", kernel_params=[1e-3, 0.0, 3.0]), 2),
+    "rbf, probabilities": (machine(3, True, kernel_type="RBF", kernel_params=[1e-3, 0.0, 3.0]), 3),
+    "polynomial, probabilities": (machine(2, True, kernel_type="POLY", kernel_params=[1e-4, 1.0, 2.0]), 2),
+    "sigmoid": (machine(3, False, kernel_type="SIGMOID", kernel_params=[1e-3, 0.0, 3.0]), 3),
+}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_support_vector_machine_is_its_own_student(name: str, tmp_path: Path) -> None:
+    node, scores = MACHINES[name]
+    outputs = [value("label", "N", kind=TensorProto.INT64), value("y", "N", scores)]
+    path = saved(tmp_path, [node], [value("x", "N", 4)], outputs)
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).data
+    assert any("the teacher's own graph, whole" in note for note in report["substitutes"])
+    assert report["student"]["parameters"] == report["teacher"]["parameters"]
+    x = (RANDOM.normal(size=(200, 4)) * 30).astype(np.float32)
+    one, other = (
+        onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(["y"], {"x": x})[0]
+        for file in (path, tmp_path / "run" / "student.onnx")
+    )
+    assert len(set(one.argmax(1))) > 1
+    np.testing.assert_array_equal(one, other)
+
+
+def test_columns_of_words_are_counted_and_their_case_is_changed_without_the_files_language(tmp_path: Path) -> None:
+    """As scikit-learn's TfidfVectorizer is exported, beside a column of numbers."""
+    nodes = [
+        N("Reshape", ["text", "flat"], ["words"]),
+        N("StringNormalizer", ["words"], ["low"], case_change_action="LOWER", is_case_sensitive=0, locale="xx_YY"),
+        N("Tokenizer", ["low"], ["tokens"], domain=MS, mark=0, mincharnum=1, pad_value="#", tokenexp="[a-z]+"),
+        N("Flatten", ["tokens"], ["row"]),
+        N(
+            "TfIdfVectorizer", ["row"], ["counts"], mode="TF", min_gram_length=1, max_gram_length=1, max_skip_count=0,
+            ngram_counts=[0], ngram_indexes=[0, 1, 2], pool_strings=["blue", "red", "sea"],
+        ),
+        N("Concat", ["numbers", "counts"], ["h"], axis=1),
+        N("Gemm", ["h", "W"], ["y"]),
+    ]  # fmt: skip
+    inputs = [value("numbers", None, 2), value("text", None, 1, kind=TensorProto.STRING)]
+    path = saved(
+        tmp_path, nodes, inputs, [value("y", None, 3)], flat=np.array([-1]), W=RANDOM.normal(size=(5, 3)).astype("f")
+    )
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).data
+    assert report["teacher"]["input_name"] == "h" and report["teacher"]["input_shape"] == [5]
+    normaliser = helper.make_model(
+        helper.make_graph(
+            [N("StringNormalizer", ["s"], ["low"], case_change_action="LOWER", locale="xx_YY"),
+             N("Equal", ["low", "wanted"], ["is"]), N("Cast", ["is"], ["y"], to=1)],
+            "g", [value("s", 1, kind=TensorProto.STRING)], [value("y", 1)],
+            [helper.make_tensor("wanted", TensorProto.STRING, [1], ["é".encode()])],
+        ),
+        opset_imports=[helper.make_opsetid("", 19)], ir_version=8,
+    )  # fmt: skip
+    with Runtime() as runtime:
+        assert runtime.load(normaliser.SerializeToString()).run_named({"s": np.array(["É"])}).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("ends", [(1, 2), (3, 9)])
+def test_a_file_that_cuts_all_of_its_scores_away_is_refused_in_onnxruntimes_words(
+    ends: tuple[int, int], tmp_path: Path
+) -> None:
+    nodes = [
+        N("Gemm", ["x", "W"], ["z"]),
+        N("Slice", ["z", "starts", "ends", "one"], ["y"]),
+        N("ArgMax", ["y"], ["label"], axis=1),
+    ]
+    weights = {"W": RANDOM.normal(size=(4, 1)).astype("f"), "one": np.array([1])}
+    outputs = [value("label", "N", 1, kind=TensorProto.INT64), value("y", "N", None)]
+    starts, stops = (np.array([end]) for end in ends)
+    path = saved(tmp_path, nodes, [value("x", "N", 4)], outputs, starts=starts, ends=stops, **weights)
+    with pytest.raises(UnsupportedTeacher, match=r"onnxruntime cannot run it.*ArgMax") as caught:
+        onnxcake.extract(path, out=tmp_path / "run", passes=2e3)
+    assert "The file itself is broken there" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("differences", "share", "alike"),
+    [
+        ([1e-6] * 100, 1, True),
+        ([1e-6] * 99 + [0.04], 1, False),
+        ([1e-6] * 99 + [0.04], 0.95, True),
+        ([1e-6] * 99 + [np.nan], 0.95, False),
+        ([1e-6] * 90 + [0.04] * 10, 0.95, False),
+    ],
+)
+def test_runtimes_may_round_a_few_answers_otherwise(differences: list[float], share: float, alike: bool) -> None:
+    assert same(np.array(differences), 1e-3, share) == alike
