@@ -11,19 +11,30 @@ from torch import Tensor
 
 from .beginning import Beginning, Numbers, beginning
 from .convert import Converted
+from .node import Depends
 
 _PASS = {("", op) for op in ("Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")}
 _PASS |= {("ai.onnx.ml", "ZipMap")}
+_LINEAR = {"MatMul", "Gemm", "Conv"}
+_SIGNED = {"Tanh", "Softsign"}
 _ROUNDING = 1e-5
 _QUANTISED = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
 
 
 @dataclass(frozen=True)
 class Tail:
-    """How a graph ends: in "softmax", "log_softmax", "sigmoid", "unit_norm", or None; and what went into that."""
+    """How a graph ends, and what went into that.
+
+    Attributes:
+        kind: "softmax", "log_softmax", "sigmoid", "unit_norm"; "ranked" for the largest in order, which stand for other
+            classes in every row; or None.
+        logits: the value before that.
+        unbounded: whether it ends in a linear layer or in what gives negative numbers, and so in no probabilities.
+    """
 
     kind: str | None
     logits: str
+    unbounded: bool = False
 
 
 def tail(graph: Converted, output: str) -> Tail:
@@ -40,7 +51,7 @@ def tail(graph: Converted, output: str) -> Tail:
         return Tail(None, output)
     if node.domain:
         unit = node.op_type == "Normalizer" and _attribute(node, "norm") == b"L2"
-        return Tail("unit_norm" if unit else None, output)
+        return Tail("unit_norm" if unit else None, output, _regression(node))
     if node.op_type in ("Softmax", "LogSoftmax") and _over_classes(graph, node):
         return Tail("softmax" if node.op_type == "Softmax" else "log_softmax", node.input[0])
     if node.op_type == "Sigmoid":
@@ -56,7 +67,13 @@ def tail(graph: Converted, output: str) -> Tail:
         return Tail("unit_norm" if unit else None, output)
     if node.op_type == "Div" and _norm_of(makers, node):
         return Tail("unit_norm", output)
-    return Tail(None, output)
+    if node.op_type == "TopK":
+        return Tail("ranked", node.input[0])
+    if node.op_type == "Add":  # a bias
+        data = [name for name in node.input if name in graph.values and graph.values[name].depends == Depends.DATA]
+        node = back(data[0]) if len(data) == 1 else node
+        return Tail(None, output, node is not None and node.op_type in _LINEAR)
+    return Tail(None, output, node.op_type in _LINEAR | _SIGNED)
 
 
 def _over_classes(graph: Converted, node: onnx.NodeProto) -> bool:
@@ -78,6 +95,11 @@ def _is_over_classes(graph: Converted, name: str, axis: int) -> bool:
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def _regression(node: onnx.NodeProto) -> bool:
+    plain = _attribute(node, "post_transform") in (None, b"NONE")
+    return node.domain == "ai.onnx.ml" and node.op_type in ("LinearRegressor", "SVMRegressor") and plain
 
 
 def _norm_of(makers: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> bool:

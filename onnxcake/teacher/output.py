@@ -108,7 +108,11 @@ def _unfit(graph: Converted, name: str) -> tuple[str | None, str]:
         what = f"({kind} [{', '.join(map(str, _free_shape(graph, name)))}]) comes from {shown(maker.op_type)[1:-1]}"
         before = _scores_before(graph, name)
         return f"{what}, which has no gradient", "" if before is None else _BEFORE.format(graph.safe.name_of(before))
-    if tail(graph, name).kind == "unit_norm":
+    end = tail(graph, name)
+    if end.kind == "ranked":
+        before = _BEFORE.format(graph.safe.name_of(end.logits))
+        return "holds the largest scores in order (TopK), those of other classes for each input", before
+    if end.kind == "unit_norm":
         return "is an embedding (its rows have length one), not class scores", _SCORES
     shape = sample.shape
     if not sample.numel():
@@ -177,8 +181,8 @@ def output_kind(
         UsageError: if ``task`` does not fit.
     """
     values, scores = rows.astype(np.float64), rows.shape[1]
-    in_unit = bool((values >= 0).all() and (values <= 1).all())
     end = shown_by_graph.kind
+    in_unit = not shown_by_graph.unbounded and bool((values >= 0).all() and (values <= 1).all())
     if scores == 1:
         if task not in (None, "binary"):
             raise _does_not_fit(task, "one number for each input", file)

@@ -312,6 +312,39 @@ REFUSED = {
         "output 'y' (int64 [N, 1]) comes from ArgMax, which has no gradient",
         "--output 'h'",
     ),
+    "the largest alone": (
+        made(
+            HIDDEN,
+            N("Softmax", ["h"], ["p"]),
+            N("TopK", ["p", "two"], ["y", "i"]),
+            two=np.array([2]),
+            outputs=[value("y", "batch", 2), value("i", "batch", 2, kind=I64)],
+        ),
+        "output 'y' holds the largest scores in order (TopK), those of other classes for each input",
+        "--output 'p'",
+    ),
+    "a regression whose results happen to lie between 0 and 1": (
+        made(
+            N("MatMul", ["x", "small"], ["m"]),
+            N("Add", ["m", "half"], ["share"]),
+            small=0.01 * ONE,
+            half=np.array([0.5], np.float32),
+            outputs=[value("share", "batch", 1)],
+        ),
+        "output 'share' is one unbounded number for each input",
+        "--task binary",
+    ),
+    "a number between -1 and 1 that happens to be positive": (
+        made(
+            N("Softplus", ["x"], ["p"]),
+            N("MatMul", ["p", "ones"], ["m"]),
+            N("Tanh", ["m"], ["y"]),
+            ones=np.ones((4, 1), np.float32),
+            **ONE_OUT,
+        ),
+        "output 'y' is one unbounded number for each input",
+        "--task binary",
+    ),
     "a regression": (
         made(N("MatMul", ["x", "one"], ["price"]), outputs=[value("price", "batch", 1)]),
         "output 'price' is one unbounded number for each input",
