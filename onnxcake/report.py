@@ -90,8 +90,7 @@ class Report:
         """The report for a reader."""
         teacher, student, latency = self.data["teacher"], self.data["student"], self.data["latency_ms"]
         probe: dict[str, Any] = self.data.get("probe") or {}
-        alarms = (f"[yellow]alarm: {alarm}[/]" for alarm in self.data.get("alarms", ()))
-        title = "\n".join((f"{teacher['file']} → {student['file']}", *alarms))
+        title = "\n".join((escape(f"{teacher['file']} → {student['file']}"), *_alarms(self.data)))
         table = Table(title=title, title_justify="left", caption_justify="left")
         table.add_column("", no_wrap=True)
         table.add_column("teacher", justify="right")
@@ -113,8 +112,6 @@ class Report:
             families = ", ".join(f"{name} {value:.1%}" for name, value in without["agreement"].items())
             table.add_row("agreement without data, mean", "", f"{without['expected']:.2%}")
             table.add_row(f"  of {families}", "", "")
-            for alarm in without["alarms"]:
-                table.add_row(f"[yellow]alarm: {alarm}[/]", "", "")
         lines = [printable(f"{probe['name']}: {note}") for note in probe.get("notes", ())]
         if "spent" in self.data:
             seconds = ", ".join(f"{stage} {duration(s)}" for stage, s in self.data["spent"]["seconds"].items())
@@ -123,7 +120,8 @@ class Report:
             lines.append(f"cost: {spent['teacher_passes']:,} teacher passes with gradient{asked}; {seconds}")
             if over := Budget(**(self.data.get("budget") or {})).exceeded(sum(spent["seconds"].values())):
                 lines.insert(0, f"budget {over}")
-        table.caption = "\n".join(map(escape, lines)) or None
+        # Sentences stand below the table: in a column that does not wrap they would take the room of the figures.
+        table.caption = "\n".join((*_alarms(without or {}), *map(escape, lines))) or None
         return table
 
 
@@ -151,7 +149,12 @@ def _add_rows(table: Table, source: str, compared: dict[str, Any]) -> None:
         accuracies = (_percent(compared[f"{side}_accuracy"]) for side in ("teacher", "student"))
         table.add_row(f"{source}: accuracy", *accuracies)
     kl = compared["kl"]
-    table.add_row(f"{source}: KL in nats", "", f"{kl['value']:.4f} [{kl['low']:.4f}, {kl['high']:.4f}]")
+    table.add_row(f"{source}: KL in nats", "", f"{kl['value']:z.4f} [{kl['low']:z.4f}, {kl['high']:z.4f}]")
+
+
+def _alarms(told: Mapping[str, Any]) -> list[str]:
+    """List alarms as lines around the table."""
+    return [f"[yellow]alarm: {escape(alarm)}[/]" for alarm in told.get("alarms", ())]
 
 
 def _percent(figure: dict[str, float]) -> str:

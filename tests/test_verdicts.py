@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 from in_process import command
 from onnx import helper
+from rich.console import Console
 
 import onnxcake
 from onnxcake.agreement import one_sided
 from onnxcake.child import Array
-from onnxcake.report import costlier
+from onnxcake.report import Report, costlier
 from onnxcake.teacher import OutputKind
 
 N = helper.make_node
@@ -92,6 +94,29 @@ def test_alarms_come_first_in_the_report(files: Path) -> None:
     ended = command("verify", "tells.onnx", "constant.onnx", "--probe", "probe.npy", cwd=files)
     lines = " ".join(ended.out.split())
     assert ended.code == 0 and 0 < lines.index("student names one class for every one") < lines.index("file size")
+
+
+def test_a_long_alarm_leaves_the_figures_their_room() -> None:
+    """A narrow terminal, and alarms of the families of inputs, which are sentences."""
+    told = "the student names one class for 95% of the family held_out, the teacher for 30%: it may have collapsed"
+    data = {
+        "teacher": {"file": "net[/b][v2].onnx", "parameters": 5733, "bytes": 24_167},
+        "student": {"file": "student.onnx", "parameters": 2732, "bytes": 12_700},
+        "latency_ms": {"threads": 1, "teacher": 0.01, "student": 0.013},
+        "agreement": {
+            "held_out": {
+                "samples": 128,
+                "agreement": {"value": 0.5, "low": 0.4, "high": 0.6},
+                "kl": {"value": 0.0, "low": -1e-9, "high": 0.1},
+            }
+        },
+        "without_data": {"expected": 0.93, "agreement": {"fields": 0.9}, "alarms": [told]},
+    }
+    text = io.StringIO()
+    Report.of(data).show(Console(file=text, width=80))
+    shown = text.getvalue()
+    assert all(part in shown for part in ("5,733", "2,732", "0.013 ms", "93.00%", "net[/b][v2].onnx"))
+    assert told in " ".join(shown.split()) and "-0.0000" not in shown
 
 
 def test_extract_notices_what_its_probe_shows(files: Path) -> None:
