@@ -84,22 +84,23 @@ class Cutter(Writer):
                 self._from_batch(slope, base, scalar) if slope else self.ints([base])
                 for slope, base in zip(sizes.slope, sizes.base, strict=True)
             ]
-            name = parts[0] if len(parts) == 1 else self._node("Concat", parts, axis=0)
-            self._made[key] = name if kind == np.int64 else self._node("Cast", [name], to=_element(kind))
+            name = parts[0] if len(parts) == 1 else self.node("Concat", parts, axis=0)
+            self._made[key] = name if kind == np.int64 else self.node("Cast", [name], to=_element(kind))
         return self._made[key]
 
     def _from_batch(self, slope: int, base: int, scalar: bool) -> str:
-        batch = self._node("Gather", [self._shape_of_input(), self._constant(np.array(0 if scalar else [0]))])
+        batch = self.node("Gather", [self._shape_of_input(), self._constant(np.array(0 if scalar else [0]))])
         if slope != 1:
-            batch = self._node("Mul", [batch, self.ints([slope] if not scalar else slope)])  # type: ignore[arg-type]
-        return batch if not base else self._node("Add", [batch, self.ints([base] if not scalar else base)])  # type: ignore[arg-type]
+            batch = self.node("Mul", [batch, self.ints([slope] if not scalar else slope)])  # type: ignore[arg-type]
+        return batch if not base else self.node("Add", [batch, self.ints([base] if not scalar else base)])  # type: ignore[arg-type]
 
     def _shape_of_input(self) -> str:
         if "input" not in self._made:
-            self._made["input"] = self._node("Shape", [INPUT])
+            self._made["input"] = self.node("Shape", [INPUT])
         return self._made["input"]
 
-    def _node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+    def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Write a node of one output, and return the output's name."""
         name = f"s{len(self._nodes)}"
         self._nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name

@@ -153,6 +153,10 @@ class Writer:
         """A value that holds these numbers, whatever the batch."""
         raise NotImplementedError
 
+    def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Write a node of one output before the one that is rewritten, and return the output's name."""
+        raise NotImplementedError
+
 
 RULES: dict[str, Rule] = {}
 REWRITES: dict[str, Rewrite] = {}

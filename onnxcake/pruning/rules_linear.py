@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from ..graph.node import Sizes
 from .follow import Call, CannotFollow, Writer, rewrite, rule
 from .indices import BY_NATURE, Axes, Axis
 from .rules_elementwise import aligned
@@ -117,8 +118,25 @@ def recurrent(call: Call) -> list[Axes]:
 
 @rewrite(*_GATES)
 def narrower(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """``hidden_size`` counts what stays."""
+    """``hidden_size`` counts what stays; lengths and first states that were stored for one batch follow any."""
+    if "hidden" not in call.facts:
+        return
     set_attribute(node, "hidden_size", writer.count(call.facts["hidden"]))
+    batch = writer.shape(call.proto.input[0])
+    for place, axis in ((4, 0), (5, 1), (6, 1)):
+        if call.has(place) and call.proto.input[place] in call.graph.constants and batch.slope[1]:
+            node.input[place] = _for_any_batch(call, place, axis, batch, writer)
+
+
+def _for_any_batch(call: Call, place: int, axis: int, x: Sizes, writer: Writer) -> str:
+    """Repeat the first row of a constant along its batch, whose rows are equal where the batch is free."""
+    axes = call.axes[place] or []
+    row = call.proto.input[place]
+    if len(axes[axis]) > 1:
+        row = writer.node("Gather", [row, writer.ints([0])], axis=axis)
+    slope, base = [0] * len(axes), [writer.count(one) for one in axes]
+    slope[axis], base[axis] = x.slope[1], x.base[1]
+    return writer.node("Expand", [row, writer.sizes(Sizes(tuple(slope), tuple(base)))])
 
 
 def set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:

@@ -199,3 +199,22 @@ def test_gathered_rows_of_the_batch_stay(tmp_path: Path) -> None:
     assert teacher.free() == {"w2": (1,), "w3": (0,)}
     check_whole(teacher)
     check_cut(teacher, teacher.by_family(0.5))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_states_and_lengths_that_are_stored_for_one_batch(kind: str, batch: int, tmp_path: Path) -> None:
+    """An exporter that traces with a fixed batch writes first states of that batch; the cut model's batch is free."""
+    gates, random = {"LSTM": 4, "GRU": 3}[kind], np.random.default_rng(0)
+    first = {name: np.repeat(random.normal(size=(1, 1, 8)).astype(np.float32), batch, 1) for name in ("h", "c")}
+    read = "lens, h, c" if kind == "LSTM" else "lens, h"
+    text = f"""g (float[{batch},5,6] x) => (float[{batch},M] y) {{ t = Transpose<perm=[1,0,2]>(x)
+        a, b = {kind}<hidden_size=8>(t, w, r, b1, {read}) s = Squeeze(b, i0) y = Gemm(s, w9) }}"""
+    weights = {
+        "w": (1, gates * 8, 6), "r": (1, gates * 8, 8), "b1": (1, gates * 16), "w9": (8, 4), "i0": ints(0),
+        "lens": np.full(batch, 4, np.int32), "h": first["h"], **({"c": first["c"]} if kind == "LSTM" else {}),
+    }  # fmt: skip
+    teacher = teacher_of(model_of(text, **weights), tmp_path)
+    check_whole(teacher)
+    for share in SHARES:
+        check_cut(teacher, teacher.by_family(share), masked=False)
