@@ -81,6 +81,16 @@ def sklearn_file(kind: str, path: Path) -> Path:
     return path
 
 
+def single_file(path: Path) -> Path:
+    """A classifier of one row of weights: nothing can be left out of it."""
+    shapes = [onnx.helper.make_tensor_value_info(name, 1, ["batch", size]) for name, size in (("x", 6), ("y", 1))]
+    nodes = [onnx.helper.make_node("Gemm", ["x", "W"], ["z"]), onnx.helper.make_node("Sigmoid", ["z"], ["y"])]
+    weights = [onnx.numpy_helper.from_array(np.ones((6, 1), np.float32), "W")]
+    graph = onnx.helper.make_graph(nodes, "g", shapes[:1], shapes[1:], weights)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
 def ends(path: Path) -> list[tuple[str, int]]:
     graph = onnx.load(path).graph
     output = next(o for o in graph.output if o.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
@@ -209,9 +219,10 @@ def test_what_makes_no_sense(options: dict[str, Any], error: type[OnnxcakeError]
     assert DIGITS.read_bytes() == before and not (tmp_path / "out.onnx").exists()
 
 
-@pytest.mark.parametrize(("kind", "error", "code"), [("trees", TeacherError, 4), ("linear", NothingToCut, 4)])
+@pytest.mark.parametrize(("kind", "error", "code"), [("trees", TeacherError, 4), ("single", NothingToCut, 4)])
 def test_what_cannot_be_cut(kind: str, error: type[OnnxcakeError], code: int, tmp_path: Path) -> None:
-    path = sklearn_file(kind, tmp_path / "teacher.onnx")
+    path = tmp_path / "teacher.onnx"
+    path = single_file(path) if kind == "single" else sklearn_file(kind, path)
     with pytest.raises(error, match=r"gradient|left out") as caught:
         shrink(path, out=tmp_path / "out.onnx")
     assert caught.value.exit_code == code and caught.value.remedy
@@ -284,7 +295,8 @@ def test_the_commands_exit_codes(tmp_path: Path) -> None:
     assert code(DIGITS, "--keep", "0.5", "--max-params", "9") == 2
     assert code(DIGITS, "--score", "taste") == 2
     assert code(tmp_path / "missing.onnx") == 4
-    assert code(sklearn_file("linear", tmp_path / "linear.onnx")) == 4
+    assert code(single_file(tmp_path / "single.onnx")) == 4
+    assert code(sklearn_file("linear", tmp_path / "linear.onnx")) == 5
     (tmp_path / "digits-small.onnx").write_text("notes")
     assert code(DIGITS) == 7
 
