@@ -61,6 +61,17 @@ def activation(graph: Patterns, node: Node, value: Value) -> Fused | None:
     return None
 
 
+_NEGATIVE = (("Neg", "x"), ("Mul", "x", -1.0))
+_SUMS = [("Add", ("Exp", n), 1.0) for n in _NEGATIVE]
+_SIGMOID = [p for s in _SUMS for p in (("Reciprocal", s), ("Div", 1.0, s))]
+
+
+def sigmoid(graph: Patterns, node: Node, value: Value) -> Fused | None:
+    """A sigmoid by its formula: its exponential is infinite below −88, and so no gradient comes out of it."""
+    found = graph.first(value, *_SIGMOID) if node.op in ("Reciprocal", "Div") else None
+    return None if found is None else Fused(torch.sigmoid, (found["x"],))
+
+
 _CENTRED = ("Sub", "x", ("ReduceMean", "x"))
 _SQUARED = [("Pow", _CENTRED, 2.0), ("Mul", _CENTRED, _CENTRED)]
 _NORMED = [("Div", _CENTRED, ("Sqrt", ("Add", ("ReduceMean", s), "epsilon"))) for s in _SQUARED]
@@ -234,4 +245,4 @@ class _ScaledBias:
 
 
 Rule = Callable[[Patterns, Node, Value], Fused | None]
-RULES: tuple[Rule, ...] = (activation, layer_norm, attention, linear, transposed, normalised)
+RULES: tuple[Rule, ...] = (activation, sigmoid, layer_norm, attention, linear, transposed, normalised)

@@ -45,6 +45,11 @@ from .values import advice, values_of
 
 _LIMIT_MULTIPLY_ADDS = 10**12  # ten times a large vision transformer's; synthesis takes a million of them
 BUILDING = "building the graph"
+_SQUASH: dict[str, Callable[[Tensor], Tensor]] = {
+    "probabilities": lambda logits: logits.softmax(1),
+    "binary_probability": lambda logits: logits.softmax(1),
+    "multilabel_probabilities": torch.sigmoid,
+}
 _INSTEAD = "Until then, choose a value before that node with --output NAME, or one behind it with --input NAME."
 
 
@@ -368,7 +373,8 @@ class Examiner:
         if len(signature.deviation) > 1:
             zero = torch.zeros(1, *signature.shape)
             deviation = signature.to_input(zero + 1) - signature.to_input(zero)
-        health = check_gradient(logits, draw, exact, opened.name, where, compete, deviation)
+        squash = None if before else _SQUASH.get(signature.output_kind)
+        health = check_gradient(logits, draw, exact, opened.name, where, compete, deviation, squash)
         if quantised and slopes is not None:
             return replace(health, slope_error=self._twin_error(logits, draw, slopes), through="its float twin")
         return health

@@ -57,6 +57,7 @@ def check_gradient(
     where_it_dies: Callable[[], str],
     compete: bool = True,
     deviation: Tensor | None = None,
+    squash: Callable[[Tensor], Tensor] | None = None,
 ) -> GradientHealth:
     """Makes sure that a finite, non-zero and right gradient reaches the input.
 
@@ -67,6 +68,8 @@ def check_gradient(
         where_it_dies: names the operator that the gradient ends at.
         compete: whether the largest logit wins, so that only their differences count.
         deviation: of each number of an input, [1, …], where they differ.
+        squash: logits → probabilities, where the model gives these alone. Logits of saturated ones are logarithms of
+            roundings, and differences of them tell nothing; those of the probabilities do.
 
     Raises:
         DeadTeacher: if it is not finite, or zero everywhere, or the logits never differ.
@@ -105,6 +108,8 @@ def check_gradient(
             remedy="Choose the tensor with the class scores with --output NAME.",
         )
     error = None if slopes is None or weights is None else slope_error(gradient, draw, slopes, weights, deviation)
+    if error is not None and error > SLOPE_TOLERANCE and squash is not None:
+        error = min(error, _squashed_error(logits, draw, slopes, squash, deviation))
     if error is not None and not math.isfinite(error):
         raise DeadTeacher(
             "its scores hardly change around random inputs, less than they are rounded: it is saturated there",
@@ -118,6 +123,27 @@ def check_gradient(
             remedy=f"{CHECK_VALUES} If they do: {BUG}",
         )
     return GradientHealth(len(draw), round(alive, 4), error, "teacher")
+
+
+def _squashed_error(
+    logits: nn.Module,
+    draw: Tensor,
+    slopes: Callable[[Array], Array] | None,
+    squash: Callable[[Tensor], Tensor],
+    deviation: Tensor | None,
+) -> float:
+    """Compare the slopes of probabilities."""
+    assert slopes is not None
+    x = draw.clone().requires_grad_(True)
+    out = squash(logits(x))
+    weights = score_weights(out)
+    (gradient,) = torch.autograd.grad((out * weights).sum(), x)
+    ends = slopes
+
+    def told(x: Array) -> Array:
+        return np.asarray(squash(torch.from_numpy(ends(x))).numpy())
+
+    return slope_error(gradient, draw, told, weights, deviation)
 
 
 def score_weights(out: Tensor) -> Tensor:
