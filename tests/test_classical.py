@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxcake
 from onnxcake.errors import UnsupportedTeacher
 from onnxcake.ort import Runtime
 from onnxcake.result import same
+from onnxcake.teacher import Teacher
 
 N = helper.make_node
 ML, MS = "ai.onnx.ml", "com.microsoft"
@@ -133,3 +135,31 @@ def test_a_file_that_cuts_all_of_its_scores_away_is_refused_in_onnxruntimes_word
 )
 def test_runtimes_may_round_a_few_answers_otherwise(differences: list[float], share: float, alike: bool) -> None:
     assert same(np.array(differences), 1e-3, share) == alike
+
+
+# what is behind a matrix product with large weights: saturated at most random inputs, and right all the same
+SATURATED = {
+    "a sigmoid by its formula": [
+        N("Neg", ["z"], ["n"]), N("Exp", ["n"], ["e"]), N("Add", ["e", "one"], ["s"]), N("Reciprocal", ["s"], ["p"]),
+        N("ReduceSum", ["p", "axis"], ["t"]), N("Div", ["p", "t"], ["y"]),
+    ],
+    "a sigmoid and its counterpart": [
+        N("Sigmoid", ["z"], ["s"]), N("Slice", ["s", "from", "to", "axis"], ["p"]), N("Sub", ["one", "p"], ["q"]),
+        N("Concat", ["q", "p"], ["y"], axis=1),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "size"), [("a sigmoid by its formula", 40), ("a sigmoid and its counterpart", 8)])
+def test_a_teacher_that_is_saturated_at_most_random_inputs_is_taken(name: str, size: float, tmp_path: Path) -> None:
+    weights = {"W": RANDOM.normal(size=(4, 3)).astype("f") * size, "one": np.float32(1), "axis": np.array([1])}
+    weights |= {"from": np.array([0]), "to": np.array([1])}
+    nodes = [N("MatMul", ["x", "W"], ["z"]), *SATURATED[name]]
+    read = {name for node in nodes for name in node.input}
+    outputs = [value("y", "N", 3 if size > 8 else 2)]
+    path = saved(
+        tmp_path, nodes, [value("x", "N", 4)], outputs, **{one: w for one, w in weights.items() if one in read}
+    )
+    teacher, x = Teacher.load(path), torch.randn(64, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(teacher.logits(x)[:, 0].sum(), x)
+    assert gradient.isfinite().all() and gradient.any()
