@@ -211,6 +211,8 @@ def _spread(begun: Beginning, shape: tuple[int, ...]) -> _Shown:
         if numbers > 1 and (len(shape) == 1 or numbers == deviation.size) and "Scaler" not in begun.operators:
             return _Shown()  # a window or a mask
         return _Shown(0.0, 255.0) if as_bytes else _Shown(mean=mean, deviation=deviation)
+    if one and (scale < 0).all() and np.allclose(mean, deviation, rtol=_ROUNDING) and mean.flat[0] in (1.0, 255.0):
+        return _Shown(0.0, float(mean.flat[0]))  # an inverted picture, put into 0…1
     if not np.allclose(deviation, 1, rtol=_ROUNDING):
         low, high = (0.0, _raw_end(mean, deviation)) if len(shape) > 1 or one else (None, None)
         return _Shown(None if high is None else low, high, mean, deviation)

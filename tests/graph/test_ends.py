@@ -136,6 +136,13 @@ HEADS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, .
         [N("Mul", ["x", "s"], ["h"])], {"s": f(*range(1, 65), shape=(1, 1, 8, 8))}, IMAGE, 1, Head(),
     ),
     "a quotient the other way round": ([N("Div", ["s", "x"], ["h"])], {"s": f(2)}, IMAGE, 1, Head()),
+    "an inverted picture, put into 0…1": (
+        [N("Sub", ["m", "x"], ["i"]), N("Div", ["i", "m"], ["h"])],
+        {"m": f(255)},
+        IMAGE,
+        1,
+        Head((0.0, 255.0)),
+    ),
     "an inverted picture": ([N("Sub", ["m", "x"], ["h"])], {"m": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
     "standardised and turned round": (
         [N("Sub", ["m", "x"], ["a"]), N("Div", ["a", "s"], ["h"])],

@@ -57,6 +57,13 @@ OPEN = {
         "'sequence'",
         "1,128,5",
     ),
+    "a sequence no longer than the table of positions": (
+        """(float[N,sequence,5] x) => (float[N,4] y) { s = Shape (x) n = Gather (s, one) r = Range (zero, n, one)
+        p = Gather (P, r) a = Add (x, p) m = ReduceMean <axes = [1], keepdims = 0> (a) y = Gemm (m, V) }""",
+        {"P": (50, 5), "V": (5, 4), "zero": np.array(0), "one": np.array(1)},
+        "'sequence'",
+        "1,16,5",
+    ),
     "a row without a name": (
         "(float[N,?] x) => (float[N,4] y) { y = Gemm (x, V) }",
         {"V": (64, 4)},

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...remedies import around
-from ..node import Depends, Node, Obstacle, Value
+from ..node import Depends, Node, Obstacle, Unfit, Value
 from . import Function, op
 
 
@@ -20,13 +20,13 @@ def indices(node: Node, index: int, size: int) -> Callable[[Tensor, int], Tensor
     If they are constants and the size is known, that is done here and nothing is left to do.
 
     Raises:
-        Obstacle: if a constant index lies outside the axis.
+        Unfit: if a constant index lies outside the axis, as positions beyond a table's end do.
     """
     if node.is_constant(index):
         given = node.sample(index).long()
         if size >= 0:
             if given.numel() and (int(given.min()) < -size or int(given.max()) >= size):
-                raise Obstacle(f"an index lies outside the axis of size {size}", "Check the indices in the file.")
+                raise Unfit(f"an index lies outside the axis of size {size}")
             given = torch.where(given < 0, given + size, given)
         node.replace(index, given)
         if bool((given >= 0).all()):
@@ -63,7 +63,7 @@ def _gather_view(node: Node, axis: int, size: int) -> Function | None:
         return None
     values = picked.reshape(-1).tolist()
     if size >= 0 and (min(values) < -size or max(values) >= size):
-        raise Obstacle(f"an index lies outside the axis of size {size}", "Check the indices in the file.")
+        raise Unfit(f"an index lies outside the axis of size {size}")
     if picked.dim() == 0:
         node.take(1)
         return lambda x: x.select(axis, values[0])
