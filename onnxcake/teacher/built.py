@@ -111,6 +111,12 @@ def with_example(
     return UnsupportedTeacher(error.what, where=error.where, remedy=error.say(error.examples[0]) if large else remedy)
 
 
+_BROKEN = (
+    "The file itself is broken there, or made for other sizes: choose a value before that node with --output NAME, or "
+    "ask whoever made the file."
+)
+
+
 def check_baked(way: Built, session: Session, x: Array, asked: int | None, file: str) -> str:
     """Make sure that a batch is baked into a file that declares a free one; say in words which, and where.
 
@@ -149,11 +155,12 @@ def check_baked(way: Built, session: Session, x: Array, asked: int | None, file:
     )
 
 
-def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str) -> OnnxcakeError:
+def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str, given: str = "") -> OnnxcakeError:
     """Say why a graph runs nowhere, where its nodes do not fit one another; the refusal itself if it does run.
 
     Args:
         session: opens the model as the file declares it.
+        given: the options that said sizes, which may be what does not fit.
     """
     assert way.refusal is not None
     batches = _FEW if way.safe.batch is None else (way.safe.batch,)
@@ -172,8 +179,7 @@ def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str)
     return UnsupportedTeacher(
         way.safe.with_names(what),
         where=file,
-        remedy="The file itself is broken there, or made for other sizes: choose a value before that node with "
-        "--output NAME, or ask whoever made the file.",
+        remedy=(f"Check the sizes given with {given}: the file may be made for others. " if given else "") + _BROKEN,
     )
 
 

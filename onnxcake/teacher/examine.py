@@ -136,7 +136,12 @@ class Examiner:
         if self.unclear is not None:
             output = self.unclear.safe.chosen or next(iter(self.unclear.safe.outputs))
             safe = self.unclear.safe
-            raise what_onnxruntime_says(self.unclear, lambda: self._session(output, safe), self.path.name)
+            session = partial(self._session, output, safe)
+            error = what_onnxruntime_says(self.unclear, session, self.path.name, self.options.sized)
+            if error is not self.unclear.refusal:  # the conversion is not at fault
+                for one in self.exam.found["obstacles"]:
+                    one["remedy"] = one["remedy"].replace(BUG, "")
+            raise error
         assert self.opened is not None
         try:
             try:

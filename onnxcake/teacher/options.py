@@ -55,6 +55,13 @@ class Options:
         """The part that concerns the graph."""
         return Choice(self.input, self.output, self.shape, self.constants, self.shapes)
 
+    @property
+    def sized(self) -> str:
+        """The options that say sizes, as they are written; "" if none does."""
+        shapes = [f"--shape {name}=" for name in self.shapes] + ["--shape"] * (self.shape is not None)
+        held = [f"--hold {name}" for name, value in self.constants.items() if isinstance(value, tuple)]
+        return " and ".join(shapes + held)
+
     def before(self, other: Options) -> Options:
         """These, and ``other`` where these say nothing."""
         mine, theirs = vars(self), vars(other)

@@ -107,3 +107,12 @@ def test_a_long_recurrent_network_is_built_without_its_steps(tmp_path: Path) -> 
     path = saved(tmp_path, text, W=(1, 9, 2), R=(1, 9, 3), zero=np.array([0]), V=(3, 4))
     exam = airlock.examine(path, Options())
     assert exam.error is None and exam.found["outputs"][0]["shape"] == ["N", 4]
+
+
+def test_what_is_held_at_a_length_that_does_not_fit_is_no_fault_of_the_conversion(tmp_path: Path) -> None:
+    text = "(float[N,4] x, float[N,K] side) => (float[N,4] y) { s = MatMul (side, S) a = Add (x, s) y = Gemm (a, V) }"
+    path = saved(tmp_path, text, S=(3, 4), V=(4, 4))
+    exam = airlock.examine(path, Options(input="x", constants={"side": [1, 2, 3, 4]}))
+    assert exam.error is not None and "Check the sizes given with --hold side" in exam.error.remedy
+    assert [one["remedy"] for one in exam.found["obstacles"]] == [""]
+    assert airlock.examine(path, Options(input="x", constants={"side": [1, 2, 3]})).error is None
