@@ -374,6 +374,9 @@ FIRST = np.concatenate([LABELS[:, None].astype(object), ROWS.astype(object)], 1)
         (["a,b,c,d,y", *[f"{row},{float(n)}" for row, n in zip(cells(ROWS), LABELS, strict=True)]], "t.csv", True),
         (cells(ROWS, " "), "t.csv", False),
         (["# a b c d", *cells(ROWS, " ")], "t.csv", False),
+        (["# made by a program, 2024-05-01, 12:00", "# second remark", "a,b,c,d", *cells(ROWS)], "t.csv", False),
+        (["# remark; without, end", *cells(ROWS, ";")], "t.csv", False),
+        (["# some words of no table", "# a,b,c,d", *cells(ROWS)], "t.csv", False),
         (["index,a,b,c,d", *[f"{n + 7},{row}" for n, row in enumerate(cells(ROWS))]], "t.csv", False),
     ],
 )

@@ -113,7 +113,7 @@ def _table(file: Path, wanted: Wanted) -> _Table:
     try:
         check_memory(file.stat().st_size * _BYTES_FOR_BYTE, file)
         with file.open(encoding="utf-8-sig", newline="") as source:
-            first = next((line for line in source if line.strip()), "")
+            first = next((line for line in source if line.strip() and not line.startswith("#")), "")
             source.seek(0)
             reader = csv.reader(source, delimiter=_delimiter(file, first), skipinitialspace=True)
             read = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
@@ -121,6 +121,8 @@ def _table(file: Path, wanted: Wanted) -> _Table:
         reason = getattr(error, "strerror", None) or "not a table in UTF-8"
         raise ProbeError(f"cannot be read ({reason})", where=file, remedy="Give a .csv file in UTF-8.") from error
     read = [(line, row) for line, row in read if any(row)]
+    while len(read) > 1 and read[0][1][0].startswith("#") and len(read[0][1]) not in _widths(read[1][1]):
+        read.pop(0)  # a remark above the table
     if read and read[0][1][0] == "#":  # as numpy.savetxt writes a header
         read[0] = (read[0][0], read[0][1][1:])
     if not read:
@@ -138,6 +140,11 @@ def _table(file: Path, wanted: Wanted) -> _Table:
     if not table.rows:
         raise ProbeError("holds names of columns alone", where=file, remedy="Give one input in each line below them.")
     return _without_index(table, wanted)
+
+
+def _widths(row: list[str]) -> tuple[int, int]:
+    """Give how many cells a first line has that names the columns of ``row``, perhaps with its # apart."""
+    return len(row), len(row) + 1
 
 
 def _delimiter(file: Path, first: str) -> str:
