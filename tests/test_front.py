@@ -98,6 +98,23 @@ TEACHERS: dict[str, tuple[list[Any], dict[str, Any], list[Any], list[str], dict[
 
 
 TEACHERS["a batch of one, fixed"] = (*TEACHERS["ids"][:2], [value("ids", 1, 12, kind=LONG)], [], TEACHERS["ids"][4])
+TEACHERS["ids of a quantised table, turned before they are made floats"] = (
+    [
+        N("Gather", ["E", "ids"], ["e"]),
+        N("Transpose", ["e"], ["t"], perm=[1, 0, 2]),
+        N("DequantizeLinear", ["t", "scale", "point"], ["f"]),
+        N("GRU", ["f", "W", "R"], ["", "g"], hidden_size=6),
+        N("Squeeze", ["g", "first"], ["s"]),
+        N("Gemm", ["s", "V"], ["y"]),
+    ],
+    {
+        "E": RNG.integers(-100, 100, (50, 4)).astype(np.int8), "scale": np.array(0.02, "f"), "point": np.array(3, "b"),
+        "W": normal(1, 18, 4), "R": normal(1, 18, 6), "V": normal(6, 3), "first": np.array([0]),
+    },
+    [value("ids", 1, 12, kind=LONG)],
+    [],
+    {"ids": RNG.integers(0, 50, (40, 12))},
+)  # fmt: skip
 TEACHERS["a hidden state"] = (
     [
         N("Transpose", ["x"], ["t"], perm=[1, 0, 2]),

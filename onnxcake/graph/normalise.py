@@ -8,6 +8,7 @@ import onnx
 
 from ..errors import BadTeacherFile, UsageError, shown
 from .choosing import choose
+from .early_rows import dequantise_rows_early
 from .front import Front
 from .inline import in_evaluation_mode, inlined
 from .load import TeacherFile
@@ -32,6 +33,7 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
     """
     proto = inlined(file)
     write_out_linear(proto)
+    dequantise_rows_early(proto)
     graph = proto.graph
     for name in (*choice.constants, *choice.shapes):
         check_known(name, {v.name for v in graph.input} | {choice.input or ""}, "input", file.name)

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from onnxcake.cli.options import options_of
 from onnxcake.errors import UnsupportedTeacher
+from onnxcake.graph.early_rows import dequantise_rows_early
 from onnxcake.graph.load import TeacherFile
 from onnxcake.graph.normalise import Choice, SafeGraph, normalise
 
@@ -95,6 +96,27 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
         "h",
         (7, 4),
     ),
+    "ids of a quantised table, whose rows are turned before they are made floats": (
+        [
+            N("Gather", ["E", "ids"], ["e"]),
+            N("Unsqueeze", ["e", "last"], ["u"]),
+            N("Transpose", ["u"], ["t"], perm=[1, 0, 2, 3]),
+            N("DequantizeLinear", ["t", "scale", "point"], ["f"]),
+            N("Squeeze", ["f", "last"], ["s"]),
+            N("MatMul", ["s", "W"], ["z"]),
+            N("ReduceMean", ["z"], ["y"], axes=[0], keepdims=0),
+        ],
+        {
+            "E": np.random.default_rng(0).integers(-100, 100, (9, 4)).astype(np.int8),
+            "W": normal(4, 3),
+            "scale": np.array(0.02, np.float32),
+            "point": np.array(3, np.int8),
+            "last": long(3),
+        },
+        [value("ids", 1, 7, kind=LONG)],
+        "e_dequantized_1",
+        (7, 4),
+    ),
     "one-hot": (
         [N("OneHot", ["ids", "depth", "ends"], ["o"]), N("Flatten", ["o"], ["h"]), *DENSE],
         {"depth": np.array(5, np.int64), "ends": np.float32([0, 1]), "W": normal(10, 3)},
@@ -175,6 +197,24 @@ def test_the_value_behind_is_chosen(name: str, handmade: Any) -> None:
     assert any(repr(wanted) in note for note in safe.notes)
     named = opened(handmade(nodes, weights, inputs=inputs, domains={"ai.onnx.ml": 3}), Choice(input=wanted))
     assert named.input_shape == sizes and named.model == safe.model, "its sizes are inferred where it is named, too"
+
+
+@pytest.mark.parametrize("reason", ["a scale for each column", "the turned rows are read elsewhere", "no table"])
+def test_rows_keep_their_place_where_that_matters(reason: str, handmade: Any) -> None:
+    nodes, weights, inputs, _, _ = CHOSEN["ids of a quantised table, whose rows are turned before they are made floats"]
+    nodes, weights = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes], dict(weights)
+    if reason == "a scale for each column":
+        weights |= {"scale": np.float32([0.1, 0.2, 0.3, 0.4]), "point": np.zeros(4, np.int8)}
+    elif reason == "no table":
+        nodes[0] = N("Cast", ["ids"], ["e"], to=TensorProto.INT8)
+    else:
+        nodes.append(N("Identity", ["t"], ["turned"]))
+    proto = handmade(nodes, weights, inputs=inputs)
+    if reason == "the turned rows are read elsewhere":
+        proto.graph.output.append(value("turned", None, None, None, None, kind=TensorProto.INT8))
+    before = proto.SerializeToString()
+    dequantise_rows_early(proto)
+    assert proto.SerializeToString() == before
 
 
 MASKED = [
