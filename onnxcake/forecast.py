@@ -22,6 +22,7 @@ from .store import Batch
 from .student import Lesson
 from .student.training import OPTIMISER, Rows
 from .synthesis import Maker, silent
+from .waiting import waited
 
 _TRIED = 2  # steps of a batch that is made for timing
 _MOMENT_S = 0.7  # for timing a batch, a draft and a student step each, at least
@@ -144,6 +145,7 @@ def _set(job: Job, ahead: Forecast) -> str:
     )
 
 
+@waited("timing a batch and a student step")
 def times(job: Job, runtime: Runtime, moment_s: float = _MOMENT_S) -> tuple[float, float]:
     """Seconds of one batch, and of one student step with all that it needs; nothing of either is kept.
 

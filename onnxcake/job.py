@@ -22,6 +22,7 @@ from .store import Layout
 from .synthesis import Synthesis
 from .teacher import Options, Teacher, pace
 from .teacher.offers import View
+from .waiting import waited
 
 _BATCHES = 4  # for each worker at least: the last ones are not waited for in vain
 DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but logits and their gradient
@@ -91,14 +92,16 @@ def prepare(request: Request) -> Job:
     teacher = open_teacher(request)
     asked, data = (_given(path, teacher) for path in (request.probe, request.data))
     synthesis, view = _method(request, recipe, teacher, data)
-    plan = _plan(request.folder, recipe, teacher, synthesis)
+    with waited("timing the teacher's gradients"):
+        plan = _plan(request.folder, recipe, teacher, synthesis)
     synthesis = replace(synthesis, chunk=plan.chunk, dtype=plan.dtype, workers=plan.workers)
-    begins = beginning(recipe, teacher.facts, request.student, request.folder, request.seed, teacher)
-    if begins.note:
-        view = replace(view, notes=(*view.notes, printable(begins.note)))
-    pupil = Pupil.of(
-        recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, begins.start, plan.weight_bits
-    )
+    with waited("making the student"):
+        begins = beginning(recipe, teacher.facts, request.student, request.folder, request.seed, teacher)
+        if begins.note:
+            view = replace(view, notes=(*view.notes, printable(begins.note)))
+        pupil = Pupil.of(
+            recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, begins.start, plan.weight_bits
+        )
     besides: dict[str, Any] = {"substitutes": list(view.notes)} if view.notes else {}
     besides |= _held(request.options.before(recipe.teacher_options))
     if data is not None:

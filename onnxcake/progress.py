@@ -43,9 +43,13 @@ class Progress:
         elif sys.stderr is not None and sys.stderr.isatty():
             with _bars() as bars:
                 task = bars.add_task(name, total=total, completed=done, note="")
-                yield Stage(
+                stage = Stage(
                     name, total, done, unit, _REFRESH_S, lambda s, note: bars.update(task, completed=s.done, note=note)
                 )
+                try:
+                    yield stage
+                finally:
+                    bars.update(task, completed=stage.done)  # what was done since it was last shown
         else:
             stage = Stage(name, total, done, unit, _LINE_S, lambda stage, note: self.say(stage.line(note)))
             yield stage

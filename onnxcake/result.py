@@ -35,6 +35,7 @@ from .spent import Spent
 from .store import Store, StoreDataset
 from .student import OnnxStudent, Student
 from .teacher import OutputKind, Signature, Teacher, way_back
+from .waiting import waited
 
 PARITY = 1e-3  # student.onnx against torch, relative to the largest answer
 PARITY_INT8 = 5e-2  # the same where a single rounding to int8 may fall the other way
@@ -48,6 +49,7 @@ class StudentMismatch(OnnxcakeError):
     """student.onnx and the trained network disagree: a bug."""
 
 
+@waited("comparing the student with its teacher")
 def finish(
     out: Path,
     run: Run,

@@ -73,6 +73,16 @@ def shown() -> Iterator[None]:
         wait.set("")
 
 
+@contextmanager
+def waited(stage: str) -> Iterator[None]:
+    """Say what is done for as long as the block, or the decorated function, runs."""
+    wait_for(stage)
+    try:
+        yield
+    finally:
+        wait_for("")
+
+
 def wait_for(stage: str) -> None:
     """Say what is done now, which may take a while; "" says that the wait is over."""
     for wait in _waits[-1:]:

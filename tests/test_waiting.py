@@ -8,6 +8,7 @@ import time
 import pytest
 
 from onnxcake import waiting
+from onnxcake.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -47,6 +48,35 @@ def test_a_long_wait_is_told_in_plain_lines_elsewhere(monkeypatch: pytest.Monkey
     lines = told(io.StringIO(), monkeypatch, line_s=0.03).splitlines()
     assert lines[0] == "reading the file, 0 s" and lines[-1] == "building the graph, 0 s"
     assert all(line.isprintable() for line in lines)
+
+
+def test_a_function_is_told_for_as_long_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(waiting, "_LOOK_S", 0.01)
+    monkeypatch.setattr(waiting, "_SHOWN_AFTER_S", 0.0)
+
+    @waiting.waited("timing")
+    def failing() -> None:
+        time.sleep(0.1)
+        raise ValueError
+
+    with waiting.shown():
+        for _ in range(2):
+            with pytest.raises(ValueError):
+                failing()
+            assert stream.getvalue().endswith("\r\x1b[K"), "an error is not written behind the line"
+    assert "timing, 0 s" in stream.getvalue()
+
+
+def test_a_bar_ends_where_the_work_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that was done since the bar was last shown is shown at its end."""
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    with Progress().stage("rounds", 18, 0, "rounds") as stage:
+        for _ in range(18):
+            stage.advance(1)
+    assert "18/18" in stream.getvalue()
 
 
 def test_a_library_call_is_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
