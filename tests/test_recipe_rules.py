@@ -247,7 +247,11 @@ SEVERAL = {
         """student.learn_from: should be 'kept', 'same' or 'fresh', not '"all"'""",
     ),
     "who answers": ("student.answers", "now", """student.answers: should be 'stored' or 'live', not '"now"'"""),
-    "whole numbers": ("student.quantise", "int4", """student.quantise: should be 'int8', not '"int4"'"""),
+    "whole numbers": (
+        "student.quantise",
+        "int4",
+        """student.quantise: should be 'int8', 'int8-7bit' or 'int8-8bit', not '"int4"'""",
+    ),
     "retaining": ("student.retain", {"lr": 0.0}, "student.retain.lr: should be greater than 0, not '0.0'"),
     "the start of learning": ("student.after", 1.0, "student.after: should be less than 1, not '1.0'"),
     "rounds": ("synthesis.rounds", 0, "synthesis.rounds: should be greater than or equal to 1, not '0'"),
