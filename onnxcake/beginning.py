@@ -105,8 +105,7 @@ def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
         with Runtime() as runtime:
             like = goal.shapes(teacher.signature)
             pruned = cut_of(teacher, goal, goal.score, Key(seed), runtime, goal.drop_blocks, goal.low_rank, like)
-            products = sum(teacher.facts.operators.get(name, 0) for name in ("Gemm", "MatMul", "Conv"))
-            if products == 1 and teacher.facts.parameters <= _SMALL:
+            if _layers(teacher) == 1 and teacher.facts.parameters <= _SMALL:
                 _keep_alike(teacher, pruned.content, Key(seed), runtime)
     except UnsupportedTeacher as error:
         if isinstance(error, NothingToCut) and (whole := _whole(teacher, goal)) is not None:
@@ -115,6 +114,15 @@ def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
         instead = "one of the teacher's family is named instead" if goal.named is None else "it begins from noise"
         return Beginning(None, key, f"student: {error.what}; {instead}")
     return Beginning(Start.like(pruned.content, teacher.signature, runs.START), key)
+
+
+def _layers(teacher: Teacher) -> int:
+    """Count the products with weights that the longest way through a teacher's graph has; side by side they are one."""
+    safe, longest = teacher.opened.safe, dict[str, int]()
+    for node in safe.cut(teacher.opened.output).graph.node:
+        before = max((longest.get(name, 0) for name in node.input), default=0)
+        longest.update(dict.fromkeys(node.output, before + (node.op_type in ("Gemm", "MatMul", "Conv"))))
+    return longest.get(teacher.opened.output, 0)
 
 
 def _keep_alike(teacher: Teacher, content: bytes, key: Key, runtime: Runtime) -> None:
@@ -141,8 +149,8 @@ def _whole(teacher: Teacher, goal: Auto) -> Start | None:
     signature = teacher.signature
     try:
         content = Pruner(teacher.opened, signature.input_name, signature.output_name, whole=True).as_it_is().content
-        start = Start.like(content, signature, runs.START)
-        start.check(signature, still=True)
+        start = Start.like(content, signature, runs.START, still=True)
+        start.check(signature)
         if start.parameters() and teacher.facts.parameters > _SMALL:
             return None
     except OnnxcakeError:
@@ -163,7 +171,7 @@ def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
     if told.sha256 is None:
         return Beginning(None, key, told.note)
     try:
-        start = Start.like(model.read_bytes(), facts.signature, runs.START)
+        start = Start.like(model.read_bytes(), facts.signature, runs.START, still=bool(told.note))
     except OSError:
         return None
     return Beginning(start, key, told.note) if start.digest == told.sha256 else None

@@ -40,8 +40,9 @@ class OnnxStudent(Student):
         self.start, self.taps, self._learnt = start, tuple(taps), learnt
         self.logits = Logits(start.kind, start.before)
         self._values: dict[str, Tensor] = {}
-        # Of numbers that lie in attributes alone, none is trained: a shift that stays 0 is what optimisers are given.
-        self.still = None if learnt.parameters else nn.Parameter(torch.zeros(()))
+        # Where nothing is trained, a shift that stays 0 is what optimisers are given.
+        self.still = nn.Parameter(torch.zeros(())) if start.still else None
+        learnt.graph.requires_grad_(not start.still)
         if fresh is not None:
             with fresh.at("student", "weights").as_default():
                 learnt.draw(signature.to_input(torch.randn(_SETTLED_ON, *signature.shape)))

@@ -35,6 +35,7 @@ class Start:
         output_shape: one answer's shape, without the batch; None for a plain row of scores.
         input_shape: one input's shape, without the batch.
         name: what to call it in messages.
+        still: whether its weights stay as they are: it is its teacher, and training could make it worse alone.
     """
 
     content: bytes = field(repr=False)
@@ -42,6 +43,7 @@ class Start:
     output_shape: tuple[int, ...] | None
     input_shape: tuple[int, ...]
     name: str
+    still: bool = False
 
     @classmethod
     def read(cls, path: Path, signature: Signature) -> Start:
@@ -79,15 +81,12 @@ class Start:
         return start
 
     @classmethod
-    def like(cls, content: bytes, signature: Signature, name: str) -> Start:
+    def like(cls, content: bytes, signature: Signature, name: str, still: bool = False) -> Start:
         """A model that takes and gives just what the teacher of this signature does."""
-        return cls(content, signature.output_kind, signature.output_shape, signature.input_shape, name)
+        return cls(content, signature.output_kind, signature.output_shape, signature.input_shape, name, still)
 
-    def check(self, signature: Signature, still: bool = False) -> None:
-        """Makes sure that it can be trained, and written as a student of the teacher of this signature.
-
-        Args:
-            still: accept one that has no weights to train: it stays as it is.
+    def check(self, signature: Signature) -> None:
+        """Makes sure that it can be trained, or is to stay as it is, and be written as a student of this teacher.
 
         Raises:
             UsageError: if not.
@@ -95,7 +94,7 @@ class Start:
         if is_quantised(self.opened.safe.model):
             raise _refused(self.name, "it is quantised", "Give the float model that it was made from.", signature)
         self.ends(signature)
-        if not still and not self.parameters():
+        if not self.still and not self.parameters():
             raise _refused(self.name, "it has no weights that could be trained", "", signature)
 
     @cached_property
