@@ -77,6 +77,9 @@ def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:
     return results
 
 
+_MIXED = "its answer to one input depends on the others of its batch"
+
+
 def check_alone(session: Session, x: Array, expected: Array, tolerance: float, name: str) -> None:
     """Makes sure that each input's answer is the same without the others of its batch.
 
@@ -87,11 +90,14 @@ def check_alone(session: Session, x: Array, expected: Array, tolerance: float, n
     finite = np.isfinite(expected)
     scale = max(float(np.abs(expected[finite]).max(initial=0)), 1e-2)
     if alone.shape != expected.shape or not np.abs(alone - expected)[finite].max(initial=0) <= tolerance * scale:
-        raise UnsupportedTeacher(
-            "its answer to one input depends on the others of its batch",
-            where=name,
-            remedy=around("in eval mode", "the operator that mixes the inputs"),
-        )
+        what, remedy = _MIXED, around("in eval mode", "the operator that mixes the inputs")
+        if alone.shape == expected.shape and np.abs(alone[0] - expected[0]).max(initial=0) <= tolerance * scale:
+            what += ", but the first one's does not: its first axis may be the steps of one sequence, and no batch"
+            remedy = (
+                "What answers for each step of a sequence cannot be a teacher. If the file has a value with one answer "
+                "for the whole, choose that with --output NAME."
+            )
+        raise UnsupportedTeacher(what, where=name, remedy=remedy)
 
 
 def points_for(multiply_adds: int) -> int:

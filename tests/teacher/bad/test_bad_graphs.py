@@ -939,6 +939,13 @@ DEAD = {
     "a decision by the place in the batch": bad(
         UnsupportedTeacher, "depends on the others of its batch", HIDDEN, N("Trilu", ["h"], ["y"])
     ),
+    "the steps of a sequence": bad(
+        UnsupportedTeacher,
+        ("depends on the others of its batch", "the first one's does not", "steps of one sequence"),
+        HIDDEN,
+        N("CumSum", ["h", "first"], ["y"]),
+        weights={"first": np.array(0)},
+    ),
     "a fixed batch that is mixed": bad(
         UnsupportedTeacher,
         "depends on the others of its batch",
