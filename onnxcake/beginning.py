@@ -22,6 +22,7 @@ from .teacher import Facts, Teacher
 _SMALL = 10_000
 # Those whose numbers lie in an operator's attributes, as an SVM's do, can be neither cut nor trained: up to 400 kB.
 _FIXED = 100_000
+_IN_ATTRIBUTES = {"SVMClassifier", "SVMRegressor", "LinearClassifier", "LinearRegressor"}
 _SAMPLES, _ALIKE = 512, 0.95  # inputs, and the share of them on which a linear model of which less is left is to agree
 
 
@@ -151,7 +152,8 @@ def _whole(teacher: Teacher, goal: Auto) -> Start | None:
         content = Pruner(teacher.opened, signature.input_name, signature.output_name, whole=True).as_it_is().content
         start = Start.like(content, signature, runs.START, still=True)
         start.check(signature)
-        if start.parameters() and teacher.facts.parameters > _SMALL:
+        learns = start.parameters() > 0
+        if (teacher.facts.parameters > _SMALL) if learns else not _IN_ATTRIBUTES & teacher.facts.operators.keys():
             return None
     except OnnxcakeError:
         return None
