@@ -125,17 +125,21 @@ def narrower(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
     batch = writer.shape(call.proto.input[0])
     for place, axis in ((4, 0), (5, 1), (6, 1)):
         if call.has(place) and call.proto.input[place] in call.graph.constants and batch.slope[1]:
-            node.input[place] = _for_any_batch(call, place, axis, batch, writer)
+            node.input[place] = for_any_batch(call, place, axis, (batch.slope[1], batch.base[1]), writer)
 
 
-def _for_any_batch(call: Call, place: int, axis: int, x: Sizes, writer: Writer) -> str:
-    """Repeat the first row of a constant along its batch, whose rows are equal where the batch is free."""
+def for_any_batch(call: Call, place: int, axis: int, rows: tuple[int, int], writer: Writer) -> str:
+    """Repeat the first row of a constant along its batch, whose rows are equal where the batch is free.
+
+    Args:
+        rows: how many for each input of the batch, and how many beside.
+    """
     axes = call.axes[place] or []
     row = call.proto.input[place]
     if len(axes[axis]) > 1:
         row = writer.node("Gather", [row, writer.ints([0])], axis=axis)
     slope, base = [0] * len(axes), [writer.count(one) for one in axes]
-    slope[axis], base[axis] = x.slope[1], x.base[1]
+    slope[axis], base[axis] = rows
     return writer.node("Expand", [row, writer.sizes(Sizes(tuple(slope), tuple(base)))])
 
 

@@ -7,6 +7,9 @@ import onnx
 
 from .follow import Call, CannotFollow, Writer, rewrite, rule
 from .indices import Axes
+from .rules_linear import for_any_batch
+
+_END = 2**31 - 1  # as exporters write an axis' end
 
 
 @rule("Transpose")
@@ -30,6 +33,17 @@ def joined(call: Call) -> list[Axes]:
             call.indices.unite(first, axes[place])
         made.append(first)
     return [made]
+
+
+@rewrite("Concat")
+def joined_constants(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
+    """Constants that were stored for one batch, as a class token is, follow any."""
+    shape = writer.shape(node.output[0])
+    if not shape.slope[0] or call.attr("axis") % len(shape.slope) == 0:
+        return
+    for place, name in enumerate(call.proto.input):
+        if name in call.graph.constants:
+            node.input[place] = for_any_batch(call, place, 0, (shape.slope[0], shape.base[0]), writer)
 
 
 @rule("Split")
@@ -94,6 +108,9 @@ def slice_bounds(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
         starts[place] = int(mask[: stretch.start].sum())
         ends[place] = starts[place] + int(mask[stretch.start : stretch.stop].sum())
         changed = True
+    for place, given in enumerate(axes):  # the end was stored for one batch, and follows any
+        if given % rank == 0 and starts[place] == 0 and ends[place] > 0 and writer.shape(node.output[0]).slope[0]:
+            ends[place], changed = _END, True
     if not changed:
         return
     if call.version < 10:
