@@ -160,7 +160,7 @@ def _run(request: Request, method: str, budget: Budget, progress: Progress) -> C
     try:
         report = extraction.run(fit(request, budget, earlier), progress)
     except _PASSED_OVER as error:
-        cell = Cell(method, request.seed, reason=" ".join(str(error).split()))
+        cell = Cell(method, request.seed, reason=". ".join(line.strip(" .") for line in str(error).splitlines()))
         progress.say(f"{method}, seed {request.seed}: {cell.reason}")
         return cell
     return Cell.of(method, request.seed, report)

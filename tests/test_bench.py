@@ -171,7 +171,7 @@ def test_a_method_that_does_not_work_here_has_a_row_with_the_reason(
     runs.fails = {("cake", 1): error}
     table = bench(request_, ["cake", "naive"], seeds=(0, 1))
     assert runs.cells == list(AGREEMENTS)  # the others go on
-    assert table.cell("cake", 1).reason == " ".join(str(error).split())
+    assert table.cell("cake", 1).reason == ". ".join(line.strip(" .") for line in str(error).splitlines())
     figures = table.data["methods"]["cake"]
     assert (figures["seeds"], figures["agreement"]["mean"]) == ([0], pytest.approx(0.9))
     assert list(figures["reasons"]) == ["1"]
