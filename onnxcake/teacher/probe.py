@@ -84,8 +84,16 @@ def check_alone(session: Session, x: Array, expected: Array, tolerance: float, n
     """Makes sure that each input's answer is the same without the others of its batch.
 
     Raises:
-        UnsupportedTeacher: if not.
+        UnsupportedTeacher: if not, or if a single input's has no batch.
     """
+    one = session.run(x[:1])
+    if one.shape[:1] != (1,) or one.ndim != expected.ndim:
+        raise UnsupportedTeacher(
+            f"one input gives an output of shape {list(one.shape)}: its batch is squeezed away",
+            where=name,
+            remedy="Choose a value before the Squeeze or Reshape that does so, one row for each input, with --output "
+            "NAME.",
+        )
     alone = session.run_in_batches(x, 1).astype(np.float32)
     finite = np.isfinite(expected)
     scale = max(float(np.abs(expected[finite]).max(initial=0)), 1e-2)

@@ -116,3 +116,12 @@ def test_what_is_held_at_a_length_that_does_not_fit_is_no_fault_of_the_conversio
     assert exam.error is not None and "Check the sizes given with --hold side" in exam.error.remedy
     assert [one["remedy"] for one in exam.found["obstacles"]] == [""]
     assert airlock.examine(path, Options(input="x", constants={"side": [1, 2, 3]})).error is None
+
+
+@pytest.mark.parametrize("batch", ["N", "1"])
+def test_a_batch_that_is_squeezed_away_is_said(batch: str, tmp_path: Path) -> None:
+    text = f"(float[{batch},6] x) => (float[4] y) {{ h = Gemm (x, V) y = Squeeze (h) }}"
+    path = saved(tmp_path, text, V=(6, 4))
+    error = airlock.examine(path, Options()).error
+    assert error is not None and "one input gives an output of shape [4]: its batch is squeezed away" in error.what
+    assert airlock.examine(path, Options(output="h")).error is None
