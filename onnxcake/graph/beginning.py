@@ -24,6 +24,7 @@ from .walk import read_by
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
+_CURVED = {"Log", "Sqrt"}  # what is added before them keeps them defined, as log(1 + x): no mean is subtracted
 _KEPT = {"Identity", "Dropout", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 _CHOSEN = {"Slice", "Gather", "Split", "Concat"}
 _RESCALED = {"Sub", "Add", "Mul", "Div"}
@@ -162,7 +163,7 @@ class _Walk:
         for name in read:
             path = self.paths[name]
             reading = self._shown(node, name, path)
-            if reading is None and path.operators:
+            if reading is None and path.operators and node.op_type not in _CURVED:
                 reading = _PLAIN
             if reading is not None and name not in self.readings:
                 self.readings[name] = replace(reading, operators=(*path.operators, *reading.operators))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import onnx
 
-from ..errors import BadTeacherFile, UnsupportedTeacher, first_line
+from ..errors import BadTeacherFile, UnsupportedTeacher, first_line, shown
 from ..remedies import SOUND
 from .walk import nested
 
@@ -48,6 +49,11 @@ def check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
     try:
         onnx.checker.check_model(skeleton)
     except Exception as error:
+        unmade = re.search(r"input '([^']*)' of node:.*is not output of any previous nodes", str(error), re.DOTALL)
+        if unmade:  # nodes are sorted by now
+            raise BadTeacherFile(
+                f"nothing in it makes {shown(unmade[1])}, which a node reads", where=name, remedy=SOUND
+            ) from error
         raise BadTeacherFile(
             f"ONNX's checker refuses it: {first_line(ValueError(' '.join(str(error).split())))}",
             where=name,

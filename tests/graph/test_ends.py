@@ -238,6 +238,13 @@ def test_a_scaler_shows_each_features_mean_and_deviation(handmade: Any) -> None:
     assert (found.range, found.seen) == (None, "Scaler")
 
 
+@pytest.mark.parametrize("curved", ["Log", "Sqrt"])
+def test_what_keeps_a_logarithm_defined_is_no_mean(curved: str, handmade: Any) -> None:
+    nodes = [N("Add", ["x", "one"], ["a"]), N(curved, ["a"], ["l"]), N("Flatten", ["l"], ["y"])]
+    found = head(converted(handmade(nodes, {"one": np.array([1.0], np.float32)}, inputs=[value("x", "batch", 3)])))
+    assert (found.mean, found.deviation, found.range) == (None, None, None)
+
+
 def test_support_vectors_are_samples_of_the_data(handmade: Any) -> None:
     vectors = (np.random.default_rng(0).normal(size=(40, 3)) * [1, 10, 100] + [5, 50, 500]).astype(np.float32)
     node = N(

@@ -71,6 +71,9 @@ GRAPHS = {
         N("Relu", ["a"], ["b"], name="second"),
         N("MatMul", ["a", "W"], ["y"]),
     ),
+    "a value that nothing makes": bad(
+        BadTeacherFile, ("nothing in it makes 'lost'", "node reads"), N("Add", ["h", "lost"], ["y"]), HIDDEN
+    ),
     "a circle beside a sound part": bad(
         BadTeacherFile,
         "its values 'b', 'c', 'a' depend on each other in a circle",
