@@ -6,9 +6,10 @@ numbers that everything goes through: the output of an embedding, the columns si
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -26,6 +27,8 @@ _NO_GRADIENT = (TensorProto.STRING, TensorProto.BOOL, TensorProto.COMPLEX64, Ten
 _LONGEST = 200  # characters of a name in a message
 _LISTED = 10  # options of one kind in a message
 _SIZES = {"Shape", "Size"}
+_WHOLE = (TensorProto.INT32, TensorProto.INT64)
+_UNCHANGED = {"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Gather"}
 # Operators that leave an index an index; a Cast counts if it makes whole numbers.
 _PASS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Expand", "Concat", "Split"}
 _ARITHMETIC = {"Add", "Sub", "Min", "Max", "Clip", "Mod", "Mul", "Where"}
@@ -78,7 +81,8 @@ def choose(
     if len(free) == 1 and not (has_no_gradient(free[0]) or (is_id(free[0]) and is_index(proto, free[0].name))):
         return free[0].name, ()
     types = inferred(proto)
-    found = proposal(reaching(proto.graph.node, *outputs), free, outputs, types)
+    known = compared(proto)
+    found = proposal(reaching(proto.graph.node, *outputs), free, outputs, types, known)
     if found is None and len(free) == 1 and not has_no_gradient(free[0]):
         return free[0].name, ()  # what is in the way is for the conversion to say
     names = ", ".join(shown(value.name) for value in free[:10])
@@ -87,7 +91,7 @@ def choose(
         kind = type_name(free[0].type.tensor_type.elem_type)
         what = f"input {names} is {kind}, which has no gradient"
     if found is None:
-        raise UnsupportedTeacher(what, where=file, remedy=_one_of(free))
+        raise UnsupportedTeacher(what, where=file, remedy=_one_of(free, known))
     tensor = types[found.value].type.tensor_type
     sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
     if tensor.HasField("shape") and not found.hold and (said or None not in sizes[1:]):
@@ -105,14 +109,14 @@ def choose(
     raise OpenSizes(what, where=file, examples=likely, value=found.value, hold=found.hold, options=options)
 
 
-def _one_of(free: Sequence[onnx.ValueInfoProto]) -> str:
+def _one_of(free: Sequence[onnx.ValueInfoProto], known: Mapping[str, Held]) -> str:
     """Write the options that choose the first input of floats, and hold the others."""
     first = next((v for v in free if v.type.tensor_type.elem_type in FLOATS and not is_switch(v)), None)
     if first is None:
         return (
             "Choose a value of floats further inside with --input NAME, and hold with --hold NAME=VALUE what is left."
         )
-    held = [hold_option(v.name, suggested(v)) for v in free if v is not first]
+    held = [hold_option(v.name, suggested(v, known)) for v in free if v is not first]
     more = " and so on" if len(held) > _LISTED else ""
     options = " ".join([f"--input {_quoted(first.name)}", *held[:_LISTED]])
     return f"Choose one of them, and hold the others, for example: {options}{more}."
@@ -175,6 +179,7 @@ def proposal(
     free: Sequence[onnx.ValueInfoProto],
     outputs: Collection[str],
     types: dict[str, onnx.ValueInfoProto],
+    known: Mapping[str, Held],
 ) -> Proposal | None:
     """Find the first value of floats that all that is made of the inputs goes through; None where there is none.
 
@@ -185,6 +190,7 @@ def proposal(
         nodes: those that the outputs depend on, in order.
         free: the inputs that are not held.
         types: what is known of each value.
+        known: what `compared` gives.
     """
     ids = [value.name for value in free if is_id(value)]
     looked_up = _look_ups(nodes, ids)
@@ -192,13 +198,13 @@ def proposal(
     floats = {value.name for value in free if value.name in data and value.type.tensor_type.elem_type in FLOATS}
     if len(data) == 1 and floats:
         (only,) = floats
-        return Proposal(only, {one.name: suggested(one) for one in free if one.name != only})
+        return Proposal(only, {one.name: suggested(one, known) for one in free if one.name != only})
     attempts = [(data, set[str]()), (floats, looked_up)] if looked_up else [(data, set[str]())]
     for sources, seeds in attempts:
         value = _first_cut(nodes, sources, seeds, outputs, types)
         if value is not None and not (len(floats) > 1 and _is_computed(nodes, value, floats)):
             needed = needed_after(nodes, value, outputs)
-            return Proposal(value, {one.name: suggested(one) for one in free if one.name in needed})
+            return Proposal(value, {one.name: suggested(one, known) for one in free if one.name in needed})
     return None
 
 
@@ -235,14 +241,42 @@ def has_no_gradient(value: onnx.ValueInfoProto) -> bool:
     return value.type.HasField("tensor_type") and value.type.tensor_type.elem_type in _NO_GRADIENT
 
 
-def suggested(value: onnx.ValueInfoProto) -> Held:
-    """Say what an input may be held at: masks at 1, whole numbers at 1, switches off, all else at 0."""
+def suggested(value: onnx.ValueInfoProto, known: Mapping[str, Held]) -> Held:
+    """Say what an input may be held at: what it is compared with, masks and whole numbers at 1, all else at 0.
+
+    Args:
+        known: what `compared` gives.
+    """
     kind = value.type.tensor_type.elem_type
+    if is_switch(value) and value.name in known:
+        return known[value.name]
     if _is_mask(value):
         return True if kind == TensorProto.BOOL else 1
     if kind == TensorProto.BOOL:
         return False
     return 0 if kind in FLOATS or is_switch(value) else 1
+
+
+def compared(proto: onnx.ModelProto) -> dict[str, Held]:
+    """Find the inputs that are compared with a single whole number, as a sampling rate is with 16000, and that."""
+    graph = proto.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors |= {
+        n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    }
+    source = {value.name: value.name for value in graph.input if value.name not in tensors}
+    found: dict[str, Held] = {}
+    for node in graph.node:
+        read = next((name for name in node.input if name in source), None)
+        if read is None or node.domain:
+            continue
+        if node.op_type in _UNCHANGED:
+            source.update((name, source[read]) for name in node.output)
+        elif node.op_type == "Equal":
+            other = tensors.get(next((name for name in node.input if name != read), ""))
+            if other is not None and other.data_type in _WHOLE and math.prod(other.dims) == 1:
+                found.setdefault(source[read], int(onnx.numpy_helper.to_array(other).item()))
+    return found
 
 
 def needed_after(nodes: Sequence[onnx.NodeProto], value: str, outputs: Collection[str]) -> set[str]:

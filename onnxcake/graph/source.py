@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from ..errors import UnsupportedTeacher, UsageError, did_you_mean, shown
-from .choosing import hold_option, needed_after, suggested
+from .choosing import compared, hold_option, needed_after, suggested
 from .held import LIMIT_VALUES, Held, free_prefix, held_array, sizes_of
 from .held import held_nodes as nodes_of
 from .infer import file_inputs, inferred
@@ -169,11 +169,12 @@ def held_nodes(
     sized = {value.name: value.name in needed for value in others}  # of the rest the sizes alone are asked for
     missing = [value for value in others if value.name not in choice.constants and sized[value.name]]
     if missing:
+        known = compared(proto)
         raise UnsupportedTeacher(
             f"it also needs {', '.join(shown(value.name) for value in missing[:10])}",
             where=file,
             remedy="Hold what else it needs constant, for example "
-            + " ".join(hold_option(value.name, suggested(value)) for value in missing[:10])
+            + " ".join(hold_option(value.name, suggested(value, known)) for value in missing[:10])
             + ".",
         )
     taken = {name for node in proto.graph.node for name in node.output}

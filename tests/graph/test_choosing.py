@@ -287,6 +287,17 @@ ASKED: dict[str, tuple[list[Any], dict[str, Any], list[Any], str]] = {
         [value("x", "batch", 4), value("keras phase:0", kind=B)],
         "--input x --hold 'keras phase:0=false'",
     ),
+    "a rate that is compared with a number": (
+        [
+            N("Reshape", ["sr", "one"], ["s"]),
+            N("Equal", ["s", "rate"], ["known"]),
+            N("Where", ["known", "x", "zero"], ["h"]),
+            *DENSE,
+        ],
+        {"W": normal(4, 3), "one": long(1), "rate": np.array(16000), "zero": np.float32(0)},
+        [value("x", "batch", 4), value("sr", kind=LONG)],
+        "--input x --hold sr=16000",
+    ),
 }
 
 
