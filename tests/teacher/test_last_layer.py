@@ -113,6 +113,11 @@ ENDS = {
         image=True,
         features="h:rows",
     ),
+    "within 0 … 1 by chance": End(
+        (N("Sigmoid", ["h"], ["s"]), N("MatMul", ["s", "W"], ["y"])),
+        {"W": np.abs(W) / np.abs(W).sum(0)},
+        features="s",
+    ),
 }
 
 
@@ -155,9 +160,6 @@ NO_ENDS = {
             N("Div", ["e", "s"], ["y"]),
         ),
         {"W": W, "axis": np.array([1])},
-    ),
-    "within 0 … 1 by chance": End(
-        (N("Sigmoid", ["h"], ["s"]), N("MatMul", ["s", "W"], ["y"])), {"W": np.abs(W) / np.abs(W).sum(0)}
     ),
     "an activation before the mean": End(
         (
