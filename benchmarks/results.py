@@ -58,7 +58,7 @@ def seen(title: str, **cell: object) -> bool:
 
 def commit() -> str:
     """The commit of the code, with a plus if what computes the figures was changed since."""
-    code = ["onnxcake", "recipes", "benchmarks", ":!benchmarks/RESULTS.md"]
+    code = ["onnxcake", "recipes", "benchmarks", ":!benchmarks/RESULTS.md", ":!benchmarks/*.jsonl"]
     changed = _git("status", "--porcelain", "--", *code)
     return (_git("rev-parse", "--short", "HEAD") or "?") + ("+" if changed else "")
 

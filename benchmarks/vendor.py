@@ -309,12 +309,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [
         *cells,
         f"exit {row['extract']['exit']}, {row['seconds']} s",
-        str(row["estimated"]),
+        f"{row['estimated']}{_alarmed(row['alarms'])}",
         f"**{real['agreement']}** of {real['samples']} ({real['commonest']}; {rare}), {real['difference']}",
         " → ".join(f"{size:,}" for size in row["bytes"]),
         " → ".join(str(ms) for ms in real["latency_ms"]),
         row["commit"],
     ]
+
+
+def _alarmed(alarms: Sequence[str]) -> str:
+    return f", {len(alarms)} alarms" if len(alarms) > 1 else ", an alarm" if alarms else ""
 
 
 def main() -> int:
