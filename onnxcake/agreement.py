@@ -50,7 +50,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Answers:
-    """What teacher and student answer to the same inputs.
+    """Holds what teacher and student answer to the same inputs.
 
     Attributes:
         teacher, student: answers [n, …].

@@ -161,7 +161,7 @@ def _whole(teacher: Teacher, goal: Auto) -> Start | None:
 
 
 def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
-    """What an earlier start has cut by the same key, if it is as it was.
+    """Read what an earlier start has cut by the same key, if it is as it was.
 
     Raises:
         StoreError: if ``start.json`` does not tell what was cut.
@@ -181,7 +181,7 @@ def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
 
 @dataclass(frozen=True)
 class _Cut:
-    """What ``start.json`` holds."""
+    """The content of ``start.json``."""
 
     __pydantic_config__ = state.EXACT
     key: str

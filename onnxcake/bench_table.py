@@ -95,7 +95,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What ``bench.json`` holds."""
+    """The content of ``bench.json``."""
 
     __pydantic_config__ = state.EXACT
     format: Literal[1]

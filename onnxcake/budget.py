@@ -1,4 +1,4 @@
-"""As much work as is paid for: a recipe scaled to seconds and teacher passes.
+"""Scale a recipe to seconds and teacher passes.
 
 The rounds or batches are scaled first. Where already the fewest of them cost more than the budget, the steps of a batch
 are, and then its samples; a run that would be smaller still is refused.

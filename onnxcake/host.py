@@ -1,4 +1,4 @@
-"""What onnxruntime's own kernels make of a quantised model on this processor, beside its exact arithmetic."""
+"""Compare onnxruntime's own kernels on this processor with a quantised model's exact arithmetic."""
 
 from __future__ import annotations
 

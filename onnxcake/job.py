@@ -51,7 +51,7 @@ class Request:
 
     @property
     def recipe_and_overrides(self) -> tuple[str | Path | dict[str, Any], Sequence[str]]:
-        """What `Recipe.load` is to be given."""
+        """Give the arguments of `Recipe.load`."""
         return DEFAULT if self.recipe is None else self.recipe, self.overrides
 
     @property

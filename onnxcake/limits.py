@@ -1,4 +1,4 @@
-"""What one run may cost, and what that made of its recipe's numbers."""
+"""Hold the limits of a run's cost, and the recipe's numbers that follow from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIME = re.compile(rf"(?:{_PART}\s*)+")
 
 @dataclass(frozen=True)
 class Budget:
-    """What one run may cost; the scarcer of the two decides.
+    """Holds the limits of one run's cost; the scarcer of the two decides.
 
     Attributes:
         seconds: of synthesis and training on this machine, by forecast; None for any.
@@ -58,7 +58,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What a budget made of a recipe's numbers, decided once and kept with the run.
+    """Holds the numbers of a recipe that a budget scaled, decided once and kept with the run.
 
     Attributes:
         budget: the limits that were given.

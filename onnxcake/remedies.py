@@ -1,4 +1,4 @@
-"""What to do about a teacher's file, in words that several errors share.
+"""Word the remedies that several errors about a teacher's file share.
 
 Whoever has a file often has nothing else: it came from a vendor. So what can be done with the file itself comes first,
 and a new export only for those who have the network that the file was made from.

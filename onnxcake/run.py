@@ -35,7 +35,7 @@ PICTURE, REPORT, TABLE = "samples.png", "report.json", "report.txt"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run was started with; ``scaling`` is what a budget has made of the recipe."""
+    """Holds what a run was started with; ``scaling`` is what a budget has made of the recipe."""
 
     teacher: Facts
     recipe: Recipe
@@ -73,7 +73,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What ``run.json`` holds."""
+    """The content of ``run.json``."""
 
     __pydantic_config__ = state.EXACT
     onnxcake: str

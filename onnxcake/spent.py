@@ -23,7 +23,7 @@ _MOST = 1 << 62
 
 @dataclass(frozen=True)
 class _Kept:
-    """What ``spent.json`` holds."""
+    """The content of ``spent.json``."""
 
     __pydantic_config__ = state.EXACT
     seconds: dict[str, NonNegative]

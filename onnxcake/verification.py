@@ -110,7 +110,7 @@ def _check_shapes(sides: Sequence[_Side]) -> None:
 
 
 def _of_student(path: Path, said: Options, teacher: _Side) -> Options:
-    """What is said of the teacher, as far as the student has values of these names; and sizes, of the teacher's."""
+    """Keep those options of the teacher that name values of the student; sizes are the teacher's."""
     proto = load(path).proto
     inputs = {value.name for value in proto.graph.input}
     values = inputs | {name for node in proto.graph.node for name in node.output}
@@ -174,7 +174,7 @@ class _Side:
         return round(taken, 4)
 
     def as_dict(self, inputs: Array) -> dict[str, Any]:
-        """What the report says of it; ``inputs`` are those that a quantised file's arithmetic here is compared on."""
+        """Give the report's entry; ``inputs`` are those that a quantised file's arithmetic here is compared on."""
         file = self.found["file"]
         parameters = self.found["cost"]["parameters"]
         here = self._here(inputs=inputs, kind=self.signature.output_kind)
@@ -196,7 +196,7 @@ def _compared(sides: list[_Side], inputs: Inputs, labels: Array | None) -> Answe
 def _inputs(
     teacher: _Side, probe: probes.Probe | None, store: str | Path | None
 ) -> dict[str, tuple[Inputs, Array | None]]:
-    """What to compare on, by its name in the report: the chosen value's rows, or the file's own inputs by name."""
+    """Collect the inputs to compare on by their name in the report: the chosen value's rows, or the file's own."""
     chosen: dict[str, tuple[Inputs, Array | None]] = {}
     front = teacher.opened.safe.front
     held = {} if front is None else {one.name: one for one in front.inputs if one.held is not None}
@@ -218,7 +218,7 @@ def _inputs(
 
 
 def _as_long(held: Mapping[str, Array], feeds: Mapping[str, Array], front: Front) -> dict[str, Array]:
-    """What is held, of the lengths that real inputs have where the file leaves them open."""
+    """Give what is held the lengths that real inputs have where the file leaves them open."""
     made = dict(held)
     known = {one.name: one for one in front.inputs}
     for name, array in held.items():

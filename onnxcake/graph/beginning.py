@@ -36,7 +36,7 @@ _LEAST_ROWS = 8  # of a table that is taken for samples, as support vectors are
 
 @dataclass(frozen=True)
 class Reading:
-    """What one value shows of the input.
+    """Holds what one value shows of the input.
 
     Attributes:
         mean, deviation: of the value, broadcastable to it.
@@ -56,7 +56,7 @@ _PLAIN = Reading(torch.zeros(1), torch.ones(1))
 
 @dataclass(frozen=True)
 class Beginning:
-    """What the first operators show, for each number of the input in the file's own layout [input shape].
+    """Holds what the first operators show, for each number of the input in the file's own layout [input shape].
 
     Attributes:
         scale, shift: the input becomes scale · x + shift of mean 0 and deviation 1; None if nothing rescales it.
@@ -75,7 +75,7 @@ class Beginning:
 
 @dataclass(frozen=True)
 class _Path:
-    """How the input became a value: what rescaled it, and whether each did by a number for each feature."""
+    """Holds the operators that rescaled the input up to a value, and whether each had a number for each feature."""
 
     operators: tuple[str, ...] = ()
     by_feature: bool = True
@@ -169,7 +169,7 @@ class _Walk:
                 self.readings[name] = replace(reading, operators=(*path.operators, *reading.operators))
 
     def _shown(self, node: onnx.NodeProto, name: str, path: _Path) -> Reading | None:
-        """What the operator that ends the walk shows of the value that it reads."""
+        """Read what the operator that ends the walk shows of its input."""
         kind = node.op_type
         if kind == "QuantizeLinear" and name == node.input[0]:
             return self._quantised(node)

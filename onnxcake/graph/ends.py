@@ -23,7 +23,7 @@ _QUANTISED = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
 
 @dataclass(frozen=True)
 class Tail:
-    """How a graph ends, and what went into that.
+    """Holds the kind of a graph's end, and what went into that.
 
     Attributes:
         kind: "softmax", "log_softmax", "sigmoid", "unit_norm"; "ranked" for the largest in order, which stand for other
@@ -188,7 +188,7 @@ _OF_MEAN = 1 / 3  # a guess at the deviation of positive features, of which the 
 
 @dataclass(frozen=True)
 class _Shown:
-    """What was read, as numbers that broadcast to an input."""
+    """Give what was read as numbers that broadcast to an input."""
 
     low: Any = None
     high: Any = None

@@ -1,4 +1,4 @@
-"""What a file takes, and the part of it that stands before the chosen value: kept in front of the student.
+"""Keep the part of a file that stands before the chosen value in front of the student.
 
 An application that fed the teacher feeds the student: the file's own inputs, under their names, of their types, in
 their order. What was made of them before the chosen value (an embedding, columns side by side) is made again, by the
@@ -122,12 +122,12 @@ class Front:
 
     @property
     def is_part(self) -> bool:
-        """Whether nodes stand before the chosen value."""
+        """Tell whether nodes stand before the chosen value."""
         return bool(self.model.graph.node)
 
     @property
     def axes(self) -> dict[str, int]:
-        """Which axis of an input is the batch."""
+        """Find the axis of an input that is the batch."""
         return {one.name: one.sizes.index(BATCH) for one in self.inputs if one.sizes and BATCH in one.sizes}
 
     def content(self) -> bytes:
@@ -260,7 +260,7 @@ def _level(front: onnx.ModelProto, student: onnx.ModelProto) -> None:
 
 
 def _same(part: onnx.ModelProto, domain: str, version: int, other: int) -> bool:
-    """Whether all operators of a part that are of a domain are the same in two opsets."""
+    """Tell whether a part's operators of a domain are the same in two opsets."""
     kinds = {node.op_type for node in nodes(part) if node.domain == domain}
     schemas: dict[str, set[int]] = defaultdict(set)
     for kind, at in itertools.product(kinds, (version, other)):

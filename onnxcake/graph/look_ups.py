@@ -1,4 +1,4 @@
-"""Which values an input of whole numbers or texts takes: the rows of the tables that it is looked up in."""
+"""Find the values that an input of whole numbers or texts takes: the rows of the tables that it is looked up in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EMBEDDING = {0: 2, 1: 4}  # of EmbedLayerNormalization: ids → their table
 
 @dataclass(frozen=True)
 class Values:
-    """What an input may hold.
+    """Holds the values that an input may have.
 
     Attributes:
         limit: whole numbers are below it; None where the file does not show it.
@@ -53,7 +53,7 @@ def _values(proto: onnx.ModelProto, name: str, weights: Mapping[str, onnx.Tensor
 
 
 def _rows(node: onnx.NodeProto, place: int, weights: Mapping[str, onnx.TensorProto]) -> int | None:
-    """How many rows there are to look up in by an operator's input."""
+    """Count the rows that an operator's input looks up in."""
     if node.op_type == "OneHot" and place == 0 and node.input[1] in weights:
         return int(numpy_helper.to_array(weights[node.input[1]]).reshape(-1)[0])
     table = _EMBEDDING.get(place) if node.op_type == "EmbedLayerNormalization" else None

@@ -63,7 +63,7 @@ def load(
 
 
 def told(*given: Probe | None) -> tuple[str, ...]:
-    """What was taken for what in probes, each with its source's name, in words for the user."""
+    """List what was taken for what in probes, each with its source's name, in words for the user."""
     notes = (printable(f"{probe.name}: {note}") for probe in given if probe is not None for note in probe.notes)
     return tuple(dict.fromkeys(notes))
 
@@ -81,7 +81,7 @@ def _joined(arrays: list[tuple[Path, Array]]) -> Array:
 
 
 def _rounded(fed: Array) -> tuple[str, ...]:
-    """What to say where whole numbers are larger than single precision tells apart."""
+    """Note that whole numbers are larger than single precision tells apart."""
     if fed.dtype.kind not in "iu" or max(int(fed.max()), -int(fed.min())) <= _LARGEST:
         return ()
     return (f"whole numbers above {_LARGEST:,} are rounded to single precision",)

@@ -95,12 +95,12 @@ def _members(file: Path) -> dict[str, Array]:
 
 
 def _is_array(member: str) -> bool:
-    """Whether a member's name is that of an array; macOS adds hidden twins of each."""
+    """Tell whether a member's name is that of an array; macOS adds hidden twins of each."""
     return member.endswith(".npy") and not any(part.startswith((".", "__MACOSX")) for part in member.split("/"))
 
 
 def _is_other(member: str) -> bool:
-    """Whether a member's name is that of a picture or a table, which are read out of folders alone."""
+    """Tell whether a member's name is that of a picture or a table, which are read out of folders alone."""
     return member.lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".csv", ".tsv", ".npz", ".safetensors"))
 
 

@@ -162,7 +162,7 @@ class _Reader:
         return np.asarray(self.signature.whole(taken[0]).numpy())
 
     def told(self) -> str:
-        """What was done to the pictures."""
+        """Say what was done to the pictures."""
         values = f"0 … 255 put into {self.low:g} … {self.high:g}"
         normalised = "" if self.signature.mean is None else ", then normalised by --mean and --std"
         return (
@@ -172,7 +172,7 @@ class _Reader:
 
 
 def _layout(path: Path, wanted: Wanted) -> tuple[bool, int, int, int]:
-    """Whether channels are last, how many, height and width.
+    """Find whether channels are last, their number, height and width.
 
     Raises:
         ProbeError: if the teacher takes no pictures.

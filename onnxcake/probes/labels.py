@@ -17,7 +17,7 @@ _INT64 = np.iinfo(np.int64)
 
 
 def is_label_name(name: str) -> bool:
-    """Whether a name says that it holds labels: y, y_test, labels, Target, class …"""
+    """Tell whether a name says that it holds labels: y, y_test, labels, Target, class …"""
     words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
     return not _WORDS.isdisjoint(words) and "names" not in words
 

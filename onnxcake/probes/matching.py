@@ -147,7 +147,7 @@ def _labels(
 
 
 def _note(array: Array, name: str, takes: Takes, wanted: Wanted, source: Path) -> str:
-    """What there is to say of numbers that lie far from the values that the teacher is said to take.
+    """Note numbers that lie far from the values that the teacher is said to take.
 
     Raises:
         ProbeError: if they are whole numbers far outside: they are raw bytes, and the file takes others.
@@ -174,7 +174,7 @@ def _listed(arrays: Mapping[str, Array]) -> str:
 
 
 def _remedy(arrays: Mapping[str, Array], able: list[str], takes: Takes) -> str:
-    """What to do with the array that comes nearest."""
+    """Say what to do with the array that comes nearest."""
     if len(able) > 1:
         return f"Keep one of {', '.join(map(shown, able[:4]))}, or name it {shown(takes.name)}."
     wanted = takes.shape

@@ -1,4 +1,4 @@
-"""What a probe is made of, and what is asked of it."""
+"""Define the parts of a probe, and what a teacher asks of one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Takes:
     dtype: str = "float32"
 
     def fits(self, array: Array) -> bool:
-        """Whether an array is [n, *shape]."""
+        """Tell whether an array is [n, *shape]."""
         sizes = array.shape[1:]
         return array.ndim == len(self.shape) + 1 and all(
             asked in (None, size) for asked, size in zip(self.shape, sizes, strict=True)
@@ -39,7 +39,7 @@ class Takes:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a teacher asks of a probe: the inputs it is fed, its signature, and the names of its classes, if known."""
+    """Holds what one source gave: arrays [n, …] by input, labels [n] or [n, labels] int64, and notes on them."""
 
     takes: tuple[Takes, ...]
     signature: Signature
@@ -48,7 +48,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Part:
-    """What one source gave: arrays [n, …] by input, labels [n] or [n, labels] int64, and what to say of them."""
+    """Holds what one source gave: arrays [n, …] by input, labels [n] or [n, labels] int64, and what to say of them."""
 
     source: Path
     feeds: Mapping[str, Array]
@@ -77,6 +77,6 @@ class Probe:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """Give the entry of a report."""
         notes = {"notes": [printable(note) for note in self.notes]} if self.notes else {}
         return {"name": self.name, "sha256": self.digest, **notes}

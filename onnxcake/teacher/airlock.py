@@ -45,7 +45,7 @@ _WALL = 20  # times the processor seconds: other work may hold the cores
 
 @dataclass
 class _Asked:
-    """What a file asks for, as far as it is known."""
+    """Holds what a file asks for, as far as it is known."""
 
     megabytes: float
     nodes: int = 0

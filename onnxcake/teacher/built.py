@@ -82,7 +82,7 @@ def _built(safe: SafeGraph, fixed: bool, limits: Limits, file: str) -> Built:
 
 
 def _may_be_baked(way: Built) -> bool:
-    """Whether another batch may help: sizes do not fit one another, or an output has other rows than the input."""
+    """Tell whether another batch may help: sizes do not fit one another, or an output has other rows than the input."""
     blocked = way.blocked
     if blocked:
         return not any(one.missing or one.limit for one in blocked)

@@ -28,7 +28,7 @@ _OF_FEATURES = r"embed|feat|repr|hidden|latent|encod|descriptor|pool|vector"
 
 @dataclass(frozen=True)
 class Scores:
-    """What a file shows of an output of many unbounded numbers.
+    """Holds what a file shows of an output of many unbounded numbers.
 
     Attributes:
         speaks_for, against: in words.
@@ -117,7 +117,7 @@ def label_beside(graph: Converted, output: str) -> str | None:
 
 
 def _end(graph: Converted, output: str) -> list[tuple[int, str]]:
-    """What the operators that make an output say, from the last linear layer on."""
+    """Weigh the operators that make an output, from the last linear layer on."""
     makers = {name: node for node in graph.safe.model.graph.node for name in node.output}
     passed, at = [], output
     while (node := makers.get(at)) is not None:
@@ -154,7 +154,7 @@ def _single(graph: Converted, node: object) -> bool:
 
 
 def _lists(text: str, count: int) -> bool:
-    """Whether a text of the metadata lists as many names or classes."""
+    """Tell whether a text of the metadata lists so many names or classes."""
     if len(text) > 1_000_000:
         return False
     try:

@@ -40,7 +40,7 @@ class Opened:
 
     @cached_property
     def parameters(self) -> int:
-        """How many parameters the output depends on; see `graph.parameters`."""
+        """Count the parameters that the output depends on; see `graph.parameters`."""
         return parameters_of(self.safe.cut(self.output))
 
     def end(self, kind: OutputKind) -> str:

@@ -128,7 +128,7 @@ def _fastest(teacher: Teacher, x: Tensor, workers: int, until: float) -> Pace:
 
 
 def _workers(teacher: Teacher, x: Tensor, best: Pace, workers: int, until: float) -> int:
-    """How many threads compute side by side: so many if they are faster together, else one."""
+    """Choose how many threads compute side by side: all if they are faster together, else one."""
     try:
         apply(best, teacher.graph)
         together = _side_by_side(teacher, x, best, workers) / workers
@@ -193,7 +193,7 @@ def others(teacher: Teacher) -> Iterator[Pace]:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself: what stands for it where it does not is many times slower."""
+    """Tell whether a device computes in bfloat16 itself: what stands for it where it does not is many times slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known = processor.features()

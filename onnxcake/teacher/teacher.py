@@ -62,7 +62,7 @@ class Teacher:
 
     @property
     def front(self) -> Front | None:
-        """What the file takes, and its part before the signature's input; None where it takes that input alone."""
+        """Give what the file takes, and its part before the signature's input; None where it takes that input alone."""
         return self._opened.safe.front
 
     @classmethod
