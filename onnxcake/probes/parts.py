@@ -39,7 +39,7 @@ class Takes:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Holds what one source gave: arrays [n, …] by input, labels [n] or [n, labels] int64, and notes on them."""
+    """Holds what a teacher asks of a probe: the inputs it is fed, its signature, its classes' names if known."""
 
     takes: tuple[Takes, ...]
     signature: Signature
