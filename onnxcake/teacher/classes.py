@@ -23,6 +23,7 @@ _CUT = {"Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Tanh", "Ha
 _ENDS = _CUT | _POOLED | {"GlobalMaxPool", "MaxPool", "ReduceMax", "LSTM", "GRU", "RNN"}
 _ENDS |= {"LayerNormalization", "SkipLayerNormalization", "BatchNormalization", "InstanceNormalization"}
 _OF_CLASSES = r"logit|prob|score|class|label|pred|softmax|(^|[^a-z])cls"
+_OF_LAYERS = r"(^|[/_.])conv(olution)?([123]d)?([/_.]?\d+)*$"  # as Keras and torch call convolutions
 _OF_FEATURES = r"embed|feat|repr|hidden|latent|encod|descriptor|pool|vector"
 
 
@@ -53,6 +54,10 @@ def weigh(graph: Converted, output: str, name: str, count: int) -> Scores:
         found.append((3, f"its name, {shown(name)}"))
     if re.search(_OF_FEATURES, name, re.IGNORECASE):
         found.append((-3, f"its name, {shown(name)}"))
+    if re.search(_OF_LAYERS, name, re.IGNORECASE):
+        found.append((-2, f"its name, {shown(name)}, is that of a layer inside"))
+    if graph.values[output].seen[0].dim() > 3:
+        found.append((-1, "it has the shape of maps"))
     if (beside := label_beside(graph, output)) is not None:
         found.append((3, f"output {graph.safe.name_of(beside)}, which holds labels"))
     if any(_lists(text, count) for text in graph.safe.metadata.values()):
@@ -137,7 +142,8 @@ def _end(graph: Converted, output: str) -> list[tuple[int, str]]:
         return [(-2, f"it ends in {ends[0]}, not in a linear layer")] if ends else []
     averaged = [op for op in ends if op not in _POOLED]
     if not averaged:
-        return [(2, f"it ends in a linear layer ({node.op_type})")]
+        whole = node.op_type != "Conv" or _single(graph, node)
+        return [(2 if whole else 1, f"it ends in a linear layer ({node.op_type})")]
     told = [(-2, f"it ends in {ends[0]}, not in a linear layer")]
     if node.op_type == "Conv" and "GlobalAveragePool" in ends and set(averaged) <= _CUT and _single(graph, node):
         told.append((1, "a convolution of single places is averaged"))  # as in Network in Network, arXiv:1312.4400

@@ -494,6 +494,15 @@ FEATURES: dict[str, tuple[onnx.ModelProto, str]] = {
                 N("Reshape", ["g", "to"], ["y"]), count=1280),
         "1280 is a usual number of features",
     ),
+    "a convolution's maps of a single place": (
+        head_of(N("Conv", ["x", "span"], ["y"]), span=normal(96, 3, 8, 8, seed=7)),
+        "it has the shape of maps",
+    ),
+    "a convolution by its name": (
+        head_of(N("Conv", ["x", "span"], ["m"]), N("Flatten", ["m"], ["y"]), name="model/conv2d_19",
+                span=normal(96, 3, 8, 8, seed=7)),
+        "that of a layer inside",
+    ),
     "an embedding by its name": (
         head_of(N("MatMul", ["f", "wide"], ["y"]), name="image_embeds", count=512),
         "its name, 'image_embeds'",
