@@ -30,7 +30,7 @@ DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; the fields are explained at `onnxcake.extract`, but for this one.
+    """Holds what the user asked for; the fields are explained at `onnxcake.extract`, but for this one.
 
     Attributes:
         scaling: what a budget has made of the recipe; its numbers are among the overrides.
