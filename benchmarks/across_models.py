@@ -18,12 +18,12 @@ import methods
 import results
 from teachers import CACHE, FAMILIES, OPTIONS, images_file, teacher
 
-from onnxcake import files
 from onnxcake.bench import bench
+from onnxcake.core import files
+from onnxcake.core.progress import Progress
 from onnxcake.curves import grid_png
 from onnxcake.job import Request
 from onnxcake.limits import Budget
-from onnxcake.progress import Progress
 
 NAMES = ("mlp", "cnn", "resnet", "vit")
 LEARNING = "student.optimiser={adamw: {lr: 3e-3}}"

@@ -18,12 +18,12 @@ import methods
 import results
 from teachers import CACHE, FAMILIES, OPTIONS, images_file, teacher
 
-from onnxcake import files
 from onnxcake.bench import bench
+from onnxcake.core import files
+from onnxcake.core.progress import Progress
 from onnxcake.curves import Curve, curves_png
 from onnxcake.job import Request
 from onnxcake.limits import Budget
-from onnxcake.progress import Progress
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.student.student import count
 from onnxcake.teacher import Signature

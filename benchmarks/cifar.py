@@ -34,7 +34,7 @@ from results import CACHE
 from torch import Tensor, nn
 
 import onnxcake
-from onnxcake.progress import Progress
+from onnxcake.core.progress import Progress
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.teacher import Signature
 from onnxcake.teacher.pace import threads_given

@@ -35,8 +35,8 @@ from students import TEACHERS, test_images
 from torch import Tensor, nn
 
 import onnxcake
+from onnxcake.core.progress import Progress
 from onnxcake.graph.export import export
-from onnxcake.progress import Progress
 from onnxcake.teacher.pace import threads_given
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -34,12 +34,12 @@ from pathlib import Path
 import results
 from teachers import CACHE, OPTIONS, images_file, statistics_file, teacher
 
-from onnxcake import files
 from onnxcake.bench import bench
 from onnxcake.bench_table import Cell
+from onnxcake.core import files
+from onnxcake.core.progress import Progress
 from onnxcake.job import Request
 from onnxcake.limits import Budget
-from onnxcake.progress import Progress
 from onnxcake.teacher.pace import threads_given
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -15,9 +15,9 @@ from pathlib import Path
 from results import append
 from teachers import CACHE, OPTIONS, images_file, teacher
 
+from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
 from onnxcake.job import Request
-from onnxcake.progress import Progress
 
 
 def main() -> None:

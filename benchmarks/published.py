@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from teachers import OPTIONS, teacher
 
 from onnxcake import Recipe, Store, Teacher
+from onnxcake.core.rng import Key
 from onnxcake.plan import decide, fit, layout
-from onnxcake.rng import Key
 from onnxcake.synthesis import Maker, Synthesis
 from onnxcake.teacher import pace
 from onnxcake.teacher.pace import PLAIN, Pace

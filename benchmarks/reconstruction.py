@@ -19,8 +19,8 @@ import results
 
 import onnxcake
 from onnxcake import cutting
+from onnxcake.core.rng import Key
 from onnxcake.ort import Runtime
-from onnxcake.rng import Key
 
 TITLE = "Products of two before training, by singular values alone and fitted to the teacher's layers"
 

@@ -49,7 +49,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import train_test_split
 
 import onnxcake
-from onnxcake.errors import OnnxcakeError
+from onnxcake.core.errors import OnnxcakeError
 from onnxcake.graph.locales import with_known_locale
 
 Classifier = Any

@@ -26,9 +26,9 @@ from teachers import CACHE
 
 from onnxcake import verify
 from onnxcake.bench import bench
+from onnxcake.core.progress import Progress
 from onnxcake.job import Request
 from onnxcake.limits import Budget
-from onnxcake.progress import Progress
 from onnxcake.run import REPORT, START
 from onnxcake.teacher import Options
 from onnxcake.teacher.pace import threads_given

@@ -24,9 +24,9 @@ import torch
 from results import append
 
 from onnxcake import Recipe, Store, Teacher
+from onnxcake.core.rng import Key
 from onnxcake.graph.export import export
 from onnxcake.plan import decide, fit, layout
-from onnxcake.rng import Key
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.synthesis import Maker, synthesize
 from onnxcake.teacher import Signature

@@ -21,7 +21,7 @@ from sklearn.datasets import make_moons
 from torch import nn
 
 import onnxcake
-from onnxcake import files
+from onnxcake.core import files
 from onnxcake.graph.export import export
 from onnxcake.ort import Array, Runtime
 from onnxcake.pictures import Panel, regions_png

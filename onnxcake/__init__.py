@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "OnnxcakeError",
@@ -18,6 +18,7 @@ __all__ = [
     "Store",
     "StoreDataset",
     "Teacher",
+    "__version__",
     "extract",
     "inspect",
     "shrink",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .errors import OnnxcakeError
+    from .core.errors import OnnxcakeError
     from .extraction import extract
     from .inspection import inspect
     from .recipe import Recipe
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .verification import verify
 
 _HOME = {
-    "OnnxcakeError": "errors",
+    "OnnxcakeError": "core.errors",
     "Recipe": "recipe",
     "Report": "report",
     "Store": "store",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .child import Array
+from .core.arrays import Array
 from .teacher import OutputKind
 
 CONFIDENCE = 1.96  # standard normal quantile of a two-sided 95 % interval

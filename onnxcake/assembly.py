@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from . import run as runs
 from .agreement import top_classes
 from .checkpoints import Checkpoints
+from .core.progress import Progress, Stage
+from .core.rng import Key
 from .job import Job
 from .ort import Runtime
 from .plan import Plan
 from .probes import Probe
-from .progress import Progress, Stage
 from .pupil import Pupil
-from .rng import Key
 from .rounds import Rounds
 from .spent import Spent
 from .store import Store

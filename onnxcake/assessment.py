@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from .agreement import ONE_CLASS, compare, log_probabilities, top_classes
-from .child import Array
-from .rng import Key
-from .synthesis.fields import fields
+from .core.arrays import Array
+from .core.random_fields import fields
+from .core.rng import Key
 from .teacher import Signature
 
 SAMPLES, _LEAST_SAMPLES = 1000, 100

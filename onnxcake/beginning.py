@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import files, state
 from . import run as runs
 from .agreement import compare
+from .core import files, json_files
+from .core.errors import OnnxcakeError, UnsupportedTeacher, UsageError
+from .core.rng import Key
 from .cutting import cut_of, synthetic
-from .errors import OnnxcakeError, UnsupportedTeacher, UsageError
 from .network import ONNX, Auto
 from .ort import Runtime
 from .pruning import NothingToCut, Pruner
 from .recipe import Recipe
-from .rng import Key
 from .student import Start
 from .teacher import Facts, Teacher
 
@@ -167,7 +167,7 @@ def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
         StoreError: if ``start.json`` does not tell what was cut.
     """
     path, model = folder / runs.CUT, folder / runs.START
-    told = state.read(path, _Cut, state.AGAIN) if path.exists() else None
+    told = json_files.read(path, _Cut, json_files.AGAIN) if path.exists() else None
     if told is None or told.key != key:
         return None
     if told.sha256 is None:
@@ -183,7 +183,7 @@ def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
 class _Cut:
     """The content of ``start.json``."""
 
-    __pydantic_config__ = state.EXACT
+    __pydantic_config__ = json_files.EXACT
     key: str
     sha256: str | None
     note: str

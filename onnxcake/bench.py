@@ -16,11 +16,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import extraction, files, matrix
+from . import extraction, matrix
 from . import run as runs
 from .bench_table import FILE, Cell, Table
 from .budget import fit
-from .errors import (
+from .core import files
+from .core.errors import (
     ConversionMismatch,
     DeadTeacher,
     Diverged,
@@ -29,10 +30,10 @@ from .errors import (
     UnsupportedTeacher,
     UsageError,
 )
+from .core.progress import Progress
 from .graph.reading import read_regular
 from .job import Request
 from .limits import Budget
-from .progress import Progress
 from .recipe import Recipe
 
 # What is wrong with one method on this teacher; a file that is no model is wrong for all.

@@ -13,10 +13,10 @@ import rich.box
 import rich.table
 from rich.console import Console
 
-from . import files, state
+from .core import files, json_files
+from .core.errors import RecipeError, StoreError
+from .core.progress import duration
 from .curves import Curve, curves_png
-from .errors import RecipeError, StoreError
-from .progress import duration
 from .report import Report
 
 FILE, TABLE, PICTURE = "bench.json", "bench.txt", "bench.png"
@@ -51,7 +51,7 @@ class Cell:
         reason: why there are no figures.
     """
 
-    __pydantic_config__ = state.EXACT
+    __pydantic_config__ = json_files.EXACT
     method: str
     seed: int
     agreement: float | None = None
@@ -97,7 +97,7 @@ class Cell:
 class _Kept:
     """The content of ``bench.json``."""
 
-    __pydantic_config__ = state.EXACT
+    __pydantic_config__ = json_files.EXACT
     format: Literal[1]
     asked: dict[str, Any]
     methods: dict[str, Any]
@@ -139,14 +139,14 @@ class Table:
         Raises:
             StoreError: if there is none, or it cannot be read.
         """
-        kept = state.read(folder / FILE, _Kept, _ELSEWHERE)
+        kept = json_files.read(folder / FILE, _Kept, _ELSEWHERE)
         for cell in kept.cells:
             cell.pop("spread_over_training", None)
         try:
-            cells = tuple(state.of(cell, Cell) for cell in kept.cells)
+            cells = tuple(json_files.of(cell, Cell) for cell in kept.cells)
             if not all(point.keys() >= _POINT for cell in cells for point in cell.curve):
                 raise ValueError(f"a point of a curve lacks one of {', '.join(sorted(_POINT))}")
-            state.of(kept.asked.get("methods"), dict[str, str])
+            json_files.of(kept.asked.get("methods"), dict[str, str])
         except ValueError as error:
             raise StoreError(f"cannot be read back: {error}", where=folder / FILE, remedy=_ELSEWHERE) from error
         return cls(kept.asked, cells)

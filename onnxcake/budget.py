@@ -13,13 +13,13 @@ from pathlib import Path
 
 from . import plan as plans
 from . import run as runs
-from .errors import RecipeError, StoreError
-from .files import is_there
+from .core.errors import RecipeError, StoreError
+from .core.files import is_there
+from .core.progress import duration
 from .forecast import forecast
 from .job import Job, Request, open_teacher
 from .limits import Budget, Scaling
 from .ort import Runtime
-from .progress import duration
 from .recipe import Recipe
 from .run import Run
 from .trial import prepare

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from .core.arrays import Array
+
 Frame = tuple[dict[str, Any], Array | None]
 _LENGTHS = struct.Struct("<QQ")
 _NOTE = "note"

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .child import Array
-from .errors import UnsupportedTeacher, first_line
+from .core.arrays import Array
+from .core.errors import UnsupportedTeacher
+from .core.random_fields import coarse
+from .core.rng import Key
+from .core.text import first_line
 from .ort import Runtime, RuntimeRefused, Session
 from .pruning import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
 from .reconstruction import reconstructed
-from .rng import Key
 from .student.start import Start
-from .synthesis.fields import coarse
 from .teacher import Signature, Teacher
 from .teacher.probe import TOLERANCE, batches_for
 from .teacher.scores import Logits

@@ -7,24 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import files, result
 from . import plan as plans
+from . import result
 from . import run as runs
 from .assembly import Shown, maker_of, rounds_of, training_of, watcher, work
 from .beginning import beginning
 from .budget import fit
-from .child import Array
-from .errors import StoreError
+from .core import files
+from .core.arrays import Array
+from .core.errors import StoreError
+from .core.progress import Progress
+from .core.rng import Key
 from .forecast import Forecast, describe, forecast, times
 from .job import Request
 from .limits import Budget
 from .ort import Runtime
 from .plan import Plan
-from .progress import Progress
 from .pupil import Pupil
 from .recipe import Recipe
 from .report import Report
-from .rng import Key
 from .run import Run
 from .spent import Spent
 from .store import Store

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .rng import Key
-from .synthesis.fields import fields
+from .core.random_fields import fields
+from .core.rng import Key
 from .teacher import Teacher
 
 _DEEP = 8  # convolutions at least; a network of fewer may well have been trained without

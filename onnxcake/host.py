@@ -9,7 +9,7 @@ import numpy as np
 
 from . import processor
 from .agreement import compare
-from .child import Array
+from .core.arrays import Array
 from .graph.float_twin import holds_rounding
 from .ort import Runtime, Session
 from .teacher import OutputKind

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .errors import OnnxcakeError, printable, shown
+from .core.errors import OnnxcakeError
+from .core.text import printable, shown
 from .teacher import Options, airlock
 
 _LONGEST = 500  # characters of one text on the terminal

@@ -7,22 +7,24 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import files, joining, matrix, needs, probes, recorded
+from . import joining, matrix, needs, probes, recorded
 from . import plan as plans
 from .beginning import Beginning, beginning
-from .errors import RecipeError, StoreError, UsageError, printable
+from .core import files
+from .core.errors import RecipeError, StoreError, UsageError
+from .core.rng import Key
+from .core.text import printable
+from .core.waiting import waited
 from .limits import Scaling
 from .plan import Plan
 from .probes import Probe
 from .pupil import Pupil
 from .recipe import Recipe
-from .rng import Key
 from .run import Run, holds_nothing, is_abandoned
 from .store import Layout
 from .synthesis import Synthesis
 from .teacher import Options, Teacher, pace
 from .teacher.offers import View
-from .waiting import waited
 
 _BATCHES = 4  # for each worker at least: the last ones are not waited for in vain
 DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but logits and their gradient

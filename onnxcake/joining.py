@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from . import probes
-from .child import Array
-from .errors import OnnxcakeError, ProbeError, TeacherError, UsageError, first_line, shown
+from .core.arrays import Array
+from .core.errors import OnnxcakeError, ProbeError, TeacherError, UsageError
+from .core.rng import Key
+from .core.text import first_line, shown
 from .graph.float_twin import holds_rounding
 from .graph.front import FileInput, Front, joined
 from .graph.held import BATCH
@@ -17,7 +19,6 @@ from .graph.tensors import type_name
 from .graph.whole import has_low_precision
 from .ort import Runtime, RuntimeRefused, Session
 from .probes import Probe, Takes
-from .rng import Key
 from .teacher import Signature
 
 _ROWS = 64

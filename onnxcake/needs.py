@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import printable
+from .core.rng import Key
+from .core.text import printable
 from .folded import seems_folded
 from .probes import Probe
-from .rng import Key
 from .teacher import LastLayer, Statistics, Teacher, View
 
 if TYPE_CHECKING:

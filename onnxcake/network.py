@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from . import schema
-from .errors import RecipeError
+from .core.errors import RecipeError
+from .core.quantities import CountOrNone
 from .pruning import HALF, Goal, LowRank, Score, Shape
-from .quantities import CountOrNone
 from .schema import Choice
 from .student import ARCHITECTURES, shapes_of
 from .teacher import Signature

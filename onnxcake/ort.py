@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .child import Array, Child, ChildDied, ChildRefused, Frame, give_back_memory, serve
-from .errors import OnnxcakeError, OutputError
+from .child import Child, ChildDied, ChildRefused, Frame, give_back_memory, serve
+from .core.arrays import Array
+from .core.errors import OnnxcakeError, OutputError
 from .private_folder import private_folder
 
 Arithmetic = Literal["exact", "host"]

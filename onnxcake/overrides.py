@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import SHOWN_CHARACTERS, did_you_mean, shown
+from .core.text import SHOWN_CHARACTERS, did_you_mean, shown
 from .yaml_tree import LIMIT_DEPTH, WORDS, Mistake, Path, Tree, odd_character, parse_value
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .child import Array
+from .core.arrays import Array
 from .store import StoreDataset
 from .teacher import Signature
 

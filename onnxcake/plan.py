@@ -16,10 +16,11 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from . import processor, state
-from .errors import RecipeError
-from .files import canonical, sha256
-from .quantities import Count
+from . import processor
+from .core import json_files
+from .core.errors import RecipeError
+from .core.files import canonical, sha256
+from .core.quantities import Count
 from .recipe import Recipe
 from .store import Layout
 from .synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis, Weighted
@@ -59,7 +60,7 @@ class Plan:
         weight_bits: of an int8 student's weights; None for a float student.
     """
 
-    __pydantic_config__ = state.EXACT
+    __pydantic_config__ = json_files.EXACT
     device: str
     threads: Annotated[int, Ge(1), Le(_THREADS)]
     chunk: Count
@@ -83,7 +84,7 @@ class Plan:
         Raises:
             StoreError: if there is a file that cannot be read.
         """
-        return state.read(path, cls, "Choose another --out.") if path.exists() else None
+        return json_files.read(path, cls, "Choose another --out.") if path.exists() else None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for `read`."""

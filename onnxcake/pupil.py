@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import files
+from .core import files
+from .core.errors import RecipeError
+from .core.rng import Key
 from .course import Course, steps_per_round
-from .errors import RecipeError
 from .graph.parameters import count_in
 from .network import Auto
 from .recipe import Recipe
-from .rng import Key
 from .store import Layout
 from .student import (
     ARCHITECTURES,

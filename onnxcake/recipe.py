@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from . import schema, yaml_tree
-from .errors import RecipeError, did_you_mean, shown
-from .files import canonical, is_there, sha256
+from .core.errors import RecipeError
+from .core.files import canonical, is_there, sha256
+from .core.text import did_you_mean, shown
 from .overrides import override
 from .schema import Section
 from .sections import InputSection, RequireSection, StudentSection, SynthesisSection

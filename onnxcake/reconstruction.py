@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .core.random_fields import coarse, fields
+from .core.rng import Key
 from .graph.fit import LAYERS, Fit, made
 from .graph.module import Graph, Step
 from .graph.trained import Trained
 from .graph.whole import written
-from .rng import Key
 from .student import Start
-from .synthesis.fields import coarse, fields
 from .teacher import Teacher
 from .teacher.scores import Logits
 from .teacher.taps import by_input, shape_of

@@ -15,9 +15,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import joining, probes, tensorfile
-from .errors import OutputError, UsageError, shown
-from .files import canonical, check_target, is_there, make_parent, sha256, write_atomic
+from . import joining, probes
+from .core import tensorfile
+from .core.errors import OutputError, UsageError
+from .core.files import canonical, check_target, is_there, make_parent, sha256, write_atomic
+from .core.text import shown
 from .teacher import Options, Statistics, Teacher
 
 _KIND = "activation statistics"

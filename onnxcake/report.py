@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import __version__, ort
-from .errors import BelowFloor, printable
+from . import ort
+from .core.errors import BelowFloor
+from .core.progress import duration, size
+from .core.text import printable
 from .limits import Budget
-from .progress import duration, size
 from .sections import RequireSection
+from .version import __version__
 
 FORMAT = 1
 # What may differ between an unbroken run and one that was stopped and went on.

@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from . import assessment, files, state
+from . import assessment
 from . import run as runs
 from .agreement import Answers, top_classes
-from .child import Array
-from .errors import OnnxcakeError, StoreError
+from .core import files, json_files
+from .core.arrays import Array
+from .core.errors import OnnxcakeError, StoreError
+from .core.remedies import OURS
+from .core.rng import Key
+from .core.waiting import waited
 from .graph.export import export
 from .graph.float_twin import holds_rounding
 from .graph.parameters import count_in
@@ -27,15 +31,12 @@ from .ort import Runtime, Session
 from .plan import Plan
 from .probes import Probe
 from .pupil import Pupil
-from .remedies import OURS
 from .report import FORMAT, Report, costlier, versions
-from .rng import Key
 from .run import Run
 from .spent import Spent
 from .store import Store, StoreDataset
 from .student import OnnxStudent, Student
 from .teacher import OutputKind, Signature, Teacher, way_back
-from .waiting import waited
 
 PARITY = 1e-3  # student.onnx against torch, relative to the largest answer
 PARITY_INT8 = 5e-2  # the same where a single rounding to int8 may fall the other way
@@ -169,7 +170,7 @@ def finished(out: Path, key: str) -> Report | None:
     One that cannot be shown is none: it is made again.
     """
     try:
-        report = Report(state.read(out / runs.REPORT, dict[str, Any], state.AGAIN))
+        report = Report(json_files.read(out / runs.REPORT, dict[str, Any], json_files.AGAIN))
         same = report.data["key"] == key and files.sha256_file(out / runs.STUDENT) == report.data["student"]["sha256"]
         if same:
             report.try_out()

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import interrupt
-from .ahead import ahead
 from .checkpoints import Checkpoints
+from .core import interrupt
+from .core.errors import StoreError
+from .core.json_files import EXACT, of
+from .core.prefetch import ahead
+from .core.quantities import CountOrNone, Positive
+from .core.rng import Key
+from .core.text import first_line
 from .course import Course
-from .errors import StoreError, first_line
-from .quantities import CountOrNone, Positive
-from .rng import Key
-from .state import EXACT, of
 from .store import Batch, Pool, Samples, Store, StoreDataset
 from .student import Lesson, Training
 from .student.training import Rows

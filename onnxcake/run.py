@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import __version__, files, state
-from .errors import OutputError, RecipeError, StoreError
+from .core import files, json_files
+from .core.errors import OutputError, RecipeError, StoreError
 from .limits import Scaling
 from .recipe import Recipe
 from .teacher import Facts
+from .version import __version__
 
 FILE, STORE, CHECKPOINTS = "run.json", "store", "student"
 START, CUT, FRONT, STUDENT = "start.onnx", "start.json", "front.onnx", "student.onnx"
@@ -63,7 +64,7 @@ class Run:
         path, remedy = folder / FILE, "Give the folder of a run as `onnxcake extract` left it, or another --out."
         if not files.is_there(path):
             raise StoreError("no run here (run.json is missing)", where=folder, remedy=remedy)
-        kept = state.read(path, _Kept, remedy)
+        kept = json_files.read(path, _Kept, remedy)
         try:
             return cls(kept.teacher, Recipe.load(kept.recipe), kept.seed, kept.scaling)
         except RecipeError as error:
@@ -75,7 +76,7 @@ class Run:
 class _Kept:
     """The content of ``run.json``."""
 
-    __pydantic_config__ = state.EXACT
+    __pydantic_config__ = json_files.EXACT
     onnxcake: str
     seed: int
     teacher: Facts

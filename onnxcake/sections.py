@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from pydantic import Field, StrictBool, create_model, model_validator
 
 from . import schema
+from .core.quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
 from .network import NETWORKS, Architecture
 from .pruning import Goal
-from .quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
 from .schema import Choice, Section
 from .student import LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
 from .student.optimise import Optimiser

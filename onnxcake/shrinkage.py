@@ -8,10 +8,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from . import files
+from .core import files
+from .core.errors import OutputError, TeacherError, UsageError
+from .core.rng import Key
 from .cut_report import Shrinkage
 from .cutting import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
-from .errors import OutputError, TeacherError, UsageError
 from .graph.export import PRODUCER
 from .graph.load import load
 from .joining import behind
@@ -19,7 +20,6 @@ from .network import Auto
 from .ort import Runtime
 from .recipe import Recipe
 from .report import Report, versions
-from .rng import Key
 from .teacher import Options, Task, Teacher
 
 _LEEWAY = 0.1

@@ -12,9 +12,9 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
-from . import state
-from .files import write_json
-from .quantities import NonNegative
+from .core import json_files
+from .core.files import write_json
+from .core.quantities import NonNegative
 
 FILE = "spent.json"
 _FLUSH_S = 10.0
@@ -25,7 +25,7 @@ _MOST = 1 << 62
 class _Kept:
     """The content of ``spent.json``."""
 
-    __pydantic_config__ = state.EXACT
+    __pydantic_config__ = json_files.EXACT
     seconds: dict[str, NonNegative]
     teacher_passes: Annotated[int, Ge(0), Le(_MOST)]
     teacher_queries: Annotated[int, Ge(0), Le(_MOST)]
@@ -47,7 +47,7 @@ class Spent:
         self._stage, self._since, self._flushed = "", 0.0, 0.0
         self._one_at_a_time = threading.Lock()
         if self._path.exists():
-            kept = state.read(self._path, _Kept, "Remove it: the cost is then counted from here.")
+            kept = json_files.read(self._path, _Kept, "Remove it: the cost is then counted from here.")
             self.seconds = dict(kept.seconds)
             self.teacher_passes, self.teacher_queries = kept.teacher_passes, kept.teacher_queries
 

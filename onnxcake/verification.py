@@ -12,8 +12,9 @@ import numpy as np
 
 from . import probes
 from .agreement import Answers
-from .child import Array
-from .errors import UsageError
+from .core.arrays import Array
+from .core.errors import UsageError
+from .core.rng import Key
 from .graph.front import Front
 from .graph.load import load
 from .graph.whole import ending_in, whole
@@ -21,7 +22,6 @@ from .host import arithmetic_here, saturated
 from .joining import check_pair, given
 from .ort import Runtime
 from .report import Report, costlier, versions
-from .rng import Key
 from .store import Store, StoreDataset
 from .teacher import Options, OutputKind, Signature, airlock
 from .teacher.opened import open_graph

@@ -21,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from .errors import SHOWN_CHARACTERS, RecipeError, shown
+from .core.errors import RecipeError
+from .core.text import SHOWN_CHARACTERS, shown
 
 LIMIT_BYTES, LIMIT_NODES, LIMIT_DEPTH, LIMIT_DIGITS = 64 * 1024, 10_000, 20, 20
 

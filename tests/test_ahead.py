@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from onnxcake.ahead import ahead
+from onnxcake.core.prefetch import ahead
 
 
 class Made:

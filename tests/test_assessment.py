@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from onnxcake import assessment
-from onnxcake.child import Array
-from onnxcake.rng import Key
+from onnxcake.core.arrays import Array
+from onnxcake.core.rng import Key
 from onnxcake.teacher import Signature
 
 KEY = Key(3).at("assessment")

@@ -16,12 +16,12 @@ from torch import nn
 
 from onnxcake import beginning, extract, extraction, shrink
 from onnxcake.budget import fit
+from onnxcake.core.errors import RecipeError, UsageError
+from onnxcake.core.progress import Progress
 from onnxcake.cutting import cut_of
-from onnxcake.errors import RecipeError, UsageError
 from onnxcake.extraction import train
 from onnxcake.job import Request, prepare
 from onnxcake.limits import Budget
-from onnxcake.progress import Progress
 from onnxcake.recipe import Recipe
 from onnxcake.student.optimise import AdamOptimiser
 from onnxcake.teacher import Options

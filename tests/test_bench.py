@@ -14,11 +14,11 @@ from PIL import Image
 from onnxcake import bench as benches
 from onnxcake.bench import bench, parse_only
 from onnxcake.bench_table import Cell, Table
+from onnxcake.core.errors import Diverged, Interrupted, RecipeError, StoreError, UnsupportedTeacher, UsageError
+from onnxcake.core.progress import Progress
 from onnxcake.curves import Curve, curves_png, grid_png
-from onnxcake.errors import Diverged, Interrupted, RecipeError, StoreError, UnsupportedTeacher, UsageError
 from onnxcake.job import Request
 from onnxcake.limits import Budget
-from onnxcake.progress import Progress
 from onnxcake.report import Report
 from onnxcake.teacher import Options
 

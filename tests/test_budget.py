@@ -13,7 +13,7 @@ import torch
 from onnxcake import budget as budgets
 from onnxcake import plan as plans
 from onnxcake.budget import amounts, fit, scale
-from onnxcake.errors import RecipeError, StoreError, UsageError
+from onnxcake.core.errors import RecipeError, StoreError, UsageError
 from onnxcake.job import Request
 from onnxcake.limits import Budget, Scaling
 from onnxcake.recipe import Recipe, names

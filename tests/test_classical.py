@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxcake
-from onnxcake.errors import UnsupportedTeacher
+from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.ort import Runtime
 from onnxcake.result import same
 from onnxcake.teacher import Teacher

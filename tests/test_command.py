@@ -16,8 +16,8 @@ import onnx
 import pytest
 from in_process import command
 
+from onnxcake.core.tensorfile import unpack
 from onnxcake.recipe import names
-from onnxcake.tensorfile import unpack
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 DIGITS, DIGITS_TEST = EXAMPLES / "digits.onnx", EXAMPLES / "digits-test.npz"
@@ -277,7 +277,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 
 
 def test_a_second_run_on_the_same_folder_is_told_to_wait(tmp_path: Path) -> None:
-    from onnxcake.files import sole_writer
+    from onnxcake.core.files import sole_writer
 
     (tmp_path / "run").mkdir()
     with sole_writer(tmp_path / "run"):

@@ -13,10 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from onnxcake.core.errors import TeacherError
+from onnxcake.core.rng import Key
 from onnxcake.cutting import Goal, Pruned, check, cut_of, draws, latency_ms, synthetic
-from onnxcake.errors import TeacherError
 from onnxcake.ort import Runtime
-from onnxcake.rng import Key
 from onnxcake.teacher import Signature, Teacher
 
 IMAGES = Signature("x", (3, 24, 24), "y", "logits", 5)

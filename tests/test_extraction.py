@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import onnxcake
-from onnxcake.errors import RecipeError
+from onnxcake.core.errors import RecipeError
 from onnxcake.graph.export import export
 from onnxcake.job import Request
 from onnxcake.ort import Runtime

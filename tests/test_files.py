@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxcake import files
-from onnxcake.errors import OutputError, TryAgain
+from onnxcake.core import files
+from onnxcake.core.errors import OutputError, TryAgain
 
 OLD, NEW = b"old content", b"new content " * 10_000
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from onnxcake.core.random_fields import fields
+from onnxcake.core.rng import Key
 from onnxcake.folded import seems_folded
 from onnxcake.job import Request, prepare
-from onnxcake.rng import Key
-from onnxcake.synthesis.fields import fields
 from onnxcake.teacher import Options, Teacher
 
 SHAPE, WIDTH = (3, 12, 12), 8

@@ -14,12 +14,12 @@ from onnx import numpy_helper
 from rich.console import Console
 
 from onnxcake import extract, shrink
+from onnxcake.core.errors import RecipeError
+from onnxcake.core.rng import Key
 from onnxcake.cutting import Goal, cut_of
-from onnxcake.errors import RecipeError
 from onnxcake.ort import Runtime
 from onnxcake.pruning import NothingToCut
 from onnxcake.recipe import Recipe
-from onnxcake.rng import Key
 from onnxcake.student import ARCHITECTURES, shapes_of
 from onnxcake.teacher import Signature, Teacher
 

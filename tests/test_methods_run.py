@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from onnxcake.errors import RecipeError
+from onnxcake.core.errors import RecipeError
+from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
 from onnxcake.job import Request
 from onnxcake.ort import Runtime
-from onnxcake.progress import Progress
 from onnxcake.recipe import Recipe, names
 from onnxcake.recorded import record_files
 from onnxcake.report import Report

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from onnxcake import needs
+from onnxcake.core.rng import Key
 from onnxcake.probes import Probe
-from onnxcake.rng import Key
 from onnxcake.synthesis import LOSSES, Weighted
 from onnxcake.teacher import Statistics, Teacher, View
 

@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxcake import child as child_module
-from onnxcake.errors import OnnxcakeError
+from onnxcake.core.errors import OnnxcakeError
 from onnxcake.ort import Runtime, RuntimeRefused, version
 
 N = helper.make_node

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from onnxcake import probes
-from onnxcake.errors import OnnxcakeError, ProbeError
+from onnxcake.core.errors import OnnxcakeError, ProbeError
 from onnxcake.probes import Probe, Takes
 from onnxcake.teacher import OutputKind, Signature
 

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from onnxcake import probes
-from onnxcake.errors import OnnxcakeError, ProbeError
+from onnxcake.core.errors import OnnxcakeError, ProbeError
 from onnxcake.probes import Probe
 from onnxcake.teacher import Signature
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxcake.errors import RecipeError
+from onnxcake.core.errors import RecipeError
 from onnxcake.recipe import Recipe, names, text_of
 from onnxcake.student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS
 from onnxcake.student.optimise import AdamWOptimiser, OneCycle

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from onnxcake.errors import RecipeError
+from onnxcake.core.errors import RecipeError
 from onnxcake.recipe import Recipe, names
 
 STEP_SIZE = {"step_size": {"constant": {"value": 1e-2}}}

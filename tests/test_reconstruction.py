@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import onnxcake
 from onnxcake import cutting, reconstruction
+from onnxcake.core.random_fields import fields
+from onnxcake.core.rng import Key
 from onnxcake.cutting import Goal, cut_of
 from onnxcake.graph.export import export as exported
 from onnxcake.graph.fit import Fit
 from onnxcake.ort import Runtime
 from onnxcake.reconstruction import reconstructed
-from onnxcake.rng import Key
-from onnxcake.synthesis.fields import fields
 from onnxcake.teacher import Teacher
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from onnxcake import recorded
-from onnxcake.errors import OutputError, UsageError
+from onnxcake.core.errors import OutputError, UsageError
 from onnxcake.recorded import load, record
 from onnxcake.teacher import Teacher
 

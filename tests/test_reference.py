@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from plain_session import LEVELS, plain_session
 
 from onnxcake import private_folder as folders
-from onnxcake.errors import OutputError
+from onnxcake.core.errors import OutputError
 from onnxcake.graph.load import load
 from onnxcake.graph.normalise import normalise
 from onnxcake.ort import Arithmetic, Runtime, RuntimeRefused, Session

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from onnxcake.rng import Key
+from onnxcake.core.rng import Key
 
 paths = st.lists(st.integers() | st.text(max_size=5), max_size=4).map(tuple)
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxcake import interrupt
 from onnxcake.checkpoints import Checkpoints
+from onnxcake.core import interrupt
+from onnxcake.core.errors import Interrupted
+from onnxcake.core.rng import Key
 from onnxcake.course import Course, steps_per_round
-from onnxcake.errors import Interrupted
 from onnxcake.ort import Runtime
-from onnxcake.rng import Key
 from onnxcake.rounds import POINTS, Rounds
 from onnxcake.store import Batch, Layout, Store
 from onnxcake.student import Distillation, Lesson, Regime, Student, Training, training

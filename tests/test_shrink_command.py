@@ -18,8 +18,8 @@ from in_process import command
 from rich.console import Console
 from torch import Tensor, nn
 
+from onnxcake.core.errors import BelowFloor, OnnxcakeError, OutputError, RecipeError, TeacherError, UsageError
 from onnxcake.cutting import NothingToCut
-from onnxcake.errors import BelowFloor, OnnxcakeError, OutputError, RecipeError, TeacherError, UsageError
 from onnxcake.ort import Runtime
 from onnxcake.shrinkage import shrink
 

@@ -16,8 +16,8 @@ from in_process import command
 from onnx import helper, numpy_helper
 
 from onnxcake.cli import streams
-from onnxcake.errors import OutputError
-from onnxcake.progress import Progress
+from onnxcake.core.errors import OutputError
+from onnxcake.core.progress import Progress
 
 COMMAND = f"{sys.executable} -m onnxcake"
 

@@ -16,9 +16,9 @@ from torch import nn
 import onnxcake
 from onnxcake import extraction
 from onnxcake.cli import app
-from onnxcake.errors import RecipeError, UsageError
+from onnxcake.core.errors import RecipeError, UsageError
+from onnxcake.core.progress import Progress
 from onnxcake.graph.export import export as write
-from onnxcake.progress import Progress
 from onnxcake.rounds import Rounds
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"

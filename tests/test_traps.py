@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
 from onnxcake.job import Request, prepare
 from onnxcake.ort import Runtime
-from onnxcake.progress import Progress
 from onnxcake.pupil import Pupil
 from onnxcake.recipe import Recipe
 from onnxcake.teacher import Options, Teacher

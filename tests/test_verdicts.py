@@ -14,7 +14,7 @@ from rich.console import Console
 
 import onnxcake
 from onnxcake.agreement import one_sided
-from onnxcake.child import Array
+from onnxcake.core.arrays import Array
 from onnxcake.report import Report, costlier
 from onnxcake.teacher import OutputKind
 

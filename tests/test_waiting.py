@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from onnxcake import waiting
-from onnxcake.progress import Progress
+from onnxcake.core import waiting
+from onnxcake.core.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxcake.errors import RecipeError
+from onnxcake.core.errors import RecipeError
 from onnxcake.overrides import override
 from onnxcake.yaml_tree import Mistake, Tree, parse, parse_value, tree_from
 

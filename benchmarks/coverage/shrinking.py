@@ -22,9 +22,9 @@ import numpy as np
 import onnx
 import torch
 
+from onnxcake.core.rng import Key
 from onnxcake.pruning import Goal, Pruned, Pruner, Tools
 from onnxcake.pruning.families import Numbers
-from onnxcake.rng import Key
 from onnxcake.teacher.opened import open_graph
 from onnxcake.teacher.options import Options
 

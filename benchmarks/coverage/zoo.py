@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxcake import Teacher
-from onnxcake.errors import OnnxcakeError
+from onnxcake.core.errors import OnnxcakeError
 from onnxcake.teacher.scores import way_back
 
 from .common import cosine, keep, kept, one_line, relative, session, table

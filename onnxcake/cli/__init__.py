@@ -9,8 +9,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from .. import __version__, interrupt, waiting
-from ..errors import Interrupted, OnnxcakeError, OutputError
+from ..core import interrupt, waiting
+from ..core.errors import Interrupted, OnnxcakeError, OutputError
+from ..version import __version__
 from . import cuts, looks, recipes, runs, streams
 from .options import print_json
 

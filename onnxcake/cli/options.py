@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ..errors import OnnxcakeError, UsageError
-from ..files import is_there
-from ..number_files import SUFFIXES, read_numbers
-from ..waiting import wait_for
+from ..core.errors import OnnxcakeError, UsageError
+from ..core.files import is_there
+from ..core.number_files import SUFFIXES, read_numbers
+from ..core.waiting import wait_for
 
 TeacherArgument = Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")]
 RecipeOption = Annotated[

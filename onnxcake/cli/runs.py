@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..progress import Progress
+from ..core.progress import Progress
 from .options import (
     BudgetOption,
     DataOption,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from ..errors import OutputError
+from ..core.errors import OutputError
 
 _DESCRIPTORS = 3
 _REMEDY = "Send it to a file or a reader that takes it, and run the same command again; finished files are complete."

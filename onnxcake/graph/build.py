@@ -16,8 +16,8 @@ import onnx
 import torch
 from torch import Tensor
 
-from ..errors import first_line
-from ..remedies import BUG, SMALLER, around
+from ..core.remedies import BUG, SMALLER, around
+from ..core.text import first_line
 from .functions import bound, outer_names, standard_function, without
 from .fuse import fuse
 from .lineage import Lineage

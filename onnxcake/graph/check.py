@@ -7,8 +7,9 @@ from typing import Any
 
 import onnx
 
-from ..errors import BadTeacherFile, UnsupportedTeacher, first_line, shown
-from ..remedies import SOUND
+from ..core.errors import BadTeacherFile, UnsupportedTeacher
+from ..core.remedies import SOUND
+from ..core.text import first_line, shown
 from .walk import nested
 
 _ASIDE = "unregistered"

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from ..errors import UnsupportedTeacher, printable, shown
+from ..core.errors import UnsupportedTeacher
+from ..core.text import printable, shown
 from .held import Held
 from .infer import file_inputs, free_inputs, inferred
 from .open_sizes import OpenSizes, examples

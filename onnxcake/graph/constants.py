@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from ..errors import BadTeacherFile, first_line, shown
+from ..core.errors import BadTeacherFile
+from ..core.text import first_line, shown
 from .walk import graphs, nodes
 
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}

@@ -14,8 +14,8 @@ import onnx
 import torch
 from torch import nn
 
-from ..errors import OnnxcakeError
-from ..remedies import OURS
+from ..core.errors import OnnxcakeError
+from ..core.remedies import OURS
 from .quantised import with_whole_weights
 from .walk import graphs, nodes
 

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 import onnx
 from onnx import TensorProto
 
-from ..errors import BadTeacherFile, UnsupportedTeacher, shown
+from ..core.errors import BadTeacherFile, UnsupportedTeacher
+from ..core.text import shown
 
 _KEYS = {"location", "offset", "length", "checksum", "basepath"}
 _BITS = {

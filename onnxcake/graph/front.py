@@ -17,8 +17,9 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from ..errors import OnnxcakeError, UnsupportedTeacher, shown
-from ..rng import Key
+from ..core.errors import OnnxcakeError, UnsupportedTeacher
+from ..core.rng import Key
+from ..core.text import shown
 from .export import clean
 from .held import BATCH, Held, held_array, sizes_of
 from .infer import file_inputs

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from ..errors import UnsupportedTeacher, UsageError, shown
+from ..core.errors import UnsupportedTeacher, UsageError
+from ..core.text import shown
 from .tensors import DTYPES, type_name
 
 Held: TypeAlias = "float | tuple[Held, ...]"  # a number, or nested tuples of numbers

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 import onnx
 import onnx.inliner
 
-from ..errors import BadTeacherFile, UnsupportedTeacher, first_line, shown
-from ..remedies import SOUND
+from ..core.errors import BadTeacherFile, UnsupportedTeacher
+from ..core.remedies import SOUND
+from ..core.text import first_line, shown
 from .constants import lift_constants
 from .load import LIMIT_NODES, TeacherFile
 from .walk import graphs, nodes

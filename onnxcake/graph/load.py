@@ -14,9 +14,10 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
-from ..errors import BadTeacherFile, TeacherError, UnsupportedTeacher, first_line, shown
-from ..files import canonical, sha256
-from ..remedies import SMALLER, SOUND
+from ..core.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
+from ..core.files import canonical, sha256
+from ..core.remedies import SMALLER, SOUND
+from ..core.text import first_line, shown
 from .check import check
 from .constants import has_nan, lift_constants
 from .external import MOST_DIMENSIONS, read_external, size_outside

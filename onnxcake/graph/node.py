@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from ..remedies import SIZES
+from ..core.remedies import SIZES
 from .tensors import from_attribute
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import onnx
 
-from ..errors import BadTeacherFile, UsageError, shown
+from ..core.errors import BadTeacherFile, UsageError
+from ..core.text import shown
 from .choosing import choose
 from .early_rows import dequantise_rows_early
 from .front import Front

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UnsupportedTeacher, shown
+from ..core.errors import UnsupportedTeacher
+from ..core.text import shown
 from .held import LIMIT_VALUES
 
 # Sizes that models are made for, the commonest first.

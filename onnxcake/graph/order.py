@@ -8,7 +8,8 @@ from typing import Any
 
 import onnx
 
-from ..errors import BadTeacherFile, shown
+from ..core.errors import BadTeacherFile
+from ..core.text import shown
 from .walk import graphs
 
 _NAMED = 6  # values of a circle that a message names

@@ -6,8 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from ..errors import BadTeacherFile
-from ..remedies import SOUND
+from ..core.errors import BadTeacherFile
+from ..core.remedies import SOUND
 
 LIMIT_BYTES = 2**31 - 1  # protobuf's own; larger models keep their weights in external files
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..errors import shown
+from ..core.text import shown
 from .external import external_entry
 from .front import Front
 from .load import LIMIT_METADATA, TeacherFile

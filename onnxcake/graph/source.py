@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto
 
-from ..errors import UnsupportedTeacher, UsageError, did_you_mean, shown
+from ..core.errors import UnsupportedTeacher, UsageError
+from ..core.text import did_you_mean, shown
 from .choosing import compared, hold_option, needed_after, suggested
 from .held import LIMIT_VALUES, Held, free_prefix, held_array, sizes_of
 from .held import held_nodes as nodes_of

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..child import Array
+from ..core.arrays import Array
 from .convert import Converted
 from .module import Graph, name_of
 from .walk import reaching

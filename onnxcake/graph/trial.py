@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..remedies import around
+from ..core.remedies import around
 from .node import Depends, Obstacle, Sizes, TooMuch, Value
 from .ops import Function
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..child import Array
-from ..errors import UnsupportedTeacher
+from ..core.arrays import Array
+from ..core.errors import UnsupportedTeacher
 from .constants import FLOATS
 from .export import clean, named
 from .inline import in_evaluation_mode, inlined

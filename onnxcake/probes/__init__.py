@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..child import Array
-from ..errors import ProbeError, printable
-from ..files import sha256
+from ..core.arrays import Array
+from ..core.errors import ProbeError
+from ..core.files import sha256
+from ..core.text import printable
 from ..teacher import Signature
 from .parts import Part, Probe, Takes, Wanted
 from .sources import parts_of

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..child import Array
-from ..errors import printable
+from ..core.arrays import Array
+from ..core.text import printable
 from ..teacher import Signature
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rng import Key
+from ..core.rng import Key
 from .follow import Followed
 from .indices import Axis
 from .plain import Array, Plain

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..errors import UnsupportedTeacher
-from ..quantities import Count, Positive, Share
+from ..core.errors import UnsupportedTeacher
+from ..core.quantities import Count, Positive, Share
 from .plain import Array
 
 Score = Literal["responses", "weights", "random"]

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from ..errors import first_line
-from ..rng import Key
+from ..core.rng import Key
+from ..core.text import first_line
 from ..teacher.opened import Opened
 from . import like, scores
 from .cut import Cutter

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..rng import Key
+from ..core.rng import Key
 from .families import Families, Numbers
 from .plain import Array
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import StoreError
-from ..rng import Key
+from ..core.errors import StoreError
+from ..core.rng import Key
 from .shard import Shard
 from .store import Store
 

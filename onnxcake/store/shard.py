@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import tensorfile
-from ..errors import StoreError
-from ..files import write_with_digest
-from ..tensorfile import SUFFIX, pack, unpack
+from ..core import tensorfile
+from ..core.errors import StoreError
+from ..core.files import write_with_digest
+from ..core.tensorfile import SUFFIX, pack, unpack
 
 FORMAT = "1"
 _NAME = re.compile(r"^(\d{6,})-[0-9a-f]{16}\.safetensors$")

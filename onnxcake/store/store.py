@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import state
-from ..errors import OutputError, StoreError
-from ..files import is_there, make_folder, move, remove, sweep, write_json
-from ..quantities import Count, CountOrNone
+from ..core import json_files
+from ..core.errors import OutputError, StoreError
+from ..core.files import is_there, make_folder, move, remove, sweep, write_json
+from ..core.quantities import Count, CountOrNone
 from . import shard as shards
 from .shard import Batch, Shard
 
@@ -36,7 +36,7 @@ class Layout:
         classes: numbers in one answer.
     """
 
-    __pydantic_config__ = state.EXACT
+    __pydantic_config__ = json_files.EXACT
     key: str
     made_from: dict[str, str]
     batches: CountOrNone
@@ -223,11 +223,11 @@ class Store:
 
 
 def _layout(folder: Path) -> Layout:
-    value = state.read(folder / FILE, dict[str, Any], _ELSEWHERE)
+    value = json_files.read(folder / FILE, dict[str, Any], _ELSEWHERE)
     if value.pop("format", None) != shards.FORMAT:
         raise _unreadable(folder, f"{FILE} was written by another version of onnxcake")
     try:
-        layout = state.of(value, Layout)
+        layout = json_files.of(value, Layout)
     except ValueError as error:
         raise _unreadable(folder, f"{FILE} cannot be read back: {error}") from error
     if not layout.batches + layout.held_out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import RecipeError
+from ..core.errors import RecipeError
 from ..teacher import Facts
 from .architectures import ARCHITECTURES
 from .student import parameters

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..quantities import NonNegative, Positive
+from ..core.quantities import NonNegative, Positive
 
 
 @dataclass(frozen=True)

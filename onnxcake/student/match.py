@@ -15,8 +15,9 @@ from annotated_types import Len
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import RecipeError, did_you_mean, shown
-from ..quantities import NonNegative
+from ..core.errors import RecipeError
+from ..core.quantities import NonNegative
+from ..core.text import did_you_mean, shown
 
 Values = Mapping[str, Tensor]
 Pairs = Annotated[dict[str, str], Len(1)]  # teacher's tap → student's module

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..core.rng import Key
 from ..graph.whole import written
-from ..rng import Key
 from ..teacher import Signature
 from ..teacher.scores import Logits
 from .start import Start

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from ..quantities import Count, Momentum, NonNegative, Positive, Share
+from ..core.quantities import Count, Momentum, NonNegative, Positive, Share
 from .muon import Muon
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..errors import BadTeacherFile, TeacherError, UsageError
-from ..files import sha256
+from ..core.errors import BadTeacherFile, TeacherError, UsageError
+from ..core.files import sha256
 from ..graph.float_twin import is_quantised
 from ..graph.load import load
 from ..graph.trained import Trained, trained

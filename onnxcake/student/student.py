@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RecipeError
-from ..rng import Key
+from ..core.errors import RecipeError
+from ..core.rng import Key
 from ..teacher import Signature
 from .architectures import ARCHITECTURES
 from .match import Watch

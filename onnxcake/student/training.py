@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import Diverged
-from ..rng import Key
+from ..core.errors import Diverged
+from ..core.rng import Key
 from ..teacher.pace import Dtype, hurried
 from .loss import Distillation, decisions
 from .match import Match, Watch

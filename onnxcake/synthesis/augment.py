@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..quantities import Count, Positive, Share
+from ..core.quantities import Count, Positive, Share
 from ..teacher import Signature
 from .step import Parts
 

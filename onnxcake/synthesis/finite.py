@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ..errors import Diverged
+from ..core.errors import Diverged
 from .schedules import SCHEDULES
 from .step import Weighted
 from .synthesis import Synthesis

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..quantities import NonNegative
+from ..core.quantities import NonNegative
 from .source import Asked
 from .step import Context, Need
 

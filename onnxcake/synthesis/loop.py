@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..rng import Key
+from ..core.rng import Key
 from ..store import Batch
 from ..teacher import Teacher
 from ..teacher.offers import View

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..quantities import Count, Share
-from ..rng import Key
+from ..core.quantities import Count, Share
+from ..core.rng import Key
 from ..store import Batch
 from .loop import Maker
 from .step import Context, Leaves

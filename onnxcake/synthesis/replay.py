@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import Diverged
-from ..quantities import Count, NonNegative, Positive, Share
-from ..rng import Key
+from ..core.errors import Diverged
+from ..core.quantities import Count, NonNegative, Positive, Share
+from ..core.rng import Key
 from ..store import Batch
 from .finite import NotFinite
 from .loop import Maker

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..quantities import NonNegative, Positive
+from ..core.quantities import NonNegative, Positive
 from .step import Parts
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..quantities import Positive
+from ..core.quantities import Positive
 from .labels import Labels
 from .source import Asked
 from .step import Context, Need

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..rng import Key
+from ..core.rng import Key
 from ..teacher import Signature
 from .step import Context, Leaves, Need
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..rng import Key
+from ..core.rng import Key
 from ..teacher import Signature
 from ..teacher.offers import View
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..quantities import Momentum, Positive
+from ..core.quantities import Momentum, Positive
 from .schedules import Schedule
 from .step import Leaves, Parts
 

@@ -15,12 +15,14 @@ from typing import Any
 
 import psutil
 
-from .. import errors
-from ..child import Allowance, Array, Child, ChildDied, ChildOverran, ChildRefused, Frame, serve, shared, tell
-from ..errors import BadTeacherFile, OnnxcakeError, TeacherError, first_line
+from ..child import Allowance, Child, ChildDied, ChildOverran, ChildRefused, Frame, serve, shared, tell
+from ..core import errors
+from ..core.arrays import Array
+from ..core.errors import BadTeacherFile, OnnxcakeError, TeacherError
+from ..core.text import first_line
+from ..core.waiting import wait_for
 from ..graph.load import LIMIT_NODES, LIMIT_WEIGHTS, measure
 from ..graph.records import LIMITS
-from ..waiting import wait_for
 from .examine import BUILDING, Examination
 from .facts import Facts
 from .options import Options

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..child import Array
-from ..errors import UnsupportedTeacher, first_line, shown
+from ..core.arrays import Array
+from ..core.errors import UnsupportedTeacher
+from ..core.rng import Key
+from ..core.text import first_line, shown
 from ..graph.ends import Head
 from ..graph.front import Front
 from ..graph.normalise import SafeGraph
 from ..ort import Runtime, RuntimeRefused
-from ..rng import Key
 
 _ROWS, _FEW = 500, 8
 _EACH = 64  # numbers of a value of which each is measured by itself

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..child import Array
-from ..errors import OnnxcakeError, TeacherError, UnsupportedTeacher, first_line, shown
+from ..core.arrays import Array
+from ..core.errors import OnnxcakeError, TeacherError, UnsupportedTeacher
+from ..core.text import first_line, shown
 from ..graph.baked import candidates
 from ..graph.convert import Converted, convert
 from ..graph.load import load

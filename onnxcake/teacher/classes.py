@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import UnsupportedTeacher, shown
+from ..core.errors import UnsupportedTeacher
+from ..core.text import shown
 from ..graph.convert import Converted
 from ..graph.node import Depends
 

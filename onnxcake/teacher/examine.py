@@ -14,8 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import processor
-from ..child import Array, give_back_memory
-from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, UnsupportedTeacher, first_line, shown
+from ..child import give_back_memory
+from ..core.arrays import Array
+from ..core.errors import ConversionMismatch, OnnxcakeError, TeacherError, UnsupportedTeacher
+from ..core.remedies import BUG, RUNS
+from ..core.rng import Key
+from ..core.text import first_line, shown
 from ..graph.baked import candidates
 from ..graph.convert import convert
 from ..graph.cost import costs, dearest, multiply_adds
@@ -27,8 +31,6 @@ from ..graph.normalise import SafeGraph, normalise
 from ..graph.open_sizes import OpenSizes
 from ..graph.records import Limits
 from ..ort import Runtime, RuntimeRefused, Session
-from ..remedies import BUG, RUNS
-from ..rng import Key
 from . import probe
 from .before import measured, runs
 from .built import Built, build, check_baked, what_onnxruntime_says, with_example

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..state import EXACT
+from ..core.json_files import EXACT
 from .signature import Signature
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import BadTeacherFile
+from ..core.errors import BadTeacherFile
 from ..graph.convert import Converted, convert
 from ..graph.ends import Tail, tail
 from ..graph.load import TeacherFile, load, load_bytes

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..child import Array
-from ..errors import UsageError
+from ..core.arrays import Array
+from ..core.errors import UsageError
 from ..graph.held import Held, plain_held
 from ..graph.normalise import Choice
 from .signature import Bound, Task

@@ -7,13 +7,14 @@ import re
 import numpy as np
 from torch import Tensor
 
-from ..child import Array
-from ..errors import OnnxcakeError, TeacherError, UnsupportedTeacher, UsageError, printable, shown
+from ..core.arrays import Array
+from ..core.errors import OnnxcakeError, TeacherError, UnsupportedTeacher, UsageError
+from ..core.remedies import around
+from ..core.text import printable, shown
 from ..graph.convert import Converted
 from ..graph.ends import Tail, tail
 from ..graph.node import Depends
 from ..graph.records import Blocked
-from ..remedies import around
 from .signature import OutputKind, Task
 
 _SCORES = "Choose the value with the class scores with --output NAME; without one, the file cannot be a teacher."

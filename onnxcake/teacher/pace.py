@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import processor
+from ..core.rng import Key
 from ..graph.layout import has_layouts, lay_out
-from ..rng import Key
 from .teacher import Teacher
 
 Dtype = Literal["float32", "bfloat16"]

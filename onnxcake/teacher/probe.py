@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..child import Array
-from ..errors import ConversionMismatch, DeadTeacher, TeacherError, UnsupportedTeacher, first_line
+from ..core.arrays import Array
+from ..core.errors import ConversionMismatch, DeadTeacher, TeacherError, UnsupportedTeacher
+from ..core.remedies import BUG, SIZED, around
+from ..core.rng import Key
+from ..core.text import first_line
 from ..ort import Arithmetic, Runtime, RuntimeRefused, Session
-from ..remedies import BUG, SIZED, around
-from ..rng import Key
 
 BATCHES = (2, 5)
 TOLERANCE = 2e-3  # largest difference, relative to the largest answer

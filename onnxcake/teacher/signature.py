@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..state import EXACT
+from ..core.json_files import EXACT
 
 Bound = float | tuple[float, ...]
 OutputKind = Literal[

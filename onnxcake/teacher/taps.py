@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError, did_you_mean, shown
+from ..core.errors import UsageError
+from ..core.text import did_you_mean, shown
 from ..graph.convert import Converted, Pieces, in_pieces
 from ..graph.layout import is_laid_out_last, lay_out
 from ..graph.module import Graph

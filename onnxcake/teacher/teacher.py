@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..child import Array
-from ..errors import UsageError
+from ..core.arrays import Array
+from ..core.errors import UsageError
+from ..core.waiting import wait_for
 from ..graph.front import Front
-from ..waiting import wait_for
 from . import airlock, look
 from .facts import Facts
 from .offers import Offers, Statistics

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..core.errors import UsageError
 from ..graph.ends import Head
 from ..graph.normalise import SafeGraph
 from ..graph.tensors import type_name

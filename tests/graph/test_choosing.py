@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxcake.cli.options import options_of
-from onnxcake.errors import UnsupportedTeacher
+from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.graph.early_rows import dequantise_rows_early
 from onnxcake.graph.load import TeacherFile
 from onnxcake.graph.normalise import Choice, SafeGraph, normalise

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxcake.cli.options import options_of
-from onnxcake.errors import UnsupportedTeacher, UsageError
+from onnxcake.core.errors import UnsupportedTeacher, UsageError
 from onnxcake.graph.load import TeacherFile
 from onnxcake.graph.normalise import Choice, normalise
 from onnxcake.teacher import Options

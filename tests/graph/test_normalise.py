@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxcake.errors import UnsupportedTeacher, UsageError
+from onnxcake.core.errors import UnsupportedTeacher, UsageError
 from onnxcake.graph.load import TeacherFile
 from onnxcake.graph.normalise import Choice, SafeGraph, normalise
 from onnxcake.teacher import Teacher

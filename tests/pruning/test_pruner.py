@@ -10,8 +10,8 @@ import pytest
 from cutting import Array, model_of, running
 from onnx import numpy_helper
 
+from onnxcake.core.rng import Key
 from onnxcake.pruning import Goal, NothingToCut, Pruned, Pruner, Tools
-from onnxcake.rng import Key
 from onnxcake.teacher.opened import open_graph
 from onnxcake.teacher.options import Options
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxcake.errors import StoreError
-from onnxcake.rng import Key
+from onnxcake.core.errors import StoreError
+from onnxcake.core.rng import Key
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 
 BATCH, SHAPE, CLASSES = 4, (2, 3), 3

@@ -18,11 +18,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from onnxcake import files
-from onnxcake.errors import OutputError, StoreError
+from onnxcake.core import files
+from onnxcake.core.errors import OutputError, StoreError
+from onnxcake.core.tensorfile import pack
 from onnxcake.store import Batch, Layout, Store, shard
 from onnxcake.store.store import FILE, QUARANTINE
-from onnxcake.tensorfile import pack
 
 SHAPE, CLASSES, BATCH = (1, 4, 4), 3, 4
 

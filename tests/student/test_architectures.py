@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from onnxcake.errors import RecipeError
+from onnxcake.core.errors import RecipeError
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.student.student import parameters
 from onnxcake.teacher.signature import Signature

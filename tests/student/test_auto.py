@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from onnxcake.errors import RecipeError
+from onnxcake.core.errors import RecipeError
+from onnxcake.core.rng import Key
 from onnxcake.ort import Runtime
 from onnxcake.recipe import Recipe
-from onnxcake.rng import Key
 from onnxcake.student import ARCHITECTURES, choose, count, make, parameters
 from onnxcake.teacher import Facts, Signature, Teacher
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from onnxcake import processor
+from onnxcake.core.rng import Key
 from onnxcake.graph import export as exporting
 from onnxcake.graph.export import export
 from onnxcake.graph.quantised import with_whole_weights
-from onnxcake.rng import Key
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.student.quantise import Quantised, Range, quantised, rounded_weight
 from onnxcake.teacher import Teacher

@@ -14,9 +14,9 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from onnxcake.errors import UsageError
+from onnxcake.core.errors import UsageError
+from onnxcake.core.rng import Key
 from onnxcake.ort import Runtime
-from onnxcake.rng import Key
 from onnxcake.student import OnnxStudent, Start, count
 from onnxcake.teacher import Signature, way_back
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxcake.rng import Key
+from onnxcake.core.rng import Key
 from onnxcake.student import Distillation, Lesson, Regime, Training
 from onnxcake.student.optimise import AdamOptimiser, Cosine
 

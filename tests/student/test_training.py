@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from onnxcake import interrupt
 from onnxcake.checkpoints import Checkpoints
+from onnxcake.core import interrupt
+from onnxcake.core.errors import Diverged, Interrupted
+from onnxcake.core.files import write_with_digest
+from onnxcake.core.rng import Key
 from onnxcake.course import Course
-from onnxcake.errors import Diverged, Interrupted
-from onnxcake.files import write_with_digest
 from onnxcake.recipe import Recipe
-from onnxcake.rng import Key
 from onnxcake.rounds import Rounds
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.student import Distillation, Lesson, Regime, Training, make

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxcake.rng import Key
+from onnxcake.core.rng import Key
 from onnxcake.synthesis.augment import AUGMENTS, Augment, Augments, Crop, Flip, Jitter, Mixup, Noise, Shift
 from onnxcake.teacher import Signature
 

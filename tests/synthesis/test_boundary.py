@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onnxcake.rng import Key
+from onnxcake.core.rng import Key
 from onnxcake.synthesis.source import Classify
 from onnxcake.synthesis.sources.boundary import Boundary, BoundaryDraft
 from onnxcake.synthesis.sources.sign_opt import Box, Search

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from onnxcake.rng import Key
-from onnxcake.synthesis.fields import fields
+from onnxcake.core.random_fields import fields
+from onnxcake.core.rng import Key
 
 
 def drawn(samples: int, shape: tuple[int, ...], number: int = 0, contrast: tuple[float, float] = (0.5, 8.0)) -> Tensor:

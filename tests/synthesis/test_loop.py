@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onnxcake.errors import Diverged
+from onnxcake.core.errors import Diverged
+from onnxcake.core.rng import Key
 from onnxcake.ort import Runtime
 from onnxcake.recipe import Recipe
-from onnxcake.rng import Key
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.synthesis import SCHEDULES, UPDATES, Maker, Synthesis, Weighted
 from onnxcake.synthesis import synthesize as synthesize_with

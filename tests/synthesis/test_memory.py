@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onnxcake.errors import Diverged
-from onnxcake.rng import Key
+from onnxcake.core.errors import Diverged
+from onnxcake.core.rng import Key
 from onnxcake.store import Batch
 from onnxcake.synthesis import MEMORIES, Maker, Synthesis
 from onnxcake.synthesis.labels import Independent

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxcake.rng import Key
+from onnxcake.core.rng import Key
 from onnxcake.synthesis.losses.activation import Activation
 from onnxcake.synthesis.losses.balance import Balance
 from onnxcake.synthesis.losses.disagreement import Disagreement

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxcake.rng import Key
+from onnxcake.core.rng import Key
 from onnxcake.synthesis.networks import Crop, Encoder, Head, Stretch, encoder, generator, initialise_normal
 from onnxcake.teacher import Signature
 

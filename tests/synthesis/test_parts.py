@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from onnxcake.rng import Key
+from onnxcake.core.rng import Key
 from onnxcake.synthesis import LABELS, MEMORIES, SCHEDULES, SOURCES, UPDATES
 from onnxcake.synthesis.labels import Balanced, Independent, RowPermutation
 from onnxcake.synthesis.schedules import Constant, Cosine, Decay

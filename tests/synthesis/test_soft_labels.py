@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onnxcake.rng import Key
+from onnxcake.core.rng import Key
 from onnxcake.synthesis.soft_labels import LEAST, Dirichlet, Features
 from onnxcake.synthesis.source import Asked
 from onnxcake.synthesis.step import Context

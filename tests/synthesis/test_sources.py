@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxcake.errors import RecipeError
-from onnxcake.rng import Key
+from onnxcake.core.errors import RecipeError
+from onnxcake.core.rng import Key
 from onnxcake.synthesis.source import Asked, Draft, Source
 from onnxcake.synthesis.sources.data import Data
 from onnxcake.synthesis.sources.generator import Generator, GeneratorDraft, Learning, Together

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from onnxcake.errors import Diverged, OutputError
-from onnxcake.rng import Key
+from onnxcake.core.errors import Diverged, OutputError
+from onnxcake.core.rng import Key
 from onnxcake.store import Batch, Layout, Store
 from onnxcake.synthesis import Maker, Synthesis, Weighted, synthesize
 from onnxcake.synthesis.labels import RowPermutation

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from onnxcake.errors import UsageError
+from onnxcake.core.errors import UsageError
 from onnxcake.ort import Runtime
 from onnxcake.teacher import Options, Statistics, Teacher, look
 from onnxcake.teacher.opened import open_graph

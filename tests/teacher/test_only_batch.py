@@ -15,7 +15,7 @@ import torch
 from in_process import command
 from torch import Tensor
 
-from onnxcake.errors import TeacherError, UnsupportedTeacher
+from onnxcake.core.errors import TeacherError, UnsupportedTeacher
 from onnxcake.teacher import Options, Teacher, airlock, way_back
 
 RANDOM = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxcake.errors import UnsupportedTeacher
+from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.teacher import Options, Teacher, airlock
 
 RANDOM = np.random.default_rng(1)

@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from onnxcake.errors import UnsupportedTeacher
+from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.ort import Runtime
 from onnxcake.teacher import Teacher, way_back
 from onnxcake.teacher.scores import Logits

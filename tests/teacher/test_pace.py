@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxcake import processor
-from onnxcake.rng import Key
+from onnxcake.core.rng import Key
 from onnxcake.teacher import Teacher, pace
 from onnxcake.teacher.pace import PLAIN, Pace
 

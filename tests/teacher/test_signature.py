@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from in_process import command
 from torch import Tensor, nn
 
-from onnxcake.errors import UsageError
+from onnxcake.core.errors import UsageError
 from onnxcake.graph.ends import Head
 from onnxcake.graph.normalise import SafeGraph
 from onnxcake.teacher import Options, Signature, Teacher

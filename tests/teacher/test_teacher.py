@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxcake.errors import UsageError
+from onnxcake.core.errors import UsageError
 from onnxcake.ort import Runtime
 from onnxcake.teacher import Facts, Teacher, way_back
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...remedies import around
+from ...core.remedies import around
 from ..node import Node, Obstacle
 from . import Function, op
 from .attention_core import attend, attend_in_steps, band, both, continued, merge_heads, split_heads

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...errors import shown
+from ...core.text import shown
 from ..node import Node, Obstacle, Value
 from . import Function, op
 

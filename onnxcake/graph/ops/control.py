@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import torch
 
-from ...remedies import SIZES, SOUND
+from ...core.remedies import SIZES, SOUND
 from ..node import Depends, Node, Obstacle, Sizes, TooMuch, Value
 from . import Function, op
 from .control_modules import Branches, Chosen, Turns

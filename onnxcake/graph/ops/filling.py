@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...remedies import SIZES
+from ...core.remedies import SIZES
 from ..node import Depends, Node, Obstacle, Sizes, Value
 from . import Function, op
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...remedies import around
+from ...core.remedies import around
 from ..node import Depends, Node, Obstacle, Unfit, Value
 from . import Function, op
 

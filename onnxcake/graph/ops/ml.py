@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
-from ...remedies import BEFORE
+from ...core.remedies import BEFORE
 from ..node import Node, Obstacle, Value
 from . import Function, op
 

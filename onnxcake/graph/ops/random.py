@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...remedies import around
+from ...core.remedies import around
 from ..node import Node, Obstacle
 from . import Function, op
 

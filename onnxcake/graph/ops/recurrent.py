@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import shown
-from ...remedies import around
+from ...core.remedies import around
+from ...core.text import shown
 from ..node import Depends, Node, Obstacle, Unfit, Value
 from . import Function, op
 from .recurrent_loop import Cell, activations, loop

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import shown
+from ...core.text import shown
 from ..node import Obstacle
 from . import Function
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...remedies import around
+from ...core.remedies import around
 from ..node import Node, Obstacle, Value
 from . import Function, op
 from .sizes import check_room

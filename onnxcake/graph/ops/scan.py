@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...remedies import SIZES
+from ...core.remedies import SIZES
 from ..node import Node, Obstacle, Value
 from . import Function, op
 from .control_modules import BatchedScan, Scanned, unbound

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...remedies import BEFORE
+from ...core.remedies import BEFORE
 from ..node import Node, Obstacle
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ...quantities import Count
+from ...core.quantities import Count
 from ...teacher.signature import Signature
 from . import fit
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import RecipeError
+from ...core.errors import RecipeError
 from ...teacher.signature import Signature
 
 LEAST_IMAGE_SIDE = 4  # what `cnn-small` and `vit-small` take

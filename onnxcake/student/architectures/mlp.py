@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ...quantities import Count
+from ...core.quantities import Count
 from ...teacher.signature import Signature
 from . import fit
 

@@ -11,8 +11,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import RecipeError
-from ...quantities import Count
+from ...core.errors import RecipeError
+from ...core.quantities import Count
 from ...teacher.signature import Signature
 from . import fit
 

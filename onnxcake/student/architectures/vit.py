@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...errors import RecipeError
-from ...quantities import Count, CountOrNone
+from ...core.errors import RecipeError
+from ...core.quantities import Count, CountOrNone
 from ...teacher.signature import Signature
 from . import fit
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...quantities import Positive
+from ...core.quantities import Positive
 from ..step import Loss, Step
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ...quantities import Positive
+from ...core.quantities import Positive
 from ..step import Context, Loss, Need, Step
 from .sample_entropy import log_probabilities
 

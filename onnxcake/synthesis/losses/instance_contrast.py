@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...quantities import Count, Positive, Share
+from ...core.quantities import Count, Positive, Share
 from ..step import Context, Loss, Need, Scope, Step
 
 _PADDING = 8  # the global view of an image is shifted by up to its side divided by this: 4 of 32 pixels

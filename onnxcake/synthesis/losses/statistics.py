@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ...quantities import Momentum, Positive
+from ...core.quantities import Momentum, Positive
 from ...teacher import offers
 from ..step import Context, Loss, Need, Scope, Step
 

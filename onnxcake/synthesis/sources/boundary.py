@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...quantities import Count, CountOrNone
-from ...rng import Key
+from ...core.quantities import Count, CountOrNone
+from ...core.rng import Key
 from ...teacher import Signature
 from ..source import Classify, Draft, Source
 from ..step import Context, Leaves, Need

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...rng import Key
+from ...core.rng import Key
 from ..source import Source
 from ..step import Context, Need
 from .noise import Given

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import RecipeError
-from ...quantities import Count, Positive
-from ...rng import Key
+from ...core.errors import RecipeError
+from ...core.quantities import Count, Positive
+from ...core.rng import Key
 from ..networks import Head, generator
 from ..source import Asked, Draft, Source
 from ..step import Context, Leaves

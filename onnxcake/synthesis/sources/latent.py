@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ...quantities import Count, Positive
-from ...rng import Key
+from ...core.quantities import Count, Positive
+from ...core.rng import Key
 from ..networks import Head, generator, initialise_normal
 from ..source import Draft, Source
 from ..step import Context, Leaves

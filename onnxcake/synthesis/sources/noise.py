@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ...quantities import Number, Positive
-from ...rng import Key
+from ...core.quantities import Number, Positive
+from ...core.rng import Key
 from ...teacher import Signature
 from ..source import Draft, Source
 from ..step import Context

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...quantities import Count
-from ...rng import Key
+from ...core.quantities import Count
+from ...core.rng import Key
 from ..networks import Head, generator
 from ..source import Asked, Draft, Source
 from ..step import Context, Leaves

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...quantities import Number, Positive
-from ...rng import Key
+from ...core.quantities import Number, Positive
+from ...core.random_fields import fields
+from ...core.rng import Key
 from ...teacher import Signature
-from ..fields import fields
 from ..source import Draft, Source
 from ..step import Context, Leaves
 
@@ -23,7 +23,7 @@ class Pixels(Source):
     Attributes:
         prior: the noise to start from, in standard units: ``normal`` N(mean, std²), as in CAKE, or
             ``uniform`` of the same mean and deviation; or ``fields``, smooth random fields times ``std``, moved by
-            ``mean`` (see `onnxcake.synthesis.fields`).
+            ``mean`` (see `onnxcake.core.random_fields`).
         mean: of the prior.
         std: of the prior.
         clip: keep the values in the teacher's valid range after each step, fields from the start (CAKE does not);

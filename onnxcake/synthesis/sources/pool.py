@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ...quantities import Count, Part, Positive
-from ...rng import Key
-from ..fields import fields
+from ...core.quantities import Count, Part, Positive
+from ...core.random_fields import fields
+from ...core.rng import Key
 from ..source import Source
 from ..step import Context
 from .pixels import PixelDraft

@@ -24,7 +24,7 @@ from in_process import command
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcake.child import shared
-from onnxcake.errors import OnnxcakeError
+from onnxcake.core.errors import OnnxcakeError
 from onnxcake.teacher import Teacher, airlock, way_back
 
 QUICK_S = 10.0  # processor seconds that a refusal may take

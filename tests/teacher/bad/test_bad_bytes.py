@@ -11,7 +11,7 @@ import torch
 from refusals import saved
 from torch import nn
 
-from onnxcake.errors import OnnxcakeError, UsageError
+from onnxcake.core.errors import OnnxcakeError, UsageError
 from onnxcake.graph.load import load
 from onnxcake.graph.normalise import normalise
 from onnxcake.teacher import Options, Teacher, airlock

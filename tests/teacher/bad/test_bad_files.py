@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from refusals import SCORES, answers_as_its_file, made, refused, saved
 
-from onnxcake.errors import BadTeacherFile
+from onnxcake.core.errors import BadTeacherFile
 from onnxcake.teacher import Teacher
 
 # --- M01: not a file ---------------------------------------------------------------------------------------

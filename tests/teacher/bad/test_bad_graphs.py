@@ -30,7 +30,7 @@ from refusals import (
 )
 
 from onnxcake import extract
-from onnxcake.errors import (
+from onnxcake.core.errors import (
     BadTeacherFile,
     ConversionMismatch,
     DeadTeacher,

@@ -30,7 +30,7 @@ from refusals import (
     value,
 )
 
-from onnxcake.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
+from onnxcake.core.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
 from onnxcake.teacher import Options, airlock
 
 I64 = np.int64

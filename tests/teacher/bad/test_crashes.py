@@ -15,7 +15,7 @@ import pytest
 from refusals import SCORES, made, saved
 from test_bombs import endless
 
-from onnxcake.errors import BadTeacherFile, TeacherError
+from onnxcake.core.errors import BadTeacherFile, TeacherError
 from onnxcake.teacher import Options, Teacher, airlock
 from onnxcake.teacher.airlock import Airlock
 from onnxcake.teacher.examine import Examination

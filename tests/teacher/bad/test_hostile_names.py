@@ -18,7 +18,7 @@ from in_process import command
 from onnx import TensorProto, helper
 from refusals import HIDDEN, SCORES, N, made, refused, saved, tensor, value
 
-from onnxcake.errors import BadTeacherFile, UnsupportedTeacher, UsageError
+from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher, UsageError
 from onnxcake.teacher import Options, Teacher, airlock
 from onnxcake.teacher.opened import open_graph
 

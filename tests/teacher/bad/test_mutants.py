@@ -17,7 +17,7 @@ from refusals import saved
 from test_hostile_names import clean_model
 from test_odd_graphs import FLOW, ROWS
 
-from onnxcake.errors import OnnxcakeError
+from onnxcake.core.errors import OnnxcakeError
 from onnxcake.teacher import Options, airlock
 
 SEEDS = [

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UsageError, first_line, shown
+from .errors import UsageError
+from .text import first_line, shown
 
 SUFFIXES = (".npy", ".npz", ".json", ".csv", ".txt")
 

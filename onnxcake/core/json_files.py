@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from .errors import StoreError, first_line, shown
+from .errors import StoreError
+from .text import first_line, shown
 
 # For a dataclass, as its ``__pydantic_config__``: no other keys, no value bent into another type.
 EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
