@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 import onnxcake
 from onnxcake.core.progress import Progress
-from onnxcake.graph.export import export
+from onnxcake.onnxfile.export import export
 from onnxcake.teacher.pace import threads_given
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -27,9 +27,9 @@ from onnx import helper
 
 from benchmarks.coverage.timm_models import quiet
 from benchmarks.coverage.zoo_rows import ROWS
-from onnxcake.graph.load import load
-from onnxcake.graph.normalise import normalise
-from onnxcake.graph.rename import SafeGraph
+from onnxcake.onnxfile.load import load
+from onnxcake.onnxfile.normalise import normalise
+from onnxcake.onnxfile.rename import SafeGraph
 from onnxcake.ort import Level, Runtime
 from onnxcake.teacher import Options
 

@@ -50,7 +50,7 @@ from sklearn.model_selection import train_test_split
 
 import onnxcake
 from onnxcake.core.errors import OnnxcakeError
-from onnxcake.graph.locales import with_known_locale
+from onnxcake.onnxfile.locales import with_known_locale
 
 Classifier = Any
 GOOD = 0.95  # agreement on real rows

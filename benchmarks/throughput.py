@@ -25,7 +25,7 @@ from results import append
 
 from onnxcake import Recipe, Store, Teacher
 from onnxcake.core.rng import Key
-from onnxcake.graph.export import export
+from onnxcake.onnxfile.export import export
 from onnxcake.plan import decide, fit, layout
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.synthesis import Maker, synthesize

@@ -22,7 +22,7 @@ from torch import nn
 
 import onnxcake
 from onnxcake.core import files
-from onnxcake.graph.export import export
+from onnxcake.onnxfile.export import export
 from onnxcake.ort import Array, Runtime
 from onnxcake.pictures import Panel, regions_png
 

@@ -31,9 +31,9 @@ from .core.errors import (
     UsageError,
 )
 from .core.progress import Progress
-from .graph.reading import read_regular
 from .job import Request
 from .limits import Budget
+from .onnxfile.reading import read_regular
 from .recipe import Recipe
 
 # What is wrong with one method on this teacher; a file that is no model is wrong for all.

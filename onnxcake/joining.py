@@ -13,10 +13,10 @@ from .core.errors import OnnxcakeError, ProbeError, TeacherError, UsageError
 from .core.rng import Key
 from .core.text import first_line, shown
 from .graph.float_twin import holds_rounding
-from .graph.front import FileInput, Front, joined
-from .graph.held import BATCH
-from .graph.tensors import type_name
-from .graph.whole import has_low_precision
+from .onnxfile.front import FileInput, Front, joined
+from .onnxfile.held_inputs import BATCH
+from .onnxfile.self_contained import has_low_precision
+from .onnxfile.tensors import type_name
 from .ort import Runtime, RuntimeRefused, Session
 from .probes import Probe, Takes
 from .teacher import Signature

@@ -86,7 +86,7 @@ class Runtime:
                     remedy=f"Set TMPDIR to a folder with {_mebibytes(weights)} MiB to spare.",
                 ) from error
         if arithmetic == "exact":
-            from .graph.exact import exact  # the process that answers has no need of onnx
+            from .onnxfile.exact_integers import exact  # the process that answers has no need of onnx
 
             model = exact(model)
         asked = {"do": "load", "threads": threads, "lean": lean, "arithmetic": arithmetic, "level": level}
@@ -95,7 +95,7 @@ class Runtime:
         except RuntimeRefused as error:
             if "StringNormalizer::Locale" not in error.what:
                 raise
-            from .graph.locales import with_known_locale
+            from .onnxfile.locales import with_known_locale
 
             header, _ = self._ask(asked, np.frombuffer(with_known_locale(model), np.uint8))
         return Session(self, header["id"], header["inputs"], header["outputs"])

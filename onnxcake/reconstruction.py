@@ -24,7 +24,7 @@ from .core.rng import Key
 from .graph.fit import LAYERS, Fit, made
 from .graph.module import Graph, Step
 from .graph.trained import Trained
-from .graph.whole import written
+from .onnxfile.self_contained import written
 from .student import Start
 from .teacher import Teacher
 from .teacher.scores import Logits

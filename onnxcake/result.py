@@ -21,12 +21,12 @@ from .core.errors import OnnxcakeError, StoreError
 from .core.remedies import OURS
 from .core.rng import Key
 from .core.waiting import waited
-from .graph.export import export
 from .graph.float_twin import holds_rounding
 from .graph.parameters import count_in
-from .graph.whole import has_low_precision
 from .host import arithmetic_here, saturated
 from .joining import behind
+from .onnxfile.export import export
+from .onnxfile.self_contained import has_low_precision
 from .ort import Runtime, Session
 from .plan import Plan
 from .probes import Probe

@@ -13,10 +13,10 @@ from .core.errors import OutputError, TeacherError, UsageError
 from .core.rng import Key
 from .cut_report import Shrinkage
 from .cutting import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
-from .graph.export import PRODUCER
-from .graph.load import load
 from .joining import behind
 from .network import Auto
+from .onnxfile.export import PRODUCER
+from .onnxfile.load import load
 from .ort import Runtime
 from .recipe import Recipe
 from .report import Report, versions

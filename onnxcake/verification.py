@@ -15,11 +15,11 @@ from .agreement import Answers
 from .core.arrays import Array
 from .core.errors import UsageError
 from .core.rng import Key
-from .graph.front import Front
-from .graph.load import load
-from .graph.whole import ending_in, whole
 from .host import arithmetic_here, saturated
 from .joining import check_pair, given
+from .onnxfile.front import Front
+from .onnxfile.load import load
+from .onnxfile.self_contained import ending_in, whole
 from .ort import Runtime
 from .report import Report, costlier, versions
 from .store import Store, StoreDataset

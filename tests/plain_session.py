@@ -7,7 +7,7 @@ from typing import get_args
 
 import onnxruntime
 
-from onnxcake.graph.exact import exact
+from onnxcake.onnxfile.exact_integers import exact
 from onnxcake.ort import EXACT, Arithmetic, Level
 
 onnxruntime.set_default_logger_severity(4)
@@ -22,7 +22,7 @@ def plain_session(
     """Make a session of a file's content, with one thread.
 
     Args:
-        arithmetic: "exact" is what a quantised file means, whatever the processor: see `onnxcake.graph.exact`.
+        arithmetic: "exact" is what a quantised file means on any processor: see `onnxcake.onnxfile.exact_integers`.
         entries: further entries of its configuration.
     """
     options = onnxruntime.SessionOptions()

@@ -13,9 +13,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxcake.graph.front import CannotJoin, joined
-from onnxcake.graph.load import load
-from onnxcake.graph.normalise import Choice, normalise
+from onnxcake.onnxfile.front import CannotJoin, joined
+from onnxcake.onnxfile.load import load
+from onnxcake.onnxfile.normalise import Choice, normalise
 from onnxcake.teacher import Teacher
 
 N = helper.make_node

@@ -18,8 +18,8 @@ from onnxcake import cutting, reconstruction
 from onnxcake.core.random_fields import fields
 from onnxcake.core.rng import Key
 from onnxcake.cutting import Goal, cut_of
-from onnxcake.graph.export import export as exported
 from onnxcake.graph.fit import Fit
+from onnxcake.onnxfile.export import export as exported
 from onnxcake.ort import Runtime
 from onnxcake.reconstruction import reconstructed
 from onnxcake.teacher import Teacher

@@ -19,8 +19,8 @@ from plain_session import LEVELS, plain_session
 
 from onnxcake import private_folder as folders
 from onnxcake.core.errors import OutputError
-from onnxcake.graph.load import load
-from onnxcake.graph.normalise import normalise
+from onnxcake.onnxfile.load import load
+from onnxcake.onnxfile.normalise import normalise
 from onnxcake.ort import Arithmetic, Runtime, RuntimeRefused, Session
 from onnxcake.private_folder import private_folder
 

@@ -18,7 +18,7 @@ from onnxcake import extraction
 from onnxcake.cli import app
 from onnxcake.core.errors import RecipeError, UsageError
 from onnxcake.core.progress import Progress
-from onnxcake.graph.export import export as write
+from onnxcake.onnxfile.export import export as write
 from onnxcake.rounds import Rounds
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from onnxcake.graph.build import Builder
 from onnxcake.graph.convert import convert
-from onnxcake.graph.load import load
 from onnxcake.graph.module import Graph
 from onnxcake.graph.node import Value
-from onnxcake.graph.normalise import normalise
+from onnxcake.onnxfile.load import load
+from onnxcake.onnxfile.normalise import normalise
 
 torch.set_num_threads(1)
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "coverage"
@@ -121,7 +121,7 @@ def session(model: onnx.ModelProto | bytes | Path) -> Any:
     """An onnxruntime session with one thread, in exact arithmetic."""
     import onnxruntime
 
-    from onnxcake.graph.exact import exact
+    from onnxcake.onnxfile.exact_integers import exact
     from onnxcake.ort import EXACT
 
     options = onnxruntime.SessionOptions()

@@ -1,1 +1,1 @@
-"""The only room that knows ONNX: bytes → safe graph → differentiable module, and back."""
+"""Convert a safe ONNX model into a differentiable torch module, one converter for each operator."""

@@ -17,10 +17,10 @@ import onnx
 import torch
 from torch import Tensor
 
+from ..onnxfile.normalise import INPUT
+from ..onnxfile.walk import read_by
 from .convert import Converted
 from .node import Depends
-from .normalise import INPUT
-from .walk import read_by
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core.remedies import BUG, SMALLER, around
 from ..core.text import first_line
+from ..onnxfile.tensors import DTYPES, dense_of, to_tensor, type_name
 from .functions import bound, outer_names, standard_function, without
 from .fuse import fuse
 from .lineage import Lineage
@@ -26,7 +27,6 @@ from .node import Depends, Node, Obstacle, TooMuch, Unfit, Value
 from .ops import Function, find
 from .patterns import Patterns
 from .records import LIMITS, Blocked, Frame, Limits, Record
-from .tensors import DTYPES, dense_of, to_tensor, type_name
 from .trial import Argument, check_bytes, depends_of, meta, run_at, same, shape_of
 
 BATCHES = (3, 7)  # odd and far apart, so that few accidents look like a rule

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..onnxfile.normalise import INPUT, SafeGraph
+from ..onnxfile.walk import reaching
 from .build import BATCHES, Builder
 from .module import Graph
 from .node import Depends, Obstacle, Value
-from .normalise import INPUT, SafeGraph
 from .records import LIMITS, Blocked, Limits, Record
-from .walk import reaching
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
+from ..onnxfile.tensors import DTYPES
 from .node import Obstacle
 from .ops import load
 from .ops.quantised import FORMS, Body
 from .ops.rounding import FLOAT8, RANGES
-from .tensors import DTYPES
 
 _ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _WHOLE = {"MatMulInteger", "ConvInteger"}  # these make int32

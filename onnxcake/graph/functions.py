@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import onnx
 from torch import Tensor
 
+from ..onnxfile.tensors import DTYPES
 from .node import Value
-from .tensors import DTYPES
 
 
 def standard_function(proto: onnx.NodeProto, version: int, inputs: Sequence[Value | None]) -> onnx.FunctionProto | None:

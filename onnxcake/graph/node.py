@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.remedies import SIZES
-from .tensors import from_attribute
+from ..onnxfile.tensors import from_attribute
 
 if TYPE_CHECKING:
     from .build import Builder

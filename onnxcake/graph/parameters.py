@@ -17,9 +17,9 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto
 
-from .constants import FLOATS
+from ..onnxfile.constants import FLOATS
+from ..onnxfile.walk import graphs, nodes, read_by
 from .float_twin import is_quantised
-from .walk import graphs, nodes, read_by
 
 _QUANTISED = {TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT4, TensorProto.INT4}
 _ML = "ai.onnx.ml"

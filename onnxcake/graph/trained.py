@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..core.arrays import Array
+from ..onnxfile.walk import reaching
 from .convert import Converted
 from .module import Graph, name_of
-from .walk import reaching
 from .weights import Weight, weights_of
 
 Function = Callable[..., Any]

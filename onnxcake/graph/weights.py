@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
-from .rename import INPUT, SafeGraph
+from ..onnxfile.rename import INPUT, SafeGraph
 
 Role = Literal["uniform", "scale", "shift", "slope", "token", "statistic", "fixed"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..graph.export import PRODUCER, named
 from ..graph.node import Sizes
-from ..graph.walk import reaching, read_by
+from ..onnxfile.export import PRODUCER, named
+from ..onnxfile.walk import reaching, read_by
 from .follow import REWRITES, Call, Followed, Writer
 from .indices import Axis
 from .plain import INPUT, Array, Plain

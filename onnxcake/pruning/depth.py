@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from ..graph.normalise import INPUT
-from ..graph.walk import reaching, read_by
+from ..onnxfile.normalise import INPUT
+from ..onnxfile.walk import reaching, read_by
 from .cut import cut
 from .factor import Numbers
 from .follow import follow

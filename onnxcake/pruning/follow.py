@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from ..graph.node import Sizes
-from ..graph.walk import read_by
+from ..onnxfile.walk import read_by
 from .indices import Axes, Axis, Indices
 from .plain import INPUT, Array, Plain
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..graph.convert import Converted
 from ..graph.node import Depends, Obstacle, Sizes, Value
-from ..graph.normalise import INPUT
-from ..graph.walk import reaching, read_by
+from ..onnxfile.normalise import INPUT
+from ..onnxfile.walk import reaching, read_by
 
 Array = np.ndarray[Any, Any]
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # at the two trial batches

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..graph.walk import read_by
+from ..onnxfile.walk import read_by
 from .factor import Factor, energy, rank_for
 from .plain import Array, Plain, Shapes
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.rng import Key
-from ..graph.whole import written
+from ..onnxfile.self_contained import written
 from ..teacher import Signature
 from ..teacher.scores import Logits
 from .start import Start

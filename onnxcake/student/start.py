@@ -10,9 +10,9 @@ from pathlib import Path
 from ..core.errors import BadTeacherFile, TeacherError, UsageError
 from ..core.files import sha256
 from ..graph.float_twin import is_quantised
-from ..graph.load import load
 from ..graph.trained import Trained, trained
-from ..graph.whole import Ends, whole
+from ..onnxfile.load import load
+from ..onnxfile.self_contained import Ends, whole
 from ..teacher import Facts, Options, OutputKind, Signature, airlock
 from ..teacher.opened import Opened, open_to_train
 from ..teacher.taps import tap_of

@@ -21,8 +21,8 @@ from ..core.arrays import Array
 from ..core.errors import BadTeacherFile, OnnxcakeError, TeacherError
 from ..core.text import first_line
 from ..core.waiting import wait_for
-from ..graph.load import LIMIT_NODES, LIMIT_WEIGHTS, measure
 from ..graph.records import LIMITS
+from ..onnxfile.load import LIMIT_NODES, LIMIT_WEIGHTS, measure
 from .examine import BUILDING, Examination
 from .facts import Facts
 from .options import Options

@@ -12,8 +12,8 @@ from ..core.errors import UnsupportedTeacher
 from ..core.rng import Key
 from ..core.text import first_line, shown
 from ..graph.ends import Head
-from ..graph.front import Front
-from ..graph.normalise import SafeGraph
+from ..onnxfile.front import Front
+from ..onnxfile.normalise import SafeGraph
 from ..ort import Runtime, RuntimeRefused
 
 _ROWS, _FEW = 500, 8

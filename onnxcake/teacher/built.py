@@ -14,11 +14,11 @@ from ..core.errors import OnnxcakeError, TeacherError, UnsupportedTeacher
 from ..core.text import first_line, shown
 from ..graph.baked import candidates
 from ..graph.convert import Converted, convert
-from ..graph.load import load
 from ..graph.node import Depends
-from ..graph.normalise import Choice, SafeGraph, normalise
-from ..graph.open_sizes import OpenSizes
 from ..graph.records import Blocked, Limits
+from ..onnxfile.load import load
+from ..onnxfile.normalise import Choice, SafeGraph, normalise
+from ..onnxfile.open_sizes import OpenSizes
 from ..ort import RuntimeRefused, Session
 from .output import choose_output
 

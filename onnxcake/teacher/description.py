@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..graph.class_names import class_names
 from ..graph.convert import Converted
-from ..graph.tensors import type_name
+from ..onnxfile.class_names import class_names
+from ..onnxfile.tensors import type_name
 
 _LISTED = 1000  # rows of one kind
 _LONGEST = 1000  # characters of a text

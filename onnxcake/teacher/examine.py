@@ -25,11 +25,11 @@ from ..graph.convert import convert
 from ..graph.cost import costs, dearest, multiply_adds
 from ..graph.ends import Head, head, tail
 from ..graph.float_twin import float_twin, is_quantised
-from ..graph.load import load
 from ..graph.node import Depends
-from ..graph.normalise import SafeGraph, normalise
-from ..graph.open_sizes import OpenSizes
 from ..graph.records import Limits
+from ..onnxfile.load import load
+from ..onnxfile.normalise import SafeGraph, normalise
+from ..onnxfile.open_sizes import OpenSizes
 from ..ort import Runtime, RuntimeRefused, Session
 from . import probe
 from .before import measured, runs

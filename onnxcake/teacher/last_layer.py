@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..graph.convert import Converted
 from ..graph.node import Depends
-from ..graph.tensors import from_attribute
+from ..onnxfile.tensors import from_attribute
 from .offers import LastLayer
 from .opened import Opened
 from .signature import OutputKind

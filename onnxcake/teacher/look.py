@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..graph.convert import Converted
 from ..graph.node import Depends
-from ..graph.normalise import INPUT
-from ..graph.walk import reaching, read_by
+from ..onnxfile.normalise import INPUT
+from ..onnxfile.walk import reaching, read_by
 from .last_layer import Head, attribute, head_of
 from .offers import Offers, Statistics
 from .opened import Opened

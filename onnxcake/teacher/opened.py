@@ -11,10 +11,10 @@ from torch import nn
 from ..core.errors import BadTeacherFile
 from ..graph.convert import Converted, convert
 from ..graph.ends import Tail, tail
-from ..graph.load import TeacherFile, load, load_bytes
-from ..graph.normalise import SafeGraph, normalise
 from ..graph.parameters import parameters_of
 from ..graph.records import LIMITS, Limits
+from ..onnxfile.load import TeacherFile, load, load_bytes
+from ..onnxfile.normalise import SafeGraph, normalise
 from .options import Options
 from .output import choose_output
 from .scores import Logits

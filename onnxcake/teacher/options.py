@@ -11,8 +11,8 @@ import numpy as np
 
 from ..core.arrays import Array
 from ..core.errors import UsageError
-from ..graph.held import Held, plain_held
-from ..graph.normalise import Choice
+from ..onnxfile.held_inputs import Held, plain_held
+from ..onnxfile.normalise import Choice
 from .signature import Bound, Task
 
 TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core.arrays import Array
 from ..core.errors import UsageError
 from ..core.waiting import wait_for
-from ..graph.front import Front
+from ..onnxfile.front import Front
 from . import airlock, look
 from .facts import Facts
 from .offers import Offers, Statistics

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..core.errors import UsageError
 from ..graph.ends import Head
-from ..graph.normalise import SafeGraph
-from ..graph.tensors import type_name
+from ..onnxfile.normalise import SafeGraph
+from ..onnxfile.tensors import type_name
 from .options import Options
 from .signature import Bound, Signature, limits_of
 

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 
 from onnxcake.cli.options import options_of
 from onnxcake.core.errors import UnsupportedTeacher
-from onnxcake.graph.early_rows import dequantise_rows_early
-from onnxcake.graph.load import TeacherFile
-from onnxcake.graph.normalise import Choice, SafeGraph, normalise
+from onnxcake.onnxfile.dequantise_rows import dequantise_rows_early
+from onnxcake.onnxfile.load import TeacherFile
+from onnxcake.onnxfile.normalise import Choice, SafeGraph, normalise
 
 N = helper.make_node
 F, LONG, B, S = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxcake.graph.class_names import class_names
+from onnxcake.onnxfile.class_names import class_names
 
 
 def model(nodes: list[Any], tables: dict[str, Any] | None = None, **metadata: str) -> ModelProto:

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 
 from onnxcake.graph.convert import Converted, convert
 from onnxcake.graph.ends import Head, head, tail
-from onnxcake.graph.load import TeacherFile
-from onnxcake.graph.normalise import normalise
+from onnxcake.onnxfile.load import TeacherFile
+from onnxcake.onnxfile.normalise import normalise
 
 N = helper.make_node
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from plain_session import plain_session
 from saturation import product, saturating
 
-from onnxcake.graph.exact import exact
+from onnxcake.onnxfile.exact_integers import exact
 
 MS = "com.microsoft"
 KINDS = {"u8": np.uint8, "s8": np.int8}

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxcake.graph import export as exporting
-from onnxcake.graph.export import ExportFailed, export
+from onnxcake.onnxfile import export as exporting
+from onnxcake.onnxfile.export import ExportFailed, export
 from onnxcake.ort import Runtime
 from onnxcake.teacher import Teacher
 

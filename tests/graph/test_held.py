@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxcake.cli.options import options_of
 from onnxcake.core.errors import UnsupportedTeacher, UsageError
-from onnxcake.graph.load import TeacherFile
-from onnxcake.graph.normalise import Choice, normalise
+from onnxcake.onnxfile.load import TeacherFile
+from onnxcake.onnxfile.normalise import Choice, normalise
 from onnxcake.teacher import Options
 
 N = helper.make_node

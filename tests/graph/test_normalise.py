@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxcake.core.errors import UnsupportedTeacher, UsageError
-from onnxcake.graph.load import TeacherFile
-from onnxcake.graph.normalise import Choice, SafeGraph, normalise
+from onnxcake.onnxfile.load import TeacherFile
+from onnxcake.onnxfile.normalise import Choice, SafeGraph, normalise
 from onnxcake.teacher import Teacher
 
 N = helper.make_node

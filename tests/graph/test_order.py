@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxcake.graph.load import load_bytes
-from onnxcake.graph.order import sort_nodes
-from onnxcake.graph.walk import graphs, nodes
+from onnxcake.onnxfile.load import load_bytes
+from onnxcake.onnxfile.topological_order import sort_nodes
+from onnxcake.onnxfile.walk import graphs, nodes
 
 N = helper.make_node
 COUNT = 30

@@ -14,9 +14,9 @@ import pytest
 from in_process import command
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxcake.graph.load import load_bytes
-from onnxcake.graph.normalise import normalise
 from onnxcake.graph.parameters import parameters_of
+from onnxcake.onnxfile.load import load_bytes
+from onnxcake.onnxfile.normalise import normalise
 
 N = helper.make_node
 DRAW = np.random.default_rng(0)

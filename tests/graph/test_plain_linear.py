@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 import onnxcake
-from onnxcake.graph.plain_linear import write_out_linear
+from onnxcake.onnxfile.linear_classifiers import write_out_linear
 from onnxcake.teacher import Teacher, way_back
 
 RANDOM = np.random.default_rng(0)

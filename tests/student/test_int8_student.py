@@ -18,9 +18,9 @@ from torch.func import functional_call
 
 from onnxcake import processor
 from onnxcake.core.rng import Key
-from onnxcake.graph import export as exporting
-from onnxcake.graph.export import export
-from onnxcake.graph.quantised import with_whole_weights
+from onnxcake.onnxfile import export as exporting
+from onnxcake.onnxfile.export import export
+from onnxcake.onnxfile.int8_weights import with_whole_weights
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.student.quantise import Quantised, Range, quantised, rounded_weight
 from onnxcake.teacher import Teacher

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import UsageError
 from onnxcake.graph.ends import Head
-from onnxcake.graph.normalise import SafeGraph
+from onnxcake.onnxfile.normalise import SafeGraph
 from onnxcake.teacher import Options, Signature, Teacher
 from onnxcake.teacher.values import values_of
 

@@ -6,8 +6,8 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from ...onnxfile.tensors import DTYPES, type_name
 from ..node import Node, Obstacle, Value
-from ..tensors import DTYPES, type_name
 from . import Function, op
 
 _FLOAT8 = {torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz}

@@ -15,8 +15,8 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from ...onnxfile.tensors import DTYPES, type_name
 from ..node import Depends, Node, Obstacle, Value
-from ..tensors import DTYPES, type_name
 from . import Function, op
 from .rounding import FLOAT8, RANGES, Quantised, Straight
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from onnxcake.graph.convert import convert
 from onnxcake.graph.cost import multiply_adds
-from onnxcake.graph.load import load
-from onnxcake.graph.normalise import normalise
+from onnxcake.onnxfile.load import load
+from onnxcake.onnxfile.normalise import normalise
 
 
 def counted(path: Path) -> int:

@@ -12,8 +12,8 @@ from refusals import saved
 from torch import nn
 
 from onnxcake.core.errors import OnnxcakeError, UsageError
-from onnxcake.graph.load import load
-from onnxcake.graph.normalise import normalise
+from onnxcake.onnxfile.load import load
+from onnxcake.onnxfile.normalise import normalise
 from onnxcake.teacher import Options, Teacher, airlock
 
 

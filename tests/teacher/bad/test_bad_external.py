@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from refusals import SCORES, N, W, answers_as_its_file, inner, made, refused, saved, tensor, value
 
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher
-from onnxcake.graph import external
-from onnxcake.graph.load import load
+from onnxcake.onnxfile import external
+from onnxcake.onnxfile.load import load
 from onnxcake.teacher import Teacher
 
 FAR = "far\naway"

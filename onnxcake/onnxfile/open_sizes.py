@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.errors import UnsupportedTeacher
 from ..core.text import shown
-from .held import LIMIT_VALUES
+from .held_inputs import LIMIT_VALUES
 
 # Sizes that models are made for, the commonest first.
 _SIDES = (224, 32, 28, 64, 96, 128, 112, 160, 192, 256, 299, 384, 48, 512)

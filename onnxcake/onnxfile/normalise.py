@@ -8,14 +8,14 @@ import onnx
 
 from ..core.errors import BadTeacherFile, UsageError
 from ..core.text import shown
-from .choosing import choose
-from .early_rows import dequantise_rows_early
+from .choose_value import choose
+from .dequantise_rows import dequantise_rows_early
 from .front import Front
 from .inline import in_evaluation_mode, inlined
+from .input_choice import Choice, Source, check_known, held_nodes
+from .linear_classifiers import write_out_linear
 from .load import TeacherFile
-from .plain_linear import write_out_linear
 from .rename import INPUT, Renamer, SafeGraph
-from .source import Choice, Source, check_known, held_nodes
 from .walk import reaching
 
 __all__ = ["INPUT", "Choice", "SafeGraph", "normalise"]

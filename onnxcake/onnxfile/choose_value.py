@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from ..core.errors import UnsupportedTeacher
 from ..core.text import printable, shown
-from .held import Held
+from .held_inputs import Held
 from .infer import file_inputs, free_inputs, inferred
 from .open_sizes import OpenSizes, examples
 from .tensors import type_name

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core.errors import OnnxcakeError
 from ..core.remedies import OURS
-from .quantised import with_whole_weights
+from .int8_weights import with_whole_weights
 from .walk import graphs, nodes
 
 OPSETS = (13, 17)  # the range that both exporters and every runtime of the last years read

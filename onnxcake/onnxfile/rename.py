@@ -18,8 +18,8 @@ import onnx
 from ..core.text import shown
 from .external import external_entry
 from .front import Front
+from .input_choice import Choice, Source
 from .load import LIMIT_METADATA, TeacherFile
-from .source import Choice, Source
 from .walk import reaching, read_by
 
 INPUT = "input"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper, numpy_helper
 
-from .choosing import leaves_an_index
+from .choose_value import leaves_an_index
 
 _MOST = 200  # inputs that are followed
 _TABLES = {"Gather": 0, "GatherElements": 0, "GatherND": 0}

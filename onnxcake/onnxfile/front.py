@@ -21,12 +21,12 @@ from ..core.errors import OnnxcakeError, UnsupportedTeacher
 from ..core.rng import Key
 from ..core.text import shown
 from .export import clean
-from .held import BATCH, Held, held_array, sizes_of
+from .held_inputs import BATCH, Held, held_array, sizes_of
 from .infer import file_inputs
+from .input_choice import Choice, Source
 from .load import TeacherFile
-from .look_ups import Values, values_of_inputs
+from .lookup_tables import Values, values_of_inputs
 from .reading import LIMIT_BYTES
-from .source import Choice, Source
 from .walk import graphs, nodes, reaching, read_by
 
 Array = np.ndarray[Any, Any]

@@ -11,9 +11,9 @@ from onnx import TensorProto
 
 from ..core.errors import UnsupportedTeacher, UsageError
 from ..core.text import did_you_mean, shown
-from .choosing import compared, hold_option, needed_after, suggested
-from .held import LIMIT_VALUES, Held, free_prefix, held_array, sizes_of
-from .held import held_nodes as nodes_of
+from .choose_value import compared, hold_option, needed_after, suggested
+from .held_inputs import LIMIT_VALUES, Held, free_prefix, held_array, sizes_of
+from .held_inputs import held_nodes as nodes_of
 from .infer import file_inputs, inferred
 from .open_sizes import OpenSizes, described, examples, open_ones, say_shape
 from .tensors import type_name

@@ -21,8 +21,8 @@ from ..core.text import first_line, shown
 from .check import check
 from .constants import has_nan, lift_constants
 from .external import MOST_DIMENSIONS, read_external, size_outside
-from .order import sort_nodes
 from .reading import not_onnx, read_regular
+from .topological_order import sort_nodes
 from .walk import graphs, nodes, tensors
 
 LIMIT_WEIGHTS = 16 << 30
