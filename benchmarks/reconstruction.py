@@ -20,7 +20,7 @@ import results
 import onnxcake
 from onnxcake import cutting
 from onnxcake.core.rng import Key
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 
 TITLE = "Products of two before training, by singular values alone and fitted to the teacher's layers"
 

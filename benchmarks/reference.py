@@ -3,7 +3,7 @@
     python -m benchmarks.reference [--graphs 200] [--files FOLDER] [--only PART OF A NAME] [--again]
 
 Subjects: all files of the zoo (benchmarks/coverage/zoo_rows.py), generated channels-last graphs, and every .onnx file
-in a folder given. Each is read as a teacher is, and run through `onnxcake.ort.Runtime` with the weights handed over
+in a folder given. Each is read as a teacher is, and run through `onnxcake.runtime.ort.Runtime`, its weights handed over
 beside it. It is compared with two plain sessions: of the same graph with its weights inside, and, where input and
 output are the file's own, of the file itself by path. Figures are the largest difference over the largest answer.
 They are kept in benchmarks/.cache/reference.json as they come; what is there is not computed again.
@@ -30,7 +30,7 @@ from benchmarks.coverage.zoo_rows import ROWS
 from onnxcake.onnxfile.load import load
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.onnxfile.rename import SafeGraph
-from onnxcake.ort import Level, Runtime
+from onnxcake.runtime.ort import Level, Runtime
 from onnxcake.teacher import Options
 
 HERE = Path(__file__).resolve().parent

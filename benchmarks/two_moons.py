@@ -23,8 +23,8 @@ from torch import nn
 import onnxcake
 from onnxcake.core import files
 from onnxcake.onnxfile.export import export
-from onnxcake.ort import Array, Runtime
 from onnxcake.pictures import Panel, regions_png
+from onnxcake.runtime.ort import Array, Runtime
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 EXTENT = (-3.5, 3.5, -3.5, 3.5)

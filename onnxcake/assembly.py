@@ -18,11 +18,11 @@ from .checkpoints import Checkpoints
 from .core.progress import Progress, Stage
 from .core.rng import Key
 from .job import Job
-from .ort import Runtime
 from .plan import Plan
 from .probes import Probe
 from .pupil import Pupil
 from .rounds import Rounds
+from .runtime.ort import Runtime
 from .spent import Spent
 from .store import Store
 from .student import Student, Training

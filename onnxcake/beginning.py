@@ -12,9 +12,9 @@ from .core.errors import OnnxcakeError, UnsupportedTeacher, UsageError
 from .core.rng import Key
 from .cutting import cut_of, synthetic
 from .network import ONNX, Auto
-from .ort import Runtime
 from .pruning import NothingToCut, Pruner
 from .recipe import Recipe
+from .runtime.ort import Runtime
 from .student import Start
 from .teacher import Facts, Teacher
 

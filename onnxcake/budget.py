@@ -19,9 +19,9 @@ from .core.progress import duration
 from .forecast import forecast
 from .job import Job, Request, open_teacher
 from .limits import Budget, Scaling
-from .ort import Runtime
 from .recipe import Recipe
 from .run import Run
+from .runtime.ort import Runtime
 from .trial import prepare
 
 _ROUNDS, _BATCHES = "synthesis.rounds", "synthesis.batches"

@@ -17,9 +17,9 @@ from .core.errors import UnsupportedTeacher
 from .core.random_fields import coarse
 from .core.rng import Key
 from .core.text import first_line
-from .ort import Runtime, RuntimeRefused, Session
 from .pruning import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
 from .reconstruction import reconstructed
+from .runtime.ort import Runtime, RuntimeRefused, Session
 from .student.start import Start
 from .teacher import Signature, Teacher
 from .teacher.probe import TOLERANCE, batches_for

@@ -21,12 +21,12 @@ from .core.rng import Key
 from .forecast import Forecast, describe, forecast, times
 from .job import Request
 from .limits import Budget
-from .ort import Runtime
 from .plan import Plan
 from .pupil import Pupil
 from .recipe import Recipe
 from .report import Report
 from .run import Run
+from .runtime.ort import Runtime
 from .spent import Spent
 from .store import Store
 from .teacher import Options, Task, pace

@@ -17,8 +17,8 @@ from .core.progress import duration, size
 from .core.rng import Key
 from .core.waiting import waited
 from .job import Job
-from .ort import Runtime
 from .plan import Plan
+from .runtime.ort import Runtime
 from .store import Batch
 from .student import Lesson
 from .student.training import OPTIMISER, Rows

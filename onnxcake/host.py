@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from . import processor
 from .agreement import compare
 from .core.arrays import Array
 from .graph.float_twin import holds_rounding
-from .ort import Runtime, Session
+from .runtime import processor
+from .runtime.ort import Runtime, Session
 from .teacher import OutputKind
 
 _SAMPLES = 1000

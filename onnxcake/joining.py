@@ -17,8 +17,8 @@ from .onnxfile.front import FileInput, Front, joined
 from .onnxfile.held_inputs import BATCH
 from .onnxfile.self_contained import has_low_precision
 from .onnxfile.tensors import type_name
-from .ort import Runtime, RuntimeRefused, Session
 from .probes import Probe, Takes
+from .runtime.ort import Runtime, RuntimeRefused, Session
 from .teacher import Signature
 
 _ROWS = 64

@@ -16,12 +16,12 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from . import processor
 from .core import json_files
 from .core.errors import RecipeError
 from .core.files import canonical, sha256
 from .core.quantities import Count
 from .recipe import Recipe
+from .runtime import processor
 from .store import Layout
 from .synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis, Weighted
 from .synthesis.labels import Labels

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import ort
 from .core.errors import BelowFloor
 from .core.progress import duration, size
 from .core.text import printable
 from .limits import Budget
+from .runtime import ort
 from .sections import RequireSection
 from .version import __version__
 

@@ -27,12 +27,12 @@ from .host import arithmetic_here, saturated
 from .joining import behind
 from .onnxfile.export import export
 from .onnxfile.self_contained import has_low_precision
-from .ort import Runtime, Session
 from .plan import Plan
 from .probes import Probe
 from .pupil import Pupil
 from .report import FORMAT, Report, costlier, versions
 from .run import Run
+from .runtime.ort import Runtime, Session
 from .spent import Spent
 from .store import Store, StoreDataset
 from .student import OnnxStudent, Student

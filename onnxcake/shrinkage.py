@@ -17,9 +17,9 @@ from .joining import behind
 from .network import Auto
 from .onnxfile.export import PRODUCER
 from .onnxfile.load import load
-from .ort import Runtime
 from .recipe import Recipe
 from .report import Report, versions
+from .runtime.ort import Runtime
 from .teacher import Options, Task, Teacher
 
 _LEEWAY = 0.1

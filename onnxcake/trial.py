@@ -7,7 +7,7 @@ from dataclasses import replace
 from . import job as jobs
 from .forecast import times
 from .job import Job, Request
-from .ort import Runtime
+from .runtime.ort import Runtime
 from .teacher import pace
 
 _TRIED: set[tuple[object, ...]] = set()  # what has worked in this process: runs are prepared several times

@@ -20,8 +20,8 @@ from .joining import check_pair, given
 from .onnxfile.front import Front
 from .onnxfile.load import load
 from .onnxfile.self_contained import ending_in, whole
-from .ort import Runtime
 from .report import Report, costlier, versions
+from .runtime.ort import Runtime
 from .store import Store, StoreDataset
 from .teacher import Options, OutputKind, Signature, airlock
 from .teacher.opened import open_graph

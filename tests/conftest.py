@@ -14,7 +14,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 
 torch.set_num_threads(1)
 

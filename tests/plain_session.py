@@ -8,7 +8,7 @@ from typing import get_args
 import onnxruntime
 
 from onnxcake.onnxfile.exact_integers import exact
-from onnxcake.ort import EXACT, Arithmetic, Level
+from onnxcake.runtime.ort import EXACT, Arithmetic, Level
 
 onnxruntime.set_default_logger_severity(4)
 LEVELS: tuple[Level, ...] = get_args(Level)

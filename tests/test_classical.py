@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxcake
 from onnxcake.core.errors import UnsupportedTeacher
-from onnxcake.ort import Runtime
 from onnxcake.result import same
+from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Teacher
 
 N = helper.make_node

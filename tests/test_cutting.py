@@ -16,7 +16,7 @@ from torch import nn
 from onnxcake.core.errors import TeacherError
 from onnxcake.core.rng import Key
 from onnxcake.cutting import Goal, Pruned, check, cut_of, draws, latency_ms, synthetic
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Signature, Teacher
 
 IMAGES = Signature("x", (3, 24, 24), "y", "logits", 5)

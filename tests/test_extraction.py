@@ -15,7 +15,7 @@ import onnxcake
 from onnxcake.core.errors import RecipeError
 from onnxcake.job import Request
 from onnxcake.onnxfile.export import export
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 
 SMALL = ["synthesis.rounds=4", "synthesis.batch=60", "synthesis.held_out=1", "student.steps=3"]
 

@@ -17,9 +17,9 @@ from onnxcake import extract, shrink
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.rng import Key
 from onnxcake.cutting import Goal, cut_of
-from onnxcake.ort import Runtime
 from onnxcake.pruning import NothingToCut
 from onnxcake.recipe import Recipe
+from onnxcake.runtime.ort import Runtime
 from onnxcake.student import ARCHITECTURES, shapes_of
 from onnxcake.teacher import Signature, Teacher
 

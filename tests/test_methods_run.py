@@ -15,10 +15,10 @@ from onnxcake.core.errors import RecipeError
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
 from onnxcake.job import Request
-from onnxcake.ort import Runtime
 from onnxcake.recipe import Recipe, names
 from onnxcake.recorded import record_files
 from onnxcake.report import Report
+from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Store
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.teacher import Options, Signature

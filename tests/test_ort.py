@@ -17,9 +17,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxcake import child as child_module
 from onnxcake.core.errors import OnnxcakeError
-from onnxcake.ort import Runtime, RuntimeRefused, version
+from onnxcake.runtime import process as child_module
+from onnxcake.runtime.ort import Runtime, RuntimeRefused, version
 
 N = helper.make_node
 KINDS = ["float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"]

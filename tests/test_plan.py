@@ -18,9 +18,9 @@ from onnxcake import plan as plans
 from onnxcake.core.errors import RecipeError, StoreError
 from onnxcake.core.rng import Key
 from onnxcake.job import Request, prepare
-from onnxcake.ort import Runtime
 from onnxcake.plan import Plan, decide, fit, layout
 from onnxcake.recipe import Recipe, names
+from onnxcake.runtime.ort import Runtime
 from onnxcake.synthesis import Maker
 from onnxcake.synthesis.labels import Independent, RowPermutation
 from onnxcake.synthesis.schedules import Decay

@@ -20,8 +20,8 @@ from onnxcake.core.rng import Key
 from onnxcake.cutting import Goal, cut_of
 from onnxcake.graph.fit import Fit
 from onnxcake.onnxfile.export import export as exported
-from onnxcake.ort import Runtime
 from onnxcake.reconstruction import reconstructed
+from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Teacher
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

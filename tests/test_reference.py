@@ -17,12 +17,12 @@ from nhwc_graphs import random_nhwc
 from onnx import numpy_helper
 from plain_session import LEVELS, plain_session
 
-from onnxcake import private_folder as folders
 from onnxcake.core.errors import OutputError
 from onnxcake.onnxfile.load import load
 from onnxcake.onnxfile.normalise import normalise
-from onnxcake.ort import Arithmetic, Runtime, RuntimeRefused, Session
-from onnxcake.private_folder import private_folder
+from onnxcake.runtime import private_folder as folders
+from onnxcake.runtime.ort import Arithmetic, Runtime, RuntimeRefused, Session
+from onnxcake.runtime.private_folder import private_folder
 
 _CLOSE = 1e-6  # of the largest answer
 

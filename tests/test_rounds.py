@@ -19,8 +19,8 @@ from onnxcake.core import interrupt
 from onnxcake.core.errors import Interrupted
 from onnxcake.core.rng import Key
 from onnxcake.course import Course, steps_per_round
-from onnxcake.ort import Runtime
 from onnxcake.rounds import POINTS, Rounds
+from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Batch, Layout, Store
 from onnxcake.student import Distillation, Lesson, Regime, Student, Training, training
 from onnxcake.student.optimise import AdamOptimiser, Cosine, SgdOptimiser

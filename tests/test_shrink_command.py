@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import BelowFloor, OnnxcakeError, OutputError, RecipeError, TeacherError, UsageError
 from onnxcake.cutting import NothingToCut
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 from onnxcake.shrinkage import shrink
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"

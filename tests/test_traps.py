@@ -14,9 +14,9 @@ from torch import nn
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
 from onnxcake.job import Request, prepare
-from onnxcake.ort import Runtime
 from onnxcake.pupil import Pupil
 from onnxcake.recipe import Recipe
+from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Options, Teacher
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -122,7 +122,7 @@ def session(model: onnx.ModelProto | bytes | Path) -> Any:
     import onnxruntime
 
     from onnxcake.onnxfile.exact_integers import exact
-    from onnxcake.ort import EXACT
+    from onnxcake.runtime.ort import EXACT
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -106,7 +106,7 @@ def print_json(value: Any) -> None:
 
 def start_airlock() -> None:
     """Lets the process that looks at the teacher load its libraries while this one does too."""
-    from ..child import shared
+    from ..runtime.process import shared
 
     wait_for("loading libraries")
     shared("onnxcake.teacher.airlock").start()

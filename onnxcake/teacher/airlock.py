@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 
-from ..child import Allowance, Child, ChildDied, ChildOverran, ChildRefused, Frame, serve, shared, tell
 from ..core import errors
 from ..core.arrays import Array
 from ..core.errors import BadTeacherFile, OnnxcakeError, TeacherError
@@ -23,6 +22,7 @@ from ..core.text import first_line
 from ..core.waiting import wait_for
 from ..graph.records import LIMITS
 from ..onnxfile.load import LIMIT_NODES, LIMIT_WEIGHTS, measure
+from ..runtime.process import Allowance, Child, ChildDied, ChildOverran, ChildRefused, Frame, serve, shared, tell
 from .examine import BUILDING, Examination
 from .facts import Facts
 from .options import Options
@@ -190,7 +190,7 @@ class _Server:
     def __init__(self) -> None:
         import torch
 
-        from ..ort import Runtime
+        from ..runtime.ort import Runtime
 
         torch.set_num_threads(max(1, min(4, os.cpu_count() or 1)))
         with torch.device("meta"):  # whose operators load a second's worth at their first use, before anyone waits
@@ -200,7 +200,7 @@ class _Server:
 
     def answer(self, header: dict[str, Any], array: Array | None) -> Frame:
         from ..graph.records import Limits
-        from ..ort import RuntimeRefused
+        from ..runtime.ort import RuntimeRefused
         from .examine import Examiner
 
         if header["do"] == "start":

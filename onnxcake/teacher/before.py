@@ -14,7 +14,7 @@ from ..core.text import first_line, shown
 from ..graph.ends import Head
 from ..onnxfile.front import Front
 from ..onnxfile.normalise import SafeGraph
-from ..ort import Runtime, RuntimeRefused
+from ..runtime.ort import Runtime, RuntimeRefused
 
 _ROWS, _FEW = 500, 8
 _EACH = 64  # numbers of a value of which each is measured by itself

@@ -19,7 +19,7 @@ from ..graph.records import Blocked, Limits
 from ..onnxfile.load import load
 from ..onnxfile.normalise import Choice, SafeGraph, normalise
 from ..onnxfile.open_sizes import OpenSizes
-from ..ort import RuntimeRefused, Session
+from ..runtime.ort import RuntimeRefused, Session
 from .output import choose_output
 
 _CLOSE = 1e-3  # of the largest answer

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import processor
-from ..child import give_back_memory
 from ..core.arrays import Array
 from ..core.errors import ConversionMismatch, OnnxcakeError, TeacherError, UnsupportedTeacher
 from ..core.remedies import BUG, RUNS
@@ -30,7 +28,9 @@ from ..graph.records import Limits
 from ..onnxfile.load import load
 from ..onnxfile.normalise import SafeGraph, normalise
 from ..onnxfile.open_sizes import OpenSizes
-from ..ort import Runtime, RuntimeRefused, Session
+from ..runtime import processor
+from ..runtime.ort import Runtime, RuntimeRefused, Session
+from ..runtime.process import give_back_memory
 from . import probe
 from .before import measured, runs
 from .built import Built, build, check_baked, what_onnxruntime_says, with_example

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..child import give_back_memory
 from ..core.arrays import Array
 from ..core.errors import ConversionMismatch, DeadTeacher
 from ..core.remedies import BUG
 from ..core.rng import Key
 from ..graph.module import Graph, Step
+from ..runtime.process import give_back_memory
 from .probe import CHECK_VALUES, rows_of
 
 _COARSE = 1e-3  # of the middle score: a rounding above it is too coarse

@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import processor
 from ..core.rng import Key
 from ..graph.layout import has_layouts, lay_out
+from ..runtime import processor
 from .teacher import Teacher
 
 Dtype = Literal["float32", "bfloat16"]

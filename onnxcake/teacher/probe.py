@@ -11,7 +11,7 @@ from ..core.errors import ConversionMismatch, DeadTeacher, TeacherError, Unsuppo
 from ..core.remedies import BUG, SIZED, around
 from ..core.rng import Key
 from ..core.text import first_line
-from ..ort import Arithmetic, Runtime, RuntimeRefused, Session
+from ..runtime.ort import Arithmetic, Runtime, RuntimeRefused, Session
 
 BATCHES = (2, 5)
 TOLERANCE = 2e-3  # largest difference, relative to the largest answer

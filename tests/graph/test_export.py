@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onnxcake.onnxfile import export as exporting
 from onnxcake.onnxfile.export import ExportFailed, export
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Teacher
 
 

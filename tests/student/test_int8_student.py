@@ -16,11 +16,11 @@ from saturation import product, saturating
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from onnxcake import processor
 from onnxcake.core.rng import Key
 from onnxcake.onnxfile import export as exporting
 from onnxcake.onnxfile.export import export
 from onnxcake.onnxfile.int8_weights import with_whole_weights
+from onnxcake.runtime import processor
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.student.quantise import Quantised, Range, quantised, rounded_weight
 from onnxcake.teacher import Teacher

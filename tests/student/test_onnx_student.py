@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import UsageError
 from onnxcake.core.rng import Key
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 from onnxcake.student import OnnxStudent, Start, count
 from onnxcake.teacher import Signature, way_back
 

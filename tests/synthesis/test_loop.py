@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import Diverged
 from onnxcake.core.rng import Key
-from onnxcake.ort import Runtime
 from onnxcake.recipe import Recipe
+from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.synthesis import SCHEDULES, UPDATES, Maker, Synthesis, Weighted
 from onnxcake.synthesis import synthesize as synthesize_with

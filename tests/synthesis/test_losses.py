@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from test_method_losses import TABLE as OTHERS
 from torch import Tensor, nn
 
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 from onnxcake.synthesis import LOSSES
 from onnxcake.synthesis.losses.classification import Classification
 from onnxcake.synthesis.losses.contrastive import Contrastive

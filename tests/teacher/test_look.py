@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onnxcake.core.errors import UsageError
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Options, Statistics, Teacher, look
 from onnxcake.teacher.opened import open_graph
 from onnxcake.teacher.pace import Pace, apply

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from onnxcake.core.errors import UnsupportedTeacher
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Teacher, way_back
 from onnxcake.teacher.scores import Logits
 

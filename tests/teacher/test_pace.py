@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxcake import processor
 from onnxcake.core.rng import Key
+from onnxcake.runtime import processor
 from onnxcake.teacher import Teacher, pace
 from onnxcake.teacher.pace import PLAIN, Pace
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxcake.core.errors import UsageError
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Facts, Teacher, way_back
 
 CLASSES = 5

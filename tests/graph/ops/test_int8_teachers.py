@@ -21,7 +21,7 @@ from onnxcake import Teacher, inspect
 from onnxcake import result as results
 from onnxcake.graph.float_twin import holds_rounding
 from onnxcake.host import saturated
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -23,8 +23,8 @@ import torch
 from in_process import command
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxcake.child import shared
 from onnxcake.core.errors import OnnxcakeError
+from onnxcake.runtime.process import shared
 from onnxcake.teacher import Teacher, airlock, way_back
 
 QUICK_S = 10.0  # processor seconds that a refusal may take

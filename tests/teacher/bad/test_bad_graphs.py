@@ -41,7 +41,7 @@ from onnxcake.core.errors import (
 )
 from onnxcake.graph import build
 from onnxcake.graph.build import Limits
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Options
 from onnxcake.teacher.examine import Examiner
 

@@ -48,7 +48,7 @@ def runtime_of(airlock: Airlock) -> psutil.Process:
     end = time.monotonic() + 60
     while time.monotonic() < end:
         for one in child_of(airlock).children(recursive=True):
-            if "onnxcake.ort" in one.cmdline():
+            if "onnxcake.runtime.ort" in one.cmdline():
                 return one
         time.sleep(0.01)
     raise AssertionError("no onnxruntime process")

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .core.arrays import Array
+from ..core.arrays import Array
 
 Frame = tuple[dict[str, Any], Array | None]
 _LENGTHS = struct.Struct("<QQ")
@@ -206,7 +206,7 @@ def give_back_memory() -> None:
 
 
 def _start(module: str) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     return subprocess.Popen(
         # -P: a file called numpy.py in the user's folder must not become ours

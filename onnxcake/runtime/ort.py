@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .child import Child, ChildDied, ChildRefused, Frame, give_back_memory, serve
-from .core.arrays import Array
-from .core.errors import OnnxcakeError, OutputError
+from ..core.arrays import Array
+from ..core.errors import OnnxcakeError, OutputError
 from .private_folder import private_folder
+from .process import Child, ChildDied, ChildRefused, Frame, give_back_memory, serve
 
 Arithmetic = Literal["exact", "host"]
 Level = Literal["none", "basic", "extended", "layout", "all"]
@@ -38,7 +38,7 @@ class Runtime:
     """A child process with onnxruntime in it; use as a context manager."""
 
     def __init__(self) -> None:
-        self._child = Child("onnxcake.ort")
+        self._child = Child("onnxcake.runtime.ort")
 
     def __enter__(self) -> Runtime:
         return self
@@ -86,7 +86,7 @@ class Runtime:
                     remedy=f"Set TMPDIR to a folder with {_mebibytes(weights)} MiB to spare.",
                 ) from error
         if arithmetic == "exact":
-            from .onnxfile.exact_integers import exact  # the process that answers has no need of onnx
+            from ..onnxfile.exact_integers import exact  # the process that answers has no need of onnx
 
             model = exact(model)
         asked = {"do": "load", "threads": threads, "lean": lean, "arithmetic": arithmetic, "level": level}
@@ -95,7 +95,7 @@ class Runtime:
         except RuntimeRefused as error:
             if "StringNormalizer::Locale" not in error.what:
                 raise
-            from .onnxfile.locales import with_known_locale
+            from ..onnxfile.locales import with_known_locale
 
             header, _ = self._ask(asked, np.frombuffer(with_known_locale(model), np.uint8))
         return Session(self, header["id"], header["inputs"], header["outputs"])
