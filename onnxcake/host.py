@@ -9,7 +9,7 @@ import numpy as np
 
 from .agreement import compare
 from .core.arrays import Array
-from .graph.float_twin import holds_rounding
+from .graph.dequantise import holds_rounding
 from .runtime import processor
 from .runtime.ort import Runtime, Session
 from .teacher import OutputKind

@@ -12,7 +12,7 @@ from .core.arrays import Array
 from .core.errors import OnnxcakeError, ProbeError, TeacherError, UsageError
 from .core.rng import Key
 from .core.text import first_line, shown
-from .graph.float_twin import holds_rounding
+from .graph.dequantise import holds_rounding
 from .onnxfile.front import FileInput, Front, joined
 from .onnxfile.held_inputs import BATCH
 from .onnxfile.self_contained import has_low_precision

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .core.random_fields import coarse, fields
 from .core.rng import Key
-from .graph.fit import LAYERS, Fit, made
+from .graph.least_squares import LAYERS, Fit, made
 from .graph.module import Graph, Step
 from .graph.trained import Trained
 from .onnxfile.self_contained import written

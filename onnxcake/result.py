@@ -21,7 +21,7 @@ from .core.errors import OnnxcakeError, StoreError
 from .core.remedies import OURS
 from .core.rng import Key
 from .core.waiting import waited
-from .graph.float_twin import holds_rounding
+from .graph.dequantise import holds_rounding
 from .graph.parameters import count_in
 from .host import arithmetic_here, saturated
 from .joining import behind

@@ -18,7 +18,7 @@ from onnxcake import cutting, reconstruction
 from onnxcake.core.random_fields import fields
 from onnxcake.core.rng import Key
 from onnxcake.cutting import Goal, cut_of
-from onnxcake.graph.fit import Fit
+from onnxcake.graph.least_squares import Fit
 from onnxcake.onnxfile.export import export as exported
 from onnxcake.reconstruction import reconstructed
 from onnxcake.runtime.ort import Runtime

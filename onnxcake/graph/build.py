@@ -19,15 +19,15 @@ from torch import Tensor
 from ..core.remedies import BUG, SMALLER, around
 from ..core.text import first_line
 from ..onnxfile.tensors import DTYPES, dense_of, to_tensor, type_name
-from .functions import bound, outer_names, standard_function, without
+from .build_log import LIMITS, Blocked, Frame, Limits, Record
+from .function_bodies import bound, outer_names, standard_function, without
 from .fuse import fuse
 from .lineage import Lineage
 from .module import Graph, Step
 from .node import Depends, Node, Obstacle, TooMuch, Unfit, Value
 from .ops import Function, find
 from .patterns import Patterns
-from .records import LIMITS, Blocked, Frame, Limits, Record
-from .trial import Argument, check_bytes, depends_of, meta, run_at, same, shape_of
+from .trial_run import Argument, check_bytes, depends_of, meta, run_at, same, shape_of
 
 BATCHES = (3, 7)  # odd and far apart, so that few accidents look like a rule
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}

@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..onnxfile.normalise import INPUT, SafeGraph
 from ..onnxfile.walk import reaching
 from .build import BATCHES, Builder
+from .build_log import LIMITS, Blocked, Limits, Record
 from .module import Graph
 from .node import Depends, Obstacle, Value
-from .records import LIMITS, Blocked, Limits, Record
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import onnx
 
+from .build_log import Record
 from .convert import Converted
-from .records import Record
 
 Shapes = Sequence[tuple[int, ...] | None]
 

@@ -19,7 +19,7 @@ from onnx import TensorProto
 
 from ..onnxfile.constants import FLOATS
 from ..onnxfile.walk import graphs, nodes, read_by
-from .float_twin import is_quantised
+from .dequantise import is_quantised
 
 _QUANTISED = {TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT4, TensorProto.INT4}
 _ML = "ai.onnx.ml"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..core.errors import BadTeacherFile, TeacherError, UsageError
 from ..core.files import sha256
-from ..graph.float_twin import is_quantised
+from ..graph.dequantise import is_quantised
 from ..graph.trained import Trained, trained
 from ..onnxfile.load import load
 from ..onnxfile.self_contained import Ends, whole

@@ -20,7 +20,7 @@ from ..core.arrays import Array
 from ..core.errors import BadTeacherFile, OnnxcakeError, TeacherError
 from ..core.text import first_line
 from ..core.waiting import wait_for
-from ..graph.records import LIMITS
+from ..graph.build_log import LIMITS
 from ..onnxfile.load import LIMIT_NODES, LIMIT_WEIGHTS, measure
 from ..runtime.process import Allowance, Child, ChildDied, ChildOverran, ChildRefused, Frame, serve, shared, tell
 from .examine import BUILDING, Examination
@@ -199,7 +199,7 @@ class _Server:
         self.examiner: Any = None
 
     def answer(self, header: dict[str, Any], array: Array | None) -> Frame:
-        from ..graph.records import Limits
+        from ..graph.build_log import Limits
         from ..runtime.ort import RuntimeRefused
         from .examine import Examiner
 

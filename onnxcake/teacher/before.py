@@ -11,7 +11,7 @@ from ..core.arrays import Array
 from ..core.errors import UnsupportedTeacher
 from ..core.rng import Key
 from ..core.text import first_line, shown
-from ..graph.ends import Head
+from ..graph.head_and_tail import Head
 from ..onnxfile.front import Front
 from ..onnxfile.normalise import SafeGraph
 from ..runtime.ort import Runtime, RuntimeRefused

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..core.arrays import Array
 from ..core.errors import OnnxcakeError, TeacherError, UnsupportedTeacher
 from ..core.text import first_line, shown
-from ..graph.baked import candidates
+from ..graph.baked_batch import candidates
+from ..graph.build_log import Blocked, Limits
 from ..graph.convert import Converted, convert
 from ..graph.node import Depends
-from ..graph.records import Blocked, Limits
 from ..onnxfile.load import load
 from ..onnxfile.normalise import Choice, SafeGraph, normalise
 from ..onnxfile.open_sizes import OpenSizes

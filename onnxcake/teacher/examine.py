@@ -18,13 +18,13 @@ from ..core.errors import ConversionMismatch, OnnxcakeError, TeacherError, Unsup
 from ..core.remedies import BUG, RUNS
 from ..core.rng import Key
 from ..core.text import first_line, shown
-from ..graph.baked import candidates
+from ..graph.baked_batch import candidates
+from ..graph.build_log import Limits
 from ..graph.convert import convert
 from ..graph.cost import costs, dearest, multiply_adds
-from ..graph.ends import Head, head, tail
-from ..graph.float_twin import float_twin, is_quantised
+from ..graph.dequantise import float_twin, is_quantised
+from ..graph.head_and_tail import Head, head, tail
 from ..graph.node import Depends
-from ..graph.records import Limits
 from ..onnxfile.load import load
 from ..onnxfile.normalise import SafeGraph, normalise
 from ..onnxfile.open_sizes import OpenSizes

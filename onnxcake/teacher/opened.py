@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from ..core.errors import BadTeacherFile
+from ..graph.build_log import LIMITS, Limits
 from ..graph.convert import Converted, convert
-from ..graph.ends import Tail, tail
+from ..graph.head_and_tail import Tail, tail
 from ..graph.parameters import parameters_of
-from ..graph.records import LIMITS, Limits
 from ..onnxfile.load import TeacherFile, load, load_bytes
 from ..onnxfile.normalise import SafeGraph, normalise
 from .options import Options

@@ -11,10 +11,10 @@ from ..core.arrays import Array
 from ..core.errors import OnnxcakeError, TeacherError, UnsupportedTeacher, UsageError
 from ..core.remedies import around
 from ..core.text import printable, shown
+from ..graph.build_log import Blocked
 from ..graph.convert import Converted
-from ..graph.ends import Tail, tail
+from ..graph.head_and_tail import Tail, tail
 from ..graph.node import Depends
-from ..graph.records import Blocked
 from .signature import OutputKind, Task
 
 _SCORES = "Choose the value with the class scores with --output NAME; without one, the file cannot be a teacher."

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UsageError
-from ..graph.ends import Head
+from ..graph.head_and_tail import Head
 from ..onnxfile.normalise import SafeGraph
 from ..onnxfile.tensors import type_name
 from .options import Options

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxcake.graph.convert import Converted, convert
-from onnxcake.graph.ends import Head, head, tail
+from onnxcake.graph.head_and_tail import Head, head, tail
 from onnxcake.onnxfile.load import TeacherFile
 from onnxcake.onnxfile.normalise import normalise
 

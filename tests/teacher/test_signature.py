@@ -17,7 +17,7 @@ from in_process import command
 from torch import Tensor, nn
 
 from onnxcake.core.errors import UsageError
-from onnxcake.graph.ends import Head
+from onnxcake.graph.head_and_tail import Head
 from onnxcake.onnxfile.normalise import SafeGraph
 from onnxcake.teacher import Options, Signature, Teacher
 from onnxcake.teacher.values import values_of

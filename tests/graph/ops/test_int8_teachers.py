@@ -19,7 +19,7 @@ from quantised_models import WAYS, inputs, quantised
 
 from onnxcake import Teacher, inspect
 from onnxcake import result as results
-from onnxcake.graph.float_twin import holds_rounding
+from onnxcake.graph.dequantise import holds_rounding
 from onnxcake.host import saturated
 from onnxcake.runtime.ort import Runtime
 

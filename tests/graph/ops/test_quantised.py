@@ -15,7 +15,7 @@ from plain_session import plain_session
 from quantised_rows import forward, integers
 
 from onnxcake.graph.build import Builder
-from onnxcake.graph.float_twin import float_twin, is_quantised
+from onnxcake.graph.dequantise import float_twin, is_quantised
 from onnxcake.graph.module import Graph
 
 MS = "com.microsoft"

@@ -13,7 +13,7 @@ from quantised_models import WAYS, answer, exported, inputs, network, quantised
 from torch import Tensor
 
 from onnxcake.graph.build import Builder
-from onnxcake.graph.float_twin import float_twin, is_quantised
+from onnxcake.graph.dequantise import float_twin, is_quantised
 from onnxcake.graph.module import Graph
 from onnxcake.graph.node import Obstacle
 

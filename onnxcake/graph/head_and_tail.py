@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from torch import Tensor
 
-from .beginning import Beginning, Numbers, beginning
 from .convert import Converted
+from .first_operators import Beginning, Numbers, beginning
 from .node import Depends
 
 _PASS = {("", op) for op in ("Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")}
