@@ -20,7 +20,7 @@ from .core.text import first_line
 from .pruning import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
 from .reconstruction import reconstructed
 from .runtime.ort import Runtime, RuntimeRefused, Session
-from .student.start import Start
+from .student.onnx_model import Start
 from .teacher import Signature, Teacher
 from .teacher.probe import TOLERANCE, batches_for
 from .teacher.scores import Logits

@@ -12,7 +12,7 @@ from .network import NETWORKS, Architecture
 from .pruning import Goal
 from .schema import Choice, Section
 from .student import LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
-from .student.optimise import Optimiser
+from .student.optimisers import Optimiser
 from .synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SCHEDULES, SOURCES, UPDATES, Weighted
 from .synthesis.schedules import Schedule
 

@@ -23,7 +23,7 @@ from onnxcake.extraction import train
 from onnxcake.job import Request, prepare
 from onnxcake.limits import Budget
 from onnxcake.recipe import Recipe
-from onnxcake.student.optimise import AdamOptimiser
+from onnxcake.student.optimisers import AdamOptimiser
 from onnxcake.teacher import Options
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits.onnx"

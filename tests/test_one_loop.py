@@ -196,7 +196,7 @@ def test_a_student_is_stepped_in_one_place(everywhere: list[Place]) -> None:
     # The other has Adam's function step what is no matrix, within its own step.
     muon = ("student/muon.py", "Muon._adam")
     makes = [place for place in of(everywhere, "makes an optimiser") if place != muon]
-    assert {file for file, _ in makes} == {"student/optimise.py"}
+    assert {file for file, _ in makes} == {"student/optimisers.py"}
 
 
 def test_the_meta_step_is_the_one_inner_step(everywhere: list[Place]) -> None:
@@ -213,7 +213,7 @@ def test_what_is_stepped_is_changed_in_place_by_updates_alone(everywhere: list[P
 def test_everything_found_is_accounted_for(everywhere: list[Place]) -> None:
     assert {file for file, _, _ in everywhere} == {
         "student/muon.py",
-        "student/optimise.py",
+        "student/optimisers.py",
         "student/retain.py",
         "student/training.py",
         "synthesis/loop.py",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnxcake.core.errors import RecipeError
 from onnxcake.recipe import Recipe, names, text_of
 from onnxcake.student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS
-from onnxcake.student.optimise import AdamWOptimiser, OneCycle
+from onnxcake.student.optimisers import AdamWOptimiser, OneCycle
 from onnxcake.synthesis import LABELS, LOSSES, SCHEDULES, SOURCES, UPDATES
 from onnxcake.synthesis.labels import Independent
 from onnxcake.synthesis.schedules import Decay

@@ -23,7 +23,7 @@ from onnxcake.rounds import POINTS, Rounds
 from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Batch, Layout, Store
 from onnxcake.student import Distillation, Lesson, Regime, Student, Training, training
-from onnxcake.student.optimise import AdamOptimiser, Cosine, SgdOptimiser
+from onnxcake.student.optimisers import AdamOptimiser, Cosine, SgdOptimiser
 from onnxcake.synthesis import Maker, Synthesis, Weighted
 from onnxcake.synthesis.labels import Independent
 from onnxcake.synthesis.losses.balance import Balance

@@ -1,7 +1,7 @@
 """A synthetic set as sharded, checksummed files. It keeps tensors and does not know why."""
 
 from .dataset import Samples, StoreDataset
-from .pool import Pool
+from .in_memory import Pool
 from .shard import Batch, Shard
 from .store import Layout, Store
 

@@ -1,13 +1,13 @@
 """The student: architectures by name, and how one learns from a store."""
 
 from .architectures import ARCHITECTURES
-from .auto import choose
+from .choose_architecture import choose
+from .feature_match import MATCHES, Match
 from .loss import Distillation, decisions
-from .match import MATCHES, Match
+from .onnx_model import Start
 from .onnx_student import OnnxStudent
-from .optimise import LEARNING_RATES, OPTIMISERS
+from .optimisers import LEARNING_RATES, OPTIMISERS
 from .shapes import shapes_of
-from .start import Start
 from .student import Student, count, make, parameters
 from .training import Lesson, Regime, Training
 

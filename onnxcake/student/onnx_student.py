@@ -11,7 +11,7 @@ from ..core.rng import Key
 from ..onnxfile.self_contained import written
 from ..teacher import Signature
 from ..teacher.scores import Logits
-from .start import Start
+from .onnx_model import Start
 from .student import Student
 
 _SETTLED_ON = 256  # inputs that a fresh student's statistics are of

@@ -12,7 +12,7 @@ from ..core.errors import RecipeError
 from ..core.rng import Key
 from ..teacher import Signature
 from .architectures import ARCHITECTURES
-from .match import Watch
+from .feature_match import Watch
 from .quantise import quantised as quantise
 
 

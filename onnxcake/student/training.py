@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ..core.errors import Diverged
 from ..core.rng import Key
 from ..teacher.pace import Dtype, hurried
+from .feature_match import Match, Watch
 from .loss import Distillation, decisions
-from .match import Match, Watch
-from .optimise import OPTIMISERS, LearningRate, Optimiser, set_rate
+from .optimisers import OPTIMISERS, LearningRate, Optimiser, set_rate
 from .retain import retained_loss
 from .student import Student
 

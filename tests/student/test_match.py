@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxcake.core.errors import RecipeError
-from onnxcake.student.match import MATCHES, Attention, Features, Fsp, Match, Watch
+from onnxcake.student.feature_match import MATCHES, Attention, Features, Fsp, Match, Watch
 
 
 def draw(seed: int, *shape: int) -> Tensor:

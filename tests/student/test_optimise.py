@@ -13,7 +13,7 @@ from torch import nn
 
 from onnxcake.student import LEARNING_RATES, OPTIMISERS
 from onnxcake.student.muon import orthogonal
-from onnxcake.student.optimise import (
+from onnxcake.student.optimisers import (
     AdamOptimiser,
     AdamWOptimiser,
     ConstantRate,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onnxcake.core.rng import Key
 from onnxcake.student import Distillation, Lesson, Regime, Training
-from onnxcake.student.optimise import AdamOptimiser, Cosine
+from onnxcake.student.optimisers import AdamOptimiser, Cosine
 
 CPU, STEPS = torch.device("cpu"), 600
 

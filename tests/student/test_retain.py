@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onnxcake.student.match import Watch
+from onnxcake.student.feature_match import Watch
 from onnxcake.student.quantise import quantised
 from onnxcake.student.retain import retained_loss
 

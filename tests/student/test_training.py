@@ -26,7 +26,7 @@ from onnxcake.recipe import Recipe
 from onnxcake.rounds import Rounds
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.student import Distillation, Lesson, Regime, Training, make
-from onnxcake.student.optimise import AdamWOptimiser, ConstantRate, Cosine, MuonOptimiser, OneCycle, SgdOptimiser
+from onnxcake.student.optimisers import AdamWOptimiser, ConstantRate, Cosine, MuonOptimiser, OneCycle, SgdOptimiser
 from onnxcake.teacher import Signature
 
 SHAPE, CLASSES, BATCH, BATCHES = (1, 6, 6), 3, 16, 5  # 80 samples
