@@ -37,7 +37,7 @@ from torch import Tensor, nn
 import onnxcake
 from onnxcake.core.progress import Progress
 from onnxcake.onnxfile.export import export
-from onnxcake.teacher.pace import threads_given
+from onnxcake.teacher.autotune import threads_given
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 UNIT = {"range": (0.0, 1.0)}

@@ -40,7 +40,7 @@ from onnxcake.core import files
 from onnxcake.core.progress import Progress
 from onnxcake.job import Request
 from onnxcake.limits import Budget
-from onnxcake.teacher.pace import threads_given
+from onnxcake.teacher.autotune import threads_given
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 STUDENT = "lenet5-half"

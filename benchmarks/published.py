@@ -29,8 +29,8 @@ from onnxcake import Recipe, Store, Teacher
 from onnxcake.core.rng import Key
 from onnxcake.plan import decide, fit, layout
 from onnxcake.synthesis import Maker, Synthesis
-from onnxcake.teacher import pace
-from onnxcake.teacher.pace import PLAIN, Pace
+from onnxcake.teacher import autotune
+from onnxcake.teacher.autotune import PLAIN, Pace
 
 SETS, STEPS, TITLE = 2, 32, "The published algorithm, our way against the paper's"
 
@@ -67,7 +67,7 @@ def reference(there: Teacher, synthesis: Synthesis, folder: Path, number: int) -
 
 def ours(there: Teacher, recipe: Recipe, synthesis: Synthesis, folder: Path, number: int, found: Pace) -> None:
     """The same sets as onnxcake makes and keeps them."""
-    pace.apply(found, there.graph)
+    autotune.apply(found, there.graph)
     plan = decide(recipe, there, synthesis)
     store = Store.create(folder / f"{number}-{found.dtype}", layout(recipe, there, synthesis, plan, number))
     maker = Maker(there, replace(synthesis, chunk=plan.chunk, dtype=found.dtype), Key(number))
@@ -85,12 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cake-mnist", [f"synthesis.batches={SETS}", f"synthesis.steps={STEPS}", "synthesis.held_out=0"]
     )
     synthesis = fit(recipe, there)
-    found = pace.chosen(there, decide(recipe, there, synthesis).chunk, 10**7)
+    found = autotune.chosen(there, decide(recipe, there, synthesis).chunk, 10**7)
     times: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory(dir=results.CACHE) as folder:
         for number in range(said.pairs + 1):  # the first warms up
             marks = [time.perf_counter()]
-            pace.apply(PLAIN, there.graph)
+            autotune.apply(PLAIN, there.graph)
             reference(there, synthesis, Path(folder), number)
             marks.append(time.perf_counter())
             for how in (PLAIN, found):

@@ -4,8 +4,8 @@
 
 A pass is forward and the gradient at the input. Its multiplications and additions are counted by torch from the
 products and convolutions alone; the matrix rate is that of one large product, and the copy rate that of one large copy
-(bytes read and written), both measured here. Each way of `teacher/pace.py` is timed, medians are told, and the plain
-one in float32 is what the others are compared with. Rows are appended to RESULTS.md.
+(bytes read and written), both measured here. Each way of `teacher/autotune.py` is timed, medians are told, and the
+plain one in float32 is what the others are compared with. Rows are appended to RESULTS.md.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from onnxcake import Teacher
-from onnxcake.teacher import pace
-from onnxcake.teacher.pace import PLAIN
+from onnxcake.teacher import autotune
+from onnxcake.teacher.autotune import PLAIN
 
 
 def seconds(work: Callable[[], object], times: int, device: str) -> float:
@@ -57,9 +57,9 @@ def main() -> int:
     there = Teacher.load(said.teacher, device=said.device)
     x = torch.randn(said.batch, *there.signature.shape, device=said.device)
 
-    def passed(dtype: pace.Dtype) -> torch.Tensor:
+    def passed(dtype: autotune.Dtype) -> torch.Tensor:
         leaf = x.clone().requires_grad_(True)
-        with pace.hurried(there.device, dtype):
+        with autotune.hurried(there.device, dtype):
             logits = there.logits_of_standard(leaf)
         logits.float().logsumexp(1).sum().backward()
         assert leaf.grad is not None
@@ -69,8 +69,8 @@ def main() -> int:
         passed("float32")
     operations, (matrix, copy) = counter.get_total_flops(), ceilings(said.device)
     plain = 0.0
-    for way in (PLAIN, *pace.others(there)):
-        pace.apply(way, there.graph)
+    for way in (PLAIN, *autotune.others(there)):
+        autotune.apply(way, there.graph)
         taken = seconds(lambda dtype=way.dtype: passed(dtype), said.times, said.device)
         plain = plain or taken
         row = {

@@ -31,7 +31,7 @@ from onnxcake.job import Request
 from onnxcake.limits import Budget
 from onnxcake.run import REPORT, START
 from onnxcake.teacher import Options
-from onnxcake.teacher.pace import threads_given
+from onnxcake.teacher.autotune import threads_given
 
 # Shifts in place of mirror images: digits have a left and a right. Adam, as weights are inherited.
 OVERRIDES = (

@@ -28,7 +28,7 @@ from .store import Store
 from .student import Student, Training
 from .student.training import Ask
 from .synthesis import Maker, Synthesis, Tick
-from .teacher import Teacher, pace
+from .teacher import Teacher, autotune
 
 _WATCHED = 2000  # of the probe's samples, for the curve
 
@@ -41,18 +41,18 @@ def training_of(pupil: Pupil, key: Key, plan: Plan, teacher: Teacher | None, tic
         tick: told how much it is asked.
     """
     student = pupil.student(key)
-    pace.apply(plan.pace, student)
+    autotune.apply(plan.pace, student)
     ask = None if teacher is None else _asked_of(teacher, plan.dtype, tick)
-    dtype: pace.Dtype = "float32" if pupil.quantised else plan.dtype  # what rounds to int8 has to be exact
+    dtype: autotune.Dtype = "float32" if pupil.quantised else plan.dtype  # what rounds to int8 has to be exact
     return Training(student, pupil.regime, torch.device(plan.device), ask, dtype)
 
 
-def _asked_of(teacher: Teacher, dtype: pace.Dtype, tick: Tick) -> Ask:
+def _asked_of(teacher: Teacher, dtype: autotune.Dtype, tick: Tick) -> Ask:
     """The teacher, values inside it asked for by the file's own names."""
 
     def ask(inputs: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         taps = tuple(map(teacher.tap, names))
-        with pace.hurried(teacher.device, dtype):
+        with autotune.hurried(teacher.device, dtype):
             logits, values = teacher.answer(inputs, taps)
         tick(0, len(inputs))
         return logits.float(), {name: values[tap].float() for name, tap in zip(names, taps, strict=True)}

@@ -22,7 +22,7 @@ from .reconstruction import reconstructed
 from .runtime.ort import Runtime, RuntimeRefused, Session
 from .student.onnx_model import Start
 from .teacher import Signature, Teacher
-from .teacher.probe import TOLERANCE, batches_for
+from .teacher.checks import TOLERANCE, batches_for
 from .teacher.scores import Logits
 
 THREADS = 1  # that latency is taken with

@@ -29,7 +29,7 @@ from .run import Run
 from .runtime.ort import Runtime
 from .spent import Spent
 from .store import Store
-from .teacher import Options, Task, pace
+from .teacher import Options, Task, autotune
 from .trial import prepare
 
 
@@ -235,7 +235,7 @@ def train(
         front = (folder / runs.FRONT).read_bytes() if (folder / runs.FRONT).exists() else None
         if front is not None:
             files.write_atomic(out / runs.FRONT, front)
-        pace.use_threads(plan.threads)
+        autotune.use_threads(plan.threads)
         spent = Spent(out)
         show = Shown(spent)
         training = training_of(pupil, Key(seed), replace(plan, device=device), None, show)

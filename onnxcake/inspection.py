@@ -12,7 +12,7 @@ from rich.table import Table
 
 from .core.errors import OnnxcakeError
 from .core.text import printable, shown
-from .teacher import Options, airlock
+from .teacher import Options, sandbox
 
 _LONGEST = 500  # characters of one text on the terminal
 _LISTED = 20  # rows of a table on the terminal; --json has them all
@@ -65,7 +65,7 @@ def inspect(teacher: str | Path, options: Options | None = None) -> Inspection:
     """
     options = options or Options()
     options.check()
-    exam = airlock.examine(Path(teacher), options)
+    exam = sandbox.examine(Path(teacher), options)
     error = exam.error
     data = {**exam.found, "usable": error is None, "error": None if error is None else error.as_dict()}
     return Inspection(data, error)

@@ -23,8 +23,8 @@ from .recipe import Recipe
 from .run import Run, holds_nothing, is_abandoned
 from .store import Layout
 from .synthesis import Synthesis
-from .teacher import Options, Teacher, pace
-from .teacher.offers import View
+from .teacher import Options, Teacher, autotune
+from .teacher.capabilities import View
 
 _BATCHES = 4  # for each worker at least: the last ones are not waited for in vain
 DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but logits and their gradient
@@ -211,13 +211,13 @@ def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> 
             )
         old = None
     plan = new if old is None else replace(old, device=new.device, torch=new.torch)
-    pace.use_threads(plan.threads)
+    autotune.use_threads(plan.threads)
     if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":
         side_by_side = min(plan.threads, synthesis.batches // _BATCHES) if synthesis.rounds == 1 else 1
-        found = pace.chosen(teacher, plan.chunk, synthesis.teacher_passes, max(side_by_side, 1))
+        found = autotune.chosen(teacher, plan.chunk, synthesis.teacher_passes, max(side_by_side, 1))
         # Where rounds are too short for a timing, networks are small, and several threads would wait for each other.
         threads = found.threads or (1 if plan.beside and synthesis.rounds > 1 else plan.threads)
         plan = replace(plan, **{**asdict(found), "threads": threads, "beside": min(plan.beside, threads)})
-        pace.use_threads(plan.threads)
-    pace.apply(plan.pace, teacher.graph)
+        autotune.use_threads(plan.threads)
+    autotune.apply(plan.pace, teacher.graph)
     return plan

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from .core.rng import Key
 from .core.text import printable
-from .folded import seems_folded
 from .probes import Probe
 from .teacher import LastLayer, Statistics, Teacher, View
+from .teacher.folded_batch_norm import seems_folded
 
 if TYPE_CHECKING:
     from .synthesis.step import Loss, Need, Weighted

@@ -29,7 +29,7 @@ from .synthesis.schedules import Constant
 from .synthesis.source import Source
 from .synthesis.update import Sgd
 from .teacher import Signature, Teacher
-from .teacher.pace import Dtype, Pace, threads_given
+from .teacher.autotune import Dtype, Pace, threads_given
 
 FILE = "plan.json"
 GROUPS = 10  # CAKE's rows, where the teacher has as many classes
@@ -189,7 +189,7 @@ def _misfits(
 
 
 def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
-    """A plan for this machine, without what only a timing tells (`onnxcake.teacher.pace`)."""
+    """A plan for this machine, without what only a timing tells (`onnxcake.teacher.autotune`)."""
     chunk = synthesis.chunk
     whole = any(term.loss.scope == "batch" for term in synthesis.losses)
     if recipe.synthesis.chunk is None and not whole and synthesis.steps:

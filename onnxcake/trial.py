@@ -8,7 +8,7 @@ from . import job as jobs
 from .forecast import times
 from .job import Job, Request
 from .runtime.ort import Runtime
-from .teacher import pace
+from .teacher import autotune
 
 _TRIED: set[tuple[object, ...]] = set()  # what has worked in this process: runs are prepared several times
 
@@ -26,13 +26,13 @@ def prepare(request: Request) -> Job:
     job = jobs.prepare(request)
     losses = tuple(term.name for term in job.synthesis.losses)
     case = (job.teacher.facts.digest, job.plan.pace, losses, job.pupil.architecture, str(job.pupil.section))
-    if case in _TRIED or replace(job.plan.pace, threads=None) == pace.PLAIN:
+    if case in _TRIED or replace(job.plan.pace, threads=None) == autotune.PLAIN:
         return job
     try:
         with Runtime() as runtime:
             times(job, runtime, 0.0)
     except Exception:  # noqa: BLE001 - whatever it is, the plain way may do; if that fails too, the run says so
-        pace.leave_out(job.teacher)
+        autotune.leave_out(job.teacher)
         return jobs.prepare(request)
     _TRIED.add(case)
     return job

@@ -23,9 +23,9 @@ from .onnxfile.self_contained import ending_in, whole
 from .report import Report, costlier, versions
 from .runtime.ort import Runtime
 from .store import Store, StoreDataset
-from .teacher import Options, OutputKind, Signature, airlock
-from .teacher.opened import open_graph
-from .teacher.probe import open_session, random_inputs
+from .teacher import Options, OutputKind, Signature, sandbox
+from .teacher.checks import open_session, random_inputs
+from .teacher.open_graph import open_graph
 
 _NOISE_SAMPLES = 1000
 _RUNS = "Give a classifier that onnxruntime runs."
@@ -137,7 +137,7 @@ class _Side:
 
     def __init__(self, runtime: Runtime, path: Path, options: Options) -> None:
         self.path, self.name = path, path.name
-        exam = airlock.examine(path, options)
+        exam = sandbox.examine(path, options)
         # A classifier that runs can be compared, even if it could not be a teacher for want of a gradient.
         if "signature" not in exam.found:
             assert exam.error is not None

@@ -12,9 +12,9 @@ from torch import nn
 
 from onnxcake.core.random_fields import fields
 from onnxcake.core.rng import Key
-from onnxcake.folded import seems_folded
 from onnxcake.job import Request, prepare
 from onnxcake.teacher import Options, Teacher
+from onnxcake.teacher.folded_batch_norm import seems_folded
 
 SHAPE, WIDTH = (3, 12, 12), 8
 

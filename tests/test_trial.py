@@ -16,8 +16,8 @@ from onnx import helper
 from onnxcake import extraction
 from onnxcake.student import training
 from onnxcake.synthesis import loop
-from onnxcake.teacher import pace
-from onnxcake.teacher.pace import Pace
+from onnxcake.teacher import autotune
+from onnxcake.teacher.autotune import Pace
 
 N = helper.make_node
 ERRORS = [RuntimeError("no such kernel"), NotImplementedError(), KeyError("x"), MemoryError(), TypeError()]
@@ -38,9 +38,9 @@ def teachers(handmade: Any, tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Has the timing find that all there is pays off."""
-    monkeypatch.setattr(pace, "_WORTH_S", 0.0)
-    monkeypatch.setattr(pace, "_FOUND", {})
-    monkeypatch.setattr(pace, "_fastest", lambda *_: Pace(True, "bfloat16", 1, 1))
+    monkeypatch.setattr(autotune, "_WORTH_S", 0.0)
+    monkeypatch.setattr(autotune, "_FOUND", {})
+    monkeypatch.setattr(autotune, "_fastest", lambda *_: Pace(True, "bfloat16", 1, 1))
     yield
 
 

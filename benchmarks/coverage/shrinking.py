@@ -25,7 +25,7 @@ import torch
 from onnxcake.core.rng import Key
 from onnxcake.pruning import Goal, Pruned, Pruner, Tools
 from onnxcake.pruning.families import Numbers
-from onnxcake.teacher.opened import open_graph
+from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import Options
 
 from ..results import commit

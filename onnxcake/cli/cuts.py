@@ -20,7 +20,7 @@ from .options import (
     TaskOption,
     TeacherArgument,
     options_of,
-    start_airlock,
+    start_sandbox,
     tell,
 )
 
@@ -61,7 +61,7 @@ def shrink(
     as_json: JsonOption = False,
 ) -> None:
     """Cut a smaller model out of a teacher's own graph, without training it."""
-    start_airlock()
+    start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
     from ..shrinkage import goal_of, run

@@ -23,7 +23,7 @@ from .options import (
     TeacherArgument,
     options_of,
     print_json,
-    start_airlock,
+    start_sandbox,
     tell,
 )
 
@@ -41,7 +41,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a teacher is, whether it can be used, and what is in the way."""
-    start_airlock()
+    start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
     from ..inspection import inspect as run_inspect
@@ -72,7 +72,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two classifiers in onnxruntime."""
-    start_airlock()
+    start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
     from ..verification import verify as run_verify
@@ -95,7 +95,7 @@ def record(
     device: DeviceOption = "cpu",
 ) -> None:
     """Record what a teacher's layers see on real data, to hand over instead of the data (--stats)."""
-    start_airlock()
+    start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
     from ..recorded import record_files

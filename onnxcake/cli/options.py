@@ -104,12 +104,12 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))  # in ASCII: a teacher's names may hold what a terminal obeys
 
 
-def start_airlock() -> None:
+def start_sandbox() -> None:
     """Lets the process that looks at the teacher load its libraries while this one does too."""
     from ..runtime.process import shared
 
     wait_for("loading libraries")
-    shared("onnxcake.teacher.airlock").start()
+    shared("onnxcake.teacher.sandbox").start()
 
 
 def options_of(

@@ -32,7 +32,7 @@ from .options import (
     TeacherArgument,
     options_of,
     print_json,
-    start_airlock,
+    start_sandbox,
     tell,
 )
 
@@ -62,7 +62,7 @@ def extract(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
 ) -> None:
     """Make a student of a teacher. The same command again goes on where it stopped."""
-    start_airlock()
+    start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
     from dataclasses import asdict
@@ -139,7 +139,7 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Compare methods on one teacher: the same student, budget and evaluation for all."""
-    start_airlock()
+    start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
     from ..bench import bench as run_bench

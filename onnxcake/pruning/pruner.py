@@ -11,7 +11,7 @@ import onnx
 
 from ..core.rng import Key
 from ..core.text import first_line
-from ..teacher.opened import Opened
+from ..teacher.open_graph import Opened
 from . import like, scores
 from .cut import Cutter
 from .depth import Answers, blocks, without_least

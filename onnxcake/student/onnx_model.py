@@ -13,8 +13,8 @@ from ..graph.dequantise import is_quantised
 from ..graph.trained import Trained, trained
 from ..onnxfile.load import load
 from ..onnxfile.self_contained import Ends, whole
-from ..teacher import Facts, Options, OutputKind, Signature, airlock
-from ..teacher.opened import Opened, open_to_train
+from ..teacher import Facts, Options, OutputKind, Signature, sandbox
+from ..teacher.open_graph import Opened, open_to_train
 from ..teacher.taps import tap_of
 
 _SQUASHED = {
@@ -60,7 +60,7 @@ class Start:
             task=signature.task,
             range=signature.range if signature.mean is None else None,
         )
-        exam = airlock.examine(path, said)
+        exam = sandbox.examine(path, said)
         if exam.error is not None:
             # What else is wrong with the file has a remedy of its own; that it does not fit is for us to say.
             remedy = exam.error.remedy if isinstance(exam.error, TeacherError) else ""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import Diverged
 from ..core.rng import Key
-from ..teacher.pace import Dtype, hurried
+from ..teacher.autotune import Dtype, hurried
 from .feature_match import Match, Watch
 from .loss import Distillation, decisions
 from .optimisers import OPTIMISERS, LearningRate, Optimiser, set_rate

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..core.rng import Key
 from ..store import Batch
 from ..teacher import Teacher
-from ..teacher.offers import View
-from ..teacher.pace import hurried
+from ..teacher.autotune import hurried
+from ..teacher.capabilities import View
 from .finite import NotFinite, check, diverged
 from .lasting import Lasting, by_leaves, parameters_of
 from .source import Asked, Draft

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..core.rng import Key
 from ..teacher import Signature
-from ..teacher.offers import View
+from ..teacher.capabilities import View
 
 Scope = Literal["sample", "row", "batch"]
 # What a part asks of the teacher, beyond its answers and their gradient, or of the run:

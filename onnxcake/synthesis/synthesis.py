@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..teacher.pace import Dtype
+from ..teacher.autotune import Dtype
 from .augment import Augment
 from .labels import Labels
 from .source import Source

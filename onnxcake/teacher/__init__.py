@@ -1,7 +1,7 @@
 """The teacher: what goes in, what comes out, is it alive, answer and gradient."""
 
+from .capabilities import LastLayer, Offers, Statistics, View
 from .facts import Facts
-from .offers import LastLayer, Offers, Statistics, View
 from .options import Options
 from .scores import way_back
 from .signature import OutputKind, Signature, Task

@@ -1,4 +1,4 @@
-"""Everything that can be known of a teacher's file before it is used; run in the airlock."""
+"""Everything that can be known of a teacher's file before it is used; run in the sandbox."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from ..onnxfile.open_sizes import OpenSizes
 from ..runtime import processor
 from ..runtime.ort import Runtime, RuntimeRefused, Session
 from ..runtime.process import give_back_memory
-from . import probe
-from .before import measured, runs
-from .built import Built, build, check_baked, what_onnxruntime_says, with_example
+from . import checks
 from .classes import check_places, check_scores, label_beside
 from .description import describe_file, describe_graph, told
 from .facts import Facts
+from .free_batch import Built, build, check_baked, what_onnxruntime_says, with_example
+from .front_values import measured, runs
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
-from .opened import Opened
+from .input_values import advice, values_of
+from .open_graph import Opened
 from .options import Options
 from .output import output_kind
 from .scores import Logits, way_back
 from .signature import Signature
-from .values import advice, values_of
 
 _LIMIT_MULTIPLY_ADDS = 10**12  # ten times a large vision transformer's; synthesis takes a million of them
 BUILDING = "building the graph"
@@ -83,7 +83,7 @@ class Examiner:
         self.opened: Opened | None = None
         self.unclear: Built | None = None
         self.batch_note = ""
-        self.fixed, self.points, self.batches = False, probe.POINTS, probe.BATCHES
+        self.fixed, self.points, self.batches = False, checks.POINTS, checks.BATCHES
         self.assumed: Signature | None = None
         self.head: Head | None = None
         self._held: tuple[str, Session] | None = None
@@ -120,7 +120,7 @@ class Examiner:
                 where=path.name,
                 remedy="Give a smaller teacher, or check the shapes in the file.",
             )
-        self.points, self.batches = probe.points_for(macs), probe.batches_for(macs)
+        self.points, self.batches = checks.points_for(macs), checks.batches_for(macs)
         self.exam.found["cost"] = {"parameters": opened.parameters, "multiply_adds": macs}
         return costs(opened.converted) | {"macs": macs}
 
@@ -157,12 +157,14 @@ class Examiner:
             if isinstance(error.__cause__, RuntimeRefused):  # it knows the safe names alone
                 error.what = self.opened.safe.with_names(error.what)
             if self.assumed is not None:
-                error.remedy = error.remedy.replace(probe.CHECK_VALUES, advice(self.assumed))
+                error.remedy = error.remedy.replace(checks.CHECK_VALUES, advice(self.assumed))
             raise
         except RuntimeRefused as error:
             what = self.opened.safe.with_names(first_line(error))
             raise TeacherError(
-                f"onnxruntime cannot run it on random inputs: {what}", where=self.opened.name, remedy=probe.CHECK_VALUES
+                f"onnxruntime cannot run it on random inputs: {what}",
+                where=self.opened.name,
+                remedy=checks.CHECK_VALUES,
             ) from error
 
     def _only_batch(self, error: TeacherError) -> Opened | None:
@@ -205,7 +207,7 @@ class Examiner:
         return values_of(opened.safe, output, self.head, self.options)
 
     def _inputs(self, signature: Signature, count: int, path: str) -> Array:
-        draw = probe.random_inputs(signature.shape, Key(0).at(path, count), count)
+        draw = checks.random_inputs(signature.shape, Key(0).at(path, count), count)
         return signature.whole(signature.to_input(draw)).numpy()
 
     def _run(self, opened: Opened) -> None:
@@ -216,17 +218,17 @@ class Examiner:
         if self.batch_note:
             signature = replace(signature, assumptions=(*signature.assumptions, self.batch_note))
         draws = [
-            signature.to_input(probe.random_inputs(signature.shape, Key(0).at("parity", n), n)) for n in self.batches
+            signature.to_input(checks.random_inputs(signature.shape, Key(0).at("parity", n), n)) for n in self.batches
         ]
         inputs = [signature.whole(draw).numpy() for draw in draws]
-        expected = probe.answers(session, inputs, opened.name)
-        probe.check_alone(session, inputs[-1], expected[-1], 10 * self._tolerance(), opened.name)
+        expected = checks.answers(session, inputs, opened.name)
+        checks.check_alone(session, inputs[-1], expected[-1], 10 * self._tolerance(), opened.name)
         more = signature.whole(
             signature.to_input(
-                probe.random_inputs(signature.shape, Key(0).at("kind"), max(self.points, self.batches[-1]))
+                checks.random_inputs(signature.shape, Key(0).at("kind"), max(self.points, self.batches[-1]))
             )
         )
-        rows = probe.rows_of(session.run_in_batches(more.numpy(), self.batches[0]))
+        rows = checks.rows_of(session.run_in_batches(more.numpy(), self.batches[0]))
         labelled = label_beside(opened.converted, opened.output) is not None
         kind = output_kind(rows, opened.tail, output, self.options.task, opened.name, labelled)
         said = self.options.task is not None or self.options.output is not None
@@ -272,7 +274,7 @@ class Examiner:
             return self._held[1]
         self._forget_session()  # one at a time: each holds the weights
         part = safe.cut(output)
-        session = probe.open_session(
+        session = checks.open_session(
             self.runtime, part.SerializeToString(), self.path.name, RUNS, weights=safe.beside(part), lean=True
         )
         self._held = (output, session)
@@ -282,7 +284,7 @@ class Examiner:
         """Compare what onnxruntime's own kernels answer on this processor with the exact arithmetic."""
         assert self.opened is not None
         part, safe = self.opened.safe.cut(self.opened.output), self.opened.safe
-        session = probe.open_session(
+        session = checks.open_session(
             self.runtime,
             part.SerializeToString(),
             self.path.name,
@@ -291,7 +293,7 @@ class Examiner:
             lean=True,
             arithmetic="host",
         )
-        found = [probe.relative(session.run(x), wanted) for x, wanted in zip(inputs, expected, strict=True)]
+        found = [checks.relative(session.run(x), wanted) for x, wanted in zip(inputs, expected, strict=True)]
         session.close()
         return {"difference": max(found), "processor": processor.describe()}
 
@@ -304,7 +306,7 @@ class Examiner:
         """The largest relative difference from onnxruntime; a fixed batch is kept where it cannot be freed."""
         assert self.opened is not None
         differences = self._differences(signature, inputs, expected)
-        if max(differences) > probe.TOLERANCE and self.opened.safe.batch is not None and not self.fixed:
+        if max(differences) > checks.TOLERANCE and self.opened.safe.batch is not None and not self.fixed:
             self.fixed = True
             self.opened.converted = convert(self.opened.safe, fixed=True, limits=self.limits)
             differences = self._differences(signature, inputs, expected)
@@ -327,13 +329,13 @@ class Examiner:
         if is_quantised(safe.model):
             return 0.1
         low = {w.data_type for w in safe.model.graph.initializer} & {10, 16}
-        return 2e-2 if low or safe.input_type in (10, 16) else probe.TOLERANCE
+        return 2e-2 if low or safe.input_type in (10, 16) else checks.TOLERANCE
 
     def _differences(self, signature: Signature, inputs: list[Array], expected: list[Array]) -> list[float]:
         assert self.opened is not None
         module = nn.Sequential(self.opened.logits(signature.output_kind), way_back(signature))
         return [
-            probe.difference(module, x, wanted, self.opened.name) for x, wanted in zip(inputs, expected, strict=True)
+            checks.difference(module, x, wanted, self.opened.name) for x, wanted in zip(inputs, expected, strict=True)
         ]
 
     def _first_difference(self, x: Array) -> str:
@@ -347,7 +349,7 @@ class Examiner:
         def wrong(name: str) -> bool:
             try:
                 expected = self._session(name).run(x).astype(np.float32)
-                return not probe.difference(converted.module(name), x, expected, "") <= self._tolerance()
+                return not checks.difference(converted.module(name), x, expected, "") <= self._tolerance()
             except OnnxcakeError:
                 return False
 
@@ -363,7 +365,7 @@ class Examiner:
     def _gradient(self, signature: Signature) -> GradientHealth:
         assert self.opened is not None
         opened = self.opened
-        draw = signature.to_input(probe.random_inputs(signature.shape, Key(0).at("gradient"), self.points))
+        draw = signature.to_input(checks.random_inputs(signature.shape, Key(0).at("gradient"), self.points))
         logits = opened.logits(signature.output_kind)
         end = opened.end(signature.output_kind)
         before = end != opened.output

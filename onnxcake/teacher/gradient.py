@@ -17,7 +17,7 @@ from ..core.remedies import BUG
 from ..core.rng import Key
 from ..graph.module import Graph, Step
 from ..runtime.process import give_back_memory
-from .probe import CHECK_VALUES, rows_of
+from .checks import CHECK_VALUES, rows_of
 
 _COARSE = 1e-3  # of the middle score: a rounding above it is too coarse
 _SPREAD = 1e-7  # of the largest logit, or of 1: below it, a softmax is flat

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..graph.convert import Converted
 from ..graph.node import Depends
 from ..onnxfile.tensors import from_attribute
-from .offers import LastLayer
-from .opened import Opened
+from .capabilities import LastLayer
+from .open_graph import Opened
 from .signature import OutputKind
 from .taps import by_input
 

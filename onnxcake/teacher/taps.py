@@ -19,7 +19,7 @@ from ..graph.layout import is_laid_out_last, lay_out
 from ..graph.module import Graph
 from ..graph.node import Depends
 from ..onnxfile.normalise import INPUT
-from .opened import Opened
+from .open_graph import Opened
 from .scores import Logits
 from .signature import OutputKind
 

@@ -16,10 +16,10 @@ from ..core.arrays import Array
 from ..core.errors import UsageError
 from ..core.waiting import wait_for
 from ..onnxfile.front import Front
-from . import airlock, look
+from . import find_capabilities, sandbox
+from .capabilities import Offers, Statistics
 from .facts import Facts
-from .offers import Offers, Statistics
-from .opened import Opened, open_graph
+from .open_graph import Opened, open_graph
 from .options import Options
 from .signature import Signature, Task
 from .taps import Tapped, shape_of, tap_of
@@ -125,7 +125,7 @@ class Teacher:
         """
         options.check()
         place = _device(device)
-        exam = airlock.examine(path, options)
+        exam = sandbox.examine(path, options)
         if exam.error is not None:
             raise exam.error
         assert exam.facts is not None
@@ -150,12 +150,12 @@ class Teacher:
     @cached_property
     def offers(self) -> Offers:
         """What the graph holds besides its answers; looked for when first asked."""
-        return look.offers(self._opened, self.signature.output_kind)
+        return find_capabilities.offers(self._opened, self.signature.output_kind)
 
     @cached_property
     def whitening(self) -> Statistics | None:
         """What may stand for the statistics where no BatchNormalization is left; None without convolutions."""
-        return look.whitening(self._opened, self.signature.output_kind)
+        return find_capabilities.whitening(self._opened, self.signature.output_kind)
 
     def answer(self, inputs: Tensor, taps: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """`logits`, and the values of ``taps`` [batch, …] (see `offers` and `tap`), in one pass; differentiable."""

@@ -17,7 +17,7 @@ from onnxcake.pruning.cut import cut
 from onnxcake.pruning.families import Families, families
 from onnxcake.pruning.follow import Followed, follow
 from onnxcake.pruning.plain import plain
-from onnxcake.teacher.opened import Opened, open_graph
+from onnxcake.teacher.open_graph import Opened, open_graph
 from onnxcake.teacher.options import Options
 
 Array = np.ndarray[Any, Any]

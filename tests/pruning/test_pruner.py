@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from onnxcake.core.rng import Key
 from onnxcake.pruning import Goal, NothingToCut, Pruned, Pruner, Tools
-from onnxcake.teacher.opened import open_graph
+from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import Options
 
 NOTHING = Tools()

@@ -16,7 +16,7 @@ from onnxcake.synthesis.sources.boundary import Boundary, BoundaryDraft
 from onnxcake.synthesis.sources.sign_opt import Box, Search
 from onnxcake.synthesis.step import Context
 from onnxcake.teacher import Signature
-from onnxcake.teacher.offers import View
+from onnxcake.teacher.capabilities import View
 
 CPU = torch.device("cpu")
 SIZE = 12

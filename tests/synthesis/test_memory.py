@@ -25,7 +25,7 @@ from onnxcake.synthesis.sources.noise import Noise
 from onnxcake.synthesis.step import Context
 from onnxcake.synthesis.update import Sgd
 from onnxcake.teacher import Signature
-from onnxcake.teacher.offers import View
+from onnxcake.teacher.capabilities import View
 
 CPU = torch.device("cpu")
 SIGMAS = 5

@@ -22,7 +22,7 @@ from onnxcake.synthesis.sources.pixels import PixelDraft, Pixels
 from onnxcake.synthesis.step import Context, Leaves
 from onnxcake.synthesis.update import Adam, Langevin, Sgd, Sign
 from onnxcake.teacher import Signature
-from onnxcake.teacher.offers import LastLayer, View
+from onnxcake.teacher.capabilities import LastLayer, View
 
 CPU = torch.device("cpu")
 SIGMAS = 5  # seeds are fixed, so a bound is passed once and for all; a wrong distribution is far outside

@@ -21,7 +21,7 @@ from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.sources.pool import Particles, Pool
 from onnxcake.synthesis.step import Context, Leaves
 from onnxcake.teacher import Signature
-from onnxcake.teacher.offers import View
+from onnxcake.teacher.capabilities import View
 
 CPU = torch.device("cpu")
 SIGMAS = 5

@@ -13,8 +13,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from onnxcake.teacher import Options, Teacher, look
-from onnxcake.teacher.opened import open_graph
+from onnxcake.teacher import Options, Teacher, find_capabilities
+from onnxcake.teacher.open_graph import open_graph
 
 N = helper.make_node
 
@@ -200,4 +200,4 @@ def test_a_turned_layer_cannot_be_put_together_from_pieces(tmp_path: Path, handm
     onnx.save(handmade(nodes, end.weights, inputs=sizes[0], outputs=sizes[1]), tmp_path / "t.onnx")
     for fixed in (True, False):
         opened = open_graph(tmp_path / "t.onnx", Options(), fixed=fixed)
-        assert (look.offers(opened, "logits").last_layer is None) is fixed
+        assert (find_capabilities.offers(opened, "logits").last_layer is None) is fixed

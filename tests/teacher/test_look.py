@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from onnxcake.core.errors import UsageError
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Options, Statistics, Teacher, look
-from onnxcake.teacher.opened import open_graph
-from onnxcake.teacher.pace import Pace, apply
+from onnxcake.teacher import Options, Statistics, Teacher, find_capabilities
+from onnxcake.teacher.autotune import Pace, apply
+from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.taps import Tapped
 
 N = helper.make_node
@@ -243,7 +243,7 @@ def test_a_graph_of_a_fixed_batch_has_taps_too(count: int, traced: int, tmp_path
     module = seeded(wandering)
     path = kept(module, (2, 3), tmp_path / "t.onnx", batch=traced, dynamic_axes=None)
     opened = open_graph(path, Options(), fixed=True)
-    offers, x = look.offers(opened, "logits"), inputs_of(2, 3, count=count).requires_grad_(True)
+    offers, x = find_capabilities.offers(opened, "logits"), inputs_of(2, 3, count=count).requires_grad_(True)
     assert offers.statistics is not None and offers.last_layer is not None
     taps = (offers.statistics.taps[0], *offers.convolutions, offers.last_layer.features)
     logits, values = Tapped(opened, "logits", taps)(x)

@@ -16,7 +16,7 @@ from in_process import command
 from torch import Tensor
 
 from onnxcake.core.errors import TeacherError, UnsupportedTeacher
-from onnxcake.teacher import Options, Teacher, airlock, way_back
+from onnxcake.teacher import Options, Teacher, sandbox, way_back
 
 RANDOM = np.random.default_rng(0)
 COUNT = 7
@@ -233,7 +233,7 @@ def test_a_batch_that_the_user_says_is_taken(tmp_path: Path) -> None:
     """What the refusal of ``time comes first`` says to do."""
     file = MIXING["time comes first"][0]
     path = file.saved(tmp_path)
-    error = airlock.examine(path, Options()).error
+    error = sandbox.examine(path, Options()).error
     assert error is not None and "--shape 1,3" in error.remedy
     teacher = Teacher.load(path, shape=(1, 3))
     inputs = torch.randn(COUNT, 3)

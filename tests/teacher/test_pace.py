@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from onnxcake.core.rng import Key
 from onnxcake.runtime import processor
-from onnxcake.teacher import Teacher, pace
-from onnxcake.teacher.pace import PLAIN, Pace
+from onnxcake.teacher import Teacher, autotune
+from onnxcake.teacher.autotune import PLAIN, Pace
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ class Timings:
         self.seconds, self.asked, self.now = seconds, list[Pace](), 0.0
         self.fails: Mapping[Pace, Exception] = instead.get("fails", {})
         self.wrong: Collection[Pace] = instead.get("wrong", ())
-        self.real = pace._gradient
-        monkeypatch.setattr(pace, "_gradient", self.gradient)
-        monkeypatch.setattr(pace, "_now", lambda: self.now)
-        monkeypatch.setattr(pace, "_FOUND", {})
+        self.real = autotune._gradient
+        monkeypatch.setattr(autotune, "_gradient", self.gradient)
+        monkeypatch.setattr(autotune, "_now", lambda: self.now)
+        monkeypatch.setattr(autotune, "_FOUND", {})
         monkeypatch.setattr(processor, "features", lambda: frozenset({"avx512_bf16"}))
 
     def gradient(self, teacher: Teacher, x: Tensor, how: Pace) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ PASSES = 100_000  # many: worth a timing
 
 def chosen(teacher: Teacher, workers: int = 1) -> Pace:
     """The way that is chosen where all threads are as fast as one."""
-    found = pace.chosen(teacher, 8, PASSES, workers)
+    found = autotune.chosen(teacher, 8, PASSES, workers)
     assert found.threads == 1
     return replace(found, threads=None)
 
@@ -112,7 +112,7 @@ def test_a_layout_that_cannot_be_had_is_left_out(teacher: Teacher, monkeypatch: 
             raise RuntimeError("required rank 4 tensor to use channels_last format")
 
     Timings(monkeypatch, SECONDS)
-    monkeypatch.setattr(pace, "lay_out", fails)
+    monkeypatch.setattr(autotune, "lay_out", fails)
     assert chosen(teacher) == LOW
 
 
@@ -121,7 +121,7 @@ def test_threads_side_by_side_that_fail_are_left_out(teacher: Teacher, monkeypat
         raise ValueError("no second thread")
 
     Timings(monkeypatch, SECONDS)
-    monkeypatch.setattr(pace, "_side_by_side", fails)
+    monkeypatch.setattr(autotune, "_side_by_side", fails)
     assert chosen(teacher, 2) == BOTH
 
 
@@ -151,9 +151,9 @@ def test_all_of_the_timing_takes_seconds(
             return slow * self.samples * (1.0 if how == PLAIN else slower)
 
     timed = Growing(monkeypatch, {})
-    found = pace.chosen(teacher, 512, 1_000_000)
+    found = autotune.chosen(teacher, 512, 1_000_000)
     assert replace(found, threads=None) == PLAIN
-    assert timed.now <= max(pace._MOST_S + min(slow, 1), 3 * slow)
+    assert timed.now <= max(autotune._MOST_S + min(slow, 1), 3 * slow)
     assert ({LAST, BOTH, LOW} <= set(timed.asked)) == (slow < 0.4), "all are tried where that fits"
 
 
@@ -204,7 +204,7 @@ def test_two_workers_where_they_are_faster(
 ) -> None:
     """Of the fastest way, which takes 4 ms; side by side two gradients take so long."""
     Timings(monkeypatch, SECONDS)
-    monkeypatch.setattr(pace, "_side_by_side", lambda *_: seconds)
+    monkeypatch.setattr(autotune, "_side_by_side", lambda *_: seconds)
     assert chosen(teacher, 2) == Pace(True, "bfloat16", workers)
     assert chosen(teacher, 1).workers == 1
 
@@ -224,32 +224,32 @@ def test_as_many_threads_as_pay_off(
             return 0.01 * (alone if torch.get_num_threads() == 1 else 1.0) * (0.5 if how.channels_last else 1.0)
 
     OfThreads(monkeypatch, {})
-    monkeypatch.setattr(pace, "_given", None)
+    monkeypatch.setattr(autotune, "_given", None)
     torch.set_num_threads(2)
     try:
-        assert pace.chosen(teacher, 8, PASSES) == Pace(True, threads=threads)
+        assert autotune.chosen(teacher, 8, PASSES) == Pace(True, threads=threads)
         assert torch.get_num_threads() == 2
         assert {count for how, count in asked if how.channels_last} == {threads}
-        pace.use_threads(1)
-        assert (torch.get_num_threads(), pace.threads_given()) == (1, 2)
-        pace.use_threads(1)
-        assert pace.threads_given() == 2, "said twice"
-        assert pace.chosen(teacher, 8, PASSES) == Pace(True, threads=threads), "the same again in this process"
+        autotune.use_threads(1)
+        assert (torch.get_num_threads(), autotune.threads_given()) == (1, 2)
+        autotune.use_threads(1)
+        assert autotune.threads_given() == 2, "said twice"
+        assert autotune.chosen(teacher, 8, PASSES) == Pace(True, threads=threads), "the same again in this process"
     finally:
         torch.set_num_threads(before)
 
 
 def test_side_by_side_is_timed_on_one_core_each(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, real, before = set[int](), pace._timed, torch.get_num_threads()
+    seen, real, before = set[int](), autotune._timed, torch.get_num_threads()
 
     def timed(*given: Any) -> Any:
         seen.add(torch.get_num_threads())
         return real(*given)
 
-    monkeypatch.setattr(pace, "_timed", timed)
+    monkeypatch.setattr(autotune, "_timed", timed)
     torch.set_num_threads(2)
     try:
-        assert 0 < pace._side_by_side(teacher, torch.randn(4, 3, 12, 12), PLAIN, 2) < 60
+        assert 0 < autotune._side_by_side(teacher, torch.randn(4, 3, 12, 12), PLAIN, 2) < 60
         assert seen == {1} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -257,35 +257,35 @@ def test_side_by_side_is_timed_on_one_core_each(teacher: Teacher, monkeypatch: p
 
 def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timings(monkeypatch, SECONDS)
-    first, count = pace.chosen(teacher, 8, PASSES), len(timed.asked)
-    pace.apply(PLAIN, teacher.graph)
-    assert pace.chosen(teacher, 8, PASSES) == first == replace(BOTH, threads=1) and len(timed.asked) == count
-    assert pace.chosen(teacher, 4, PASSES) == replace(BOTH, threads=1) and len(timed.asked) > count
+    first, count = autotune.chosen(teacher, 8, PASSES), len(timed.asked)
+    autotune.apply(PLAIN, teacher.graph)
+    assert autotune.chosen(teacher, 8, PASSES) == first == replace(BOTH, threads=1) and len(timed.asked) == count
+    assert autotune.chosen(teacher, 4, PASSES) == replace(BOTH, threads=1) and len(timed.asked) > count
 
 
 def test_what_failed_at_the_work_is_not_chosen_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     Timings(monkeypatch, SECONDS)
     assert chosen(teacher) == BOTH
-    pace.leave_out(teacher)
+    autotune.leave_out(teacher)
     assert chosen(teacher) == PLAIN and not is_last(teacher)
 
 
 def test_short_work_is_not_worth_a_timing(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timings(monkeypatch, SECONDS)
-    assert pace.chosen(teacher, 8, 40) == PLAIN and set(timed.asked) == {PLAIN}
+    assert autotune.chosen(teacher, 8, 40) == PLAIN and set(timed.asked) == {PLAIN}
 
 
 @pytest.mark.parametrize("how", [LAST, LOW, BOTH], ids=str)
 def test_answers_stay_those_in_float32(how: Pace, teacher: Teacher) -> None:
     x = torch.randn(16, 3, 12, 12, generator=Key(1).generator())
-    pace.apply(PLAIN, teacher.graph)
-    logits, gradient = pace._gradient(teacher, x, PLAIN)
-    pace.apply(how, teacher.graph)
+    autotune.apply(PLAIN, teacher.graph)
+    logits, gradient = autotune._gradient(teacher, x, PLAIN)
+    autotune.apply(how, teacher.graph)
     torch.testing.assert_close(teacher.logits(x).detach(), logits, rtol=1e-5, atol=1e-5)
-    _, other = pace._gradient(teacher, x, how)
+    _, other = autotune._gradient(teacher, x, how)
     assert other.dtype == torch.float32
     assert torch.cosine_similarity(gradient.flatten(1), other.flatten(1)).min() > 0.95
-    pace.apply(PLAIN, teacher.graph)
+    autotune.apply(PLAIN, teacher.graph)
 
 
 @pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
@@ -300,17 +300,17 @@ def test_three_dimensions_are_laid_out_too(how: Pace, dynamo: bool, tmp_path: Pa
     shapes = {"dynamic_shapes": ({0: torch.export.Dim("b")},)} if dynamo else {"dynamic_axes": {"x": {0: "b"}}}
     torch.onnx.export(net.eval(), (x,), path, dynamo=dynamo, input_names=["x"], verbose=False, **shapes)
     found = Teacher.load(path)
-    assert not list(pace.others(found)), "they stay plain"
+    assert not list(autotune.others(found)), "they stay plain"
     (convolution, *_) = found.offers.convolutions
     plain = found.answer(x, (convolution,))
     found._tapped.clear()
-    pace.apply(how, found.graph)
+    autotune.apply(how, found.graph)
     weights = [one for one in (*found.graph.parameters(), *found.graph.buffers()) if one.dim() == 5]
     assert weights and all(one.is_contiguous(memory_format=torch.channels_last_3d) for one in weights)
     logits, taps = found.answer(x, (convolution,))
     torch.testing.assert_close(logits, plain[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(taps[convolution], plain[1][convolution], rtol=1e-5, atol=1e-5)
-    assert pace._gradient(found, x, how)[1].isfinite().all()
+    assert autotune._gradient(found, x, how)[1].isfinite().all()
 
 
 def test_constants_of_rank_five_that_are_no_weights(tmp_path: Path) -> None:
@@ -322,13 +322,13 @@ def test_constants_of_rank_five_that_are_no_weights(tmp_path: Path) -> None:
     found = Teacher.load(path)
     plain = found.logits(x)
     for how in (LAST, PLAIN, BOTH):
-        pace.apply(how, found.graph)
+        autotune.apply(how, found.graph)
         torch.testing.assert_close(found.logits(x), plain, rtol=1e-5, atol=1e-5)
 
 
 def test_a_tensor_that_no_layout_takes_stays_as_it_is() -> None:
     network = nn.Sequential(nn.Conv2d(2, 3, 3))
     network.register_buffer("sparse", torch.ones(2, 2, 2, 2).to_sparse())
-    pace.apply(LAST, network)
+    autotune.apply(LAST, network)
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert network.get_buffer("sparse").is_sparse

@@ -20,7 +20,7 @@ from onnxcake.core.errors import UsageError
 from onnxcake.graph.head_and_tail import Head
 from onnxcake.onnxfile.normalise import SafeGraph
 from onnxcake.teacher import Options, Signature, Teacher
-from onnxcake.teacher.values import values_of
+from onnxcake.teacher.input_values import values_of
 
 Pair = tuple[float, float]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ...core.quantities import Momentum, Positive
-from ...teacher import offers
+from ...teacher import capabilities
 from ..step import Context, Loss, Need, Scope, Step
 
 _EPSILON = 1e-5  # added to variances, as BatchNormalization does
@@ -92,7 +92,7 @@ class _Matched(nn.Module):
     earlier_variance: Tensor
     share: Tensor
 
-    def __init__(self, statistics: offers.Statistics, momentum: float) -> None:
+    def __init__(self, statistics: capabilities.Statistics, momentum: float) -> None:
         super().__init__()
         self.taps, self.scale, self.momentum = statistics.taps, statistics.scale, momentum
         self.channels = [len(mean) for mean in statistics.means]

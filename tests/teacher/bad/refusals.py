@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcake.core.errors import OnnxcakeError
 from onnxcake.runtime.process import shared
-from onnxcake.teacher import Teacher, airlock, way_back
+from onnxcake.teacher import Teacher, sandbox, way_back
 
 QUICK_S = 10.0  # processor seconds that a refusal may take
 N = helper.make_node
@@ -129,7 +129,7 @@ def spent() -> Iterator[dict[str, float]]:
 
 
 def _processor_seconds() -> tuple[int, float]:
-    child = shared(airlock.MODULE).process
+    child = shared(sandbox.MODULE).process
     if child is None:
         return 0, 0.0
     seconds = 0.0

@@ -14,7 +14,7 @@ from torch import nn
 from onnxcake.core.errors import OnnxcakeError, UsageError
 from onnxcake.onnxfile.load import load
 from onnxcake.onnxfile.normalise import normalise
-from onnxcake.teacher import Options, Teacher, airlock
+from onnxcake.teacher import Options, Teacher, sandbox
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, export: Any) -> bytes:
 def is_still_a_teacher(content: bytes, path: Path) -> bool:
     """Whether it is; anything else than that or an `OnnxcakeError` fails the test."""
     path.write_bytes(content)
-    exam = airlock.examine(path, Options())
+    exam = sandbox.examine(path, Options())
     if exam.error is None:
         assert exam.facts is not None and exam.facts.parity < 2e-3
         return True

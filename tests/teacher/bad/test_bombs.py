@@ -31,7 +31,7 @@ from refusals import (
 )
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
-from onnxcake.teacher import Options, airlock
+from onnxcake.teacher import Options, sandbox
 
 I64 = np.int64
 ASKS = "GiB in one value"
@@ -265,7 +265,7 @@ def endless() -> onnx.ModelProto:
 
 def test_a_loop_that_the_data_never_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as shorter:
-        shorter.setattr(airlock, "_BASE_S", 2.0)
+        shorter.setattr(sandbox, "_BASE_S", 2.0)
         error = refused(saved(endless(), tmp_path), TeacherError, "given up", "more than 2 s of processor time")
         assert "running it in onnxruntime" in error["what"] and "ONNXCAKE_PATIENCE=10" in error["remedy"]
     answers_as_its_file(saved(made(SCORES), tmp_path))
@@ -273,8 +273,8 @@ def test_a_loop_that_the_data_never_end(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_a_loop_that_the_data_never_end_under_the_real_limit(tmp_path: Path) -> None:
-    error = airlock.examine(saved(endless(), tmp_path), Options()).error
-    assert type(error) is TeacherError and f"more than {airlock._BASE_S:.0f} s of processor time" in error.what
+    error = sandbox.examine(saved(endless(), tmp_path), Options()).error
+    assert type(error) is TeacherError and f"more than {sandbox._BASE_S:.0f} s of processor time" in error.what
 
 
 # --- depth and number ---------------------------------------------------------------------------------------
@@ -406,8 +406,8 @@ def test_depth_and_number(name: str, tmp_path: Path) -> None:
 
 def test_a_chain_of_100_000_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as shorter:
-        shorter.setattr(airlock, "_BASE_S", 2.0)
-        shorter.setattr(airlock, "_S_PER_NODE", 0.0)
+        shorter.setattr(sandbox, "_BASE_S", 2.0)
+        shorter.setattr(sandbox, "_S_PER_NODE", 0.0)
         refused(saved(chain(100_000), tmp_path), TeacherError, "given up", "s of processor time", "100,001 operators")
     answers_as_its_file(saved(made(SCORES), tmp_path))
 
@@ -479,10 +479,10 @@ def many_values() -> onnx.ModelProto:
 def test_memory_is_bounded(
     model: onnx.ModelProto, words: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(airlock, "_memory", lambda: MEMORY)
+    monkeypatch.setattr(sandbox, "_memory", lambda: MEMORY)
     answers_as_its_file(saved(made(SCORES), tmp_path))  # the child is warm, and holds its libraries
     with Peak() as peak:
-        error = airlock.examine(saved(model, tmp_path), Options()).error
+        error = sandbox.examine(saved(model, tmp_path), Options()).error
     assert isinstance(error, TeacherError) and words in error.what
     assert peak.most < most
     answers_as_its_file(saved(made(SCORES), tmp_path))

@@ -16,9 +16,10 @@ from refusals import SCORES, made, saved
 from test_bombs import endless
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError
-from onnxcake.teacher import Options, Teacher, airlock
-from onnxcake.teacher.airlock import Airlock
+from onnxcake.teacher import Options, Teacher
+from onnxcake.teacher import sandbox as airlock
 from onnxcake.teacher.examine import Examination
+from onnxcake.teacher.sandbox import Airlock
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 

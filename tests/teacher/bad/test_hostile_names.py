@@ -19,8 +19,8 @@ from onnx import TensorProto, helper
 from refusals import HIDDEN, SCORES, N, made, refused, saved, tensor, value
 
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher, UsageError
-from onnxcake.teacher import Options, Teacher, airlock
-from onnxcake.teacher.opened import open_graph
+from onnxcake.teacher import Options, Teacher, sandbox
+from onnxcake.teacher.open_graph import open_graph
 
 CANARY = "CANARY"
 MEGABYTES = ("x" * 1_000_000, "\n" * 1_000_000, "\x1b" * 1_000_000, "層" * 333_333, "\"'\\" * 333_333)
@@ -499,7 +499,7 @@ MESSAGES = {
 def test_messages_escape_and_cut_what_the_file_says(name: str, tmp_path: Path) -> None:
     kind, model = MESSAGES[name]
     path = saved(model, tmp_path)
-    exam = airlock.examine(path, Options())
+    exam = sandbox.examine(path, Options())
     assert isinstance(exam.error, kind | UnsupportedTeacher if name == "a mode" else kind), exam.error
     text = str(exam.error)
     assert text.replace("\n", "").isprintable() and len(text) < 1500 and text.count("\n") == 1

@@ -18,7 +18,7 @@ from test_hostile_names import clean_model
 from test_odd_graphs import FLOW, ROWS
 
 from onnxcake.core.errors import OnnxcakeError
-from onnxcake.teacher import Options, airlock
+from onnxcake.teacher import Options, sandbox
 
 SEEDS = [
     *((row.model, Options(**dict(row.said))) for row in (*ROWS.values(), *FLOW.values())),
@@ -206,7 +206,7 @@ def outcome(number: int, folder: Path) -> str:
     mutant = Mutant(model, rng)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         mutant.change()
-    exam = airlock.examine(saved(mutant.model, folder), options)
+    exam = sandbox.examine(saved(mutant.model, folder), options)
     if exam.error is None:
         assert exam.facts is not None and np.isfinite(exam.facts.parity)
         return "a teacher"

@@ -14,9 +14,9 @@ from ..graph.convert import Converted
 from ..graph.node import Depends
 from ..onnxfile.normalise import INPUT
 from ..onnxfile.walk import reaching, read_by
+from .capabilities import Offers, Statistics
 from .last_layer import Head, attribute, head_of
-from .offers import Offers, Statistics
-from .opened import Opened
+from .open_graph import Opened
 from .signature import OutputKind
 from .taps import by_input
 

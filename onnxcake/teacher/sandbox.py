@@ -27,7 +27,7 @@ from .examine import BUILDING, Examination
 from .facts import Facts
 from .options import Options
 
-MODULE = "onnxcake.teacher.airlock"
+MODULE = "onnxcake.teacher.sandbox"
 _MEMORY_SHARE = 0.75  # of what is free
 _LEAST_MEMORY = 1 << 30
 # Processor seconds of one stage. Each is at least ten times what a two-core machine of 2020 takes, so that a slow one,
