@@ -25,10 +25,11 @@ from results import append
 
 from onnxcake import Recipe, Store, Teacher
 from onnxcake.core.rng import Key
+from onnxcake.engine.threads import synthesize
 from onnxcake.onnxfile.export import export
 from onnxcake.plan import decide, fit, layout
 from onnxcake.student.architectures import ARCHITECTURES
-from onnxcake.synthesis import Maker, synthesize
+from onnxcake.synthesis import Maker
 from onnxcake.teacher import Signature
 
 

@@ -24,10 +24,10 @@ from .recipe import Recipe
 from .runtime import processor
 from .store import Layout
 from .synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis, Weighted
-from .synthesis.labels import Labels
+from .synthesis.labels.hard import Labels
 from .synthesis.schedules import Constant
 from .synthesis.source import Source
-from .synthesis.update import Sgd
+from .synthesis.updates import Sgd
 from .teacher import Signature, Teacher
 from .teacher.autotune import Dtype, Pace, threads_given
 

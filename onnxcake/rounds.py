@@ -24,11 +24,12 @@ from .core.quantities import CountOrNone, Positive
 from .core.rng import Key
 from .core.text import first_line
 from .course import Course
+from .engine.threads import synthesize
 from .store import Batch, Pool, Samples, Store, StoreDataset
 from .student import Lesson, Training
 from .student.training import Rows
-from .synthesis import Maker, synthesize
-from .synthesis.lasting import Lasting
+from .synthesis import Maker
+from .synthesis.state import Lasting
 
 POINTS = 20  # of the curve
 _SAVE_S = 30.0  # between two checkpoints of short rounds, at most, and a round

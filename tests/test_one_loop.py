@@ -185,7 +185,7 @@ def of(found: list[Place], *what: str) -> list[tuple[str, str]]:
 
 
 def test_samples_and_generators_are_stepped_in_one_place(everywhere: list[Place]) -> None:
-    assert of(everywhere, "calls an update") == [("synthesis/loop.py", "_advance")]
+    assert of(everywhere, "calls an update") == [("synthesis/synthesizer.py", "_advance")]
 
 
 def test_a_student_is_stepped_in_one_place(everywhere: list[Place]) -> None:
@@ -206,7 +206,7 @@ def test_the_meta_step_is_the_one_inner_step(everywhere: list[Place]) -> None:
 def test_what_is_stepped_is_changed_in_place_by_updates_alone(everywhere: list[Place]) -> None:
     """And by a source that brings its samples back into the valid range."""
     found = set(of(everywhere, "steps in place"))
-    updates = {("synthesis/update.py", f"{kind}.__call__") for kind in KINDS}
+    updates = {("synthesis/updates.py", f"{kind}.__call__") for kind in KINDS}
     assert found == updates | {("synthesis/sources/pixels.py", "PixelDraft.project")}
 
 
@@ -216,9 +216,9 @@ def test_everything_found_is_accounted_for(everywhere: list[Place]) -> None:
         "student/optimisers.py",
         "student/retain.py",
         "student/training.py",
-        "synthesis/loop.py",
+        "synthesis/synthesizer.py",
         "synthesis/sources/pixels.py",
-        "synthesis/update.py",
+        "synthesis/updates.py",
         "teacher/gradient.py",
     }
 
@@ -294,7 +294,9 @@ def test_what_steps_nothing_is_not_found(line: str) -> None:
     assert places(f"def innocent(leaves, totals):\n    {line}\n") == []
 
 
-@pytest.mark.parametrize("file", ["rounds.py", "synthesis/loop.py", "synthesis/sources/latent.py", "student/retain.py"])
+@pytest.mark.parametrize(
+    "file", ["rounds.py", "synthesis/synthesizer.py", "synthesis/sources/latent.py", "student/retain.py"]
+)
 def test_it_would_be_found_in_the_package(file: str, everywhere: list[Place]) -> None:
     source = (PACKAGE / file).read_text(encoding="utf-8")
     added = source + "\n\ndef _shortcut(update, leaves, gradients):\n    update(leaves, gradients, 0.1, None)\n"

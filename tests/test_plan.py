@@ -22,10 +22,10 @@ from onnxcake.plan import Plan, decide, fit, layout
 from onnxcake.recipe import Recipe, names
 from onnxcake.runtime.ort import Runtime
 from onnxcake.synthesis import Maker
-from onnxcake.synthesis.labels import Independent, RowPermutation
+from onnxcake.synthesis.labels.hard import Independent, RowPermutation
 from onnxcake.synthesis.schedules import Decay
 from onnxcake.synthesis.sources.pixels import Pixels
-from onnxcake.synthesis.update import Langevin, Sgd
+from onnxcake.synthesis.updates import Langevin, Sgd
 from onnxcake.teacher import Options, Teacher
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits.onnx"

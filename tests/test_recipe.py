@@ -17,9 +17,9 @@ from onnxcake.recipe import Recipe, names, text_of
 from onnxcake.student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS
 from onnxcake.student.optimisers import AdamWOptimiser, OneCycle
 from onnxcake.synthesis import LABELS, LOSSES, SCHEDULES, SOURCES, UPDATES
-from onnxcake.synthesis.labels import Independent
+from onnxcake.synthesis.labels.hard import Independent
 from onnxcake.synthesis.schedules import Decay
-from onnxcake.synthesis.update import Sgd
+from onnxcake.synthesis.updates import Sgd
 
 BASE = """\
 recipe: 1

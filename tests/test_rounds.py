@@ -25,7 +25,7 @@ from onnxcake.store import Batch, Layout, Store
 from onnxcake.student import Distillation, Lesson, Regime, Student, Training, training
 from onnxcake.student.optimisers import AdamOptimiser, Cosine, SgdOptimiser
 from onnxcake.synthesis import Maker, Synthesis, Weighted
-from onnxcake.synthesis.labels import Independent
+from onnxcake.synthesis.labels.hard import Independent
 from onnxcake.synthesis.losses.balance import Balance
 from onnxcake.synthesis.losses.classification import Classification
 from onnxcake.synthesis.losses.disagreement import Disagreement
@@ -39,7 +39,7 @@ from onnxcake.synthesis.sources.noise import Noise
 from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.sources.pool import Pool
 from onnxcake.synthesis.step import Context, Loss, Step
-from onnxcake.synthesis.update import Adam, Sgd, Sign
+from onnxcake.synthesis.updates import Adam, Sgd, Sign
 from onnxcake.teacher import Teacher
 
 KEY = Key(5)

@@ -15,7 +15,7 @@ from onnx import helper
 
 from onnxcake import extraction
 from onnxcake.student import training
-from onnxcake.synthesis import loop
+from onnxcake.synthesis import synthesizer
 from onnxcake.teacher import autotune
 from onnxcake.teacher.autotune import Pace
 
@@ -48,7 +48,7 @@ def extracted(teacher: Path, out: Path, *more: object) -> Any:
     return command("extract", teacher, "--passes", 2e3, "--out", out, "--range", "-2,2", *more)
 
 
-@pytest.mark.parametrize("where", [training, loop], ids=["the student", "the samples"])
+@pytest.mark.parametrize("where", [training, synthesizer], ids=["the student", "the samples"])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_way_that_fails_at_the_work_is_left_out(
     error: Exception,

@@ -1,17 +1,16 @@
 """From a teacher and the parts of a recipe to batches of samples."""
 
 from .augment import AUGMENTS, Augment
-from .loop import Maker
+from .labels import LABELS
 from .losses import LOSSES
 from .memory import Memory
-from .policies import LABELS
 from .replay import MEMORIES
 from .schedules import SCHEDULES
 from .sources import SOURCES
+from .spec import Synthesis
 from .step import Need, Tick, Weighted, silent
-from .synthesis import Synthesis
-from .update import UPDATES
-from .workers import synthesize
+from .synthesizer import Maker
+from .updates import UPDATES
 
 __all__ = [
     "AUGMENTS",
@@ -29,5 +28,4 @@ __all__ = [
     "Tick",
     "Weighted",
     "silent",
-    "synthesize",
 ]

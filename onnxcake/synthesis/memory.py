@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..core.quantities import Count, Share
 from ..core.rng import Key
 from ..store import Batch
-from .loop import Maker
 from .step import Context, Leaves
+from .synthesizer import Maker
 
 Rows = tuple[Tensor, Tensor, Tensor]  # inputs, the teacher's logits, labels
 

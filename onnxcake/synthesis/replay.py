@@ -13,16 +13,16 @@ from ..core.errors import Diverged
 from ..core.quantities import Count, NonNegative, Positive, Share
 from ..core.rng import Key
 from ..store import Batch
-from .finite import NotFinite
-from .loop import Maker
+from .divergence import NotFinite
+from .generator_networks import encoder, generator
 from .losses.balance import Balance
 from .losses.classification import Classification
 from .memory import Bank, Memory, Rows
-from .networks import encoder, generator
 from .schedules import Constant
 from .source import Asked, Draft
 from .step import Context, Leaves, Loss, Parts, Step, Weighted
-from .update import Adam
+from .synthesizer import Maker
+from .updates import Adam
 
 _LEAST = 2  # samples that BatchNorm can normalise
 

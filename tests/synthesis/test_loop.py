@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import Diverged
 from onnxcake.core.rng import Key
+from onnxcake.engine.threads import synthesize as synthesize_with
 from onnxcake.recipe import Recipe
 from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.synthesis import SCHEDULES, UPDATES, Maker, Synthesis, Weighted
-from onnxcake.synthesis import synthesize as synthesize_with
-from onnxcake.synthesis.labels import Independent, RowPermutation
+from onnxcake.synthesis.labels.hard import Independent, RowPermutation
 from onnxcake.synthesis.losses.classification import Classification
 from onnxcake.synthesis.losses.contrastive import Contrastive
 from onnxcake.synthesis.losses.total_variation import TotalVariation
@@ -28,7 +28,7 @@ from onnxcake.synthesis.schedules import Constant, Decay
 from onnxcake.synthesis.source import Asked, Source
 from onnxcake.synthesis.sources.pixels import PixelDraft, Pixels
 from onnxcake.synthesis.step import Context, Leaves, Loss, Step
-from onnxcake.synthesis.update import Langevin, Sgd
+from onnxcake.synthesis.updates import Langevin, Sgd
 from onnxcake.teacher import Teacher
 
 KEY = Key(7)

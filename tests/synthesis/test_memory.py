@@ -16,14 +16,14 @@ from onnxcake.core.errors import Diverged
 from onnxcake.core.rng import Key
 from onnxcake.store import Batch
 from onnxcake.synthesis import MEMORIES, Maker, Synthesis
-from onnxcake.synthesis.labels import Independent
-from onnxcake.synthesis.lasting import Lasting
+from onnxcake.synthesis.labels.hard import Independent
 from onnxcake.synthesis.memory import Bank, BankState, Memory
 from onnxcake.synthesis.replay import Replay, ReplayState
 from onnxcake.synthesis.schedules import Constant
 from onnxcake.synthesis.sources.noise import Noise
+from onnxcake.synthesis.state import Lasting
 from onnxcake.synthesis.step import Context
-from onnxcake.synthesis.update import Sgd
+from onnxcake.synthesis.updates import Sgd
 from onnxcake.teacher import Signature
 from onnxcake.teacher.capabilities import View
 

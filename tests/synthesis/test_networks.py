@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxcake.core.rng import Key
-from onnxcake.synthesis.networks import Crop, Encoder, Head, Stretch, encoder, generator, initialise_normal
+from onnxcake.synthesis.generator_networks import Crop, Encoder, Head, Stretch, encoder, generator, initialise_normal
 from onnxcake.teacher import Signature
 
 IMAGES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 33, 47), (2, 4, 200), (1, 2, 3), (4, 1, 1), (3, 5, 1)]

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from onnxcake.core.rng import Key
 from onnxcake.synthesis import LABELS, MEMORIES, SCHEDULES, SOURCES, UPDATES
-from onnxcake.synthesis.labels import Balanced, Independent, RowPermutation
+from onnxcake.synthesis.labels.hard import Balanced, Independent, RowPermutation
 from onnxcake.synthesis.schedules import Constant, Cosine, Decay
 from onnxcake.synthesis.source import Asked
 from onnxcake.synthesis.sources.pixels import PixelDraft, Pixels
 from onnxcake.synthesis.step import Context, Leaves
-from onnxcake.synthesis.update import Adam, Langevin, Sgd, Sign
+from onnxcake.synthesis.updates import Adam, Langevin, Sgd, Sign
 from onnxcake.teacher import Signature
 from onnxcake.teacher.capabilities import LastLayer, View
 

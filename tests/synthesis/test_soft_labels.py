@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onnxcake.core.rng import Key
-from onnxcake.synthesis.soft_labels import LEAST, Dirichlet, Features
+from onnxcake.synthesis.labels.soft import LEAST, Dirichlet, Features
 from onnxcake.synthesis.source import Asked
 from onnxcake.synthesis.step import Context
 from onnxcake.teacher import Signature

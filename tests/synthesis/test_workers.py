@@ -12,13 +12,14 @@ from torch import nn
 
 from onnxcake.core.errors import Diverged, OutputError
 from onnxcake.core.rng import Key
+from onnxcake.engine.threads import synthesize
 from onnxcake.store import Batch, Layout, Store
-from onnxcake.synthesis import Maker, Synthesis, Weighted, synthesize
-from onnxcake.synthesis.labels import RowPermutation
+from onnxcake.synthesis import Maker, Synthesis, Weighted
+from onnxcake.synthesis.labels.hard import RowPermutation
 from onnxcake.synthesis.losses.classification import Classification
 from onnxcake.synthesis.schedules import Constant
 from onnxcake.synthesis.sources.pixels import Pixels
-from onnxcake.synthesis.update import Sgd
+from onnxcake.synthesis.updates import Sgd
 from onnxcake.teacher import Teacher
 
 

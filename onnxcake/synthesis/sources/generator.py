@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...core.errors import RecipeError
 from ...core.quantities import Count, Positive
 from ...core.rng import Key
-from ..networks import Head, generator
+from ..generator_networks import Head, generator
 from ..source import Asked, Draft, Source
 from ..step import Context, Leaves
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.quantities import Count, Positive
 from ...core.rng import Key
-from ..networks import Head, generator, initialise_normal
+from ..generator_networks import Head, generator, initialise_normal
 from ..source import Draft, Source
 from ..step import Context, Leaves
 from .generator import Learning, latent_start

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...core.quantities import Count
 from ...core.rng import Key
-from ..networks import Head, generator
+from ..generator_networks import Head, generator
 from ..source import Asked, Draft, Source
 from ..step import Context, Leaves
 from .generator import Learning

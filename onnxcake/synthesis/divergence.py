@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..core.errors import Diverged
 from .schedules import SCHEDULES
+from .spec import Synthesis
 from .step import Weighted
-from .synthesis import Synthesis
-from .update import UPDATES, Update
+from .updates import UPDATES, Update
 
 
 class NotFinite(Exception):

@@ -15,12 +15,12 @@ from ..store import Batch
 from ..teacher import Teacher
 from ..teacher.autotune import hurried
 from ..teacher.capabilities import View
-from .finite import NotFinite, check, diverged
-from .lasting import Lasting, by_leaves, parameters_of
+from .divergence import NotFinite, check, diverged
 from .source import Asked, Draft
+from .spec import Synthesis
+from .state import Lasting, by_leaves, parameters_of
 from .step import Answers, Context, Leaves, Step, Tick, Weighted, silent
-from .synthesis import Synthesis
-from .update import Update
+from .updates import Update
 
 ATTEMPTS = 3  # an independent batch that diverges is started afresh, each time with another key
 _LOOK_EVERY = 50  # steps between two looks at whether the losses are finite

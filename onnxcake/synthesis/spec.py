@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from ..teacher.autotune import Dtype
 from .augment import Augment
-from .labels import Labels
+from .labels.hard import Labels
 from .source import Source
 from .step import Need, Weighted
-from .update import Update
+from .updates import Update
 
 
 @dataclass(frozen=True)

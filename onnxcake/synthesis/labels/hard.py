@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..core.quantities import NonNegative
-from .source import Asked
-from .step import Context, Need
+from ...core.quantities import NonNegative
+from ..source import Asked
+from ..step import Context, Need
 
 
 class Labels:

@@ -1,8 +1,8 @@
 """Label policies by name."""
 
-from .labels import Balanced, Independent, RowPermutation
-from .soft_labels import Dirichlet, Features
-from .step import Parts
+from ..step import Parts
+from .hard import Balanced, Independent, RowPermutation
+from .soft import Dirichlet, Features
 
 LABELS: Parts = {
     "balanced": Balanced,

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..core.quantities import Positive
-from .labels import Labels
-from .source import Asked
-from .step import Context, Need
+from ...core.quantities import Positive
+from ..source import Asked
+from ..step import Context, Need
+from .hard import Labels
 
 LEAST = 1e-4  # concentration of the class that is least like the one asked for
 

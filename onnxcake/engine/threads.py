@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from ..store import Batch, Store
-from .loop import Maker
+from ..synthesis.synthesizer import Maker
 
 
 class _Stopped(Exception):
