@@ -18,8 +18,8 @@ import fidelity
 import results
 
 import onnxcake
-from onnxcake import cutting
 from onnxcake.core.rng import Key
+from onnxcake.pruning import cut_student
 from onnxcake.runtime.ort import Runtime
 
 TITLE = "Products of two before training, by singular values alone and fitted to the teacher's layers"
@@ -44,12 +44,12 @@ def row(name: str, keep: float, there: fidelity.Files) -> dict[str, object] | No
         seen.append((content, fitted, time.perf_counter() - start))
         return fitted
 
-    inner, cutting.reconstructed = cutting.reconstructed, watched
+    inner, cut_student.reconstructed = cut_student.reconstructed, watched
     try:
         with Runtime() as runtime:
-            pruned = cutting.cut_of(teacher, cutting.Goal(keep=keep), "weights", Key(0), runtime)
+            pruned = cut_student.cut_of(teacher, cut_student.Goal(keep=keep), "weights", Key(0), runtime)
     finally:
-        cutting.reconstructed = inner
+        cut_student.reconstructed = inner
     if not seen:
         return None
     before, after, seconds = seen[0]

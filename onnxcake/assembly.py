@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from . import run as runs
-from .agreement import top_classes
 from .checkpoints import Checkpoints
 from .core.progress import Progress, Stage
 from .core.rng import Key
+from .evaluate.agreement import top_classes
+from .evaluate.probes import Probe
 from .job import Job
 from .plan import Plan
-from .probes import Probe
 from .pupil import Pupil
 from .rounds import Rounds
 from .runtime.ort import Runtime

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from . import run as runs
-from .agreement import compare
 from .core import files, json_files
 from .core.errors import OnnxcakeError, UnsupportedTeacher, UsageError
 from .core.rng import Key
-from .cutting import cut_of, synthetic
+from .evaluate.agreement import compare
 from .network import ONNX, Auto
 from .pruning import NothingToCut, Pruner
+from .pruning.cut_student import cut_of, synthetic
 from .recipe import Recipe
 from .runtime.ort import Runtime
 from .student import Start

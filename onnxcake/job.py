@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import joining, matrix, needs, probes, recorded
+from . import joining, matrix, needs, recorded
 from . import plan as plans
 from .beginning import Beginning, beginning
 from .core import files
@@ -15,9 +15,10 @@ from .core.errors import RecipeError, StoreError, UsageError
 from .core.rng import Key
 from .core.text import printable
 from .core.waiting import waited
+from .evaluate import probes
+from .evaluate.probes import Probe
 from .limits import Scaling
 from .plan import Plan
-from .probes import Probe
 from .pupil import Pupil
 from .recipe import Recipe
 from .run import Run, holds_nothing, is_abandoned

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from . import probes
 from .core.arrays import Array
 from .core.errors import OnnxcakeError, ProbeError, TeacherError, UsageError
 from .core.rng import Key
 from .core.text import first_line, shown
+from .evaluate import probes
+from .evaluate.probes import Probe, Takes
 from .graph.dequantise import holds_rounding
 from .onnxfile.front import FileInput, Front, joined
 from .onnxfile.held_inputs import BATCH
 from .onnxfile.self_contained import has_low_precision
 from .onnxfile.tensors import type_name
-from .probes import Probe, Takes
 from .runtime.ort import Runtime, RuntimeRefused, Session
 from .teacher import Signature
 

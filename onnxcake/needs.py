@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .core.rng import Key
 from .core.text import printable
-from .probes import Probe
+from .evaluate.probes import Probe
 from .teacher import LastLayer, Statistics, Teacher, View
 from .teacher.folded_batch_norm import seems_folded
 

@@ -26,7 +26,7 @@ class Auto(Goal):
     Attributes:
         score: by what is chosen what stays; `onnxcake.pruning.scores` explains them.
         drop_blocks: how many residual blocks are left out, those that matter least.
-        low_rank: where matrices are written as products of two; `onnxcake.cutting.cut_of` explains it.
+        low_rank: where matrices are written as products of two; `onnxcake.pruning.cut_student.cut_of` explains it.
         like: in place of a goal, a named architecture of the teacher's family (``lenet5-half`` for a LeNet-5): as many
             channels, units and blocks are left as that has. Where the teacher is no larger one of the family, the
             student is that architecture, and begins from noise.

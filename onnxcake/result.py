@@ -12,23 +12,23 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from . import assessment
 from . import run as runs
-from .agreement import Answers, top_classes
 from .core import files, json_files
 from .core.arrays import Array
 from .core.errors import OnnxcakeError, StoreError
 from .core.remedies import OURS
 from .core.rng import Key
 from .core.waiting import waited
+from .evaluate import without_data
+from .evaluate.agreement import Answers, top_classes
+from .evaluate.integer_kernels import arithmetic_here, saturated
+from .evaluate.probes import Probe
 from .graph.dequantise import holds_rounding
 from .graph.parameters import count_in
-from .host import arithmetic_here, saturated
 from .joining import behind
 from .onnxfile.export import export
 from .onnxfile.self_contained import has_low_precision
 from .plan import Plan
-from .probes import Probe
 from .pupil import Pupil
 from .report import FORMAT, Report, costlier, versions
 from .run import Run
@@ -239,8 +239,8 @@ def _on_store(asked: Session | None, session: Session, data: StoreDataset, signa
 
 
 def _assessed(asked: Session, session: Session, data: StoreDataset, signature: Signature, key: Key) -> dict[str, Any]:
-    made = data.take(torch.arange(min(len(data), assessment.SAMPLES)))[0].numpy()
-    return assessment.assess(asked.run_in_batches, session.run_in_batches, signature, made, key)
+    made = data.take(torch.arange(min(len(data), without_data.SAMPLES)))[0].numpy()
+    return without_data.assess(asked.run_in_batches, session.run_in_batches, signature, made, key)
 
 
 def _compare(asked: Session, session: Session, inputs: Array, labels: Array | None, signature: Signature) -> Answers:

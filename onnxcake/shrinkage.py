@@ -12,11 +12,11 @@ from .core import files
 from .core.errors import OutputError, TeacherError, UsageError
 from .core.rng import Key
 from .cut_report import Shrinkage
-from .cutting import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
 from .joining import behind
 from .network import Auto
 from .onnxfile.export import PRODUCER
 from .onnxfile.load import load
+from .pruning.cut_student import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
 from .recipe import Recipe
 from .report import Report, versions
 from .runtime.ort import Runtime

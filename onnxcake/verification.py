@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from . import probes
-from .agreement import Answers
 from .core.arrays import Array
 from .core.errors import UsageError
 from .core.rng import Key
-from .host import arithmetic_here, saturated
+from .evaluate import probes
+from .evaluate.agreement import Answers
+from .evaluate.integer_kernels import arithmetic_here, saturated
 from .joining import check_pair, given
 from .onnxfile.front import Front
 from .onnxfile.load import load

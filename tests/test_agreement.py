@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, rel_entr, softmax
 from scipy.stats import binomtest, norm
 
-from onnxcake.agreement import CONFIDENCE, Comparison, compare, mean, share
+from onnxcake.evaluate.agreement import CONFIDENCE, Comparison, compare, mean, share
 from onnxcake.teacher import OutputKind
 
 KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "log_probabilities")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxcake import assessment
 from onnxcake.core.arrays import Array
 from onnxcake.core.rng import Key
+from onnxcake.evaluate import without_data
 from onnxcake.teacher import Signature
 
 KEY = Key(3).at("assessment")
@@ -32,19 +32,19 @@ def held_out(samples: int = 300) -> Array:
 
 def assessed(student: Answers, teacher: Answers | None = None, made: Array | None = None) -> dict[str, Any]:
     made = held_out() if made is None else made
-    return assessment.assess(teacher or linear(WEIGHTS), student, signature(), made, KEY)
+    return without_data.assess(teacher or linear(WEIGHTS), student, signature(), made, KEY)
 
 
 def test_families_are_as_the_file_takes_them_and_differ() -> None:
     bounded = signature(range=(0.0, 1.0), location=(0.5,), deviation=(0.25,))
-    found = assessment.families(bounded, KEY)
+    found = without_data.families(bounded, KEY)
     assert list(found) == ["fields", "noise", "mixtures"]
     for inputs in found.values():
         assert inputs.shape == (1000, 1, 8, 8) and inputs.dtype == np.float32
         assert 0 <= inputs.min() < 0.05 and 0.95 < inputs.max() <= 1
-    again = assessment.families(bounded, KEY)
+    again = without_data.families(bounded, KEY)
     assert all(np.array_equal(found[name], again[name]) for name in found)
-    assert not np.array_equal(found["fields"], assessment.families(bounded, Key(4))["fields"])
+    assert not np.array_equal(found["fields"], without_data.families(bounded, Key(4))["fields"])
 
 
 def test_the_teacher_agrees_with_itself_and_nothing_alarms() -> None:
@@ -84,5 +84,5 @@ def test_what_is_alarming_is_told(what: dict[str, Any], told: str) -> None:
 
 def test_families_of_large_inputs_are_smaller() -> None:
     large = Signature("x", (3, 224, 224), "y", "logits", 4)
-    for inputs in assessment.families(large, KEY).values():
+    for inputs in without_data.families(large, KEY).values():
         assert len(inputs) >= 100 and inputs.nbytes <= 1 << 27

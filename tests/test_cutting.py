@@ -15,7 +15,7 @@ from torch import nn
 
 from onnxcake.core.errors import TeacherError
 from onnxcake.core.rng import Key
-from onnxcake.cutting import Goal, Pruned, check, cut_of, draws, latency_ms, synthetic
+from onnxcake.pruning.cut_student import Goal, Pruned, check, cut_of, draws, latency_ms, synthetic
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Signature, Teacher
 

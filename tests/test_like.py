@@ -16,8 +16,8 @@ from rich.console import Console
 from onnxcake import extract, shrink
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.rng import Key
-from onnxcake.cutting import Goal, cut_of
 from onnxcake.pruning import NothingToCut
+from onnxcake.pruning.cut_student import Goal, cut_of
 from onnxcake.recipe import Recipe
 from onnxcake.runtime.ort import Runtime
 from onnxcake.student import ARCHITECTURES, shapes_of

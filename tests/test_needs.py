@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onnxcake import needs
 from onnxcake.core.rng import Key
-from onnxcake.probes import Probe
+from onnxcake.evaluate.probes import Probe
 from onnxcake.synthesis import LOSSES, Weighted
 from onnxcake.teacher import Statistics, Teacher, View
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxcake import probes
 from onnxcake.core.errors import OnnxcakeError, ProbeError
-from onnxcake.probes import Probe, Takes
+from onnxcake.evaluate import probes
+from onnxcake.evaluate.probes import Probe, Takes
 from onnxcake.teacher import OutputKind, Signature
 
 R = np.random.default_rng(5)
@@ -270,7 +270,7 @@ def test_what_else_lies_in_an_archive(tmp_path: Path) -> None:
 def test_an_archive_that_unpacks_to_more_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, x=np.zeros((1000, 1000), np.float32))
-    monkeypatch.setattr("onnxcake.probes.archives._SHARE", 1e-9)
+    monkeypatch.setattr("onnxcake.evaluate.probes.archives._SHARE", 1e-9)
     refused(path, ["GB of memory are free"], of((1000,)))
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from onnxcake import probes
 from onnxcake.core.errors import OnnxcakeError, ProbeError
-from onnxcake.probes import Probe
+from onnxcake.evaluate import probes
+from onnxcake.evaluate.probes import Probe
 from onnxcake.teacher import Signature
 
 SHAPE, COUNT, CLASSES = (1, 3, 2), 6, 4

@@ -14,13 +14,13 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 import onnxcake
-from onnxcake import cutting, reconstruction
 from onnxcake.core.random_fields import fields
 from onnxcake.core.rng import Key
-from onnxcake.cutting import Goal, cut_of
 from onnxcake.graph.least_squares import Fit
 from onnxcake.onnxfile.export import export as exported
-from onnxcake.reconstruction import reconstructed
+from onnxcake.pruning import cut_student, reconstruct
+from onnxcake.pruning.cut_student import Goal, cut_of
+from onnxcake.pruning.reconstruct import reconstructed
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Teacher
 
@@ -138,8 +138,8 @@ def test_a_graph_may_hold_sequences(handmade: Any, tmp_path: Path, runtime: Runt
 def test_a_fit_is_that_of_least_squares(export: Any, tmp_path: Path) -> None:
     """One layer whose target it cannot give: torch.linalg.lstsq on the same inputs finds the same weights."""
     torch.manual_seed(0)
-    graph = reconstruction._Student.of(
-        reconstruction.Start.like(
+    graph = reconstruct._Student.of(
+        reconstruct.Start.like(
             export(nn.Linear(12, 4), VECTOR, tmp_path / "net.onnx").read_bytes(),
             Teacher.load(tmp_path / "net.onnx").signature,
             "net",
@@ -164,7 +164,7 @@ def test_products_of_a_trained_teacher_agree_with_it_before_they_learn(
     agreement = []
     for fitted in (True, False):
         if not fitted:
-            monkeypatch.setattr(cutting, "reconstructed", lambda content, *_: content)
+            monkeypatch.setattr(cut_student, "reconstructed", lambda content, *_: content)
         pruned = cut_of(teacher, Goal(keep=0.25), "weights", Key(0), runtime)
         file = tmp_path / f"{fitted}.onnx"
         file.write_bytes(pruned.content)
@@ -205,7 +205,7 @@ def test_what_would_gain_nothing_stays_as_it_is(
     if why == "nothing is lacking":
         content = path.read_bytes()
     elif why == "it is too large":
-        monkeypatch.setattr(reconstruction, "_MULTIPLY_ADDS", 1000)
+        monkeypatch.setattr(reconstruct, "_MULTIPLY_ADDS", 1000)
     else:
         other = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 4))
         content = exported(other, VECTOR, input_name="x", output_name="z", opset=17)

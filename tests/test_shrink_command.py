@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from onnxcake.core.errors import BelowFloor, OnnxcakeError, OutputError, RecipeError, TeacherError, UsageError
-from onnxcake.cutting import NothingToCut
+from onnxcake.pruning.cut_student import NothingToCut
 from onnxcake.runtime.ort import Runtime
 from onnxcake.shrinkage import shrink
 

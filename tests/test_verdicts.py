@@ -13,8 +13,8 @@ from onnx import helper
 from rich.console import Console
 
 import onnxcake
-from onnxcake.agreement import one_sided
 from onnxcake.core.arrays import Array
+from onnxcake.evaluate.agreement import one_sided
 from onnxcake.report import Report, costlier
 from onnxcake.teacher import OutputKind
 

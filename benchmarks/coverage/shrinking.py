@@ -24,7 +24,7 @@ import torch
 
 from onnxcake.core.rng import Key
 from onnxcake.pruning import Goal, Pruned, Pruner, Tools
-from onnxcake.pruning.families import Numbers
+from onnxcake.pruning.choices import Numbers
 from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import Options
 
@@ -208,8 +208,8 @@ def document() -> str:
     good, met = sum(row["ok"] for row in reached), sum(map(_on_target, reached))
     text += [
         "## Matrices as products of two",
-        "A student of such products is then fitted to its teacher before it is written (`onnxcake/reconstruction.py`): "
-        "layer by layer, first the second half of a product, then the first, by linear least squares on random fields, "
+        "A student of such products is then fitted to its teacher before it is written "
+        "(`onnxcake/pruning/reconstruct.py`): layer by layer, first the second half of a product, then the first, by linear least squares on random fields, "
         "behind the layers fitted before; where the answers to images of another kind come at least half as far again. "
         'See "Products of two before training" in [benchmarks/RESULTS.md](../benchmarks/RESULTS.md). Channels are not '
         "fitted so: that gives a far better start (a ViT 0.86 for 0.58) and, after training, no better student.",

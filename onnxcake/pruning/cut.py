@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from ..graph.node import Sizes
 from ..onnxfile.export import PRODUCER, named
 from ..onnxfile.walk import reaching, read_by
-from .follow import REWRITES, Call, Followed, Writer
+from .dependencies import REWRITES, Call, Followed, Writer
+from .folded_graph import INPUT, Array, Plain
 from .indices import Axis
-from .plain import INPUT, Array, Plain
 
 _NONE: Mapping[str, str] = {}
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

@@ -11,9 +11,9 @@ import onnx
 from ..onnxfile.normalise import INPUT
 from ..onnxfile.walk import reaching, read_by
 from .cut import cut
+from .dependencies import follow
 from .factor import Numbers
-from .follow import follow
-from .plain import Array, Plain
+from .folded_graph import Array, Plain
 
 Answers = Callable[[bytes], Array]  # a model's logits [n, classes], always to the same inputs
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .plain import Array
+from .folded_graph import Array
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 _EXACT = 256  # the longest shorter side that is worth double precision

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..core.errors import UnsupportedTeacher
 from ..core.quantities import Count, Positive, Share
-from .plain import Array
+from .folded_graph import Array
 
 Score = Literal["responses", "weights", "random"]
 LowRank = Literal["auto", "tied"]  # products of two matrices: where they keep more, or only where nothing else is left

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import onnx
 
 from ..graph.cost import of_node
+from .choices import weights_of
 from .cut import Cutter
-from .families import weights_of
-from .follow import Call
+from .dependencies import Call
+from .folded_graph import Plain
 from .goal import Layer, Shape
-from .plain import Plain
 
 
 def layers(teacher: Plain, cutter: Cutter, called: Mapping[str, str]) -> Iterator[Layer]:

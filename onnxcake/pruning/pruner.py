@@ -12,16 +12,16 @@ import onnx
 from ..core.rng import Key
 from ..core.text import first_line
 from ..teacher.open_graph import Opened
-from . import like, scores
+from . import match_architecture, scores
+from .choices import Numbers, families, largest, weights_of
 from .cut import Cutter
+from .dependencies import follow
 from .depth import Answers, blocks, without_least
 from .factor import Factor, energy
-from .families import Numbers, families, largest, weights_of
-from .follow import follow
+from .folded_graph import Plain, plain
 from .goal import Goal, NothingToCut, Pruned, Score, Shape, Tools
 from .indices import Axis
 from .layers import layers, multiply_adds_left, multiply_adds_of
-from .plain import Plain, plain
 from .rank import factorised, factors, levelled
 
 _TURNS = 24  # of the bisection; where a turn writes or runs a file, fewer
@@ -78,11 +78,15 @@ class Pruner:
 
     def like(self, shapes: Sequence[Shape], answers: Answers) -> Pruner:
         """The same with as many residual blocks as another network of the family; see `like.shallower`."""
-        return Pruner(self.opened, *self.names, like.shallower(self.followed.graph, shapes, answers, self.opened.name))
+        return Pruner(
+            self.opened,
+            *self.names,
+            match_architecture.shallower(self.followed.graph, shapes, answers, self.opened.name),
+        )
 
     def alike(self, shapes: Sequence[Shape], worth: Numbers) -> Pruned:
         """The student whose weights have the shapes of another network's; see `like.dropped`."""
-        return self._pruned(like.dropped(self.followed, self.families, worth, shapes, self.opened.name))
+        return self._pruned(match_architecture.dropped(self.followed, self.families, worth, shapes, self.opened.name))
 
     def factorised(self) -> Pruner:
         """The same with each matrix that no index can be taken from as a product of two, by singular values.

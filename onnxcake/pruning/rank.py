@@ -15,7 +15,7 @@ from onnx import helper
 
 from ..onnxfile.walk import read_by
 from .factor import Factor, energy, rank_for
-from .plain import Array, Plain, Shapes
+from .folded_graph import Array, Plain, Shapes
 
 Form = tuple[tuple[int, ...], int, tuple[int, int]]  # of a `Factor`: its order, lead and shape
 

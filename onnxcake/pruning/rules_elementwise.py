@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .follow import Call, CannotFollow, rule
+from .dependencies import Call, CannotFollow, rule
 from .indices import Axes, Indices
 
 _SAME = [

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from ..graph.node import Sizes
-from .follow import Call, CannotFollow, Writer, rewrite, rule
+from .dependencies import Call, CannotFollow, Writer, rewrite, rule
 from .indices import BY_NATURE, Axes, Axis
 from .rules_elementwise import aligned
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from .follow import Call, CannotFollow, Writer, rewrite, rule
+from .dependencies import Call, CannotFollow, Writer, rewrite, rule
 from .indices import Axes
 from .rules_elementwise import aligned
 from .rules_linear import set_attribute

@@ -7,7 +7,7 @@ from operator import mul
 
 import onnx
 
-from .follow import Call, CannotFollow, Writer, rewrite, rule
+from .dependencies import Call, CannotFollow, Writer, rewrite, rule
 from .indices import Axes, Indices
 
 _SHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")

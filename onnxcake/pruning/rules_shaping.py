@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from .follow import Call, CannotFollow, Writer, rewrite, rule
+from .dependencies import Call, CannotFollow, Writer, rewrite, rule
 from .indices import Axes
 from .rules_linear import for_any_batch
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..core.rng import Key
-from .families import Families, Numbers
-from .plain import Array
+from .choices import Families, Numbers
+from .folded_graph import Array
 
 Slices = dict[tuple[str, int], Numbers]  # of each weight and axis: one number for each index
 

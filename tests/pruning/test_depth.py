@@ -14,11 +14,11 @@ import torch
 from cutting import BATCHES, answers, close, model_of, teacher_of
 from torch import Tensor, nn
 
+from onnxcake.pruning.choices import families
 from onnxcake.pruning.cut import cut
+from onnxcake.pruning.dependencies import follow
 from onnxcake.pruning.depth import block_scores, blocks, without
-from onnxcake.pruning.families import families
-from onnxcake.pruning.follow import follow
-from onnxcake.pruning.plain import Array, Plain
+from onnxcake.pruning.folded_graph import Array, Plain
 from onnxcake.pruning.rank import factorised, factors, rank_for
 
 HEAD = "g (float[N,6] x) => (float[N,4] y)"

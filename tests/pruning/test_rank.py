@@ -10,10 +10,10 @@ import onnx
 import pytest
 from cutting import BATCHES, answers, close, model_of, running, teacher_of
 
+from onnxcake.pruning.choices import families
 from onnxcake.pruning.cut import cut
-from onnxcake.pruning.families import families
-from onnxcake.pruning.follow import follow
-from onnxcake.pruning.plain import Array, Plain
+from onnxcake.pruning.dependencies import follow
+from onnxcake.pruning.folded_graph import Array, Plain
 from onnxcake.pruning.rank import Factor, energy, factorised, factors, levelled, rank_for
 
 FLAT = "g (float[N,12] x) => (float[N,10] y)"

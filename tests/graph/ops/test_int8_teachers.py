@@ -19,8 +19,8 @@ from quantised_models import WAYS, inputs, quantised
 
 from onnxcake import Teacher, inspect
 from onnxcake import result as results
+from onnxcake.evaluate.integer_kernels import saturated
 from onnxcake.graph.dequantise import holds_rounding
-from onnxcake.host import saturated
 from onnxcake.runtime.ort import Runtime
 
 

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core.arrays import Array
-from .core.errors import UnsupportedTeacher
-from .core.random_fields import coarse
-from .core.rng import Key
-from .core.text import first_line
-from .pruning import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
-from .reconstruction import reconstructed
-from .runtime.ort import Runtime, RuntimeRefused, Session
-from .student.onnx_model import Start
-from .teacher import Signature, Teacher
-from .teacher.checks import TOLERANCE, batches_for
-from .teacher.scores import Logits
+from ..core.arrays import Array
+from ..core.errors import UnsupportedTeacher
+from ..core.random_fields import coarse
+from ..core.rng import Key
+from ..core.text import first_line
+from ..runtime.ort import Runtime, RuntimeRefused, Session
+from ..student.onnx_model import Start
+from ..teacher import Signature, Teacher
+from ..teacher.checks import TOLERANCE, batches_for
+from ..teacher.scores import Logits
+from . import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
+from .reconstruct import reconstructed
 
 THREADS = 1  # that latency is taken with
 # Of the energy that channels would take. Trained CNNs and MLPs lie at 0.1 to 0.6, and products are the better start and
@@ -50,8 +50,8 @@ def cut_of(
 
     Residual blocks are left out first, if any shall be. Then matrices are written as products of two, if that takes
     much less energy out of them than channels would, and fitted to what the teacher's layers give
-    (`onnxcake.reconstruction`); else channels and the like are left out, and matrices that are tied down on both sides
-    are such products where the goal cannot be reached without.
+    (`onnxcake.pruning.reconstruct`); else channels and the like are left out, and matrices that are tied down on both
+    sides are such products where the goal cannot be reached without.
 
     Args:
         score: by what is chosen what stays of channels and the like.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.arrays import Array
-from ..core.errors import ProbeError
-from ..core.text import shown
+from ...core.arrays import Array
+from ...core.errors import ProbeError
+from ...core.text import shown
 from .parts import Wanted
 
 _WORDS = {"y", "label", "labels", "target", "targets", "class", "classes", "category"}

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arrays import Array
-from ..core.errors import ProbeError
-from ..core.text import did_you_mean, shown
+from ...core.arrays import Array
+from ...core.errors import ProbeError
+from ...core.text import did_you_mean, shown
 from .archives import check_memory
 from .labels import Labels, is_label_name
 from .matching import as_taken

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..core.rng import Key
-from .follow import Followed
+from .dependencies import Followed
+from .folded_graph import Array, Plain
 from .indices import Axis
-from .plain import Array, Plain
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 _NONE = -1  # fills the rows of atoms

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..core.arrays import Array
-from ..core.errors import ProbeError
-from ..core.text import shown
+from ...core.arrays import Array
+from ...core.errors import ProbeError
+from ...core.text import shown
 from .archives import check_memory
 from .labels import Labels
 from .matching import as_taken

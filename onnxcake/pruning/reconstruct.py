@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .core.random_fields import coarse, fields
-from .core.rng import Key
-from .graph.least_squares import LAYERS, Fit, made
-from .graph.module import Graph, Step
-from .graph.trained import Trained
-from .onnxfile.self_contained import written
-from .student import Start
-from .teacher import Teacher
-from .teacher.scores import Logits
-from .teacher.taps import by_input, shape_of
+from ..core.random_fields import coarse, fields
+from ..core.rng import Key
+from ..graph.least_squares import LAYERS, Fit, made
+from ..graph.module import Graph, Step
+from ..graph.trained import Trained
+from ..onnxfile.self_contained import written
+from ..student import Start
+from ..teacher import Teacher
+from ..teacher.scores import Logits
+from ..teacher.taps import by_input, shape_of
 
 _AFFINE = ("Add", "BatchNormalization")  # what may stand between a layer and the value that it is fitted to
 _TURNS, _LEAST_TURNS = 30, 2  # of conjugate gradients: at most, and that are worth it

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.arrays import Array
-from ..core.text import printable
-from ..teacher import Signature
+from ...core.arrays import Array
+from ...core.text import printable
+from ...teacher import Signature
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import onnx
 
 from ..graph.node import Sizes
 from ..onnxfile.walk import read_by
+from .folded_graph import INPUT, Array, Plain
 from .indices import Axes, Axis, Indices
-from .plain import INPUT, Array, Plain
 
 Keep = Callable[[Any], np.ndarray[Any, np.dtype[np.bool_]]]  # an axis → which of its indices stay
 

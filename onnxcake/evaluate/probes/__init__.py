@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.arrays import Array
-from ..core.errors import ProbeError
-from ..core.files import sha256
-from ..core.text import printable
-from ..teacher import Signature
+from ...core.arrays import Array
+from ...core.errors import ProbeError
+from ...core.files import sha256
+from ...core.text import printable
+from ...teacher import Signature
 from .parts import Part, Probe, Takes, Wanted
 from .sources import parts_of
 

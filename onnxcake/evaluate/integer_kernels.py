@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from ..core.arrays import Array
+from ..graph.dequantise import holds_rounding
+from ..runtime import processor
+from ..runtime.ort import Runtime, Session
+from ..teacher import OutputKind
 from .agreement import compare
-from .core.arrays import Array
-from .graph.dequantise import holds_rounding
-from .runtime import processor
-from .runtime.ort import Runtime, Session
-from .teacher import OutputKind
 
 _SAMPLES = 1000
 _DOUBTFUL = 0.99  # of the inputs under one class in both, below which somebody has to know

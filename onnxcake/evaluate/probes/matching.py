@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.arrays import Array
-from ..core.errors import ProbeError
-from ..core.text import did_you_mean, shown
+from ...core.arrays import Array
+from ...core.errors import ProbeError
+from ...core.text import did_you_mean, shown
 from .labels import Labels, is_label_name, texts_of
 from .parts import Part, Takes, Wanted
 

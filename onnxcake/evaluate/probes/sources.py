@@ -6,8 +6,8 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..core.errors import ProbeError
-from ..core.text import shown
+from ...core.errors import ProbeError
+from ...core.text import shown
 from . import archives, images, tables
 from .matching import match
 from .parts import Part, Wanted

@@ -15,10 +15,10 @@ import psutil
 from numpy.lib import format as npy
 from safetensors.numpy import load_file
 
-from ..core.arrays import Array
-from ..core.errors import ProbeError
-from ..core.files import is_there
-from ..core.text import shown
+from ...core.arrays import Array
+from ...core.errors import ProbeError
+from ...core.files import is_there
+from ...core.text import shown
 
 SUFFIXES = (".npz", ".npy", ".zip", ".safetensors")
 REMEDY = "Give inputs saved by numpy.savez or safetensors."

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx
 
+from .choices import Families, Numbers
+from .dependencies import Followed
 from .depth import Answers, blocks, without, without_least
-from .families import Families, Numbers
-from .follow import Followed
+from .folded_graph import Plain
 from .goal import NothingToCut, Shape
 from .indices import Axis
-from .plain import Plain
 
 
 def matrices(graph: Plain) -> dict[str, Shape]:

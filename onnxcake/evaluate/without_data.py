@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.arrays import Array
+from ..core.random_fields import fields
+from ..core.rng import Key
+from ..teacher import Signature
 from .agreement import ONE_CLASS, compare, log_probabilities, top_classes
-from .core.arrays import Array
-from .core.random_fields import fields
-from .core.rng import Key
-from .teacher import Signature
 
 SAMPLES, _LEAST_SAMPLES = 1000, 100
 _NUMBERS = 1 << 25  # in the inputs of a family: 222 pictures of 224×224
