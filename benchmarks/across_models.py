@@ -23,7 +23,7 @@ from onnxcake.core import files
 from onnxcake.core.progress import Progress
 from onnxcake.curves import grid_png
 from onnxcake.job import Request
-from onnxcake.limits import Budget
+from onnxcake.recipe.limits import Budget
 
 NAMES = ("mlp", "cnn", "resnet", "vit")
 LEARNING = "student.optimiser={adamw: {lr: 3e-3}}"

@@ -23,7 +23,7 @@ from onnxcake.core import files
 from onnxcake.core.progress import Progress
 from onnxcake.curves import Curve, curves_png
 from onnxcake.job import Request
-from onnxcake.limits import Budget
+from onnxcake.recipe.limits import Budget
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.student.student import count
 from onnxcake.teacher import Signature

@@ -39,7 +39,7 @@ from onnxcake.bench_table import Cell
 from onnxcake.core import files
 from onnxcake.core.progress import Progress
 from onnxcake.job import Request
-from onnxcake.limits import Budget
+from onnxcake.recipe.limits import Budget
 from onnxcake.teacher.autotune import threads_given
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -28,7 +28,7 @@ from onnxcake import verify
 from onnxcake.bench import bench
 from onnxcake.core.progress import Progress
 from onnxcake.job import Request
-from onnxcake.limits import Budget
+from onnxcake.recipe.limits import Budget
 from onnxcake.run import REPORT, START
 from onnxcake.teacher import Options
 from onnxcake.teacher.autotune import threads_given

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .core.errors import OnnxcakeError
     from .extraction import extract
     from .inspection import inspect
-    from .recipe import Recipe
+    from .recipe.recipe import Recipe
     from .report import Report
     from .shrinkage import shrink
     from .store import Store, StoreDataset

@@ -10,10 +10,10 @@ from .core import files, json_files
 from .core.errors import OnnxcakeError, UnsupportedTeacher, UsageError
 from .core.rng import Key
 from .evaluate.agreement import compare
-from .network import ONNX, Auto
 from .pruning import NothingToCut, Pruner
 from .pruning.cut_student import cut_of, synthetic
-from .recipe import Recipe
+from .recipe.architecture import ONNX, Auto
+from .recipe.recipe import Recipe
 from .runtime.ort import Runtime
 from .student import Start
 from .teacher import Facts, Teacher

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import extraction, matrix
+from . import extraction
 from . import run as runs
 from .bench_table import FILE, Cell, Table
 from .budget import fit
@@ -32,9 +32,10 @@ from .core.errors import (
 )
 from .core.progress import Progress
 from .job import Request
-from .limits import Budget
 from .onnxfile.reading import read_regular
-from .recipe import Recipe
+from .recipe import method_table
+from .recipe.limits import Budget
+from .recipe.recipe import Recipe
 
 # What is wrong with one method on this teacher; a file that is no model is wrong for all.
 _PASSED_OVER = (RecipeError, UnsupportedTeacher, ConversionMismatch, DeadTeacher, Diverged)
@@ -113,7 +114,7 @@ def _requests(
     requests = {}
     for name, method in zip(names, methods, strict=True):
         overrides = [*shared, *only.get(method, only.get(name, ()))]
-        needs = matrix.needs(Recipe.load(method, overrides))
+        needs = method_table.needs(Recipe.load(method, overrides))
         data = request.data if "data" in needs else None
         stats = request.stats if "statistics" in needs else None
         requests[name] = replace(request, recipe=method, overrides=overrides, data=data, stats=stats)

@@ -18,8 +18,8 @@ from .core.files import is_there
 from .core.progress import duration
 from .forecast import forecast
 from .job import Job, Request, open_teacher
-from .limits import Budget, Scaling
-from .recipe import Recipe
+from .recipe.limits import Budget, Scaling
+from .recipe.recipe import Recipe
 from .run import Run
 from .runtime.ort import Runtime
 from .trial import prepare

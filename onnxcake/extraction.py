@@ -20,10 +20,10 @@ from .core.progress import Progress
 from .core.rng import Key
 from .forecast import Forecast, describe, forecast, times
 from .job import Request
-from .limits import Budget
 from .plan import Plan
 from .pupil import Pupil
-from .recipe import Recipe
+from .recipe.limits import Budget
+from .recipe.recipe import Recipe
 from .report import Report
 from .run import Run
 from .runtime.ort import Runtime

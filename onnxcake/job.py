@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import joining, matrix, needs, recorded
+from . import joining, needs, recorded
 from . import plan as plans
 from .beginning import Beginning, beginning
 from .core import files
@@ -17,10 +17,11 @@ from .core.text import printable
 from .core.waiting import waited
 from .evaluate import probes
 from .evaluate.probes import Probe
-from .limits import Scaling
 from .plan import Plan
 from .pupil import Pupil
-from .recipe import Recipe
+from .recipe import method_table
+from .recipe.limits import Scaling
+from .recipe.recipe import Recipe
 from .run import Run, holds_nothing, is_abandoned
 from .store import Layout
 from .synthesis import Synthesis
@@ -166,7 +167,7 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
     try:
         synthesis, view = resolved(recipe)
     except RecipeError as error:
-        nearest = matrix.nearest(recipe, runs)
+        nearest = method_table.nearest(recipe, runs)
         would = f"The nearest that runs on {teacher.name} is --recipe {nearest}. " if nearest else ""
         remedy = would + (error.remedy or "`onnxcake recipes list` says what each needs.")
         raise RecipeError(error.what, where=error.where, remedy=remedy) from None

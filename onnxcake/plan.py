@@ -20,7 +20,7 @@ from .core import json_files
 from .core.errors import RecipeError
 from .core.files import canonical, sha256
 from .core.quantities import Count
-from .recipe import Recipe
+from .recipe.recipe import Recipe
 from .runtime import processor
 from .store import Layout
 from .synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis, Weighted

@@ -11,8 +11,8 @@ from .core.errors import RecipeError
 from .core.rng import Key
 from .course import Course, steps_per_round
 from .graph.parameters import count_in
-from .network import Auto
-from .recipe import Recipe
+from .recipe.architecture import Auto
+from .recipe.recipe import Recipe
 from .store import Layout
 from .student import (
     ARCHITECTURES,

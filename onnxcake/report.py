@@ -19,9 +19,9 @@ from rich.table import Table
 from .core.errors import BelowFloor
 from .core.progress import duration, size
 from .core.text import printable
-from .limits import Budget
+from .recipe.limits import Budget
+from .recipe.sections import RequireSection
 from .runtime import ort
-from .sections import RequireSection
 from .version import __version__
 
 FORMAT = 1

@@ -24,8 +24,8 @@ from typing import Any
 
 from .core import files, json_files
 from .core.errors import OutputError, RecipeError, StoreError
-from .limits import Scaling
-from .recipe import Recipe
+from .recipe.limits import Scaling
+from .recipe.recipe import Recipe
 from .teacher import Facts
 from .version import __version__
 

@@ -13,11 +13,11 @@ from .core.errors import OutputError, TeacherError, UsageError
 from .core.rng import Key
 from .cut_report import Shrinkage
 from .joining import behind
-from .network import Auto
 from .onnxfile.export import PRODUCER
 from .onnxfile.load import load
 from .pruning.cut_student import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
-from .recipe import Recipe
+from .recipe.architecture import Auto
+from .recipe.recipe import Recipe
 from .report import Report, versions
 from .runtime.ort import Runtime
 from .teacher import Options, Task, Teacher

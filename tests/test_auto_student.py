@@ -20,9 +20,9 @@ from onnxcake.core.errors import RecipeError, UsageError
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import train
 from onnxcake.job import Request, prepare
-from onnxcake.limits import Budget
 from onnxcake.pruning.cut_student import cut_of
-from onnxcake.recipe import Recipe
+from onnxcake.recipe.limits import Budget
+from onnxcake.recipe.recipe import Recipe
 from onnxcake.student.optimisers import AdamOptimiser
 from onnxcake.teacher import Options
 

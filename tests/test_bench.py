@@ -18,7 +18,7 @@ from onnxcake.core.errors import Diverged, Interrupted, RecipeError, StoreError,
 from onnxcake.core.progress import Progress
 from onnxcake.curves import Curve, curves_png, grid_png
 from onnxcake.job import Request
-from onnxcake.limits import Budget
+from onnxcake.recipe.limits import Budget
 from onnxcake.report import Report
 from onnxcake.teacher import Options
 

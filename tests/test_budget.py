@@ -15,8 +15,8 @@ from onnxcake import plan as plans
 from onnxcake.budget import amounts, fit, scale
 from onnxcake.core.errors import RecipeError, StoreError, UsageError
 from onnxcake.job import Request
-from onnxcake.limits import Budget, Scaling
-from onnxcake.recipe import Recipe, names
+from onnxcake.recipe.limits import Budget, Scaling
+from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.teacher import Teacher
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -17,7 +17,7 @@ import pytest
 from in_process import command
 
 from onnxcake.core.tensorfile import unpack
-from onnxcake.recipe import names
+from onnxcake.recipe.recipe import names
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 DIGITS, DIGITS_TEST = EXAMPLES / "digits.onnx", EXAMPLES / "digits-test.npz"

@@ -18,7 +18,7 @@ from onnxcake.core.errors import RecipeError
 from onnxcake.core.rng import Key
 from onnxcake.pruning import NothingToCut
 from onnxcake.pruning.cut_student import Goal, cut_of
-from onnxcake.recipe import Recipe
+from onnxcake.recipe.recipe import Recipe
 from onnxcake.runtime.ort import Runtime
 from onnxcake.student import ARCHITECTURES, shapes_of
 from onnxcake.teacher import Signature, Teacher

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from onnxcake.bench_table import Cell
-from onnxcake.recipe import Recipe, names
+from onnxcake.recipe.recipe import Recipe, names
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPTS = ("results", "teachers", "methods", "across_scales", "across_models", "run")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from in_process import Ended, command
 
-from onnxcake import matrix
-from onnxcake.recipe import Recipe, names, text_of
+from onnxcake.recipe import method_table
+from onnxcake.recipe.recipe import Recipe, names, text_of
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 DIGITS, REAL = EXAMPLES / "digits.onnx", EXAMPLES / "digits-test.npz"
@@ -51,7 +51,9 @@ def test_the_list_says_what_each_recipe_needs(onnxcake: Command) -> None:
     assert list(lines) == names()
     for name, line in lines.items():
         recipe = Recipe.load(name)
-        assert recipe.title in line and line.endswith(f"needs: {', '.join(matrix.needs(recipe)) or 'answers alone'}")
+        assert recipe.title in line and line.endswith(
+            f"needs: {', '.join(method_table.needs(recipe)) or 'answers alone'}"
+        )
     assert lines["deepinversion"].endswith("needs: gradient, statistics")
     assert lines["random-noise"].endswith("needs: answers alone")
 
@@ -73,7 +75,7 @@ def test_the_difference_of_two_recipes_is_that_of_the_matrix(onnxcake: Command) 
     rows = [
         tuple(cell.strip() for cell in line.strip("│").split("│")) for line in ended.out.splitlines() if "│" in line
     ]
-    assert rows == matrix.difference(Recipe.load("deepinversion"), Recipe.load("deepdream"))
+    assert rows == method_table.difference(Recipe.load("deepinversion"), Recipe.load("deepdream"))
     assert [row[0] for row in rows] == ["BN", "needs"]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxcake import matrix
-from onnxcake.recipe import Recipe
+from onnxcake.recipe import method_table
+from onnxcake.recipe.recipe import Recipe
 from onnxcake.student import MATCHES
 from onnxcake.synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SOURCES
 
@@ -80,30 +80,35 @@ CELLS = [
 
 @pytest.mark.parametrize("name", MARKED)
 def test_loss_columns(name: str) -> None:
-    cells = matrix.columns(Recipe.load(name))
+    cells = method_table.columns(Recipe.load(name))
     assert {column for column in LOSS_COLUMNS if cells[column] != "–"} == MARKED[name]
 
 
 @pytest.mark.parametrize(("name", "column", "cell"), CELLS, ids=lambda given: str(given))
 def test_cells(name: str, column: str, cell: str) -> None:
-    assert matrix.columns(Recipe.load(name))[column] == cell
+    assert method_table.columns(Recipe.load(name))[column] == cell
 
 
 def test_every_loss_has_a_column_and_a_new_one_stands_under_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(matrix._TERMS) == set(LOSSES)
-    known = {name: told for name, told in matrix._TERMS.items() if name != "activation"}
-    monkeypatch.setattr(matrix, "_TERMS", known | {"l2": ("ACT", str)})
-    assert matrix.columns(Recipe.load("dafl"))["other"] == "activation"
+    assert set(method_table._TERMS) == set(LOSSES)
+    known = {name: told for name, told in method_table._TERMS.items() if name != "activation"}
+    monkeypatch.setattr(method_table, "_TERMS", known | {"l2": ("ACT", str)})
+    assert method_table.columns(Recipe.load("dafl"))["other"] == "activation"
 
 
 def test_overrides_move_cells() -> None:
     dfq = Recipe.load("dfq")
-    assert matrix.difference(dfq, Recipe.load("dfq", ["synthesis.losses.balance.weight=7", "synthesis.batch=32"])) == []
-    assert matrix.difference(dfq, Recipe.load("dfq", ["synthesis.losses.sample_entropy=0"])) == [("H", "✓", "–")]
-    assert matrix.columns(Recipe.load("kd", ["student.loss.hard_labels=asked"]))["targets"] == "given"
-    assert matrix.difference(dfq, Recipe.load("dfq", ["student.quantise=int8"])) == [("student", "soft", "soft + int8")]
+    assert (
+        method_table.difference(dfq, Recipe.load("dfq", ["synthesis.losses.balance.weight=7", "synthesis.batch=32"]))
+        == []
+    )
+    assert method_table.difference(dfq, Recipe.load("dfq", ["synthesis.losses.sample_entropy=0"])) == [("H", "✓", "–")]
+    assert method_table.columns(Recipe.load("kd", ["student.loss.hard_labels=asked"]))["targets"] == "given"
+    assert method_table.difference(dfq, Recipe.load("dfq", ["student.quantise=int8"])) == [
+        ("student", "soft", "soft + int8")
+    ]
     pairs = "student.match={attention: {weight: 250, pairs: {a: b}}}"
-    assert matrix.difference(Recipe.load("zskt"), Recipe.load("zskt", [pairs])) == [
+    assert method_table.difference(Recipe.load("zskt"), Recipe.load("zskt", [pairs])) == [
         ("student", "soft", "soft + attention"),
         ("needs", "gradient", "gradient, maps"),
     ]
@@ -111,28 +116,28 @@ def test_overrides_move_cells() -> None:
 
 def test_difference_is_read_from_either_side() -> None:
     dfad, zskt = Recipe.load("dfad"), Recipe.load("zskt")
-    there, back = matrix.difference(dfad, zskt), matrix.difference(zskt, dfad)
+    there, back = method_table.difference(dfad, zskt), method_table.difference(zskt, dfad)
     assert there == [(column, ours, theirs) for column, theirs, ours in back]
     assert [column for column, _, _ in there] == ["ADV", "student", "learns from"]
-    assert matrix.distance(dfad, zskt) == 3 and matrix.distance(dfad, dfad) == 0
+    assert method_table.distance(dfad, zskt) == 3 and method_table.distance(dfad, dfad) == 0
 
 
 def test_the_nearest_that_runs() -> None:
     deepinversion = Recipe.load("deepinversion")
-    assert matrix.nearest(deepinversion) == "deepdream"
-    assert matrix.distance(deepinversion, Recipe.load("deepdream")) == 2  # BN, needs
-    without = matrix.nearest(deepinversion, lambda other: "statistics" not in matrix.needs(other))
+    assert method_table.nearest(deepinversion) == "deepdream"
+    assert method_table.distance(deepinversion, Recipe.load("deepdream")) == 2  # BN, needs
+    without = method_table.nearest(deepinversion, lambda other: "statistics" not in method_table.needs(other))
     assert without == "deepdream"
-    assert matrix.nearest(deepinversion, lambda other: not other.synthesis.steps) in ("kd", "random-noise")
-    assert matrix.nearest(deepinversion, lambda other: False) is None
-    assert matrix.nearest(Recipe.load("cake-mnist")) == "cake"  # the same columns; first by name
+    assert method_table.nearest(deepinversion, lambda other: not other.synthesis.steps) in ("kd", "random-noise")
+    assert method_table.nearest(deepinversion, lambda other: False) is None
+    assert method_table.nearest(Recipe.load("cake-mnist")) == "cake"  # the same columns; first by name
     changed = Recipe.load("deepinversion", ["synthesis.losses.l2=1e-6"])
-    assert matrix.nearest(changed) == "deepinversion"
+    assert method_table.nearest(changed) == "deepinversion"
 
 
 def test_the_documented_table_is_the_recipes() -> None:
     documented = DOC.read_text(encoding="utf-8").split("<!-- table -->\n")[1].split("<!-- end -->")[0]
-    assert documented == matrix.table(), f"put this into docs/methods.md:\n\n{matrix.table()}"
+    assert documented == method_table.table(), f"put this into docs/methods.md:\n\n{method_table.table()}"
 
 
 def test_the_documented_parts_are_those_that_there_are() -> None:
@@ -147,6 +152,6 @@ def test_the_documented_parts_are_those_that_there_are() -> None:
 
 
 def test_a_table_of_some() -> None:
-    rows = matrix.table(["dfad", "zskt"]).splitlines()
+    rows = method_table.table(["dfad", "zskt"]).splitlines()
     assert len(rows) == 4 and rows[2].startswith("| `dfad` | generator | – |")
     assert len({row.count("|") for row in rows}) == 1

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from onnxcake import matrix
-from onnxcake.recipe import Recipe, names, text_of
+from onnxcake.recipe import method_table
+from onnxcake.recipe.recipe import Recipe, names, text_of
 
 OURS = {"cake-image", "cake-vector", "layercake", "layercake-offline"}  # sizes of our own
 METHODS = {
@@ -68,7 +68,7 @@ def test_a_header_tells_what_the_teacher_must_offer(name: str) -> None:
         "labels": ["the class alone"],
         "data": ["data, no gradient"],
     }
-    needs = matrix.needs(Recipe.load(name))
+    needs = method_table.needs(Recipe.load(name))
     assert set(needs) <= set(words)
     for need, phrases in words.items():
         assert any(phrase in told for phrase in phrases) == (need in needs), need
@@ -79,7 +79,7 @@ def test_a_title_tells_the_passes_with_gradient(name: str) -> None:
     recipe = Recipe.load(name)
     synthesis, told = recipe.synthesis, re.search(r"\(([\d.]+) M teacher passes", recipe.title)
     assert "\n" not in recipe.title
-    if "gradient" not in matrix.needs(recipe):
+    if "gradient" not in method_table.needs(recipe):
         assert told is None and "(no gradient" in recipe.title
         return
     assert told is not None

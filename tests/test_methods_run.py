@@ -15,7 +15,7 @@ from onnxcake.core.errors import RecipeError
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
 from onnxcake.job import Request
-from onnxcake.recipe import Recipe, names
+from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.recorded import record_files
 from onnxcake.report import Report
 from onnxcake.runtime.ort import Runtime

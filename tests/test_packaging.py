@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxcake.recipe import Recipe
+from onnxcake.recipe.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -19,7 +19,7 @@ from onnxcake.core.errors import RecipeError, StoreError
 from onnxcake.core.rng import Key
 from onnxcake.job import Request, prepare
 from onnxcake.plan import Plan, decide, fit, layout
-from onnxcake.recipe import Recipe, names
+from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.runtime.ort import Runtime
 from onnxcake.synthesis import Maker
 from onnxcake.synthesis.labels.hard import Independent, RowPermutation

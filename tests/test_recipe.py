@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxcake.core.errors import RecipeError
-from onnxcake.recipe import Recipe, names, text_of
+from onnxcake.recipe.recipe import Recipe, names, text_of
 from onnxcake.student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS
 from onnxcake.student.optimisers import AdamWOptimiser, OneCycle
 from onnxcake.synthesis import LABELS, LOSSES, SCHEDULES, SOURCES, UPDATES

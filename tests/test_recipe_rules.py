@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from onnxcake.core.errors import RecipeError
-from onnxcake.recipe import Recipe, names
+from onnxcake.recipe.recipe import Recipe, names
 
 STEP_SIZE = {"step_size": {"constant": {"value": 1e-2}}}
 OPTIMISED: dict[str, Any] = {

@@ -15,7 +15,7 @@ from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
 from onnxcake.job import Request, prepare
 from onnxcake.pupil import Pupil
-from onnxcake.recipe import Recipe
+from onnxcake.recipe.recipe import Recipe
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Options, Teacher
 

@@ -1,4 +1,4 @@
-"""Every rule of `onnxcake.yaml_tree` as a row, and what must hold for any text at all."""
+"""Every rule of `onnxcake.recipe.yaml_reader` as a row, and what must hold for any text at all."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxcake.core.errors import RecipeError
-from onnxcake.overrides import override
-from onnxcake.yaml_tree import Mistake, Tree, parse, parse_value, tree_from
+from onnxcake.recipe.overrides import override
+from onnxcake.recipe.yaml_reader import Mistake, Tree, parse, parse_value, tree_from
 
 QUICKLY_S = 5  # what takes a reader without limits minutes takes far below a second
 

@@ -19,8 +19,8 @@ def _listed(context: typer.Context) -> None:
 @app.command("list")
 def list_recipes() -> None:
     """List the recipes: name, title, and what each needs of the teacher."""
-    from ..matrix import needs
-    from ..recipe import Recipe, names
+    from ..recipe.method_table import needs
+    from ..recipe.recipe import Recipe, names
 
     for name in names():
         recipe = Recipe.load(name)
@@ -30,7 +30,7 @@ def list_recipes() -> None:
 @app.command("show")
 def show_recipe(name: Name) -> None:
     """Print a recipe, comments included."""
-    from ..recipe import text_of
+    from ..recipe.recipe import text_of
 
     typer.echo(text_of(name), nl=False)
 
@@ -43,8 +43,8 @@ def diff_recipes(
     from rich.console import Console
     from rich.table import Table
 
-    from ..matrix import difference
-    from ..recipe import Recipe
+    from ..recipe.method_table import difference
+    from ..recipe.recipe import Recipe
 
     differ = difference(Recipe.load(one), Recipe.load(other))
     table = Table("", one, other)

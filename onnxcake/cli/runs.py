@@ -70,7 +70,7 @@ def extract(
     from ..budget import fit
     from ..extraction import look_ahead, run
     from ..job import Request
-    from ..limits import Budget
+    from ..recipe.limits import Budget
 
     request = Request(
         teacher=teacher,
@@ -145,7 +145,7 @@ def bench(
     from ..bench import bench as run_bench
     from ..bench import parse_only
     from ..job import Request
-    from ..limits import Budget
+    from ..recipe.limits import Budget
 
     request = Request(
         teacher=teacher,

@@ -13,7 +13,7 @@ from torch import nn
 
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.rng import Key
-from onnxcake.recipe import Recipe
+from onnxcake.recipe.recipe import Recipe
 from onnxcake.runtime.ort import Runtime
 from onnxcake.student import ARCHITECTURES, choose, count, make, parameters
 from onnxcake.teacher import Facts, Signature, Teacher

@@ -22,7 +22,7 @@ from onnxcake.core.errors import Diverged, Interrupted
 from onnxcake.core.files import write_with_digest
 from onnxcake.core.rng import Key
 from onnxcake.course import Course
-from onnxcake.recipe import Recipe
+from onnxcake.recipe.recipe import Recipe
 from onnxcake.rounds import Rounds
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.student import Distillation, Lesson, Regime, Training, make

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onnxcake.core.errors import Diverged
 from onnxcake.core.rng import Key
 from onnxcake.engine.threads import synthesize as synthesize_with
-from onnxcake.recipe import Recipe
+from onnxcake.recipe.recipe import Recipe
 from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.synthesis import SCHEDULES, UPDATES, Maker, Synthesis, Weighted

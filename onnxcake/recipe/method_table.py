@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .needs import optional
+from ..needs import optional
+from ..synthesis import LABELS, LOSSES, MEMORIES, SOURCES, Weighted
+from ..synthesis.losses.classification import Classification
+from ..synthesis.losses.contrastive import Contrastive
 from .recipe import Recipe, names
-from .synthesis import LABELS, LOSSES, MEMORIES, SOURCES, Weighted
-from .synthesis.losses.classification import Classification
-from .synthesis.losses.contrastive import Contrastive
 
 NONE = "–"
 _SIGNS = {"l1": "ℓ1", "l2": "ℓ2", "kl": "KL", "js": "JS"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .core.text import SHOWN_CHARACTERS, did_you_mean, shown
-from .yaml_tree import LIMIT_DEPTH, WORDS, Mistake, Path, Tree, odd_character, parse_value
+from ..core.text import SHOWN_CHARACTERS, did_you_mean, shown
+from .yaml_reader import LIMIT_DEPTH, WORDS, Mistake, Path, Tree, odd_character, parse_value
 
 
 def override(tree: Tree, assignment: str) -> Mistake | None:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field, StrictBool, create_model, model_validator
 
+from ..core.quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
+from ..pruning import Goal
+from ..student import LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
+from ..student.optimisers import Optimiser
+from ..synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SCHEDULES, SOURCES, UPDATES, Weighted
+from ..synthesis.schedules import Schedule
 from . import schema
-from .core.quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
-from .network import NETWORKS, Architecture
-from .pruning import Goal
+from .architecture import NETWORKS, Architecture
 from .schema import Choice, Section
-from .student import LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
-from .student.optimisers import Optimiser
-from .synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SCHEDULES, SOURCES, UPDATES, Weighted
-from .synthesis.schedules import Schedule
 
 
 class Losses(Section):

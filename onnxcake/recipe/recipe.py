@@ -13,15 +13,15 @@ from typing import Any
 
 from pydantic import field_validator, model_validator
 
-from . import schema, yaml_tree
-from .core.errors import RecipeError
-from .core.files import canonical, is_there, sha256
-from .core.text import did_you_mean, shown
+from ..core.errors import RecipeError
+from ..core.files import canonical, is_there, sha256
+from ..core.text import did_you_mean, shown
+from ..teacher import Options
+from . import schema, yaml_reader
 from .overrides import override
 from .schema import Section
 from .sections import InputSection, RequireSection, StudentSection, SynthesisSection
-from .teacher import Options
-from .yaml_tree import Mistake, Tree
+from .yaml_reader import Mistake, Tree
 
 VERSION = 1
 
@@ -127,26 +127,26 @@ def text_of(name: str) -> str:
 def _folder() -> Any:
     """``onnxcake/_recipes`` in a wheel; the checkout's top-level ``recipes`` in an editable install."""
     packaged = resources.files("onnxcake") / "_recipes"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "recipes"
 
 
 def _tree(source: str | Path | dict[str, Any]) -> tuple[Tree, list[Mistake]]:
     if isinstance(source, dict):
-        return yaml_tree.tree_from(source, "recipe"), []
+        return yaml_reader.tree_from(source, "recipe"), []
     if isinstance(source, str) and source in names():
-        return yaml_tree.parse(text_of(source), f"{source}.yaml")
+        return yaml_reader.parse(text_of(source), f"{source}.yaml")
     path = Path(source)
     if not is_there(path) and os.sep not in str(source) and path.suffix not in (".yaml", ".yml"):
         raise _unknown(str(source), "Give a name or a YAML file.")
     try:
         with path.open("rb") as file:
-            content = file.read(yaml_tree.LIMIT_BYTES + 1)
+            content = file.read(yaml_reader.LIMIT_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise RecipeError(
             f"cannot be read ({reason})", where=path, remedy="Give a recipe's name or a YAML file."
         ) from error
-    return yaml_tree.parse(content, path.name)
+    return yaml_reader.parse(content, path.name)
 
 
 def _unknown(name: str, remedy: str = "`onnxcake recipes list` names them.") -> RecipeError:

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Optional, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 
-from .core.text import did_you_mean, shown
-from .yaml_tree import Mistake, Path, Tree
+from ..core.text import did_you_mean, shown
+from .yaml_reader import Mistake, Path, Tree
 
 Registry = Mapping[str, Callable[..., Any]]
 

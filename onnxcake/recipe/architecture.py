@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+from ..core.errors import RecipeError
+from ..core.quantities import CountOrNone
+from ..pruning import HALF, Goal, LowRank, Score, Shape
+from ..student import ARCHITECTURES, shapes_of
+from ..teacher import Signature
 from . import schema
-from .core.errors import RecipeError
-from .core.quantities import CountOrNone
-from .pruning import HALF, Goal, LowRank, Score, Shape
 from .schema import Choice
-from .student import ARCHITECTURES, shapes_of
-from .teacher import Signature
 
 ONNX = "onnx"  # the student that is a model of its own
 Named: TypeAlias = dict[str, dict[str, Any]]  # one architecture, and its keys

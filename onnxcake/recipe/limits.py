@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .core.errors import UsageError
-from .core.json_files import EXACT
-from .core.progress import duration
-from .core.quantities import LARGEST, Count, CountOrNone, Positive
+from ..core.errors import UsageError
+from ..core.json_files import EXACT
+from ..core.progress import duration
+from ..core.quantities import LARGEST, Count, CountOrNone, Positive
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = r"(\d+\.?\d*|\.\d+)\s*([smh])"

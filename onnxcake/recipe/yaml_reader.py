@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from .core.errors import RecipeError
-from .core.text import SHOWN_CHARACTERS, shown
+from ..core.errors import RecipeError
+from ..core.text import SHOWN_CHARACTERS, shown
 
 LIMIT_BYTES, LIMIT_NODES, LIMIT_DEPTH, LIMIT_DIGITS = 64 * 1024, 10_000, 20, 20
 

@@ -1,0 +1,1 @@
+"""Read a recipe: YAML → a checked Recipe. Nothing here opens a teacher."""
