@@ -23,7 +23,7 @@ from torch import nn
 import onnxcake
 from onnxcake.core import files
 from onnxcake.onnxfile.export import export
-from onnxcake.pictures import Panel, regions_png
+from onnxcake.report.plots import Panel, regions_png
 from onnxcake.runtime.ort import Array, Runtime
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .extraction import extract
     from .inspection import inspect
     from .recipe.recipe import Recipe
-    from .report import Report
+    from .report.report import Report
     from .shrinkage import shrink
     from .store import Store, StoreDataset
     from .teacher import Teacher

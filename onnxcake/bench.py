@@ -18,7 +18,6 @@ from typing import Any
 
 from . import extraction
 from . import run as runs
-from .bench_table import FILE, Cell, Table
 from .budget import fit
 from .core import files
 from .core.errors import (
@@ -36,6 +35,7 @@ from .onnxfile.reading import read_regular
 from .recipe import method_table
 from .recipe.limits import Budget
 from .recipe.recipe import Recipe
+from .report.bench_table import FILE, Cell, Table
 
 # What is wrong with one method on this teacher; a file that is no model is wrong for all.
 _PASSED_OVER = (RecipeError, UnsupportedTeacher, ConversionMismatch, DeadTeacher, Diverged)

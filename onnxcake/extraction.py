@@ -24,7 +24,7 @@ from .plan import Plan
 from .pupil import Pupil
 from .recipe.limits import Budget
 from .recipe.recipe import Recipe
-from .report import Report
+from .report.report import Report
 from .run import Run
 from .runtime.ort import Runtime
 from .spent import Spent

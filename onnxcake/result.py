@@ -30,7 +30,7 @@ from .onnxfile.export import export
 from .onnxfile.self_contained import has_low_precision
 from .plan import Plan
 from .pupil import Pupil
-from .report import FORMAT, Report, costlier, versions
+from .report.report import FORMAT, Report, costlier, versions
 from .run import Run
 from .runtime.ort import Runtime, Session
 from .spent import Spent
@@ -262,9 +262,9 @@ def _picture(asked: Session | None, session: Session, data: StoreDataset, signat
     sides = {"teacher": asked, "student": session}
     kind = signature.output_kind
     regions = {name: _classes_of(side, kind) for name, side in sides.items() if side is not None}
-    from . import pictures  # matplotlib takes a second to load, and is needed at the end alone
+    from .report import plots  # matplotlib takes a second to load, and is needed at the end alone
 
-    return pictures.samples_png(signature, data, regions)
+    return plots.samples_png(signature, data, regions)
 
 
 def _classes_of(side: Session, kind: OutputKind) -> Callable[[Array], Array]:

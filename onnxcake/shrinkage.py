@@ -11,14 +11,14 @@ from typing import Any, get_args
 from .core import files
 from .core.errors import OutputError, TeacherError, UsageError
 from .core.rng import Key
-from .cut_report import Shrinkage
 from .joining import behind
 from .onnxfile.export import PRODUCER
 from .onnxfile.load import load
 from .pruning.cut_student import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
 from .recipe.architecture import Auto
 from .recipe.recipe import Recipe
-from .report import Report, versions
+from .report.report import Report, versions
+from .report.shrink_report import Shrinkage
 from .runtime.ort import Runtime
 from .teacher import Options, Task, Teacher
 

@@ -20,7 +20,7 @@ from .joining import check_pair, given
 from .onnxfile.front import Front
 from .onnxfile.load import load
 from .onnxfile.self_contained import ending_in, whole
-from .report import Report, costlier, versions
+from .report.report import Report, costlier, versions
 from .runtime.ort import Runtime
 from .store import Store, StoreDataset
 from .teacher import Options, OutputKind, Signature, sandbox

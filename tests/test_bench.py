@@ -13,13 +13,13 @@ from PIL import Image
 
 from onnxcake import bench as benches
 from onnxcake.bench import bench, parse_only
-from onnxcake.bench_table import Cell, Table
 from onnxcake.core.errors import Diverged, Interrupted, RecipeError, StoreError, UnsupportedTeacher, UsageError
 from onnxcake.core.progress import Progress
-from onnxcake.curves import Curve, curves_png, grid_png
 from onnxcake.job import Request
 from onnxcake.recipe.limits import Budget
-from onnxcake.report import Report
+from onnxcake.report.bench_table import Cell, Table
+from onnxcake.report.curves import Curve, curves_png, grid_png
+from onnxcake.report.report import Report
 from onnxcake.teacher import Options
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -322,7 +322,7 @@ def test_the_picture_of_a_table_takes_the_mean_over_seeds(
     runs: Runs, request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Curve] = []
-    monkeypatch.setattr("onnxcake.bench_table.curves_png", lambda curves, **_: drawn.extend(curves) or b"")
+    monkeypatch.setattr("onnxcake.report.bench_table.curves_png", lambda curves, **_: drawn.extend(curves) or b"")
     bench(request_, ["cake", "naive"], seeds=(0, 1)).picture()
     cake, naive = drawn[-2:]
     assert (cake.title, cake.x, cake.y) == ("cake", [1010, 2020, 3030], pytest.approx([0.4, 0.6, 0.85]))
@@ -332,7 +332,7 @@ def test_the_picture_of_a_table_takes_the_mean_over_seeds(
 
 def test_points_at_the_same_cost_are_one_and_a_run_without_points_has_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Curve] = []
-    monkeypatch.setattr("onnxcake.bench_table.curves_png", lambda curves, **_: drawn.extend(curves) or b"")
+    monkeypatch.setattr("onnxcake.report.bench_table.curves_png", lambda curves, **_: drawn.extend(curves) or b"")
     offline = [{"teacher_passes": 500, "teacher_queries": 5, "agreement": value} for value in (0.2, 0.6, 0.8)]
     cells = (
         Cell("cake", 0, agreement=0.8, curve=tuple(offline)),

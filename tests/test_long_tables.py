@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from onnxcake.bench_table import Cell
 from onnxcake.recipe.recipe import Recipe, names
+from onnxcake.report.bench_table import Cell
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPTS = ("results", "teachers", "methods", "across_scales", "across_models", "run")

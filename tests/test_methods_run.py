@@ -17,7 +17,7 @@ from onnxcake.extraction import run
 from onnxcake.job import Request
 from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.recorded import record_files
-from onnxcake.report import Report
+from onnxcake.report.report import Report
 from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Store
 from onnxcake.student.architectures import ARCHITECTURES

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxcake.report import MEASURED
+from onnxcake.report.report import MEASURED
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"
 A_SET = [

@@ -14,12 +14,12 @@ import torch
 from in_process import Ended, command
 
 from onnxcake import beginning, result
-from onnxcake.bench_table import Cell, Table
 from onnxcake.core import files, tensorfile
 from onnxcake.core.errors import StoreError
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import train
 from onnxcake.plan import Plan
+from onnxcake.report.bench_table import Cell, Table
 from onnxcake.run import Run, holds_nothing
 from onnxcake.spent import Spent
 from onnxcake.store import Store

@@ -15,7 +15,7 @@ from rich.console import Console
 import onnxcake
 from onnxcake.core.arrays import Array
 from onnxcake.evaluate.agreement import one_sided
-from onnxcake.report import Report, costlier
+from onnxcake.report.report import Report, costlier
 from onnxcake.teacher import OutputKind
 
 N = helper.make_node

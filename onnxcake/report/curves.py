@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .pictures import as_png
+from .plots import as_png
 
 _WIDE = 30.0  # largest over smallest x from which the axis is logarithmic
 _MARKERS = "os^Dv"  # with the twenty colours of the map, a hundred curves can be told apart

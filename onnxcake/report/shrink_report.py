@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .core.errors import BelowFloor
-from .core.progress import size
-from .core.text import printable, shown
+from ..core.errors import BelowFloor
+from ..core.progress import size
+from ..core.text import printable, shown
 
 _LONGEST = 200  # characters of one text on the terminal
 _LISTED = 500  # layers on the terminal; --json has them all

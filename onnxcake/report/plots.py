@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .core.arrays import Array
-from .store import StoreDataset
-from .teacher import Signature
+from ..core.arrays import Array
+from ..store import StoreDataset
+from ..teacher import Signature
 
 Classify = Callable[[Array], Array]
 

@@ -13,9 +13,9 @@ import rich.box
 import rich.table
 from rich.console import Console
 
-from .core import files, json_files
-from .core.errors import RecipeError, StoreError
-from .core.progress import duration
+from ..core import files, json_files
+from ..core.errors import RecipeError, StoreError
+from ..core.progress import duration
 from .curves import Curve, curves_png
 from .report import Report
 

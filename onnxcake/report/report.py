@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .core.errors import BelowFloor
-from .core.progress import duration, size
-from .core.text import printable
-from .recipe.limits import Budget
-from .recipe.sections import RequireSection
-from .runtime import ort
-from .version import __version__
+from ..core.errors import BelowFloor
+from ..core.progress import duration, size
+from ..core.text import printable
+from ..recipe.limits import Budget
+from ..recipe.sections import RequireSection
+from ..runtime import ort
+from ..version import __version__
 
 FORMAT = 1
 # What may differ between an unbroken run and one that was stopped and went on.

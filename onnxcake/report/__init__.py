@@ -1,0 +1,1 @@
+"""Show and keep results: report.json, tables, pictures."""
