@@ -21,9 +21,9 @@ from teachers import CACHE, FAMILIES, OPTIONS, images_file, teacher
 from onnxcake.bench import bench
 from onnxcake.core import files
 from onnxcake.core.progress import Progress
-from onnxcake.job import Request
 from onnxcake.recipe.limits import Budget
 from onnxcake.report.curves import grid_png
+from onnxcake.run.prepare import Request
 
 NAMES = ("mlp", "cnn", "resnet", "vit")
 LEARNING = "student.optimiser={adamw: {lr: 3e-3}}"

@@ -21,9 +21,9 @@ from teachers import CACHE, FAMILIES, OPTIONS, images_file, teacher
 from onnxcake.bench import bench
 from onnxcake.core import files
 from onnxcake.core.progress import Progress
-from onnxcake.job import Request
 from onnxcake.recipe.limits import Budget
 from onnxcake.report.curves import Curve, curves_png
+from onnxcake.run.prepare import Request
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.student.student import count
 from onnxcake.teacher import Signature

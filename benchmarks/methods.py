@@ -37,9 +37,9 @@ from teachers import CACHE, OPTIONS, images_file, statistics_file, teacher
 from onnxcake.bench import bench
 from onnxcake.core import files
 from onnxcake.core.progress import Progress
-from onnxcake.job import Request
 from onnxcake.recipe.limits import Budget
 from onnxcake.report.bench_table import Cell
+from onnxcake.run.prepare import Request
 from onnxcake.teacher.autotune import threads_given
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -17,7 +17,7 @@ from teachers import CACHE, OPTIONS, images_file, teacher
 
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
-from onnxcake.job import Request
+from onnxcake.run.prepare import Request
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from teachers import OPTIONS, teacher
 
 from onnxcake import Recipe, Store, Teacher
 from onnxcake.core.rng import Key
-from onnxcake.plan import decide, fit, layout
+from onnxcake.run.plan import decide, fit, layout
 from onnxcake.synthesis import Maker, Synthesis
 from onnxcake.teacher import autotune
 from onnxcake.teacher.autotune import PLAIN, Pace

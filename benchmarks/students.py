@@ -27,9 +27,9 @@ from teachers import CACHE
 from onnxcake import verify
 from onnxcake.bench import bench
 from onnxcake.core.progress import Progress
-from onnxcake.job import Request
 from onnxcake.recipe.limits import Budget
-from onnxcake.run import REPORT, START
+from onnxcake.run.folder import REPORT, START
+from onnxcake.run.prepare import Request
 from onnxcake.teacher import Options
 from onnxcake.teacher.autotune import threads_given
 

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from results import CACHE
 from torch import Tensor, nn
 
-from onnxcake import Teacher, recorded
+from onnxcake import Teacher
 from onnxcake.student.architectures import ARCHITECTURES
-from onnxcake.teacher import Options, Signature
+from onnxcake.teacher import Options, Signature, recorded_statistics
 
 MEAN, STD = 0.1307, 0.3081
 OPTIONS = Options(range=(0.0, 1.0), mean=(MEAN,), std=(STD,))
@@ -105,7 +105,7 @@ def statistics_file(data: Path, name: str = "lenet5") -> Path:
     if not path.exists():
         x, _ = images(data, "train")
         some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:RECORDED]
-        recorded.record(Teacher.open(teacher(data, name), OPTIONS), x[some], path)
+        recorded_statistics.record(Teacher.open(teacher(data, name), OPTIONS), x[some], path)
     return path
 
 

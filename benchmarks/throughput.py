@@ -27,7 +27,7 @@ from onnxcake import Recipe, Store, Teacher
 from onnxcake.core.rng import Key
 from onnxcake.engine.threads import synthesize
 from onnxcake.onnxfile.export import export
-from onnxcake.plan import decide, fit, layout
+from onnxcake.run.plan import decide, fit, layout
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.synthesis import Maker
 from onnxcake.teacher import Signature

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from . import extraction
-from . import run as runs
-from .budget import fit
 from .core import files
 from .core.errors import (
     ConversionMismatch,
@@ -30,12 +28,14 @@ from .core.errors import (
     UsageError,
 )
 from .core.progress import Progress
-from .job import Request
 from .onnxfile.reading import read_regular
 from .recipe import method_table
 from .recipe.limits import Budget
 from .recipe.recipe import Recipe
 from .report.bench_table import FILE, Cell, Table
+from .run import folder as runs
+from .run.budget import fit
+from .run.prepare import Request
 
 # What is wrong with one method on this teacher; a file that is no model is wrong for all.
 _PASSED_OVER = (RecipeError, UnsupportedTeacher, ConversionMismatch, DeadTeacher, Diverged)

@@ -7,30 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import plan as plans
-from . import result
-from . import run as runs
-from .assembly import Shown, maker_of, rounds_of, training_of, watcher, work
-from .beginning import beginning
-from .budget import fit
 from .core import files
 from .core.arrays import Array
 from .core.errors import StoreError
 from .core.progress import Progress
 from .core.rng import Key
-from .forecast import Forecast, describe, forecast, times
-from .job import Request
-from .plan import Plan
-from .pupil import Pupil
 from .recipe.limits import Budget
 from .recipe.recipe import Recipe
 from .report.report import Report
-from .run import Run
+from .run import finish
+from .run import folder as runs
+from .run import plan as plans
+from .run.budget import fit
+from .run.build import Shown, maker_of, rounds_of, training_of, watcher, work
+from .run.cost import Spent
+from .run.estimate import Forecast, describe, forecast, times
+from .run.folder import Run
+from .run.initial_model import beginning
+from .run.plan import Plan
+from .run.prepare import Request
+from .run.student_spec import Pupil
+from .run.trial import prepare
 from .runtime.ort import Runtime
-from .spent import Spent
 from .store import Store
 from .teacher import Options, Task, autotune
-from .trial import prepare
 
 
 def extract(
@@ -124,11 +124,11 @@ def run(request: Request, progress: Progress) -> Report:
     runs.guard(out)
     with Runtime() as runtime:
         # All that is going to be done is tried before anything is written: what fails there leaves no begun run.
-        timed = None if result.finished(out, job.report_key) else times(job, runtime)
+        timed = None if finish.finished(out, job.report_key) else times(job, runtime)
         files.make_folder(out)
         with files.sole_writer(out):
             files.sweep(out)
-            if (done := result.finished(out, job.report_key)) is not None:
+            if (done := finish.finished(out, job.report_key)) is not None:
                 progress.say(f"{out}: finished before, nothing to do")
                 return done
             store = Store.create(out / runs.STORE, job.layout, progress.say, anew=runs.holds_nothing(out))
@@ -146,7 +146,7 @@ def run(request: Request, progress: Progress) -> Report:
             watch = None if job.probe is None else watcher(job.teacher, job.probe)
             rounds = rounds_of(job.pupil, training, store, out, spent, maker, watch, job.plan.beside)
             student = work(rounds, spent, show, progress)
-            return result.finish(
+            return finish.finish(
                 out,
                 job.run,
                 job.plan,
@@ -226,7 +226,7 @@ def train(
     files.make_folder(out)
     with files.sole_writer(out), Runtime() as runtime:
         files.sweep(out)
-        if (done := result.finished(out, key)) is not None:
+        if (done := finish.finished(out, key)) is not None:
             progress.say(f"{out}: finished before, nothing to do")
             return done
         own = Run(made.teacher, chosen, seed)
@@ -241,7 +241,7 @@ def train(
         training = training_of(pupil, Key(seed), replace(plan, device=device), None, show)
         rounds = rounds_of(pupil, training, samples, out, spent)
         learnt = work(rounds, spent, show, progress)
-        return result.finish(
+        return finish.finish(
             out,
             own,
             plan,

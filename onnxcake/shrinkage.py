@@ -11,7 +11,6 @@ from typing import Any, get_args
 from .core import files
 from .core.errors import OutputError, TeacherError, UsageError
 from .core.rng import Key
-from .joining import behind
 from .onnxfile.export import PRODUCER
 from .onnxfile.load import load
 from .pruning.cut_student import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
@@ -19,6 +18,7 @@ from .recipe.architecture import Auto
 from .recipe.recipe import Recipe
 from .report.report import Report, versions
 from .report.shrink_report import Shrinkage
+from .run.joining import behind
 from .runtime.ort import Runtime
 from .teacher import Options, Task, Teacher
 

@@ -16,11 +16,11 @@ from .core.rng import Key
 from .evaluate import probes
 from .evaluate.agreement import Answers
 from .evaluate.integer_kernels import arithmetic_here, saturated
-from .joining import check_pair, given
 from .onnxfile.front import Front
 from .onnxfile.load import load
 from .onnxfile.self_contained import ending_in, whole
 from .report.report import Report, costlier, versions
+from .run.joining import check_pair, given
 from .runtime.ort import Runtime
 from .store import Store, StoreDataset
 from .teacher import Options, OutputKind, Signature, sandbox

@@ -14,15 +14,16 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from onnxcake import beginning, extract, extraction, shrink
-from onnxcake.budget import fit
+from onnxcake import extract, extraction, shrink
 from onnxcake.core.errors import RecipeError, UsageError
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import train
-from onnxcake.job import Request, prepare
 from onnxcake.pruning.cut_student import cut_of
 from onnxcake.recipe.limits import Budget
 from onnxcake.recipe.recipe import Recipe
+from onnxcake.run import initial_model
+from onnxcake.run.budget import fit
+from onnxcake.run.prepare import Request, prepare
 from onnxcake.student.optimisers import AdamOptimiser
 from onnxcake.teacher import Options
 
@@ -86,7 +87,7 @@ def test_a_run_is_not_cut_anew(tmp_path: Path) -> None:
 
 def test_a_run_that_is_sized_first_is_cut_once(tmp_path: Path, monkeypatch: Any) -> None:
     cuts = []
-    monkeypatch.setattr(beginning, "cut_of", lambda *args: cuts.append(args) or cut_of(*args))
+    monkeypatch.setattr(initial_model, "cut_of", lambda *args: cuts.append(args) or cut_of(*args))
     overrides = [*SMALL, "student.architecture={auto: {keep: 0.31}}"]
     request = fit(Request(DIGITS, "cake-image", tmp_path, overrides), Budget(passes=1000))
     extraction.run(request, Progress(quiet=True))

@@ -15,11 +15,11 @@ from onnxcake import bench as benches
 from onnxcake.bench import bench, parse_only
 from onnxcake.core.errors import Diverged, Interrupted, RecipeError, StoreError, UnsupportedTeacher, UsageError
 from onnxcake.core.progress import Progress
-from onnxcake.job import Request
 from onnxcake.recipe.limits import Budget
 from onnxcake.report.bench_table import Cell, Table
 from onnxcake.report.curves import Curve, curves_png, grid_png
 from onnxcake.report.report import Report
+from onnxcake.run.prepare import Request
 from onnxcake.teacher import Options
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

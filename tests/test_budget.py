@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from onnxcake import budget as budgets
-from onnxcake import plan as plans
-from onnxcake.budget import amounts, fit, scale
 from onnxcake.core.errors import RecipeError, StoreError, UsageError
-from onnxcake.job import Request
 from onnxcake.recipe.limits import Budget, Scaling
 from onnxcake.recipe.recipe import Recipe, names
+from onnxcake.run import budget as budgets
+from onnxcake.run import plan as plans
+from onnxcake.run.budget import amounts, fit, scale
+from onnxcake.run.prepare import Request
 from onnxcake.teacher import Teacher
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -13,8 +13,8 @@ from torch import nn
 
 import onnxcake
 from onnxcake.core.errors import RecipeError
-from onnxcake.job import Request
 from onnxcake.onnxfile.export import export
+from onnxcake.run.prepare import Request
 from onnxcake.runtime.ort import Runtime
 
 SMALL = ["synthesis.rounds=4", "synthesis.batch=60", "synthesis.held_out=1", "student.steps=3"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from onnxcake.core.random_fields import fields
 from onnxcake.core.rng import Key
-from onnxcake.job import Request, prepare
+from onnxcake.run.prepare import Request, prepare
 from onnxcake.teacher import Options, Teacher
 from onnxcake.teacher.folded_batch_norm import seems_folded
 

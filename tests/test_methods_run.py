@@ -14,14 +14,14 @@ from torch import nn
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
-from onnxcake.job import Request
 from onnxcake.recipe.recipe import Recipe, names
-from onnxcake.recorded import record_files
 from onnxcake.report.report import Report
+from onnxcake.run.prepare import Request
 from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Store
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.teacher import Options, Signature
+from onnxcake.teacher.recorded_statistics import record_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BATCH = 20

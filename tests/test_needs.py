@@ -12,9 +12,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from onnxcake import needs
 from onnxcake.core.rng import Key
 from onnxcake.evaluate.probes import Probe
+from onnxcake.run import requirements
 from onnxcake.synthesis import LOSSES, Weighted
 from onnxcake.teacher import Statistics, Teacher, View
 
@@ -74,7 +74,7 @@ def nonlinear(handmade: Any, tmp_path_factory: pytest.TempPathFactory) -> Teache
 
 
 def resolved(asked: set[Any], teacher: Teacher, **more: Any) -> View:
-    view, refusals = needs.resolve(asked, teacher, key=KEY, **more)
+    view, refusals = requirements.resolve(asked, teacher, key=KEY, **more)
     assert refusals == []
     return view
 
@@ -82,9 +82,9 @@ def resolved(asked: set[Any], teacher: Teacher, **more: Any) -> View:
 def test_every_need_has_a_phrase() -> None:
     from onnxcake.synthesis.step import Need
 
-    assert set(needs.PHRASES) == set(get_args(Need))
-    assert needs.listed(["last_layer", "statistics"]) == "BatchNorm statistics, last-layer weights"
-    assert needs.listed([]) == ""
+    assert set(requirements.PHRASES) == set(get_args(Need))
+    assert requirements.listed(["last_layer", "statistics"]) == "BatchNorm statistics, last-layer weights"
+    assert requirements.listed([]) == ""
 
 
 def test_what_needs_nothing_is_given_nothing_but_maps(teachers: dict[str, Teacher]) -> None:
@@ -134,7 +134,7 @@ def test_folded_statistics_become_whitening_and_it_is_said_so(teachers: dict[str
 )
 def test_statistics_that_nothing_can_stand_for_are_refused(net: str, why: str, teachers: dict[str, Teacher]) -> None:
     """M20 of the bad teachers, where there is no substitute."""
-    view, refusals = needs.resolve({"statistics"}, teachers[net], key=KEY)
+    view, refusals = requirements.resolve({"statistics"}, teachers[net], key=KEY)
     assert view.statistics is None and len(refusals) == 1 and why in refusals[0] and "--stats PATH" in refusals[0]
 
 
@@ -148,7 +148,7 @@ def test_recorded_statistics_go_before_all(net: str, teachers: dict[str, Teacher
 
 
 def test_a_method_of_recorded_statistics_takes_no_others(teachers: dict[str, Teacher]) -> None:
-    view, refusals = needs.resolve({"statistics"}, teachers["surviving"], key=KEY, only_recorded=True)
+    view, refusals = requirements.resolve({"statistics"}, teachers["surviving"], key=KEY, only_recorded=True)
     assert view.statistics is None and view.notes == ()
     assert refusals == [
         "needs recorded statistics: give them with --stats PATH "
@@ -173,10 +173,10 @@ def test_an_optional_term_takes_no_substitute(
         Weighted("classification", 1.0, LOSSES["classification"]()),
     ]
     recorded = Statistics(("v1",), (torch.zeros(3),), (torch.ones(3),), "recorded") if given else None
-    names, why = needs.left_out(terms, teachers[net], KEY, recorded)
+    names, why = requirements.left_out(terms, teachers[net], KEY, recorded)
     assert names == left and len(why) == len(left) and all(text.startswith(told) for text in why)
     needed = Weighted("statistics", 1.0, LOSSES["statistics"]())
-    assert needs.left_out([needed], teachers[net], KEY) == (frozenset(), ())
+    assert requirements.left_out([needed], teachers[net], KEY) == (frozenset(), ())
 
 
 # Last layer and similarity
@@ -205,7 +205,7 @@ def test_what_needs_a_last_layer_that_is_none_is_left_out(asked: set[str], what:
 
 
 def test_similarity_is_the_cosine_of_rows() -> None:
-    alike = needs.cosines(torch.tensor([[1.0, 0.0], [2.0, 2.0], [-3.0, 0.0], [0.0, 0.0]]))
+    alike = requirements.cosines(torch.tensor([[1.0, 0.0], [2.0, 2.0], [-3.0, 0.0], [0.0, 0.0]]))
     half = 0.5**0.5
     wanted = torch.tensor([[1, half, -1, 0], [half, 1, -half, 0], [-1, -half, 1, 0], [0, 0, 0, 1]])
     torch.testing.assert_close(alike, wanted, atol=1e-6, rtol=0)
@@ -225,7 +225,7 @@ def test_similarity_without_a_last_layer_is_how_logits_go_together(nonlinear: Te
     assert view.similarity is not None and len(view.notes) == 1 and "1000 samples of noise" in view.notes[0]
     wanted = torch.tensor([[1.0, 1, -1, 0], [1, 1, -1, 0], [-1, -1, 1, 0], [0, 0, 0, 1]])
     torch.testing.assert_close(view.similarity, wanted, atol=0.1, rtol=0)  # 1000 samples: 0.03
-    again, other = (needs.resolve({"similarity"}, nonlinear, key=key)[0] for key in (KEY, Key(1)))
+    again, other = (requirements.resolve({"similarity"}, nonlinear, key=key)[0] for key in (KEY, Key(1)))
     assert again.similarity is not None and torch.equal(view.similarity, again.similarity)
     assert other.similarity is not None and not torch.equal(view.similarity, other.similarity)
 
@@ -236,7 +236,7 @@ def test_a_logit_that_never_changes_is_like_no_other(handmade: Any, tmp_path: Pa
     nodes = [helper.make_node("MatMul", ["x", "W"], ["m"]), helper.make_node("Tanh", ["m"], ["y"])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])]
     onnx.save(handmade(nodes, {"W": weight}, outputs=outputs), tmp_path / "t.onnx")
-    similarity = needs.correlations(Teacher.load(tmp_path / "t.onnx"), KEY)
+    similarity = requirements.correlations(Teacher.load(tmp_path / "t.onnx"), KEY)
     assert similarity[3].tolist() == [0, 0, 0, 1]
 
 
@@ -255,6 +255,6 @@ def test_real_inputs_are_given_in_standard_units(export: Any, tmp_path: Path) ->
 
 
 def test_all_reasons_are_told_at_once(teachers: dict[str, Teacher]) -> None:
-    view, refusals = needs.resolve({"statistics", "data", "features"}, teachers["mlp"], key=KEY)
+    view, refusals = requirements.resolve({"statistics", "data", "features"}, teachers["mlp"], key=KEY)
     assert len(refusals) == 2 and refusals[1] == "needs real inputs: give them with --data PATH"
     assert view.last_layer is not None, "what can be given is"

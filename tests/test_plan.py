@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from onnxcake import plan as plans
 from onnxcake.core.errors import RecipeError, StoreError
 from onnxcake.core.rng import Key
-from onnxcake.job import Request, prepare
-from onnxcake.plan import Plan, decide, fit, layout
 from onnxcake.recipe.recipe import Recipe, names
+from onnxcake.run import plan as plans
+from onnxcake.run.plan import Plan, decide, fit, layout
+from onnxcake.run.prepare import Request, prepare
 from onnxcake.runtime.ort import Runtime
 from onnxcake.synthesis import Maker
 from onnxcake.synthesis.labels.hard import Independent, RowPermutation

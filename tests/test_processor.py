@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxcake.plan import weight_bits
 from onnxcake.recipe.recipe import Recipe
+from onnxcake.run.plan import weight_bits
 from onnxcake.runtime import processor
 
 X86 = "processor : 0\nmodel name : {name}\nflags\t\t: fpu sse2 {flags}\n\nprocessor : 1\nflags : fpu\n"

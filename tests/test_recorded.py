@@ -13,10 +13,9 @@ from onnx import helper
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from onnxcake import recorded
 from onnxcake.core.errors import OutputError, UsageError
-from onnxcake.recorded import load, record
-from onnxcake.teacher import Teacher
+from onnxcake.teacher import Teacher, recorded_statistics
+from onnxcake.teacher.recorded_statistics import load, record
 
 
 class Block(nn.Module):
@@ -93,7 +92,7 @@ def test_recorded_statistics_are_those_of_the_data(
     net: str, at_once: int, nets: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, teacher, _ = nets[net]
-    monkeypatch.setattr(recorded, "_MOST_AT_ONCE", at_once)
+    monkeypatch.setattr(recorded_statistics, "_MOST_AT_ONCE", at_once)
     names = record(teacher, data(), tmp_path / "stats.safetensors")
     statistics = load(tmp_path / "stats.safetensors", teacher)
     own = dict(teacher.offers.names)
@@ -111,7 +110,7 @@ def test_a_large_mean_does_not_swallow_the_variance(export: Any, tmp_path: Path)
     teacher = Teacher.load(export(module, (3,), tmp_path / "t.onnx"))
     inputs = 1e4 + torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))
     assert teacher.offers.statistics is not None
-    ((mean, variance),) = recorded.measure(teacher, inputs, teacher.offers.statistics.taps)
+    ((mean, variance),) = recorded_statistics.measure(teacher, inputs, teacher.offers.statistics.taps)
     torch.testing.assert_close(mean, inputs.double().mean(0), atol=0, rtol=1e-14)
     torch.testing.assert_close(variance, inputs.double().var(0, correction=0), atol=0, rtol=1e-10)
 
@@ -180,7 +179,7 @@ def forged(teacher: Teacher, path: Path, mean: Tensor, variance: Tensor) -> None
     tensors = {"mean.0": mean.clone(), "variance.0": variance.clone()}
     facts: dict[str, Any] = {"kind": "activation statistics", "version": 1, "teacher": teacher.facts.digest}
     facts |= {"file": teacher.name, "samples": 3, "values": [teacher.offers.names[0][1]]}
-    facts["digest"] = recorded._digest(tensors, facts)
+    facts["digest"] = recorded_statistics._digest(tensors, facts)
     path.write_bytes(save(tensors, {"onnxcake": json.dumps(facts)}))
 
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnxcake.checkpoints import Checkpoints
 from onnxcake.core import interrupt
 from onnxcake.core.errors import Interrupted
 from onnxcake.core.rng import Key
-from onnxcake.course import Course, steps_per_round
-from onnxcake.rounds import POINTS, Rounds
+from onnxcake.run.checkpoints import Checkpoints
+from onnxcake.run.rounds import POINTS, Rounds
+from onnxcake.run.schedule import Course, steps_per_round
 from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Batch, Layout, Store
 from onnxcake.student import Distillation, Lesson, Regime, Student, Training, training

@@ -13,15 +13,15 @@ import pytest
 import torch
 from in_process import Ended, command
 
-from onnxcake import beginning, result
 from onnxcake.core import files, tensorfile
 from onnxcake.core.errors import StoreError
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import train
-from onnxcake.plan import Plan
 from onnxcake.report.bench_table import Cell, Table
-from onnxcake.run import Run, holds_nothing
-from onnxcake.spent import Spent
+from onnxcake.run import finish, initial_model
+from onnxcake.run.cost import Spent
+from onnxcake.run.folder import Run, holds_nothing
+from onnxcake.run.plan import Plan
 from onnxcake.store import Store
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"
@@ -52,7 +52,7 @@ def extract(out: Path) -> Ended:
 
 def finished(out: Path) -> None:
     """The report, if it is one; shown, as the command would."""
-    report = result.finished(out, json.loads((out / "kept.json").read_text())["key"])
+    report = finish.finished(out, json.loads((out / "kept.json").read_text())["key"])
     assert report is None or report.table()
 
 
@@ -61,7 +61,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "plan.json": lambda out: Plan.read(out / "plan.json"),
     "spent.json": lambda out: Spent(out).as_dict(),
     "store/store.json": lambda out: Store.open(out / "store"),
-    "start.json": lambda out: beginning._kept(out, "k", Run.read(out).teacher),
+    "start.json": lambda out: initial_model._kept(out, "k", Run.read(out).teacher),
     "bench.json": lambda out: replace(Table.read(out), asked=ASKED).table(),
     "report.json": finished,
 }

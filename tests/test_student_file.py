@@ -19,7 +19,7 @@ from onnxcake.cli import app
 from onnxcake.core.errors import RecipeError, UsageError
 from onnxcake.core.progress import Progress
 from onnxcake.onnxfile.export import export as write
-from onnxcake.rounds import Rounds
+from onnxcake.run.rounds import Rounds
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"
 PROBE = DIGITS.with_name("digits-test.npz")

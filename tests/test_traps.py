@@ -13,9 +13,9 @@ from torch import nn
 
 from onnxcake.core.progress import Progress
 from onnxcake.extraction import run
-from onnxcake.job import Request, prepare
-from onnxcake.pupil import Pupil
 from onnxcake.recipe.recipe import Recipe
+from onnxcake.run.prepare import Request, prepare
+from onnxcake.run.student_spec import Pupil
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import Options, Teacher
 

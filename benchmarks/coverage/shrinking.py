@@ -210,7 +210,8 @@ def document() -> str:
         "## Matrices as products of two",
         "A student of such products is then fitted to its teacher before it is written "
         "(`onnxcake/pruning/reconstruct.py`): layer by layer, first the second half of a product, then "
-        "the first, by linear least squares on random fields, behind the layers fitted before; where the answers to images of another kind come at least half as far again. "
+        "the first, by linear least squares on random fields, behind the layers fitted before; where the answers to "
+        "images of another kind come at least half as far again. "
         'See "Products of two before training" in [benchmarks/RESULTS.md](../benchmarks/RESULTS.md). Channels are not '
         "fitted so: that gives a far better start (a ViT 0.86 for 0.58) and, after training, no better student.",
         f"The same teachers with all their channels: {good} of {len(reached)} students are sound, {met} have the "

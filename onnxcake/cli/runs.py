@@ -67,10 +67,10 @@ def extract(
 
     from dataclasses import asdict
 
-    from ..budget import fit
     from ..extraction import look_ahead, run
-    from ..job import Request
     from ..recipe.limits import Budget
+    from ..run.budget import fit
+    from ..run.prepare import Request
 
     request = Request(
         teacher=teacher,
@@ -144,8 +144,8 @@ def bench(
 
     from ..bench import bench as run_bench
     from ..bench import parse_only
-    from ..job import Request
     from ..recipe.limits import Budget
+    from ..run.prepare import Request
 
     request = Request(
         teacher=teacher,

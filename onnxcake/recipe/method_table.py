@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..needs import optional
+from ..run.requirements import optional
 from ..synthesis import LABELS, LOSSES, MEMORIES, SOURCES, Weighted
 from ..synthesis.losses.classification import Classification
 from ..synthesis.losses.contrastive import Contrastive

@@ -159,7 +159,7 @@ class RetainSection(Section):
 
 
 class StudentSection(Section):
-    """What learns, and how; `onnxcake.student.Regime` and `onnxcake.rounds.Course` explain the numbers.
+    """What learns, and how; `onnxcake.student.Regime` and `onnxcake.run.folder.rounds.Course` explain the numbers.
 
     ``steps`` and ``epochs`` are those of each round. The batch is the synthesis's where nothing is kept.
     """

@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from onnxcake.checkpoints import Checkpoints
 from onnxcake.core import interrupt
 from onnxcake.core.errors import Diverged, Interrupted
 from onnxcake.core.files import write_with_digest
 from onnxcake.core.rng import Key
-from onnxcake.course import Course
 from onnxcake.recipe.recipe import Recipe
-from onnxcake.rounds import Rounds
+from onnxcake.run.checkpoints import Checkpoints
+from onnxcake.run.rounds import Rounds
+from onnxcake.run.schedule import Course
 from onnxcake.store import Batch, Layout, Store, StoreDataset
 from onnxcake.student import Distillation, Lesson, Regime, Training, make
 from onnxcake.student.optimisers import AdamWOptimiser, ConstantRate, Cosine, MuonOptimiser, OneCycle, SgdOptimiser

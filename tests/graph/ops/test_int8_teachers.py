@@ -18,9 +18,9 @@ from plain_session import plain_session
 from quantised_models import WAYS, inputs, quantised
 
 from onnxcake import Teacher, inspect
-from onnxcake import result as results
 from onnxcake.evaluate.integer_kernels import saturated
 from onnxcake.graph.dequantise import holds_rounding
+from onnxcake.run import finish as results
 from onnxcake.runtime.ort import Runtime
 
 

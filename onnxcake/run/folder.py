@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .core import files, json_files
-from .core.errors import OutputError, RecipeError, StoreError
-from .recipe.limits import Scaling
-from .recipe.recipe import Recipe
-from .teacher import Facts
-from .version import __version__
+from ..core import files, json_files
+from ..core.errors import OutputError, RecipeError, StoreError
+from ..recipe.limits import Scaling
+from ..recipe.recipe import Recipe
+from ..teacher import Facts
+from ..version import __version__
 
 FILE, STORE, CHECKPOINTS = "run.json", "store", "student"
 START, CUT, FRONT, STUDENT = "start.onnx", "start.json", "front.onnx", "student.onnx"

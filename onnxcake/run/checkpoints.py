@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .core.files import make_folder, remove, sweep, write_with_digest
-from .core.tensorfile import SUFFIX, pack, unpack
+from ..core.files import make_folder, remove, sweep, write_with_digest
+from ..core.tensorfile import SUFFIX, pack, unpack
 
 _NAME = re.compile(r"^step-(\d{9})-[0-9a-f]{16}\.safetensors$")
 _KEEP = 2  # the newest, and one more should that be damaged

@@ -12,23 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import run as runs
+from ..core.progress import Progress, Stage
+from ..core.rng import Key
+from ..evaluate.agreement import top_classes
+from ..evaluate.probes import Probe
+from ..runtime.ort import Runtime
+from ..store import Store
+from ..student import Student, Training
+from ..student.training import Ask
+from ..synthesis import Maker, Synthesis, Tick
+from ..teacher import Teacher, autotune
+from . import folder as runs
 from .checkpoints import Checkpoints
-from .core.progress import Progress, Stage
-from .core.rng import Key
-from .evaluate.agreement import top_classes
-from .evaluate.probes import Probe
-from .job import Job
+from .cost import Spent
 from .plan import Plan
-from .pupil import Pupil
+from .prepare import Job
 from .rounds import Rounds
-from .runtime.ort import Runtime
-from .spent import Spent
-from .store import Store
-from .student import Student, Training
-from .student.training import Ask
-from .synthesis import Maker, Synthesis, Tick
-from .teacher import Teacher, autotune
+from .student_spec import Pupil
 
 _WATCHED = 2000  # of the probe's samples, for the curve
 

@@ -11,18 +11,18 @@ from typing import Any, TypeVar
 
 import torch
 
-from .assembly import maker_of, shortened, training_of
-from .core.prefetch import ahead
-from .core.progress import duration, size
-from .core.rng import Key
-from .core.waiting import waited
-from .job import Job
+from ..core.prefetch import ahead
+from ..core.progress import duration, size
+from ..core.rng import Key
+from ..core.waiting import waited
+from ..runtime.ort import Runtime
+from ..store import Batch
+from ..student import Lesson
+from ..student.training import OPTIMISER, Rows
+from ..synthesis import Maker, silent
+from .build import maker_of, shortened, training_of
 from .plan import Plan
-from .runtime.ort import Runtime
-from .store import Batch
-from .student import Lesson
-from .student.training import OPTIMISER, Rows
-from .synthesis import Maker, silent
+from .prepare import Job
 
 _TRIED = 2  # steps of a batch that is made for timing
 _MOMENT_S = 0.7  # for timing a batch, a draft and a student step each, at least

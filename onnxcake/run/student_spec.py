@@ -6,15 +6,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .core import files
-from .core.errors import RecipeError
-from .core.rng import Key
-from .course import Course, steps_per_round
-from .graph.parameters import count_in
-from .recipe.architecture import Auto
-from .recipe.recipe import Recipe
-from .store import Layout
-from .student import (
+from ..core import files
+from ..core.errors import RecipeError
+from ..core.rng import Key
+from ..graph.parameters import count_in
+from ..recipe.architecture import Auto
+from ..recipe.recipe import Recipe
+from ..store import Layout
+from ..student import (
     ARCHITECTURES,
     LEARNING_RATES,
     MATCHES,
@@ -28,9 +27,10 @@ from .student import (
     make,
     parameters,
 )
-from .student.training import OPTIMISER
-from .synthesis import AUGMENTS, MEMORIES, Augment
-from .teacher import Facts, Signature
+from ..student.training import OPTIMISER
+from ..synthesis import AUGMENTS, MEMORIES, Augment
+from ..teacher import Facts, Signature
+from .schedule import Course, steps_per_round
 
 
 @dataclass(frozen=True)

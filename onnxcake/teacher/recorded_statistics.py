@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import joining
-from .core import tensorfile
-from .core.errors import OutputError, UsageError
-from .core.files import canonical, check_target, is_there, make_parent, sha256, write_atomic
-from .core.text import shown
-from .evaluate import probes
-from .teacher import Options, Statistics, Teacher
+from ..core import tensorfile
+from ..core.errors import OutputError, UsageError
+from ..core.files import canonical, check_target, is_there, make_parent, sha256, write_atomic
+from ..core.text import shown
+from ..evaluate import probes
+from ..run import joining
+from . import Options, Statistics, Teacher
 
 _KIND = "activation statistics"
 _AGAIN = "Record them again: onnxcake record TEACHER --data PATH --out FILE."

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import job as jobs
-from .forecast import times
-from .job import Job, Request
-from .runtime.ort import Runtime
-from .teacher import autotune
+from ..runtime.ort import Runtime
+from ..teacher import autotune
+from . import prepare as jobs
+from .estimate import times
+from .prepare import Job, Request
 
 _TRIED: set[tuple[object, ...]] = set()  # what has worked in this process: runs are prepared several times
 
 
 def prepare(request: Request) -> Job:
-    """Resolve what the user asked for; see `onnxcake.job.prepare`.
+    """Resolve what the user asked for; see `onnxcake.run.folder.prepare.prepare`.
 
     A way of computing that is only meant to be faster (bfloat16, channels last, threads side by side) was timed on the
     teacher's gradient alone. The losses, values inside the teacher and the student meet it here, in a few steps of a

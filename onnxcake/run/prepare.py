@@ -7,26 +7,26 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import joining, needs, recorded
+from ..core import files
+from ..core.errors import RecipeError, StoreError, UsageError
+from ..core.rng import Key
+from ..core.text import printable
+from ..core.waiting import waited
+from ..evaluate import probes
+from ..evaluate.probes import Probe
+from ..recipe import method_table
+from ..recipe.limits import Scaling
+from ..recipe.recipe import Recipe
+from ..store import Layout
+from ..synthesis import Synthesis
+from ..teacher import Options, Teacher, autotune, recorded_statistics
+from ..teacher.capabilities import View
+from . import joining, requirements
 from . import plan as plans
-from .beginning import Beginning, beginning
-from .core import files
-from .core.errors import RecipeError, StoreError, UsageError
-from .core.rng import Key
-from .core.text import printable
-from .core.waiting import waited
-from .evaluate import probes
-from .evaluate.probes import Probe
+from .folder import Run, holds_nothing, is_abandoned
+from .initial_model import Beginning, beginning
 from .plan import Plan
-from .pupil import Pupil
-from .recipe import method_table
-from .recipe.limits import Scaling
-from .recipe.recipe import Recipe
-from .run import Run, holds_nothing, is_abandoned
-from .store import Layout
-from .synthesis import Synthesis
-from .teacher import Options, Teacher, autotune
-from .teacher.capabilities import View
+from .student_spec import Pupil
 
 _BATCHES = 4  # for each worker at least: the last ones are not waited for in vain
 DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but logits and their gradient
@@ -145,14 +145,16 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
         RecipeError: if it does not fit, or the teacher or the user does not give what the method needs; with the
             nearest recipe that would run.
     """
-    stats = None if request.stats is None else recorded.load(request.stats, teacher)
+    stats = None if request.stats is None else recorded_statistics.load(request.stats, teacher)
     key, samples = Key(request.seed), None if data is None else len(data.inputs)
 
     def resolved(some: Recipe) -> tuple[Synthesis, View]:
-        left_out, why = needs.left_out(some.synthesis.losses.build(), teacher, key, stats)
+        left_out, why = requirements.left_out(some.synthesis.losses.build(), teacher, key, stats)
         fitted = plans.fit(some, teacher, samples, left_out)
         only = any(getattr(term.loss, "recorded", False) for term in fitted.losses)
-        view, refusals = needs.resolve(fitted.needs, teacher, key=key, recorded=stats, only_recorded=only, data=data)
+        view, refusals = requirements.resolve(
+            fitted.needs, teacher, key=key, recorded=stats, only_recorded=only, data=data
+        )
         if refusals:
             raise RecipeError("; ".join(refusals), where=some.title)
         return fitted, replace(view, notes=(*view.notes, *why))

@@ -16,20 +16,20 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from .core import json_files
-from .core.errors import RecipeError
-from .core.files import canonical, sha256
-from .core.quantities import Count
-from .recipe.recipe import Recipe
-from .runtime import processor
-from .store import Layout
-from .synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis, Weighted
-from .synthesis.labels.hard import Labels
-from .synthesis.schedules import Constant
-from .synthesis.source import Source
-from .synthesis.updates import Sgd
-from .teacher import Signature, Teacher
-from .teacher.autotune import Dtype, Pace, threads_given
+from ..core import json_files
+from ..core.errors import RecipeError
+from ..core.files import canonical, sha256
+from ..core.quantities import Count
+from ..recipe.recipe import Recipe
+from ..runtime import processor
+from ..store import Layout
+from ..synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis, Weighted
+from ..synthesis.labels.hard import Labels
+from ..synthesis.schedules import Constant
+from ..synthesis.source import Source
+from ..synthesis.updates import Sgd
+from ..teacher import Signature, Teacher
+from ..teacher.autotune import Dtype, Pace, threads_given
 
 FILE = "plan.json"
 GROUPS = 10  # CAKE's rows, where the teacher has as many classes

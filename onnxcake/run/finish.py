@@ -12,31 +12,31 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from . import run as runs
-from .core import files, json_files
-from .core.arrays import Array
-from .core.errors import OnnxcakeError, StoreError
-from .core.remedies import OURS
-from .core.rng import Key
-from .core.waiting import waited
-from .evaluate import without_data
-from .evaluate.agreement import Answers, top_classes
-from .evaluate.integer_kernels import arithmetic_here, saturated
-from .evaluate.probes import Probe
-from .graph.dequantise import holds_rounding
-from .graph.parameters import count_in
+from ..core import files, json_files
+from ..core.arrays import Array
+from ..core.errors import OnnxcakeError, StoreError
+from ..core.remedies import OURS
+from ..core.rng import Key
+from ..core.waiting import waited
+from ..evaluate import without_data
+from ..evaluate.agreement import Answers, top_classes
+from ..evaluate.integer_kernels import arithmetic_here, saturated
+from ..evaluate.probes import Probe
+from ..graph.dequantise import holds_rounding
+from ..graph.parameters import count_in
+from ..onnxfile.export import export
+from ..onnxfile.self_contained import has_low_precision
+from ..report.report import FORMAT, Report, costlier, versions
+from ..runtime.ort import Runtime, Session
+from ..store import Store, StoreDataset
+from ..student import OnnxStudent, Student
+from ..teacher import OutputKind, Signature, Teacher, way_back
+from . import folder as runs
+from .cost import Spent
+from .folder import Run
 from .joining import behind
-from .onnxfile.export import export
-from .onnxfile.self_contained import has_low_precision
 from .plan import Plan
-from .pupil import Pupil
-from .report.report import FORMAT, Report, costlier, versions
-from .run import Run
-from .runtime.ort import Runtime, Session
-from .spent import Spent
-from .store import Store, StoreDataset
-from .student import OnnxStudent, Student
-from .teacher import OutputKind, Signature, Teacher, way_back
+from .student_spec import Pupil
 
 PARITY = 1e-3  # student.onnx against torch, relative to the largest answer
 PARITY_INT8 = 5e-2  # the same where a single rounding to int8 may fall the other way
@@ -262,7 +262,7 @@ def _picture(asked: Session | None, session: Session, data: StoreDataset, signat
     sides = {"teacher": asked, "student": session}
     kind = signature.output_kind
     regions = {name: _classes_of(side, kind) for name, side in sides.items() if side is not None}
-    from .report import plots  # matplotlib takes a second to load, and is needed at the end alone
+    from ..report import plots  # matplotlib takes a second to load, and is needed at the end alone
 
     return plots.samples_png(signature, data, regions)
 

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..core.errors import RecipeError, StoreError
+from ..core.files import is_there
+from ..core.progress import duration
+from ..recipe.limits import Budget, Scaling
+from ..recipe.recipe import Recipe
+from ..runtime.ort import Runtime
+from . import folder as runs
 from . import plan as plans
-from . import run as runs
-from .core.errors import RecipeError, StoreError
-from .core.files import is_there
-from .core.progress import duration
-from .forecast import forecast
-from .job import Job, Request, open_teacher
-from .recipe.limits import Budget, Scaling
-from .recipe.recipe import Recipe
-from .run import Run
-from .runtime.ort import Runtime
+from .estimate import forecast
+from .folder import Run
+from .prepare import Job, Request, open_teacher
 from .trial import prepare
 
 _ROUNDS, _BATCHES = "synthesis.rounds", "synthesis.batches"

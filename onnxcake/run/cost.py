@@ -12,9 +12,9 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
-from .core import json_files
-from .core.files import write_json
-from .core.quantities import NonNegative
+from ..core import json_files
+from ..core.files import write_json
+from ..core.quantities import NonNegative
 
 FILE = "spent.json"
 _FLUSH_S = 10.0

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import run as runs
-from .core import files, json_files
-from .core.errors import OnnxcakeError, UnsupportedTeacher, UsageError
-from .core.rng import Key
-from .evaluate.agreement import compare
-from .pruning import NothingToCut, Pruner
-from .pruning.cut_student import cut_of, synthetic
-from .recipe.architecture import ONNX, Auto
-from .recipe.recipe import Recipe
-from .runtime.ort import Runtime
-from .student import Start
-from .teacher import Facts, Teacher
+from ..core import files, json_files
+from ..core.errors import OnnxcakeError, UnsupportedTeacher, UsageError
+from ..core.rng import Key
+from ..evaluate.agreement import compare
+from ..pruning import NothingToCut, Pruner
+from ..pruning.cut_student import cut_of, synthetic
+from ..recipe.architecture import ONNX, Auto
+from ..recipe.recipe import Recipe
+from ..runtime.ort import Runtime
+from ..student import Start
+from ..teacher import Facts, Teacher
+from . import folder as runs
 
 # Parameters up to which a teacher of which nothing can be cut is its own student: 40 kB, a linear model as a rule.
 _SMALL = 10_000

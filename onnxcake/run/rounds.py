@@ -15,21 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import interrupt
+from ..core.errors import StoreError
+from ..core.json_files import EXACT, of
+from ..core.prefetch import ahead
+from ..core.quantities import CountOrNone, Positive
+from ..core.rng import Key
+from ..core.text import first_line
+from ..engine.threads import synthesize
+from ..store import Batch, Pool, Samples, Store, StoreDataset
+from ..student import Lesson, Training
+from ..student.training import Rows
+from ..synthesis import Maker
+from ..synthesis.state import Lasting
 from .checkpoints import Checkpoints
-from .core import interrupt
-from .core.errors import StoreError
-from .core.json_files import EXACT, of
-from .core.prefetch import ahead
-from .core.quantities import CountOrNone, Positive
-from .core.rng import Key
-from .core.text import first_line
-from .course import Course
-from .engine.threads import synthesize
-from .store import Batch, Pool, Samples, Store, StoreDataset
-from .student import Lesson, Training
-from .student.training import Rows
-from .synthesis import Maker
-from .synthesis.state import Lasting
+from .schedule import Course
 
 POINTS = 20  # of the curve
 _SAVE_S = 30.0  # between two checkpoints of short rounds, at most, and a round

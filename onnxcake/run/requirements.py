@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .core.rng import Key
-from .core.text import printable
-from .evaluate.probes import Probe
-from .teacher import LastLayer, Statistics, Teacher, View
-from .teacher.folded_batch_norm import seems_folded
+from ..core.rng import Key
+from ..core.text import printable
+from ..evaluate.probes import Probe
+from ..teacher import LastLayer, Statistics, Teacher, View
+from ..teacher.folded_batch_norm import seems_folded
 
 if TYPE_CHECKING:
-    from .synthesis.step import Loss, Need, Weighted
+    from ..synthesis.step import Loss, Need, Weighted
 
 PHRASES: Mapping[Need, str] = {
     "statistics": "BatchNorm statistics",
