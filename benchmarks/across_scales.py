@@ -18,7 +18,7 @@ import methods
 import results
 from teachers import CACHE, FAMILIES, OPTIONS, images_file, teacher
 
-from onnxcake.bench import bench
+from onnxcake.commands.bench import bench
 from onnxcake.core import files
 from onnxcake.core.progress import Progress
 from onnxcake.recipe.limits import Budget

@@ -34,7 +34,7 @@ from pathlib import Path
 import results
 from teachers import CACHE, OPTIONS, images_file, statistics_file, teacher
 
-from onnxcake.bench import bench
+from onnxcake.commands.bench import bench
 from onnxcake.core import files
 from onnxcake.core.progress import Progress
 from onnxcake.recipe.limits import Budget

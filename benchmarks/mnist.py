@@ -15,8 +15,8 @@ from pathlib import Path
 from results import append
 from teachers import CACHE, OPTIONS, images_file, teacher
 
+from onnxcake.commands.extract import run
 from onnxcake.core.progress import Progress
-from onnxcake.extraction import run
 from onnxcake.run.prepare import Request
 
 

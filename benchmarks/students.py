@@ -25,7 +25,7 @@ import results
 from teachers import CACHE
 
 from onnxcake import verify
-from onnxcake.bench import bench
+from onnxcake.commands.bench import bench
 from onnxcake.core.progress import Progress
 from onnxcake.recipe.limits import Budget
 from onnxcake.run.folder import REPORT, START

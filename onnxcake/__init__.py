@@ -26,27 +26,27 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .commands.extract import extract
+    from .commands.inspect import inspect
+    from .commands.shrink import shrink
+    from .commands.verify import verify
     from .core.errors import OnnxcakeError
-    from .extraction import extract
-    from .inspection import inspect
     from .recipe.recipe import Recipe
     from .report.report import Report
-    from .shrinkage import shrink
     from .store import Store, StoreDataset
     from .teacher import Teacher
-    from .verification import verify
 
 _HOME = {
     "OnnxcakeError": "core.errors",
-    "Recipe": "recipe",
-    "Report": "report",
+    "Recipe": "recipe.recipe",
+    "Report": "report.report",
     "Store": "store",
     "StoreDataset": "store",
     "Teacher": "teacher",
-    "extract": "extraction",
-    "inspect": "inspection",
-    "shrink": "shrinkage",
-    "verify": "verification",
+    "extract": "commands.extract",
+    "inspect": "commands.inspect",
+    "shrink": "commands.shrink",
+    "verify": "commands.verify",
 }
 
 

@@ -14,10 +14,11 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from onnxcake import extract, extraction, shrink
+from onnxcake import extract, shrink
+from onnxcake.commands import extract as extraction
+from onnxcake.commands.extract import train
 from onnxcake.core.errors import RecipeError, UsageError
 from onnxcake.core.progress import Progress
-from onnxcake.extraction import train
 from onnxcake.pruning.cut_student import cut_of
 from onnxcake.recipe.limits import Budget
 from onnxcake.recipe.recipe import Recipe

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxcake import bench as benches
-from onnxcake.bench import bench, parse_only
+from onnxcake.commands import bench as benches
+from onnxcake.commands.bench import bench, parse_only
 from onnxcake.core.errors import Diverged, Interrupted, RecipeError, StoreError, UnsupportedTeacher, UsageError
 from onnxcake.core.progress import Progress
 from onnxcake.recipe.limits import Budget

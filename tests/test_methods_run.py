@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from onnxcake.commands.extract import run
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.progress import Progress
-from onnxcake.extraction import run
 from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.report.report import Report
 from onnxcake.run.prepare import Request

@@ -18,10 +18,10 @@ from in_process import command
 from rich.console import Console
 from torch import Tensor, nn
 
+from onnxcake.commands.shrink import shrink
 from onnxcake.core.errors import BelowFloor, OnnxcakeError, OutputError, RecipeError, TeacherError, UsageError
 from onnxcake.pruning.cut_student import NothingToCut
 from onnxcake.runtime.ort import Runtime
-from onnxcake.shrinkage import shrink
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"
 

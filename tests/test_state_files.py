@@ -13,10 +13,10 @@ import pytest
 import torch
 from in_process import Ended, command
 
+from onnxcake.commands.extract import train
 from onnxcake.core import files, tensorfile
 from onnxcake.core.errors import StoreError
 from onnxcake.core.progress import Progress
-from onnxcake.extraction import train
 from onnxcake.report.bench_table import Cell, Table
 from onnxcake.run import finish, initial_model
 from onnxcake.run.cost import Spent

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from onnxcake.commands.extract import run
 from onnxcake.core.progress import Progress
-from onnxcake.extraction import run
 from onnxcake.recipe.recipe import Recipe
 from onnxcake.run.prepare import Request, prepare
 from onnxcake.run.student_spec import Pupil

@@ -13,7 +13,7 @@ import pytest
 from in_process import command
 from onnx import helper
 
-from onnxcake import extraction
+from onnxcake.commands import extract
 from onnxcake.student import training
 from onnxcake.synthesis import synthesizer
 from onnxcake.teacher import autotune
@@ -92,7 +92,7 @@ def test_a_crash_in_preparation_begins_no_run(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, part, crash)
+        patch.setattr(extract, part, crash)
         assert extracted(teachers["first"], out).code == 1
     assert not out.exists()
     ended = extracted(teachers["corrected"], out)
@@ -105,7 +105,7 @@ def test_a_folder_that_holds_nothing_finished_takes_a_corrected_file(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, part, crash)
+        patch.setattr(extract, part, crash)
         assert extracted(teachers["first"], out, "--budget", "1h").code == 1
     assert (out / "run.json").exists() and not list((out / "store").glob("*.safetensors"))
     ended = extracted(teachers["corrected"], out)  # under another budget too: nothing of the first one was kept
@@ -119,7 +119,7 @@ def test_other_options_are_taken_where_nothing_is_finished(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "work", crash)
+        patch.setattr(extract, "work", crash)
         assert extracted(teachers["first"], out).code == 1
     assert extracted(teachers["first"], out, "--range", "-1,1").code == 0
 

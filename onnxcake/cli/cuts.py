@@ -64,7 +64,7 @@ def shrink(
     start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..shrinkage import goal_of, run
+    from ..commands.shrink import goal_of, run
 
     goal = goal_of(
         {

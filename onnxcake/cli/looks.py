@@ -44,7 +44,7 @@ def inspect(
     start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..inspection import inspect as run_inspect
+    from ..commands.inspect import inspect as run_inspect
 
     found = run_inspect(teacher, options)
     if as_json:
@@ -75,7 +75,7 @@ def verify(
     start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..verification import verify as run_verify
+    from ..commands.verify import verify as run_verify
 
     tell(run_verify(teacher, student, probe=probe, store=store, options=options), as_json)
 

@@ -67,7 +67,7 @@ def extract(
 
     from dataclasses import asdict
 
-    from ..extraction import look_ahead, run
+    from ..commands.extract import look_ahead, run
     from ..recipe.limits import Budget
     from ..run.budget import fit
     from ..run.prepare import Request
@@ -106,7 +106,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train another student on a set that exists."""
-    from ..extraction import train as run_train
+    from ..commands.extract import train as run_train
 
     report = run_train(store, recipe, out, overrides or (), seed, device, Progress(), student)
     tell(report, as_json, report.check_floor)
@@ -142,8 +142,8 @@ def bench(
     start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..bench import bench as run_bench
-    from ..bench import parse_only
+    from ..commands.bench import bench as run_bench
+    from ..commands.bench import parse_only
     from ..recipe.limits import Budget
     from ..run.prepare import Request
 

@@ -7,30 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .core import files
-from .core.arrays import Array
-from .core.errors import StoreError
-from .core.progress import Progress
-from .core.rng import Key
-from .recipe.limits import Budget
-from .recipe.recipe import Recipe
-from .report.report import Report
-from .run import finish
-from .run import folder as runs
-from .run import plan as plans
-from .run.budget import fit
-from .run.build import Shown, maker_of, rounds_of, training_of, watcher, work
-from .run.cost import Spent
-from .run.estimate import Forecast, describe, forecast, times
-from .run.folder import Run
-from .run.initial_model import beginning
-from .run.plan import Plan
-from .run.prepare import Request
-from .run.student_spec import Pupil
-from .run.trial import prepare
-from .runtime.ort import Runtime
-from .store import Store
-from .teacher import Options, Task, autotune
+from ..core import files
+from ..core.arrays import Array
+from ..core.errors import StoreError
+from ..core.progress import Progress
+from ..core.rng import Key
+from ..recipe.limits import Budget
+from ..recipe.recipe import Recipe
+from ..report.report import Report
+from ..run import finish
+from ..run import folder as runs
+from ..run import plan as plans
+from ..run.budget import fit
+from ..run.build import Shown, maker_of, rounds_of, training_of, watcher, work
+from ..run.cost import Spent
+from ..run.estimate import Forecast, describe, forecast, times
+from ..run.folder import Run
+from ..run.initial_model import beginning
+from ..run.plan import Plan
+from ..run.prepare import Request
+from ..run.student_spec import Pupil
+from ..run.trial import prepare
+from ..runtime.ort import Runtime
+from ..store import Store
+from ..teacher import Options, Task, autotune
 
 
 def extract(

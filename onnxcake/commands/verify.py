@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from .core.arrays import Array
-from .core.errors import UsageError
-from .core.rng import Key
-from .evaluate import probes
-from .evaluate.agreement import Answers
-from .evaluate.integer_kernels import arithmetic_here, saturated
-from .onnxfile.front import Front
-from .onnxfile.load import load
-from .onnxfile.self_contained import ending_in, whole
-from .report.report import Report, costlier, versions
-from .run.joining import check_pair, given
-from .runtime.ort import Runtime
-from .store import Store, StoreDataset
-from .teacher import Options, OutputKind, Signature, sandbox
-from .teacher.checks import open_session, random_inputs
-from .teacher.open_graph import open_graph
+from ..core.arrays import Array
+from ..core.errors import UsageError
+from ..core.rng import Key
+from ..evaluate import probes
+from ..evaluate.agreement import Answers
+from ..evaluate.integer_kernels import arithmetic_here, saturated
+from ..onnxfile.front import Front
+from ..onnxfile.load import load
+from ..onnxfile.self_contained import ending_in, whole
+from ..report.report import Report, costlier, versions
+from ..run.joining import check_pair, given
+from ..runtime.ort import Runtime
+from ..store import Store, StoreDataset
+from ..teacher import Options, OutputKind, Signature, sandbox
+from ..teacher.checks import open_session, random_inputs
+from ..teacher.open_graph import open_graph
 
 _NOISE_SAMPLES = 1000
 _RUNS = "Give a classifier that onnxruntime runs."

@@ -8,19 +8,19 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from .core import files
-from .core.errors import OutputError, TeacherError, UsageError
-from .core.rng import Key
-from .onnxfile.export import PRODUCER
-from .onnxfile.load import load
-from .pruning.cut_student import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
-from .recipe.architecture import Auto
-from .recipe.recipe import Recipe
-from .report.report import Report, versions
-from .report.shrink_report import Shrinkage
-from .run.joining import behind
-from .runtime.ort import Runtime
-from .teacher import Options, Task, Teacher
+from ..core import files
+from ..core.errors import OutputError, TeacherError, UsageError
+from ..core.rng import Key
+from ..onnxfile.export import PRODUCER
+from ..onnxfile.load import load
+from ..pruning.cut_student import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
+from ..recipe.architecture import Auto
+from ..recipe.recipe import Recipe
+from ..report.report import Report, versions
+from ..report.shrink_report import Shrinkage
+from ..run.joining import behind
+from ..runtime.ort import Runtime
+from ..teacher import Options, Task, Teacher
 
 _LEEWAY = 0.1
 _LENIENT = ("keep", "max_latency_ms")  # a share is no limit, and times differ from one taking to the next

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .core.errors import OnnxcakeError
-from .core.text import printable, shown
-from .teacher import Options, sandbox
+from ..core.errors import OnnxcakeError
+from ..core.text import printable, shown
+from ..teacher import Options, sandbox
 
 _LONGEST = 500  # characters of one text on the terminal
 _LISTED = 20  # rows of a table on the terminal; --json has them all

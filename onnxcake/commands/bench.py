@@ -16,9 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import extraction
-from .core import files
-from .core.errors import (
+from ..core import files
+from ..core.errors import (
     ConversionMismatch,
     DeadTeacher,
     Diverged,
@@ -27,15 +26,16 @@ from .core.errors import (
     UnsupportedTeacher,
     UsageError,
 )
-from .core.progress import Progress
-from .onnxfile.reading import read_regular
-from .recipe import method_table
-from .recipe.limits import Budget
-from .recipe.recipe import Recipe
-from .report.bench_table import FILE, Cell, Table
-from .run import folder as runs
-from .run.budget import fit
-from .run.prepare import Request
+from ..core.progress import Progress
+from ..onnxfile.reading import read_regular
+from ..recipe import method_table
+from ..recipe.limits import Budget
+from ..recipe.recipe import Recipe
+from ..report.bench_table import FILE, Cell, Table
+from ..run import folder as runs
+from ..run.budget import fit
+from ..run.prepare import Request
+from . import extract
 
 # What is wrong with one method on this teacher; a file that is no model is wrong for all.
 _PASSED_OVER = (RecipeError, UnsupportedTeacher, ConversionMismatch, DeadTeacher, Diverged)
@@ -160,7 +160,7 @@ def _run(request: Request, method: str, budget: Budget, progress: Progress) -> C
     progress.say(f"{method}, seed {request.seed}")
     earlier = sorted(request.folder.parent.glob("seed-*"))  # all seeds of a method have the same recipe
     try:
-        report = extraction.run(fit(request, budget, earlier), progress)
+        report = extract.run(fit(request, budget, earlier), progress)
     except _PASSED_OVER as error:
         cell = Cell(method, request.seed, reason=". ".join(line.strip(" .") for line in str(error).splitlines()))
         progress.say(f"{method}, seed {request.seed}: {cell.reason}")
