@@ -16,7 +16,7 @@ from torch import nn
 
 from onnxcake import extract, shrink
 from onnxcake.commands import extract as extraction
-from onnxcake.commands.extract import train
+from onnxcake.commands.train import train
 from onnxcake.core.errors import RecipeError, UsageError
 from onnxcake.core.progress import Progress
 from onnxcake.pruning.cut_student import cut_of

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from onnxcake.commands.extract import run
+from onnxcake.commands.record import record_files
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.progress import Progress
 from onnxcake.recipe.recipe import Recipe, names
@@ -21,7 +22,6 @@ from onnxcake.runtime.ort import Runtime
 from onnxcake.store import Store
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.teacher import Options, Signature
-from onnxcake.teacher.recorded_statistics import record_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BATCH = 20

@@ -13,7 +13,7 @@ import pytest
 import torch
 from in_process import Ended, command
 
-from onnxcake.commands.extract import train
+from onnxcake.commands.train import train
 from onnxcake.core import files, tensorfile
 from onnxcake.core.errors import StoreError
 from onnxcake.core.progress import Progress

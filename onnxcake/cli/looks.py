@@ -98,7 +98,7 @@ def record(
     start_sandbox()
     options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..teacher.recorded_statistics import record_files
+    from ..commands.record import record_files
 
     names = record_files(teacher, data, out, options, device, lambda note: typer.echo(note, err=True))
     typer.echo(f"{out}: means and variances of {len(names)} values")

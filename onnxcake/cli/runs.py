@@ -106,7 +106,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train another student on a set that exists."""
-    from ..commands.extract import train as run_train
+    from ..commands.train import train as run_train
 
     report = run_train(store, recipe, out, overrides or (), seed, device, Progress(), student)
     tell(report, as_json, report.check_floor)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..run.requirements import optional
 from ..synthesis import LABELS, LOSSES, MEMORIES, SOURCES, Weighted
 from ..synthesis.losses.classification import Classification
 from ..synthesis.losses.contrastive import Contrastive
+from ..synthesis.step import optional
 from .recipe import Recipe, names
 
 NONE = "–"

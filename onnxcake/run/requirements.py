@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from ..core.rng import Key
 from ..core.text import printable
 from ..evaluate.probes import Probe
+from ..synthesis.step import optional
 from ..teacher import LastLayer, Statistics, Teacher, View
 from ..teacher.folded_batch_norm import seems_folded
 
 if TYPE_CHECKING:
-    from ..synthesis.step import Loss, Need, Weighted
+    from ..synthesis.step import Need, Weighted
 
 PHRASES: Mapping[Need, str] = {
     "statistics": "BatchNorm statistics",
@@ -103,11 +104,6 @@ def left_out(
     if teacher.offers.convolutions:
         told += f"; if it was trained with BatchNormalization, better is an export that keeps it ({_KEEP})"
     return frozenset(spared), tuple(printable(f"{name}: {told}") for name in spared)
-
-
-def optional(loss: Loss) -> bool:
-    """Whether a method does without a loss where the teacher has nothing for it."""
-    return getattr(loss, "optional", False)
 
 
 # Statistics

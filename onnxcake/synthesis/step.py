@@ -162,3 +162,8 @@ class Weighted:
 
 
 Parts = Mapping[str, type]
+
+
+def optional(loss: Loss) -> bool:
+    """Whether a method does without a loss where the teacher has nothing for it."""
+    return getattr(loss, "optional", False)

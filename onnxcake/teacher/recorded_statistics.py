@@ -7,7 +7,6 @@ Lopes, Fenu, Starner: Data-Free Knowledge Distillation for Deep Neural Networks,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +18,11 @@ from ..core import tensorfile
 from ..core.errors import OutputError, UsageError
 from ..core.files import canonical, check_target, is_there, make_parent, sha256, write_atomic
 from ..core.text import shown
-from ..evaluate import probes
-from ..run import joining
-from . import Options, Statistics, Teacher
+from . import Statistics, Teacher
 
 _KIND = "activation statistics"
 _AGAIN = "Record them again: onnxcake record TEACHER --data PATH --out FILE."
 _NUMBERS_AT_ONCE, _MOST_AT_ONCE = 1 << 25, 256
-
-
-def record_files(
-    teacher: Path,
-    data: Path,
-    path: Path,
-    options: Options | None = None,
-    device: str = "cpu",
-    say: Callable[[str], object] = lambda note: None,
-) -> tuple[str, ...]:
-    """`record` of a teacher's file and a file or folder of real inputs, read like a probe.
-
-    Args:
-        say: is told what was taken for what in the data.
-
-    Raises:
-        OnnxcakeError: as `record`, or if one of them cannot be read.
-    """
-    opened = Teacher.open(teacher, options or Options(), device)
-    given = joining.given(data, opened.signature, opened.facts.class_names, opened.front)
-    for note in probes.told(given):
-        say(note)
-    return record(opened, torch.from_numpy(given.inputs), path)
 
 
 def record(teacher: Teacher, inputs: Tensor, path: Path) -> tuple[str, ...]:
