@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from onnxcake.graph.build import Builder
 from onnxcake.graph.convert import convert
 from onnxcake.graph.module import Graph
-from onnxcake.graph.node import Value
+from onnxcake.graph.values import Value
 from onnxcake.onnxfile.load import load
 from onnxcake.onnxfile.normalise import normalise
 

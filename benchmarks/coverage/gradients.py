@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from onnxcake.graph.module import Graph
-from onnxcake.graph.ops import CONVERTERS, find
+from onnxcake.graph.registry import CONVERTERS, find
 
 from .common import NotConverted, keep, kept, one_line, session, table, with_data
 from .gradient_cases import cases, no_gradient, straight_through

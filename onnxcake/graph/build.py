@@ -24,10 +24,11 @@ from .function_bodies import bound, outer_names, standard_function, without
 from .fuse import fuse
 from .lineage import Lineage
 from .module import Graph, Step
-from .node import Depends, Node, Obstacle, TooMuch, Unfit, Value
-from .ops import Function, find
+from .node import Node
 from .patterns import Patterns
+from .registry import find
 from .trial_run import Argument, check_bytes, depends_of, meta, run_at, same, shape_of
+from .values import Depends, Function, Obstacle, TooMuch, Unfit, Value
 
 BATCHES = (3, 7)  # odd and far apart, so that few accidents look like a rule
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}

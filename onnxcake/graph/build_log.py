@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from .node import Depends, Value
+from .values import Depends, Value
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..onnxfile.walk import reaching
 from .build import BATCHES, Builder
 from .build_log import LIMITS, Blocked, Limits, Record
 from .module import Graph
-from .node import Depends, Obstacle, Value
+from .values import Depends, Obstacle, Value
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from onnx import TensorProto, helper
 
 from ..onnxfile.tensors import DTYPES
-from .node import Obstacle
-from .ops import load
 from .ops.quantised import FORMS, Body
 from .ops.rounding import FLOAT8, RANGES
+from .registry import load
+from .values import Obstacle
 
 _ROUNDING = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _WHOLE = {"MatMulInteger", "ConvInteger"}  # these make int32

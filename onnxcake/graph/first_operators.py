@@ -20,7 +20,7 @@ from torch import Tensor
 from ..onnxfile.normalise import INPUT
 from ..onnxfile.walk import read_by
 from .convert import Converted
-from .node import Depends
+from .values import Depends
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -8,7 +8,7 @@ import onnx
 from torch import Tensor
 
 from ..onnxfile.tensors import DTYPES
-from .node import Value
+from .values import Value
 
 
 def standard_function(proto: onnx.NodeProto, version: int, inputs: Sequence[Value | None]) -> onnx.FunctionProto | None:

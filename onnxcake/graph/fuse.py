@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 from .fusions import RULES
 from .module import Step
-from .node import Depends, Node, Obstacle, Value
-from .ops import Function
+from .node import Node
 from .patterns import Derived, Patterns
+from .values import Depends, Function, Obstacle, Value
 
 
 def _parted(steps: Sequence[Step], graph: Patterns) -> list[Step]:

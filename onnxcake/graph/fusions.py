@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .node import Depends, Node, Value
+from .node import Node
 from .patterns import Derived, Fused, Patterns, scalar
+from .values import Depends, Value
 
 
 def _last_axis_only(node: Node | None, value: Value) -> bool:

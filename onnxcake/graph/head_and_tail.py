@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .convert import Converted
 from .first_operators import Beginning, Numbers, beginning
-from .node import Depends
+from .values import Depends
 
 _PASS = {("", op) for op in ("Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")}
 _PASS |= {("ai.onnx.ml", "ZipMap")}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .module import Step
-from .node import Depends, Value
+from .values import Depends, Value
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .node import Sizes
-from .ops import Function
+from .values import Function, Sizes
 
 
 @dataclass(frozen=True)

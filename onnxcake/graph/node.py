@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import onnx
 import torch
@@ -13,93 +12,64 @@ from torch import Tensor
 
 from ..core.remedies import SIZES
 from ..onnxfile.tensors import from_attribute
-
-if TYPE_CHECKING:
-    from .build import Builder
-    from .module import Graph
-    from .ops import Function
+from .build_log import Limits, Record
+from .module import Graph, Step
+from .values import Depends, Function, Obstacle, Sizes, Value
 
 
-class Obstacle(Exception):
-    """Why a node cannot be converted, and what the user can do about it; `Builder` adds which node."""
-
-    def __init__(self, why: str, remedy: str = "") -> None:
-        self.why, self.remedy = why, remedy
-        super().__init__(why)
-
-
-class TooMuch(Obstacle):
-    """It asks for more memory or more operators than one graph may."""
-
-
-class Unfit(Obstacle):
-    """Its inputs do not fit it, or its conversion is wrong: onnxruntime knows which."""
-
-
-class Depends(IntEnum):
-    """What a value depends on."""
-
-    NOTHING = 0  # a constant
-    BATCH = 1  # only on how many inputs there are, as a shape does
-    DATA = 2
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Whole numbers, each slope · batch + base."""
-
-    slope: tuple[int, ...]
-    base: tuple[int, ...]
-
-    def at(self, batch: int) -> tuple[int, ...]:
-        """The numbers for a batch."""
-        return tuple(s * batch + b for s, b in zip(self.slope, self.base, strict=True))
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the batch does not matter."""
-        return not any(self.slope)
-
-    @property
-    def base_of_fixed(self) -> tuple[int, ...]:
-        """The numbers that do not depend on the batch."""
-        return tuple(b for s, b in zip(self.slope, self.base, strict=True) if not s)
-
-    @classmethod
-    def through(cls, batches: tuple[int, int], seen: tuple[Sequence[int], Sequence[int]]) -> Sizes:
-        """From the numbers seen at two batches.
-
-        Raises:
-            Obstacle: if they do not lie on a line of whole numbers.
-        """
-        slopes, bases = [], []
-        for first, second in zip(*seen, strict=True):
-            slope, rest = divmod(second - first, (batches[1] - batches[0]) or 1)
-            if rest:
-                raise Obstacle("a size depends on the batch in a way that is not understood")
-            slopes.append(slope)
-            bases.append(first - slope * batches[0])
-        return cls(tuple(slopes), tuple(bases))
-
-
-@dataclass(eq=False)
-class Value:
-    """A value of the graph while it is built.
+class Host(Protocol):
+    """The part of `Builder` that nodes and converters may use.
 
     Attributes:
-        depends: on what.
-        seen: what it was at the two trial batches: tensors (on the meta device if it depends on data), or lists
-            of tensors for ONNX sequences, or None for an empty optional.
-        slot: its place at run time.
-        elem_type: its ONNX element type where the file states it; torch's dtype cannot tell int4 from int8.
-        read: whether a converter has looked at its numbers, so that the graph holds for these alone.
+        batches: the two trial batch sizes.
+        fixed_batch: a batch that the file has baked in.
+        precision: the dtype that all floating-point types are computed in; None keeps each its own.
+        trained: whether the graph is going to be trained in its weights.
+        makers: the nodes of the graph that is being built, by the slot of what they make.
+        turns: how often the loops around the node turn, all together.
+        unrolled: how many nodes all loops have asked for.
     """
 
-    depends: Depends
-    seen: tuple[Any, Any]
-    slot: int
-    elem_type: int = 0
-    read: bool = False
+    batches: tuple[int, int]
+    fixed_batch: int | None
+    limits: Limits
+    precision: torch.dtype | None
+    trained: bool
+    makers: dict[int, Node]
+    steps: list[Step]
+    records: list[Record]
+    turns: int
+    unrolled: int
+
+    def dtype_of(self, elem_type: int) -> torch.dtype:
+        """Return the torch dtype that stands for an ONNX element type."""
+
+    def opset(self, domain: str) -> int:
+        """Return the version of a domain's operators at this place."""
+
+    def look_up(self, name: str) -> Value | None:
+        """Find the value of a name, in this graph or one around it."""
+
+    def constant(self, value: Any) -> Value:
+        """Make a value that depends on nothing."""
+
+    def derived(self, function: Function, *values: Value) -> Value:
+        """Make a constant that a function works out of constants."""
+
+    def fresh(self, seen: tuple[Any, Any]) -> Value:
+        """Make a value that is data, as seen at the two trial batches."""
+
+    def inline(self, proto: onnx.GraphProto, inputs: Sequence[Value]) -> list[Value]:
+        """Build a sub-graph in place; return its outputs."""
+
+    def module(self, proto: onnx.GraphProto, inputs: Sequence[Value]) -> tuple[Graph, list[Value], list[Value]]:
+        """Build a sub-graph as a module; return it, the outer values that it reads, and its outputs."""
+
+    def run(self, node: Node, function: Function) -> list[Value]:
+        """Add a function to the graph; return its results."""
+
+    def convert(self, proto: onnx.NodeProto, version: int, inputs: list[Value | None]) -> list[Value]:
+        """Add a node whose inputs are given; return its outputs."""
 
 
 @dataclass(eq=False)
@@ -114,7 +84,7 @@ class Node:
     proto: onnx.NodeProto
     version: int
     inputs: list[Value | None]
-    builder: Builder = field(repr=False)
+    builder: Host = field(repr=False)
     _taken: set[int] = field(default_factory=set, repr=False)
     _instead: dict[int, Sizes | Value] = field(default_factory=dict, repr=False)
     _extra: list[Value | Sizes] = field(default_factory=list, repr=False)

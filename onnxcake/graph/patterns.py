@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from .module import Step
-from .node import Depends, Node, Value
-from .ops import Function
+from .node import Node
+from .values import Depends, Function, Value
 
 Pattern = Any  # a name to bind, a number, or (operator, pattern, …); Add and Mul match either way round
 Bound = dict[str, Value]

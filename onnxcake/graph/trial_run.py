@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.remedies import around
-from .node import Depends, Obstacle, Sizes, TooMuch, Value
-from .ops import Function
+from .values import Depends, Function, Obstacle, Sizes, TooMuch, Value
 
 Argument = Value | Sizes | None
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..graph.node import Sizes
+from ..graph.values import Sizes
 from ..onnxfile.export import PRODUCER, named
 from ..onnxfile.walk import reaching, read_by
 from .dependencies import REWRITES, Call, Followed, Writer

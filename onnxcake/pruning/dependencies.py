@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..graph.node import Sizes
+from ..graph.values import Sizes
 from ..onnxfile.walk import read_by
 from .folded_graph import INPUT, Array, Plain
 from .indices import Axes, Axis, Indices

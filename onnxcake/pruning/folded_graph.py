@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from ..graph.convert import Converted
-from ..graph.node import Depends, Obstacle, Sizes, Value
+from ..graph.values import Depends, Obstacle, Sizes, Value
 from ..onnxfile.normalise import INPUT
 from ..onnxfile.walk import reaching, read_by
 

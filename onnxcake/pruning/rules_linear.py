@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from ..graph.node import Sizes
+from ..graph.values import Sizes
 from .dependencies import Call, CannotFollow, Writer, rewrite, rule
 from .indices import BY_NATURE, Axes, Axis
 from .rules_elementwise import aligned

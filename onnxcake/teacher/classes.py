@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import UnsupportedTeacher
 from ..core.text import shown
 from ..graph.convert import Converted
-from ..graph.node import Depends
+from ..graph.values import Depends
 
 _FEW = 32  # numbers up to which no extractor is taken for granted
 _DATA_SETS = (100, 101, 102, 120, 196, 200, 365, 397, 527, 1000, 1001, 11221, 21841, 21843)

@@ -24,7 +24,7 @@ from ..graph.convert import convert
 from ..graph.cost import costs, dearest, multiply_adds
 from ..graph.dequantise import float_twin, is_quantised
 from ..graph.head_and_tail import Head, head, tail
-from ..graph.node import Depends
+from ..graph.values import Depends
 from ..onnxfile.load import load
 from ..onnxfile.normalise import SafeGraph, normalise
 from ..onnxfile.open_sizes import OpenSizes

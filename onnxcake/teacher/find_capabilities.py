@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..graph.convert import Converted
-from ..graph.node import Depends
+from ..graph.values import Depends
 from ..onnxfile.normalise import INPUT
 from ..onnxfile.walk import reaching, read_by
 from .capabilities import Offers, Statistics

@@ -15,7 +15,7 @@ from ..core.text import first_line, shown
 from ..graph.baked_batch import candidates
 from ..graph.build_log import Blocked, Limits
 from ..graph.convert import Converted, convert
-from ..graph.node import Depends
+from ..graph.values import Depends
 from ..onnxfile.load import load
 from ..onnxfile.normalise import Choice, SafeGraph, normalise
 from ..onnxfile.open_sizes import OpenSizes

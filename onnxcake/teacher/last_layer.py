@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..graph.convert import Converted
-from ..graph.node import Depends
+from ..graph.values import Depends
 from ..onnxfile.tensors import from_attribute
 from .capabilities import LastLayer
 from .open_graph import Opened

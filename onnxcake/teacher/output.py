@@ -14,7 +14,7 @@ from ..core.text import printable, shown
 from ..graph.build_log import Blocked
 from ..graph.convert import Converted
 from ..graph.head_and_tail import Tail, tail
-from ..graph.node import Depends
+from ..graph.values import Depends
 from .signature import OutputKind, Task
 
 _SCORES = "Choose the value with the class scores with --output NAME; without one, the file cannot be a teacher."

@@ -17,7 +17,7 @@ from ..core.text import did_you_mean, shown
 from ..graph.convert import Converted, Pieces, in_pieces
 from ..graph.layout import is_laid_out_last, lay_out
 from ..graph.module import Graph
-from ..graph.node import Depends
+from ..graph.values import Depends
 from ..onnxfile.normalise import INPUT
 from .open_graph import Opened
 from .scores import Logits

@@ -137,10 +137,10 @@ def test_functions_of_the_model_are_called_with_their_attributes() -> None:
 
 
 def test_a_standard_operator_without_a_converter_is_built_from_its_own_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxcake.graph import ops
+    from onnxcake.graph import registry
 
-    ops.find("", "Relu")
-    monkeypatch.delitem(ops.CONVERTERS, ("", "HardSwish"))
+    registry.find("", "Relu")
+    monkeypatch.delitem(registry.CONVERTERS, ("", "HardSwish"))
     graph = same(model_of("g (float[N,4] x) => (float[N,4] y) { y = HardSwish(x) }"), 3)
     assert all(step.op != "HardSwish" for step in graph.steps)
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.remedies import around
-from ..node import Node, Obstacle
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle
 from .attention_core import attend, attend_in_steps, band, both, continued, merge_heads, split_heads
 
 _DOMAIN = "com.microsoft"

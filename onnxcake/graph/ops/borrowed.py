@@ -12,8 +12,9 @@ from typing import Any
 
 import onnx
 
-from ..node import Node, Obstacle
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle
 
 
 @op("Acos", "Asin", "Atan", "Ceil", "Cos", "Exp", "Floor", "Log")

@@ -7,8 +7,9 @@ from onnx import TensorProto
 from torch import Tensor
 
 from ...onnxfile.tensors import DTYPES, type_name
-from ..node import Node, Obstacle, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Value
 
 _FLOAT8 = {torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz}
 _E4M3FN_OVER = 464.0  # halfway from its largest number, 448, to where the next one would be

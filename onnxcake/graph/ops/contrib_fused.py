@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from ...core.text import shown
-from ..node import Node, Obstacle, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Value
 
 _DOMAIN = "com.microsoft"
 _PARAMETERS = {

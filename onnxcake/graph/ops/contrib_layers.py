@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..node import Node, Obstacle
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle
 
 _DOMAIN = "com.microsoft"
 _STATISTICS = "its saved mean and deviation, which are for training, are not supported"

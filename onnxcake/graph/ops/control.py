@@ -9,8 +9,9 @@ import onnx
 import torch
 
 from ...core.remedies import SIZES, SOUND
-from ..node import Depends, Node, Obstacle, Sizes, TooMuch, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Depends, Function, Obstacle, Sizes, TooMuch, Value
 from .control_modules import Branches, Chosen, Turns
 from .control_parts import (
     appended,

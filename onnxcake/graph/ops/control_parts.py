@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor
 
-from ..node import Depends, Node, Sizes, TooMuch, Value
-
-if TYPE_CHECKING:
-    from ..build import Builder
+from ..node import Host, Node
+from ..values import Depends, Sizes, TooMuch, Value
 
 MOST_TURNS = 4096  # of one loop that is unrolled
 
 
 @contextmanager
-def unrolling(builder: Builder, turns: int, body: onnx.GraphProto) -> Iterator[None]:
+def unrolling(builder: Host, turns: int, body: onnx.GraphProto) -> Iterator[None]:
     """Around the building of ``turns`` turns of a loop, whose inner loops count as often as it turns."""
     count_turns(builder, turns, body)
     outer, builder.turns = builder.turns, builder.turns * turns
@@ -29,7 +27,7 @@ def unrolling(builder: Builder, turns: int, body: onnx.GraphProto) -> Iterator[N
         builder.turns = outer
 
 
-def count_turns(builder: Builder, turns: int, body: onnx.GraphProto, before: int = 0) -> None:
+def count_turns(builder: Host, turns: int, body: onnx.GraphProto, before: int = 0) -> None:
     """Counts further turns that a loop asks for, before they are built.
 
     Raises:
@@ -59,7 +57,7 @@ def origin(body: onnx.GraphProto, name: str) -> str:
     return name
 
 
-def stays_true(builder: Builder, body: onnx.GraphProto) -> bool:
+def stays_true(builder: Host, body: onnx.GraphProto) -> bool:
     """Whether a Loop's body plainly leaves its condition as it is, or true: it is a `for` loop."""
     name = origin(body, body.output[0].name)
     if name == body.input[1].name:

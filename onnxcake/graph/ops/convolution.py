@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..node import Node, Obstacle
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle
 from .windows import Windows, spatial_sizes, windows_of
 
 

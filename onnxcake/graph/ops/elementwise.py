@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..node import Node, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Value
 from .unsigned import UNSIGNED, WIDE, modular, ordering, quotient
 
 _PLAIN: dict[str, Function] = {

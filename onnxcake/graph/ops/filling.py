@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ...core.remedies import SIZES
-from ..node import Depends, Node, Obstacle, Sizes, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Depends, Function, Obstacle, Sizes, Value
 
 
 @op("Tile")

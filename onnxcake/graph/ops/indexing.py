@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.remedies import around
-from ..node import Depends, Node, Obstacle, Unfit, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Depends, Function, Obstacle, Unfit, Value
 
 
 def indices(node: Node, index: int, size: int) -> Callable[[Tensor, int], Tensor]:

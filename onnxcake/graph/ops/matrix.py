@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ..node import Node
-from . import Function, op
+from ..registry import op
+from ..values import Function
 
 
 @op("MatMul")

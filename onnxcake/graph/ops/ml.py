@@ -10,8 +10,9 @@ from onnx import TensorProto
 from torch import Tensor
 
 from ...core.remedies import BEFORE
-from ..node import Node, Obstacle, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Value
 
 ML = "ai.onnx.ml"
 

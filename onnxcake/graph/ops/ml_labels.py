@@ -8,8 +8,9 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from ..node import Node, Obstacle
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle
 from .ml import ML
 
 _STRINGS = "Give a teacher whose input is numbers, and choose its scores as --output, not the labels."

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..node import Node, Obstacle
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle
 from .ml import ML, labelled, of_one_score, rows, table, transformed
 
 _SWEEPS = 6  # of the pairwise coupling; it has always stopped after four

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..node import Depends, Node
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Depends, Function
 
 
 @op("BatchNormalization")

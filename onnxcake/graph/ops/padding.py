@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..node import Node, Obstacle, Sizes, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Sizes, Value
 from .sizes import check_room, is_kept
 
 _FUSED = {"reflect": "reflect", "edge": "replicate"}

@@ -16,8 +16,9 @@ from onnx import TensorProto
 from torch import Tensor
 
 from ...onnxfile.tensors import DTYPES, type_name
-from ..node import Depends, Node, Obstacle, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Depends, Function, Obstacle, Value
 from .rounding import FLOAT8, RANGES, Quantised, Straight
 
 _TYPES = {DTYPES[kind]: kind for kind in (*RANGES, *FLOAT8)}  # of several with one dtype, the widest

@@ -13,8 +13,9 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from ..node import Node, Obstacle, Value
-from . import op
+from ..node import Node
+from ..registry import op
+from ..values import Obstacle, Value
 
 Shape = tuple[int, ...] | None
 

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..node import Node, Obstacle
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle
 from .quantised import Body, form, requantised, to_channels_first, to_channels_last
 
 MS = "com.microsoft"

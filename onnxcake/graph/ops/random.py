@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ...core.remedies import around
-from ..node import Node, Obstacle
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle
 
 
 @op("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..node import Node
-from . import Function, op
+from ..registry import op
+from ..values import Function
 from .unsigned import WIDE, ordered, ordering, unordered
 
 

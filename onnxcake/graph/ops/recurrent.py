@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ...core.remedies import around
 from ...core.text import shown
-from ..node import Depends, Node, Obstacle, Unfit, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Depends, Function, Obstacle, Unfit, Value
 from .recurrent_loop import Cell, activations, loop
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.text import shown
-from ..node import Obstacle
-from . import Function
+from ..values import Function, Obstacle
 
 Activation = Callable[[Tensor], Tensor]
 Step = Callable[..., tuple[Tensor, ...]]

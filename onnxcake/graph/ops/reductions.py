@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..node import Node, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Value
 from .unsigned import UNSIGNED, modular, ordering
 
 Axes = tuple[int, ...]

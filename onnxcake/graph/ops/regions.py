@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ...core.remedies import around
-from ..node import Node, Obstacle, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Value
 from .sizes import check_room
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..node import Node, Obstacle, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Value
 from .resize_axis import Axis, How, nearest, outside, taps, taps_count
 from .resize_fused import fused
 from .sizes import check_room, is_kept

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..node import Obstacle
+from ..values import Obstacle
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..node import Node
-from . import Function
+from ..values import Function
 from .resize_axis import Axis, How, nearest, taps
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}

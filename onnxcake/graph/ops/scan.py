@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from ...core.remedies import SIZES
-from ..node import Node, Obstacle, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Value
 from .control_modules import BatchedScan, Scanned, unbound
 from .control_parts import MOST_TURNS, nodes_in, read_at_run_time, same_kind, stacked, unrolling
 

@@ -8,8 +8,9 @@ import onnx
 import torch
 
 from ...core.remedies import SIZES, SOUND
-from ..node import Depends, Node, Obstacle, Sizes, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Depends, Function, Obstacle, Sizes, Value
 from .control_modules import Mapped
 from .control_parts import read_at_run_time, unrolling
 

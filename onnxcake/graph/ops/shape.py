@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..node import Node, Obstacle, Sizes, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Sizes, Value
 
 
 @op("Identity", "Dropout")

@@ -10,8 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..node import Node, Obstacle, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Value
 
 _WINDOWS = {  # the shares of the constant, and of one and two waves
     "HannWindow": (0.5, 0.5, 0.0),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..node import Node, TooMuch
+from ..node import Node
+from ..values import TooMuch
 
 
 def is_kept(node: Node, axis: int, slope: int, base: int) -> bool:

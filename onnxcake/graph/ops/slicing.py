@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..node import Node, Obstacle, Sizes, Value
-from . import Function, op
+from ..node import Node
+from ..registry import op
+from ..values import Function, Obstacle, Sizes, Value
 from .sizes import is_kept
 
 _TO_THE_END = (2**31 - 1, 2**63 - 1)  # as an end: as far as there is, in either direction

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import Function
+from ..values import Function
 
 WIDE = frozenset({torch.uint16, torch.uint32, torch.uint64})
 UNSIGNED = WIDE | {torch.uint8}

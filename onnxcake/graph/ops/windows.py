@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...core.remedies import BEFORE
-from ..node import Node, Obstacle
+from ..node import Node
+from ..values import Obstacle
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from onnxcake.graph.build import Builder
 from onnxcake.graph.module import Graph
-from onnxcake.graph.node import Value
+from onnxcake.graph.values import Value
 
 OLDEST = 7  # the oldest opset that is supported
 COMPANION = 17  # ai.onnx's opset in a model whose operator is of another domain

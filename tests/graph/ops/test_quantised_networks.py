@@ -15,7 +15,7 @@ from torch import Tensor
 from onnxcake.graph.build import Builder
 from onnxcake.graph.dequantise import float_twin, is_quantised
 from onnxcake.graph.module import Graph
-from onnxcake.graph.node import Obstacle
+from onnxcake.graph.values import Obstacle
 
 EACH = [(name, way, opset) for name in ("cnn", "mlp") for way in WAYS for opset in (13, 17)]
 IDS = [f"{name}-{way}-{opset}".replace(" ", "-") for name, way, opset in EACH]
