@@ -26,7 +26,7 @@ from onnxcake.report.curves import Curve, curves_png
 from onnxcake.run.prepare import Request
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.student.student import count
-from onnxcake.teacher import Signature
+from onnxcake.teacher.signature import Signature
 
 TEACHER = "cnn"
 WIDTHS = (8, 6, 4, 3, 2, 1)

@@ -36,8 +36,8 @@ from torch import Tensor, nn
 import onnxcake
 from onnxcake.core.progress import Progress
 from onnxcake.student.architectures import ARCHITECTURES
-from onnxcake.teacher import Signature
 from onnxcake.teacher.autotune import threads_given
+from onnxcake.teacher.signature import Signature
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SIGNATURE = Signature("image", (3, 32, 32), "logits", "logits", 10)

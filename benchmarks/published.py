@@ -28,7 +28,8 @@ from teachers import OPTIONS, teacher
 from onnxcake import Recipe, Store, Teacher
 from onnxcake.core.rng import Key
 from onnxcake.run.plan import decide, fit, layout
-from onnxcake.synthesis import Maker, Synthesis
+from onnxcake.synthesis.spec import Synthesis
+from onnxcake.synthesis.synthesizer import Maker
 from onnxcake.teacher import autotune
 from onnxcake.teacher.autotune import PLAIN, Pace
 

@@ -31,7 +31,7 @@ from onnxcake.onnxfile.load import load
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.onnxfile.rename import SafeGraph
 from onnxcake.runtime.ort import Level, Runtime
-from onnxcake.teacher import Options
+from onnxcake.teacher.options import Options
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / ".cache" / "reference.json"

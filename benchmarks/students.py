@@ -30,8 +30,8 @@ from onnxcake.core.progress import Progress
 from onnxcake.recipe.limits import Budget
 from onnxcake.run.folder import REPORT, START
 from onnxcake.run.prepare import Request
-from onnxcake.teacher import Options
 from onnxcake.teacher.autotune import threads_given
+from onnxcake.teacher.options import Options
 
 # Shifts in place of mirror images: digits have a left and a right. Adam, as weights are inherited.
 OVERRIDES = (

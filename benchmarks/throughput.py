@@ -29,8 +29,8 @@ from onnxcake.engine.threads import synthesize
 from onnxcake.onnxfile.export import export
 from onnxcake.run.plan import decide, fit, layout
 from onnxcake.student.architectures import ARCHITECTURES
-from onnxcake.synthesis import Maker
-from onnxcake.teacher import Signature
+from onnxcake.synthesis.synthesizer import Maker
+from onnxcake.teacher.signature import Signature
 
 
 def bare(teacher: Teacher, batch: int, steps: int) -> None:

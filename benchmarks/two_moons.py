@@ -22,9 +22,10 @@ from torch import nn
 
 import onnxcake
 from onnxcake.core import files
+from onnxcake.core.arrays import Array
 from onnxcake.onnxfile.export import export
 from onnxcake.report.plots import Panel, regions_png
-from onnxcake.runtime.ort import Array, Runtime
+from onnxcake.runtime.ort import Runtime
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 EXTENT = (-3.5, 3.5, -3.5, 3.5)

@@ -33,16 +33,17 @@ if TYPE_CHECKING:
     from .core.errors import OnnxcakeError
     from .recipe.recipe import Recipe
     from .report.report import Report
-    from .store import Store, StoreDataset
-    from .teacher import Teacher
+    from .store.dataset import StoreDataset
+    from .store.store import Store
+    from .teacher.teacher import Teacher
 
 _HOME = {
     "OnnxcakeError": "core.errors",
     "Recipe": "recipe.recipe",
     "Report": "report.report",
-    "Store": "store",
-    "StoreDataset": "store",
-    "Teacher": "teacher",
+    "Store": "store.store",
+    "StoreDataset": "store.dataset",
+    "Teacher": "teacher.teacher",
     "extract": "commands.extract",
     "inspect": "commands.inspect",
     "shrink": "commands.shrink",

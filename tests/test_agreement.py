@@ -14,7 +14,7 @@ from scipy.special import expit, log_softmax, rel_entr, softmax
 from scipy.stats import binomtest, norm
 
 from onnxcake.evaluate.agreement import CONFIDENCE, Comparison, compare, mean, share
-from onnxcake.teacher import OutputKind
+from onnxcake.teacher.signature import OutputKind
 
 KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "log_probabilities")
 BINARY: tuple[OutputKind, ...] = ("binary_logit", "binary_probability")

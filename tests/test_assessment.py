@@ -11,7 +11,7 @@ import pytest
 from onnxcake.core.arrays import Array
 from onnxcake.core.rng import Key
 from onnxcake.evaluate import without_data
-from onnxcake.teacher import Signature
+from onnxcake.teacher.signature import Signature
 
 KEY = Key(3).at("assessment")
 WEIGHTS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)

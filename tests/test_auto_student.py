@@ -26,7 +26,7 @@ from onnxcake.run import initial_model
 from onnxcake.run.budget import fit
 from onnxcake.run.prepare import Request, prepare
 from onnxcake.student.optimisers import AdamOptimiser
-from onnxcake.teacher import Options
+from onnxcake.teacher.options import Options
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits.onnx"
 SMALL = ["synthesis.batch=50", "synthesis.batches=2", "synthesis.steps=3", "student.epochs=2", "student.batch=25"]

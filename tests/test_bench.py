@@ -20,7 +20,7 @@ from onnxcake.report.bench_table import Cell, Table
 from onnxcake.report.curves import Curve, curves_png, grid_png
 from onnxcake.report.report import Report
 from onnxcake.run.prepare import Request
-from onnxcake.teacher import Options
+from onnxcake.teacher.options import Options
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 AGREEMENTS = {("cake", 0): [0.5, 0.7, 0.9], ("cake", 1): [0.3, 0.5, 0.8], ("naive", 0): [0.2], ("naive", 1): [0.4]}

@@ -17,7 +17,7 @@ from onnxcake.run import budget as budgets
 from onnxcake.run import plan as plans
 from onnxcake.run.budget import amounts, fit, scale
 from onnxcake.run.prepare import Request
-from onnxcake.teacher import Teacher
+from onnxcake.teacher.teacher import Teacher
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FIXED_S = 2.0  # of a made-up run, whatever its size

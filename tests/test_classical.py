@@ -16,7 +16,7 @@ import onnxcake
 from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.run.finish import same
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Teacher
+from onnxcake.teacher.teacher import Teacher
 
 N = helper.make_node
 ML, MS = "ai.onnx.ml", "com.microsoft"

@@ -15,9 +15,11 @@ from torch import nn
 
 from onnxcake.core.errors import TeacherError
 from onnxcake.core.rng import Key
-from onnxcake.pruning.cut_student import Goal, Pruned, check, cut_of, draws, latency_ms, synthetic
+from onnxcake.pruning.cut_student import check, cut_of, draws, latency_ms, synthetic
+from onnxcake.pruning.goal import Goal, Pruned
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Signature, Teacher
+from onnxcake.teacher.signature import Signature
+from onnxcake.teacher.teacher import Teacher
 
 IMAGES = Signature("x", (3, 24, 24), "y", "logits", 5)
 

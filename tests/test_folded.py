@@ -13,8 +13,9 @@ from torch import nn
 from onnxcake.core.random_fields import fields
 from onnxcake.core.rng import Key
 from onnxcake.run.prepare import Request, prepare
-from onnxcake.teacher import Options, Teacher
 from onnxcake.teacher.folded_batch_norm import seems_folded
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.teacher import Teacher
 
 SHAPE, WIDTH = (3, 12, 12), 8
 

@@ -14,9 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcake.onnxfile.front import CannotJoin, joined
+from onnxcake.onnxfile.input_choice import Choice
 from onnxcake.onnxfile.load import load
-from onnxcake.onnxfile.normalise import Choice, normalise
-from onnxcake.teacher import Teacher
+from onnxcake.onnxfile.normalise import normalise
+from onnxcake.teacher.teacher import Teacher
 
 N = helper.make_node
 F, LONG, B, S = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING

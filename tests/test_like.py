@@ -16,12 +16,14 @@ from rich.console import Console
 from onnxcake import extract, shrink
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.rng import Key
-from onnxcake.pruning import NothingToCut
-from onnxcake.pruning.cut_student import Goal, cut_of
+from onnxcake.pruning.cut_student import cut_of
+from onnxcake.pruning.goal import Goal, NothingToCut
 from onnxcake.recipe.recipe import Recipe
 from onnxcake.runtime.ort import Runtime
-from onnxcake.student import ARCHITECTURES, shapes_of
-from onnxcake.teacher import Signature, Teacher
+from onnxcake.student.architectures import ARCHITECTURES
+from onnxcake.student.shapes import shapes_of
+from onnxcake.teacher.signature import Signature
+from onnxcake.teacher.teacher import Teacher
 
 IMAGES = Signature("x", (3, 16, 16), "y", "logits", 4)
 VECTORS = Signature("x", (12,), "y", "logits", 4)

@@ -8,8 +8,12 @@ import pytest
 
 from onnxcake.recipe import method_table
 from onnxcake.recipe.recipe import Recipe
-from onnxcake.student import MATCHES
-from onnxcake.synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SOURCES
+from onnxcake.student.feature_match import MATCHES
+from onnxcake.synthesis.augment import AUGMENTS
+from onnxcake.synthesis.labels import LABELS
+from onnxcake.synthesis.losses import LOSSES
+from onnxcake.synthesis.replay import MEMORIES
+from onnxcake.synthesis.sources import SOURCES
 
 DOC = Path(__file__).parents[1] / "docs" / "methods.md"
 

@@ -19,9 +19,10 @@ from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.report.report import Report
 from onnxcake.run.prepare import Request
 from onnxcake.runtime.ort import Runtime
-from onnxcake.store import Store
+from onnxcake.store.store import Store
 from onnxcake.student.architectures import ARCHITECTURES
-from onnxcake.teacher import Options, Signature
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.signature import Signature
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BATCH = 20

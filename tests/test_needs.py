@@ -13,10 +13,12 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from onnxcake.core.rng import Key
-from onnxcake.evaluate.probes import Probe
+from onnxcake.evaluate.probes.parts import Probe
 from onnxcake.run import requirements
-from onnxcake.synthesis import LOSSES, Weighted
-from onnxcake.teacher import Statistics, Teacher, View
+from onnxcake.synthesis.losses import LOSSES
+from onnxcake.synthesis.step import Weighted
+from onnxcake.teacher.capabilities import Statistics, View
+from onnxcake.teacher.teacher import Teacher
 
 KEY = Key(0).at("needs")
 CLASSES = 4

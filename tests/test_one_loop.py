@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxcake.synthesis import UPDATES
+from onnxcake.synthesis.updates import UPDATES
 
 PACKAGE = Path(__file__).resolve().parent.parent / "onnxcake"
 KINDS = {kind.__name__ for kind in UPDATES.values()}

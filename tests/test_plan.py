@@ -21,12 +21,13 @@ from onnxcake.run import plan as plans
 from onnxcake.run.plan import Plan, decide, fit, layout
 from onnxcake.run.prepare import Request, prepare
 from onnxcake.runtime.ort import Runtime
-from onnxcake.synthesis import Maker
 from onnxcake.synthesis.labels.hard import Independent, RowPermutation
 from onnxcake.synthesis.schedules import Decay
 from onnxcake.synthesis.sources.pixels import Pixels
+from onnxcake.synthesis.synthesizer import Maker
 from onnxcake.synthesis.updates import Langevin, Sgd
-from onnxcake.teacher import Options, Teacher
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.teacher import Teacher
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits.onnx"
 INDEPENDENT = "synthesis.labels=independent"

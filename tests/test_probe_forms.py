@@ -12,8 +12,8 @@ from PIL import Image
 
 from onnxcake.core.errors import OnnxcakeError, ProbeError
 from onnxcake.evaluate import probes
-from onnxcake.evaluate.probes import Probe, Takes
-from onnxcake.teacher import OutputKind, Signature
+from onnxcake.evaluate.probes.parts import Probe, Takes
+from onnxcake.teacher.signature import OutputKind, Signature
 
 R = np.random.default_rng(5)
 N, CLASSES = 9, 3

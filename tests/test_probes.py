@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 from onnxcake.core.errors import OnnxcakeError, ProbeError
 from onnxcake.evaluate import probes
-from onnxcake.evaluate.probes import Probe
-from onnxcake.teacher import Signature
+from onnxcake.evaluate.probes.parts import Probe
+from onnxcake.teacher.signature import Signature
 
 SHAPE, COUNT, CLASSES = (1, 3, 2), 6, 4
 INPUTS = np.random.default_rng(0).normal(size=(COUNT, *SHAPE)).astype(np.float32)

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from onnxcake.core.errors import RecipeError
 from onnxcake.recipe.recipe import Recipe, names, text_of
-from onnxcake.student import ARCHITECTURES, LEARNING_RATES, OPTIMISERS
-from onnxcake.student.optimisers import AdamWOptimiser, OneCycle
-from onnxcake.synthesis import LABELS, LOSSES, SCHEDULES, SOURCES, UPDATES
+from onnxcake.student.architectures import ARCHITECTURES
+from onnxcake.student.optimisers import LEARNING_RATES, OPTIMISERS, AdamWOptimiser, OneCycle
+from onnxcake.synthesis.labels import LABELS
 from onnxcake.synthesis.labels.hard import Independent
-from onnxcake.synthesis.schedules import Decay
-from onnxcake.synthesis.updates import Sgd
+from onnxcake.synthesis.losses import LOSSES
+from onnxcake.synthesis.schedules import SCHEDULES, Decay
+from onnxcake.synthesis.sources import SOURCES
+from onnxcake.synthesis.updates import UPDATES, Sgd
 
 BASE = """\
 recipe: 1

@@ -19,10 +19,11 @@ from onnxcake.core.rng import Key
 from onnxcake.graph.least_squares import Fit
 from onnxcake.onnxfile.export import export as exported
 from onnxcake.pruning import cut_student, reconstruct
-from onnxcake.pruning.cut_student import Goal, cut_of
+from onnxcake.pruning.cut_student import cut_of
+from onnxcake.pruning.goal import Goal
 from onnxcake.pruning.reconstruct import reconstructed
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Teacher
+from onnxcake.teacher.teacher import Teacher
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 IMAGE, VECTOR, TOKENS = (2, 10, 10), (12,), (6, 8)

@@ -14,8 +14,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from onnxcake.core.errors import OutputError, UsageError
-from onnxcake.teacher import Teacher, recorded_statistics
+from onnxcake.teacher import recorded_statistics
 from onnxcake.teacher.recorded_statistics import load, record
+from onnxcake.teacher.teacher import Teacher
 
 
 class Block(nn.Module):

@@ -21,10 +21,13 @@ from onnxcake.run.checkpoints import Checkpoints
 from onnxcake.run.rounds import POINTS, Rounds
 from onnxcake.run.schedule import Course, steps_per_round
 from onnxcake.runtime.ort import Runtime
-from onnxcake.store import Batch, Layout, Store
-from onnxcake.student import Distillation, Lesson, Regime, Student, Training, training
+from onnxcake.store.shard import Batch
+from onnxcake.store.store import Layout, Store
+from onnxcake.student import training
+from onnxcake.student.loss import Distillation
 from onnxcake.student.optimisers import AdamOptimiser, Cosine, SgdOptimiser
-from onnxcake.synthesis import Maker, Synthesis, Weighted
+from onnxcake.student.student import Student
+from onnxcake.student.training import Lesson, Regime, Training
 from onnxcake.synthesis.labels.hard import Independent
 from onnxcake.synthesis.losses.balance import Balance
 from onnxcake.synthesis.losses.classification import Classification
@@ -38,9 +41,11 @@ from onnxcake.synthesis.sources.latent import Latent, MetaLatent
 from onnxcake.synthesis.sources.noise import Noise
 from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.sources.pool import Pool
-from onnxcake.synthesis.step import Context, Loss, Step
+from onnxcake.synthesis.spec import Synthesis
+from onnxcake.synthesis.step import Context, Loss, Step, Weighted
+from onnxcake.synthesis.synthesizer import Maker
 from onnxcake.synthesis.updates import Adam, Sgd, Sign
-from onnxcake.teacher import Teacher
+from onnxcake.teacher.teacher import Teacher
 
 KEY = Key(5)
 CPU = torch.device("cpu")

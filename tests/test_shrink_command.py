@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from onnxcake.commands.shrink import shrink
 from onnxcake.core.errors import BelowFloor, OnnxcakeError, OutputError, RecipeError, TeacherError, UsageError
-from onnxcake.pruning.cut_student import NothingToCut
+from onnxcake.pruning.goal import NothingToCut
 from onnxcake.runtime.ort import Runtime
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"

@@ -22,7 +22,7 @@ from onnxcake.run import finish, initial_model
 from onnxcake.run.cost import Spent
 from onnxcake.run.folder import Run, holds_nothing
 from onnxcake.run.plan import Plan
-from onnxcake.store import Store
+from onnxcake.store.store import Store
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits.onnx"
 OVERRIDES = ["synthesis.batches=3", "synthesis.batch=50", "synthesis.steps=5", "synthesis.held_out=1"]

@@ -17,7 +17,8 @@ from onnxcake.recipe.recipe import Recipe
 from onnxcake.run.prepare import Request, prepare
 from onnxcake.run.student_spec import Pupil
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Options, Teacher
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.teacher import Teacher
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DIGITS, PROBE = EXAMPLES / "digits.onnx", EXAMPLES / "digits-test.npz"

@@ -16,7 +16,7 @@ import onnxcake
 from onnxcake.core.arrays import Array
 from onnxcake.evaluate.agreement import one_sided
 from onnxcake.report.report import Report, costlier
-from onnxcake.teacher import OutputKind
+from onnxcake.teacher.signature import OutputKind
 
 N = helper.make_node
 RANDOM = np.random.default_rng(0)

@@ -23,8 +23,9 @@ import onnx
 import torch
 
 from onnxcake.core.rng import Key
-from onnxcake.pruning import Goal, Pruned, Pruner, Tools
 from onnxcake.pruning.choices import Numbers
+from onnxcake.pruning.goal import Goal, Pruned, Tools
+from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import Options
 

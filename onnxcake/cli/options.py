@@ -133,7 +133,7 @@ def options_of(
             raise UsageError(f"--hold {name}= is given twice", remedy="Give it once.")
         held[name] = _held(name, value)
 
-    from ..teacher import Options
+    from ..teacher.options import Options
 
     return Options.of(
         input=input_,

@@ -22,8 +22,9 @@ from ..run.estimate import Forecast, describe, forecast, times
 from ..run.prepare import Request
 from ..run.trial import prepare
 from ..runtime.ort import Runtime
-from ..store import Store
-from ..teacher import Options, Task
+from ..store.store import Store
+from ..teacher.options import Options
+from ..teacher.signature import Task
 
 
 def extract(

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from ..core.errors import OnnxcakeError
 from ..core.text import printable, shown
-from ..teacher import Options, sandbox
+from ..teacher import sandbox
+from ..teacher.options import Options
 
 _LONGEST = 500  # characters of one text on the terminal
 _LISTED = 20  # rows of a table on the terminal; --json has them all

@@ -9,8 +9,9 @@ import torch
 
 from ..evaluate import probes
 from ..run import joining
-from ..teacher import Options, Teacher
+from ..teacher.options import Options
 from ..teacher.recorded_statistics import record
+from ..teacher.teacher import Teacher
 
 
 def record_files(

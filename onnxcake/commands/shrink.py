@@ -13,14 +13,17 @@ from ..core.errors import OutputError, TeacherError, UsageError
 from ..core.rng import Key
 from ..onnxfile.export import PRODUCER
 from ..onnxfile.load import load
-from ..pruning.cut_student import HALF, THREADS, Goal, LowRank, Pruned, Score, cut_of, latency_ms
+from ..pruning.cut_student import THREADS, cut_of, latency_ms
+from ..pruning.goal import HALF, Goal, LowRank, Pruned, Score
 from ..recipe.architecture import Auto
 from ..recipe.recipe import Recipe
 from ..report.report import Report, versions
 from ..report.shrink_report import Shrinkage
 from ..run.joining import behind
 from ..runtime.ort import Runtime
-from ..teacher import Options, Task, Teacher
+from ..teacher.options import Options
+from ..teacher.signature import Task
+from ..teacher.teacher import Teacher
 
 _LEEWAY = 0.1
 _LENIENT = ("keep", "max_latency_ms")  # a share is no limit, and times differ from one taking to the next

@@ -23,7 +23,7 @@ from ..run.initial_model import beginning
 from ..run.plan import Plan
 from ..run.student_spec import Pupil
 from ..runtime.ort import Runtime
-from ..store import Store
+from ..store.store import Store
 from ..teacher import autotune
 
 

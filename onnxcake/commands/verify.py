@@ -22,10 +22,13 @@ from ..onnxfile.self_contained import ending_in, whole
 from ..report.report import Report, costlier, versions
 from ..run.joining import check_pair, given
 from ..runtime.ort import Runtime
-from ..store import Store, StoreDataset
-from ..teacher import Options, OutputKind, Signature, sandbox
+from ..store.dataset import StoreDataset
+from ..store.store import Store
+from ..teacher import sandbox
 from ..teacher.checks import open_session, random_inputs
 from ..teacher.open_graph import open_graph
+from ..teacher.options import Options
+from ..teacher.signature import OutputKind, Signature
 
 _NOISE_SAMPLES = 1000
 _RUNS = "Give a classifier that onnxruntime runs."

@@ -15,7 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from ..store import Batch, Store
+from ..store.shard import Batch
+from ..store.store import Store
 from ..synthesis.synthesizer import Maker
 
 

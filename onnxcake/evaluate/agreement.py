@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.arrays import Array
-from ..teacher import OutputKind
+from ..teacher.signature import OutputKind
 
 CONFIDENCE = 1.96  # standard normal quantile of a two-sided 95 % interval
 ONE_CLASS = 0.9  # of a side's answers in one class, from which it is doubtful that it tells classes apart

@@ -11,7 +11,7 @@ from ..core.arrays import Array
 from ..graph.dequantise import holds_rounding
 from ..runtime import processor
 from ..runtime.ort import Runtime, Session
-from ..teacher import OutputKind
+from ..teacher.signature import OutputKind
 from .agreement import compare
 
 _SAMPLES = 1000

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.arrays import Array
 from ..core.random_fields import fields
 from ..core.rng import Key
-from ..teacher import Signature
+from ..teacher.signature import Signature
 from .agreement import ONE_CLASS, compare, log_probabilities, top_classes
 
 SAMPLES, _LEAST_SAMPLES = 1000, 100

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..onnxfile.normalise import INPUT, SafeGraph
+from ..onnxfile.rename import INPUT, SafeGraph
 from ..onnxfile.walk import reaching
 from .build import BATCHES, Builder
 from .build_log import LIMITS, Blocked, Limits, Record

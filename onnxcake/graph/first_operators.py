@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from ..onnxfile.normalise import INPUT
+from ..onnxfile.rename import INPUT
 from ..onnxfile.walk import read_by
 from .convert import Converted
 from .values import Depends

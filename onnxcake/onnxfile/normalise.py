@@ -15,10 +15,8 @@ from .inline import in_evaluation_mode, inlined
 from .input_choice import Choice, Source, check_known, held_nodes
 from .linear_classifiers import write_out_linear
 from .load import TeacherFile
-from .rename import INPUT, Renamer, SafeGraph
+from .rename import Renamer, SafeGraph
 from .walk import reaching
-
-__all__ = ["INPUT", "Choice", "SafeGraph", "normalise"]
 
 _SCORES = "Name the value that holds its class scores (logits or probabilities) with --output NAME."
 _ALL = Choice()

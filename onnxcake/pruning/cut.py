@@ -12,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..graph.values import Sizes
 from ..onnxfile.export import PRODUCER, named
+from ..onnxfile.rename import INPUT
 from ..onnxfile.walk import reaching, read_by
 from .dependencies import REWRITES, Call, Followed, Writer
-from .folded_graph import INPUT, Array, Plain
+from .folded_graph import Array, Plain
 from .indices import Axis
 
 _NONE: Mapping[str, str] = {}

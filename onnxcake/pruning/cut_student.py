@@ -19,10 +19,12 @@ from ..core.rng import Key
 from ..core.text import first_line
 from ..runtime.ort import Runtime, RuntimeRefused, Session
 from ..student.onnx_model import Start
-from ..teacher import Signature, Teacher
 from ..teacher.checks import TOLERANCE, batches_for
 from ..teacher.scores import Logits
-from . import HALF, Goal, Layer, LowRank, NothingToCut, Pruned, Pruner, Score, Shape, Tools
+from ..teacher.signature import Signature
+from ..teacher.teacher import Teacher
+from .goal import Goal, LowRank, Pruned, Score, Shape, Tools
+from .pruner import Pruner
 from .reconstruct import reconstructed
 
 THREADS = 1  # that latency is taken with
@@ -240,20 +242,3 @@ def _unsound(teacher: Teacher, why: str) -> UnsupportedTeacher:
         where=teacher.name,
         remedy="This is a bug of onnxcake: please report it. Until then, name a student: -o student.architecture=mlp.",
     )
-
-
-__all__ = [
-    "HALF",
-    "THREADS",
-    "Goal",
-    "Layer",
-    "LowRank",
-    "NothingToCut",
-    "Pruned",
-    "Score",
-    "check",
-    "cut_of",
-    "draws",
-    "latency_ms",
-    "synthetic",
-]

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 
 from ..graph.values import Sizes
+from ..onnxfile.rename import INPUT
 from ..onnxfile.walk import read_by
-from .folded_graph import INPUT, Array, Plain
+from .folded_graph import Array, Plain
 from .indices import Axes, Axis, Indices
 
 Keep = Callable[[Any], np.ndarray[Any, np.dtype[np.bool_]]]  # an axis → which of its indices stay

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from ..onnxfile.normalise import INPUT
+from ..onnxfile.rename import INPUT
 from ..onnxfile.walk import reaching, read_by
 from .cut import cut
 from .dependencies import follow

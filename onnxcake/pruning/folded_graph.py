@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..graph.convert import Converted
 from ..graph.values import Depends, Obstacle, Sizes, Value
-from ..onnxfile.normalise import INPUT
 from ..onnxfile.walk import reaching, read_by
 
 Array = np.ndarray[Any, Any]
@@ -136,6 +135,3 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
     except Exception:  # noqa: BLE001 - the types are then as the builder has them
         return {}
     return {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
-
-
-__all__ = ["INPUT", "Array", "Obstacle", "Plain", "Shapes", "plain"]

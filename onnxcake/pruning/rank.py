@@ -218,6 +218,3 @@ def _free(name: str, taken: set[str]) -> str:
         name += "_"
     taken.add(name)
     return name
-
-
-__all__ = ["Factor", "energy", "factorised", "factors", "rank_for"]

@@ -25,10 +25,10 @@ from ..graph.least_squares import LAYERS, Fit, made
 from ..graph.module import Graph, Step
 from ..graph.trained import Trained
 from ..onnxfile.self_contained import written
-from ..student import Start
-from ..teacher import Teacher
+from ..student.onnx_model import Start
 from ..teacher.scores import Logits
 from ..teacher.taps import by_input, shape_of
+from ..teacher.teacher import Teacher
 
 _AFFINE = ("Add", "BatchNormalization")  # what may stand between a layer and the value that it is fitted to
 _TURNS, _LEAST_TURNS = 30, 2  # of conjugate gradients: at most, and that are worth it

@@ -9,9 +9,10 @@ from typing import Any, Literal, TypeAlias
 
 from ..core.errors import RecipeError
 from ..core.quantities import CountOrNone
-from ..pruning import HALF, Goal, LowRank, Score, Shape
-from ..student import ARCHITECTURES, shapes_of
-from ..teacher import Signature
+from ..pruning.goal import HALF, Goal, LowRank, Score, Shape
+from ..student.architectures import ARCHITECTURES
+from ..student.shapes import shapes_of
+from ..teacher.signature import Signature
 from . import schema
 from .schema import Choice
 

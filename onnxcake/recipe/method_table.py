@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..synthesis import LABELS, LOSSES, MEMORIES, SOURCES, Weighted
+from ..synthesis.labels import LABELS
+from ..synthesis.losses import LOSSES
 from ..synthesis.losses.classification import Classification
 from ..synthesis.losses.contrastive import Contrastive
-from ..synthesis.step import optional
+from ..synthesis.replay import MEMORIES
+from ..synthesis.sources import SOURCES
+from ..synthesis.step import Weighted, optional
 from .recipe import Recipe, names
 
 NONE = "–"

@@ -16,7 +16,7 @@ from pydantic import field_validator, model_validator
 from ..core.errors import RecipeError
 from ..core.files import canonical, is_there, sha256
 from ..core.text import did_you_mean, shown
-from ..teacher import Options
+from ..teacher.options import Options
 from . import schema, yaml_reader
 from .overrides import override
 from .schema import Section

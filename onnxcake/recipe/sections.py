@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from pydantic import Field, StrictBool, create_model, model_validator
 
 from ..core.quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
-from ..pruning import Goal
-from ..student import LEARNING_RATES, MATCHES, OPTIMISERS, Distillation
-from ..student.optimisers import Optimiser
-from ..synthesis import AUGMENTS, LABELS, LOSSES, MEMORIES, SCHEDULES, SOURCES, UPDATES, Weighted
-from ..synthesis.schedules import Schedule
+from ..pruning.goal import Goal
+from ..student.feature_match import MATCHES
+from ..student.loss import Distillation
+from ..student.optimisers import LEARNING_RATES, OPTIMISERS, Optimiser
+from ..synthesis.augment import AUGMENTS
+from ..synthesis.labels import LABELS
+from ..synthesis.losses import LOSSES
+from ..synthesis.replay import MEMORIES
+from ..synthesis.schedules import SCHEDULES, Schedule
+from ..synthesis.sources import SOURCES
+from ..synthesis.step import Weighted
+from ..synthesis.updates import UPDATES
 from . import schema
 from .architecture import NETWORKS, Architecture
 from .schema import Choice, Section

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..core.arrays import Array
-from ..store import StoreDataset
-from ..teacher import Signature
+from ..store.dataset import StoreDataset
+from ..teacher.signature import Signature
 
 Classify = Callable[[Array], Array]
 

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from ..core.progress import Progress, Stage
 from ..core.rng import Key
 from ..evaluate.agreement import top_classes
-from ..evaluate.probes import Probe
+from ..evaluate.probes.parts import Probe
 from ..runtime.ort import Runtime
-from ..store import Store
-from ..student import Student, Training
-from ..student.training import Ask
-from ..synthesis import Maker, Synthesis, Tick
-from ..teacher import Teacher, autotune
+from ..store.store import Store
+from ..student.student import Student
+from ..student.training import Ask, Training
+from ..synthesis.spec import Synthesis
+from ..synthesis.step import Tick
+from ..synthesis.synthesizer import Maker
+from ..teacher import autotune
+from ..teacher.teacher import Teacher
 from . import folder as runs
 from .checkpoints import Checkpoints
 from .cost import Spent

@@ -16,10 +16,10 @@ from ..core.progress import duration, size
 from ..core.rng import Key
 from ..core.waiting import waited
 from ..runtime.ort import Runtime
-from ..store import Batch
-from ..student import Lesson
-from ..student.training import OPTIMISER, Rows
-from ..synthesis import Maker, silent
+from ..store.shard import Batch
+from ..student.training import OPTIMISER, Lesson, Rows
+from ..synthesis.step import silent
+from ..synthesis.synthesizer import Maker
 from .build import maker_of, shortened, training_of
 from .plan import Plan
 from .prepare import Job

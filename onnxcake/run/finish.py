@@ -21,16 +21,20 @@ from ..core.waiting import waited
 from ..evaluate import without_data
 from ..evaluate.agreement import Answers, top_classes
 from ..evaluate.integer_kernels import arithmetic_here, saturated
-from ..evaluate.probes import Probe
+from ..evaluate.probes.parts import Probe
 from ..graph.dequantise import holds_rounding
 from ..graph.parameters import count_in
 from ..onnxfile.export import export
 from ..onnxfile.self_contained import has_low_precision
 from ..report.report import FORMAT, Report, costlier, versions
 from ..runtime.ort import Runtime, Session
-from ..store import Store, StoreDataset
-from ..student import OnnxStudent, Student
-from ..teacher import OutputKind, Signature, Teacher, way_back
+from ..store.dataset import StoreDataset
+from ..store.store import Store
+from ..student.onnx_student import OnnxStudent
+from ..student.student import Student
+from ..teacher.scores import way_back
+from ..teacher.signature import OutputKind, Signature
+from ..teacher.teacher import Teacher
 from . import folder as runs
 from .cost import Spent
 from .folder import Run

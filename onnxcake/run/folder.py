@@ -26,7 +26,7 @@ from ..core import files, json_files
 from ..core.errors import OutputError, RecipeError, StoreError
 from ..recipe.limits import Scaling
 from ..recipe.recipe import Recipe
-from ..teacher import Facts
+from ..teacher.facts import Facts
 from ..version import __version__
 
 FILE, STORE, CHECKPOINTS = "run.json", "store", "student"

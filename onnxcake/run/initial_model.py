@@ -9,13 +9,15 @@ from ..core import files, json_files
 from ..core.errors import OnnxcakeError, UnsupportedTeacher, UsageError
 from ..core.rng import Key
 from ..evaluate.agreement import compare
-from ..pruning import NothingToCut, Pruner
 from ..pruning.cut_student import cut_of, synthetic
+from ..pruning.goal import NothingToCut
+from ..pruning.pruner import Pruner
 from ..recipe.architecture import ONNX, Auto
 from ..recipe.recipe import Recipe
 from ..runtime.ort import Runtime
-from ..student import Start
-from ..teacher import Facts, Teacher
+from ..student.onnx_model import Start
+from ..teacher.facts import Facts
+from ..teacher.teacher import Teacher
 from . import folder as runs
 
 # Parameters up to which a teacher of which nothing can be cut is its own student: 40 kB, a linear model as a rule.

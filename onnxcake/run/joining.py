@@ -12,14 +12,14 @@ from ..core.errors import OnnxcakeError, ProbeError, TeacherError, UsageError
 from ..core.rng import Key
 from ..core.text import first_line, shown
 from ..evaluate import probes
-from ..evaluate.probes import Probe, Takes
+from ..evaluate.probes.parts import Probe, Takes
 from ..graph.dequantise import holds_rounding
 from ..onnxfile.front import FileInput, Front, joined
 from ..onnxfile.held_inputs import BATCH
 from ..onnxfile.self_contained import has_low_precision
 from ..onnxfile.tensors import type_name
 from ..runtime.ort import Runtime, RuntimeRefused, Session
-from ..teacher import Signature
+from ..teacher.signature import Signature
 
 _ROWS = 64
 # Of the largest answer: the same operators, by other kernels after fusion; roundings may fall the other way.

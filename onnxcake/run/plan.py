@@ -22,14 +22,19 @@ from ..core.files import canonical, sha256
 from ..core.quantities import Count
 from ..recipe.recipe import Recipe
 from ..runtime import processor
-from ..store import Layout
-from ..synthesis import AUGMENTS, LABELS, SCHEDULES, SOURCES, UPDATES, Synthesis, Weighted
+from ..store.store import Layout
+from ..synthesis.augment import AUGMENTS
+from ..synthesis.labels import LABELS
 from ..synthesis.labels.hard import Labels
-from ..synthesis.schedules import Constant
+from ..synthesis.schedules import SCHEDULES, Constant
 from ..synthesis.source import Source
-from ..synthesis.updates import Sgd
-from ..teacher import Signature, Teacher
+from ..synthesis.sources import SOURCES
+from ..synthesis.spec import Synthesis
+from ..synthesis.step import Weighted
+from ..synthesis.updates import UPDATES, Sgd
 from ..teacher.autotune import Dtype, Pace, threads_given
+from ..teacher.signature import Signature
+from ..teacher.teacher import Teacher
 
 FILE = "plan.json"
 GROUPS = 10  # CAKE's rows, where the teacher has as many classes

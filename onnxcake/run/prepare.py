@@ -13,14 +13,16 @@ from ..core.rng import Key
 from ..core.text import printable
 from ..core.waiting import waited
 from ..evaluate import probes
-from ..evaluate.probes import Probe
+from ..evaluate.probes.parts import Probe
 from ..recipe import method_table
 from ..recipe.limits import Scaling
 from ..recipe.recipe import Recipe
-from ..store import Layout
-from ..synthesis import Synthesis
-from ..teacher import Options, Teacher, autotune, recorded_statistics
+from ..store.store import Layout
+from ..synthesis.spec import Synthesis
+from ..teacher import autotune, recorded_statistics
 from ..teacher.capabilities import View
+from ..teacher.options import Options
+from ..teacher.teacher import Teacher
 from . import joining, requirements
 from . import plan as plans
 from .folder import Run, holds_nothing, is_abandoned

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from ..core.rng import Key
 from ..core.text import printable
-from ..evaluate.probes import Probe
+from ..evaluate.probes.parts import Probe
 from ..synthesis.step import optional
-from ..teacher import LastLayer, Statistics, Teacher, View
+from ..teacher.capabilities import LastLayer, Statistics, View
 from ..teacher.folded_batch_norm import seems_folded
+from ..teacher.teacher import Teacher
 
 if TYPE_CHECKING:
     from ..synthesis.step import Need, Weighted

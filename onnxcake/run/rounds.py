@@ -23,11 +23,13 @@ from ..core.quantities import CountOrNone, Positive
 from ..core.rng import Key
 from ..core.text import first_line
 from ..engine.threads import synthesize
-from ..store import Batch, Pool, Samples, Store, StoreDataset
-from ..student import Lesson, Training
-from ..student.training import Rows
-from ..synthesis import Maker
+from ..store.dataset import Samples, StoreDataset
+from ..store.in_memory import Pool
+from ..store.shard import Batch
+from ..store.store import Store
+from ..student.training import Lesson, Rows, Training
 from ..synthesis.state import Lasting
+from ..synthesis.synthesizer import Maker
 from .checkpoints import Checkpoints
 from .schedule import Course
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..synthesis import Memory
+from ..synthesis.memory import Memory
 
 LearnFrom = Literal["kept", "same", "fresh"]
 

@@ -12,24 +12,20 @@ from ..core.rng import Key
 from ..graph.parameters import count_in
 from ..recipe.architecture import Auto
 from ..recipe.recipe import Recipe
-from ..store import Layout
-from ..student import (
-    ARCHITECTURES,
-    LEARNING_RATES,
-    MATCHES,
-    Distillation,
-    Match,
-    OnnxStudent,
-    Regime,
-    Start,
-    Student,
-    choose,
-    make,
-    parameters,
-)
-from ..student.training import OPTIMISER
-from ..synthesis import AUGMENTS, MEMORIES, Augment
-from ..teacher import Facts, Signature
+from ..store.store import Layout
+from ..student.architectures import ARCHITECTURES
+from ..student.choose_architecture import choose
+from ..student.feature_match import MATCHES, Match
+from ..student.loss import Distillation
+from ..student.onnx_model import Start
+from ..student.onnx_student import OnnxStudent
+from ..student.optimisers import LEARNING_RATES
+from ..student.student import Student, make, parameters
+from ..student.training import OPTIMISER, Regime
+from ..synthesis.augment import AUGMENTS, Augment
+from ..synthesis.replay import MEMORIES
+from ..teacher.facts import Facts
+from ..teacher.signature import Signature
 from .schedule import Course, steps_per_round
 
 

@@ -1,8 +1,1 @@
-"""A synthetic set as sharded, checksummed files. It keeps tensors and does not know why."""
-
-from .dataset import Samples, StoreDataset
-from .in_memory import Pool
-from .shard import Batch, Shard
-from .store import Layout, Store
-
-__all__ = ["Batch", "Layout", "Pool", "Samples", "Shard", "Store", "StoreDataset"]
+"""Keep a synthetic set as sharded, checksummed files. The store keeps tensors and does not know why."""

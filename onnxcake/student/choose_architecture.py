@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.errors import RecipeError
-from ..teacher import Facts
+from ..teacher.facts import Facts
 from .architectures import ARCHITECTURES
 from .student import parameters
 

@@ -13,8 +13,11 @@ from ..graph.dequantise import is_quantised
 from ..graph.trained import Trained, trained
 from ..onnxfile.load import load
 from ..onnxfile.self_contained import Ends, whole
-from ..teacher import Facts, Options, OutputKind, Signature, sandbox
+from ..teacher import sandbox
+from ..teacher.facts import Facts
 from ..teacher.open_graph import Opened, open_to_train
+from ..teacher.options import Options
+from ..teacher.signature import OutputKind, Signature
 from ..teacher.taps import tap_of
 
 _SQUASHED = {

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..core.rng import Key
 from ..onnxfile.self_contained import written
-from ..teacher import Signature
 from ..teacher.scores import Logits
+from ..teacher.signature import Signature
 from .onnx_model import Start
 from .student import Student
 

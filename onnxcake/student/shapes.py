@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..teacher import Signature
+from ..teacher.signature import Signature
 from .architectures import ARCHITECTURES
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.errors import RecipeError
 from ..core.rng import Key
-from ..teacher import Signature
+from ..teacher.signature import Signature
 from .architectures import ARCHITECTURES
 from .feature_match import Watch
 from .quantise import quantised as quantise

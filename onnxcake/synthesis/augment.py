@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.quantities import Count, Positive, Share
-from ..teacher import Signature
+from ..teacher.signature import Signature
 from .step import Parts
 
 Pixels = Count | Literal["auto"]

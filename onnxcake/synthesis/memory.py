@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.quantities import Count, Share
 from ..core.rng import Key
-from ..store import Batch
+from ..store.shard import Batch
 from .step import Context, Leaves
 from .synthesizer import Maker
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..core.errors import Diverged
 from ..core.quantities import Count, NonNegative, Positive, Share
 from ..core.rng import Key
-from ..store import Batch
+from ..store.shard import Batch
 from .divergence import NotFinite
 from .generator_networks import encoder, generator
 from .losses.balance import Balance

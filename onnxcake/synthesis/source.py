@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..core.rng import Key
-from ..teacher import Signature
+from ..teacher.signature import Signature
 from .step import Context, Leaves, Need
 
 Classify = Callable[[Tensor], Tensor]  # samples in standard units → the classes that the teacher names, int64

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.rng import Key
-from ..teacher import Signature
 from ..teacher.capabilities import View
+from ..teacher.signature import Signature
 
 Scope = Literal["sample", "row", "batch"]
 # What a part asks of the teacher, beyond its answers and their gradient, or of the run:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..core.rng import Key
-from ..store import Batch
-from ..teacher import Teacher
+from ..store.shard import Batch
 from ..teacher.autotune import hurried
 from ..teacher.capabilities import View
+from ..teacher.teacher import Teacher
 from .divergence import NotFinite, check, diverged
 from .source import Asked, Draft
 from .spec import Synthesis

@@ -26,8 +26,9 @@ from ..graph.dequantise import float_twin, is_quantised
 from ..graph.head_and_tail import Head, head, tail
 from ..graph.values import Depends
 from ..onnxfile.load import load
-from ..onnxfile.normalise import SafeGraph, normalise
+from ..onnxfile.normalise import normalise
 from ..onnxfile.open_sizes import OpenSizes
+from ..onnxfile.rename import SafeGraph
 from ..runtime import processor
 from ..runtime.ort import Runtime, RuntimeRefused, Session
 from ..runtime.process import give_back_memory

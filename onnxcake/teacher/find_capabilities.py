@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..graph.convert import Converted
 from ..graph.values import Depends
-from ..onnxfile.normalise import INPUT
+from ..onnxfile.rename import INPUT
 from ..onnxfile.walk import reaching, read_by
 from .capabilities import Offers, Statistics
 from .last_layer import Head, attribute, head_of

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.random_fields import fields
 from ..core.rng import Key
-from . import Teacher
+from .teacher import Teacher
 
 _DEEP = 8  # convolutions at least; a network of fewer may well have been trained without
 _NEAR = 4.0  # factor either way of the median channel's deviation from 1, on inputs that are not the training data

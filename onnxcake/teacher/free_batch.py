@@ -16,9 +16,11 @@ from ..graph.baked_batch import candidates
 from ..graph.build_log import Blocked, Limits
 from ..graph.convert import Converted, convert
 from ..graph.values import Depends
+from ..onnxfile.input_choice import Choice
 from ..onnxfile.load import load
-from ..onnxfile.normalise import Choice, SafeGraph, normalise
+from ..onnxfile.normalise import normalise
 from ..onnxfile.open_sizes import OpenSizes
+from ..onnxfile.rename import SafeGraph
 from ..runtime.ort import RuntimeRefused, Session
 from .output import choose_output
 

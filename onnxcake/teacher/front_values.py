@@ -13,7 +13,7 @@ from ..core.rng import Key
 from ..core.text import first_line, shown
 from ..graph.head_and_tail import Head
 from ..onnxfile.front import Front
-from ..onnxfile.normalise import SafeGraph
+from ..onnxfile.rename import SafeGraph
 from ..runtime.ort import Runtime, RuntimeRefused
 
 _ROWS, _FEW = 500, 8

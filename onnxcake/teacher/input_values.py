@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.errors import UsageError
 from ..graph.head_and_tail import Head
-from ..onnxfile.normalise import SafeGraph
+from ..onnxfile.rename import SafeGraph
 from ..onnxfile.tensors import type_name
 from .options import Options
 from .signature import Bound, Signature, limits_of

@@ -14,7 +14,8 @@ from ..graph.convert import Converted, convert
 from ..graph.head_and_tail import Tail, tail
 from ..graph.parameters import parameters_of
 from ..onnxfile.load import TeacherFile, load, load_bytes
-from ..onnxfile.normalise import SafeGraph, normalise
+from ..onnxfile.normalise import normalise
+from ..onnxfile.rename import SafeGraph
 from .options import Options
 from .output import choose_output
 from .scores import Logits

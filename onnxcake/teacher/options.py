@@ -12,7 +12,7 @@ import numpy as np
 from ..core.arrays import Array
 from ..core.errors import UsageError
 from ..onnxfile.held_inputs import Held, plain_held
-from ..onnxfile.normalise import Choice
+from ..onnxfile.input_choice import Choice
 from .signature import Bound, Task
 
 TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")

@@ -18,7 +18,8 @@ from ..core import tensorfile
 from ..core.errors import OutputError, UsageError
 from ..core.files import canonical, check_target, is_there, make_parent, sha256, write_atomic
 from ..core.text import shown
-from . import Statistics, Teacher
+from .capabilities import Statistics
+from .teacher import Teacher
 
 _KIND = "activation statistics"
 _AGAIN = "Record them again: onnxcake record TEACHER --data PATH --out FILE."

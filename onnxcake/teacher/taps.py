@@ -18,7 +18,7 @@ from ..graph.convert import Converted, Pieces, in_pieces
 from ..graph.layout import is_laid_out_last, lay_out
 from ..graph.module import Graph
 from ..graph.values import Depends
-from ..onnxfile.normalise import INPUT
+from ..onnxfile.rename import INPUT
 from .open_graph import Opened
 from .scores import Logits
 from .signature import OutputKind

@@ -11,7 +11,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from onnxcake.graph.build import BATCHES, Builder, Limits
+from onnxcake.graph.build import BATCHES, Builder
+from onnxcake.graph.build_log import Limits
 from onnxcake.graph.module import Graph
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>'

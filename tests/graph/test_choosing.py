@@ -14,8 +14,10 @@ from onnx import TensorProto, helper
 from onnxcake.cli.options import options_of
 from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.onnxfile.dequantise_rows import dequantise_rows_early
+from onnxcake.onnxfile.input_choice import Choice
 from onnxcake.onnxfile.load import TeacherFile
-from onnxcake.onnxfile.normalise import Choice, SafeGraph, normalise
+from onnxcake.onnxfile.normalise import normalise
+from onnxcake.onnxfile.rename import SafeGraph
 
 N = helper.make_node
 F, LONG, B, S = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING

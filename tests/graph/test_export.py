@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from onnxcake.onnxfile import export as exporting
 from onnxcake.onnxfile.export import ExportFailed, export
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Teacher
+from onnxcake.teacher.teacher import Teacher
 
 
 def network() -> nn.Module:

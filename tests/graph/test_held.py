@@ -15,9 +15,10 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxcake.cli.options import options_of
 from onnxcake.core.errors import UnsupportedTeacher, UsageError
+from onnxcake.onnxfile.input_choice import Choice
 from onnxcake.onnxfile.load import TeacherFile
-from onnxcake.onnxfile.normalise import Choice, normalise
-from onnxcake.teacher import Options
+from onnxcake.onnxfile.normalise import normalise
+from onnxcake.teacher.options import Options
 
 N = helper.make_node
 X = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)

@@ -13,9 +13,11 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxcake.core.errors import UnsupportedTeacher, UsageError
+from onnxcake.onnxfile.input_choice import Choice
 from onnxcake.onnxfile.load import TeacherFile
-from onnxcake.onnxfile.normalise import Choice, SafeGraph, normalise
-from onnxcake.teacher import Teacher
+from onnxcake.onnxfile.normalise import normalise
+from onnxcake.onnxfile.rename import SafeGraph
+from onnxcake.teacher.teacher import Teacher
 
 N = helper.make_node
 NO_CHOICE = Choice()

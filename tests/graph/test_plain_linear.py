@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 
 import onnxcake
 from onnxcake.onnxfile.linear_classifiers import write_out_linear
-from onnxcake.teacher import Teacher, way_back
+from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.teacher import Teacher
 
 RANDOM = np.random.default_rng(0)
 W3, B3 = RANDOM.normal(size=(3, 4)).astype(np.float32), RANDOM.normal(size=3).astype(np.float32)

@@ -12,11 +12,12 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper, parser
 
-from onnxcake.pruning import Goal, Pruner, Tools
 from onnxcake.pruning.choices import Families, families
 from onnxcake.pruning.cut import cut
 from onnxcake.pruning.dependencies import Followed, follow
 from onnxcake.pruning.folded_graph import plain
+from onnxcake.pruning.goal import Goal, Tools
+from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import Opened, open_graph
 from onnxcake.teacher.options import Options
 

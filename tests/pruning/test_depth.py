@@ -18,8 +18,9 @@ from onnxcake.pruning.choices import families
 from onnxcake.pruning.cut import cut
 from onnxcake.pruning.dependencies import follow
 from onnxcake.pruning.depth import block_scores, blocks, without
+from onnxcake.pruning.factor import rank_for
 from onnxcake.pruning.folded_graph import Array, Plain
-from onnxcake.pruning.rank import factorised, factors, rank_for
+from onnxcake.pruning.rank import factorised, factors
 
 HEAD = "g (float[N,6] x) => (float[N,4] y)"
 RESIDUAL = "h = MatMul(x, w) r = Relu(h) f = MatMul(r, v) s = Add(x, f) t = Tanh(s) y = MatMul(t, u)"

@@ -11,7 +11,8 @@ from cutting import Array, model_of, running
 from onnx import numpy_helper
 
 from onnxcake.core.rng import Key
-from onnxcake.pruning import Goal, NothingToCut, Pruned, Pruner, Tools
+from onnxcake.pruning.goal import Goal, NothingToCut, Pruned, Tools
+from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import Options
 

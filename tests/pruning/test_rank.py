@@ -13,8 +13,9 @@ from cutting import BATCHES, answers, close, model_of, running, teacher_of
 from onnxcake.pruning.choices import families
 from onnxcake.pruning.cut import cut
 from onnxcake.pruning.dependencies import follow
+from onnxcake.pruning.factor import Factor, energy, rank_for
 from onnxcake.pruning.folded_graph import Array, Plain
-from onnxcake.pruning.rank import Factor, energy, factorised, factors, levelled, rank_for
+from onnxcake.pruning.rank import factorised, factors, levelled
 
 FLAT = "g (float[N,12] x) => (float[N,10] y)"
 TOKENS = "g (float[N,6,8] x) => (float[N,{out}] y)"

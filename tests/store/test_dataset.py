@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from onnxcake.core.errors import StoreError
 from onnxcake.core.rng import Key
-from onnxcake.store import Batch, Layout, Store, StoreDataset
+from onnxcake.store.dataset import StoreDataset
+from onnxcake.store.shard import Batch
+from onnxcake.store.store import Layout, Store
 
 BATCH, SHAPE, CLASSES = 4, (2, 3), 3
 MAPPED = 0  # resident bytes: nothing is held

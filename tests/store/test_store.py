@@ -21,8 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from onnxcake.core import files
 from onnxcake.core.errors import OutputError, StoreError
 from onnxcake.core.tensorfile import pack
-from onnxcake.store import Batch, Layout, Store, shard
-from onnxcake.store.store import FILE, QUARANTINE
+from onnxcake.store import shard
+from onnxcake.store.shard import Batch
+from onnxcake.store.store import FILE, QUARANTINE, Layout, Store
 
 SHAPE, CLASSES, BATCH = (1, 4, 4), 3, 4
 

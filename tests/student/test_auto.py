@@ -15,8 +15,12 @@ from onnxcake.core.errors import RecipeError
 from onnxcake.core.rng import Key
 from onnxcake.recipe.recipe import Recipe
 from onnxcake.runtime.ort import Runtime
-from onnxcake.student import ARCHITECTURES, choose, count, make, parameters
-from onnxcake.teacher import Facts, Signature, Teacher
+from onnxcake.student.architectures import ARCHITECTURES
+from onnxcake.student.choose_architecture import choose
+from onnxcake.student.student import count, make, parameters
+from onnxcake.teacher.facts import Facts
+from onnxcake.teacher.signature import Signature
+from onnxcake.teacher.teacher import Teacher
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.onnx"
 

@@ -23,8 +23,8 @@ from onnxcake.onnxfile.int8_weights import with_whole_weights
 from onnxcake.runtime import processor
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.student.quantise import Quantised, Range, quantised, rounded_weight
-from onnxcake.teacher import Teacher
 from onnxcake.teacher.signature import Signature
+from onnxcake.teacher.teacher import Teacher
 
 Shape = tuple[int, ...]
 NETS: dict[str, tuple[Shape, dict[str, Any]]] = {

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxcake.student import Distillation
+from onnxcake.student.loss import Distillation
 
 ASKED = torch.tensor([0, 1, 2, 0, 1])
 

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from onnxcake.core.errors import UsageError
 from onnxcake.core.rng import Key
 from onnxcake.runtime.ort import Runtime
-from onnxcake.student import OnnxStudent, Start, count
-from onnxcake.teacher import Signature, way_back
+from onnxcake.student.onnx_model import Start
+from onnxcake.student.onnx_student import OnnxStudent
+from onnxcake.student.student import count
+from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.signature import Signature
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits.onnx"
 KEY = Key(0)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from onnxcake.student import LEARNING_RATES, OPTIMISERS
 from onnxcake.student.muon import orthogonal
 from onnxcake.student.optimisers import (
+    LEARNING_RATES,
+    OPTIMISERS,
     AdamOptimiser,
     AdamWOptimiser,
     ConstantRate,

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from onnxcake.core.rng import Key
-from onnxcake.student import Distillation, Lesson, Regime, Training
+from onnxcake.student.loss import Distillation
 from onnxcake.student.optimisers import AdamOptimiser, Cosine
+from onnxcake.student.training import Lesson, Regime, Training
 
 CPU, STEPS = torch.device("cpu"), 600
 

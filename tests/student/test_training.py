@@ -24,10 +24,14 @@ from onnxcake.recipe.recipe import Recipe
 from onnxcake.run.checkpoints import Checkpoints
 from onnxcake.run.rounds import Rounds
 from onnxcake.run.schedule import Course
-from onnxcake.store import Batch, Layout, Store, StoreDataset
-from onnxcake.student import Distillation, Lesson, Regime, Training, make
+from onnxcake.store.dataset import StoreDataset
+from onnxcake.store.shard import Batch
+from onnxcake.store.store import Layout, Store
+from onnxcake.student.loss import Distillation
 from onnxcake.student.optimisers import AdamWOptimiser, ConstantRate, Cosine, MuonOptimiser, OneCycle, SgdOptimiser
-from onnxcake.teacher import Signature
+from onnxcake.student.student import make
+from onnxcake.student.training import Lesson, Regime, Training
+from onnxcake.teacher.signature import Signature
 
 SHAPE, CLASSES, BATCH, BATCHES = (1, 6, 6), 3, 16, 5  # 80 samples
 SIGNATURE = Signature("x", SHAPE, "y", "logits", CLASSES, range=(0.0, 1.0), location=(0.5,), deviation=(0.25,))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onnxcake.core.rng import Key
 from onnxcake.synthesis.augment import AUGMENTS, Augment, Augments, Crop, Flip, Jitter, Mixup, Noise, Shift
-from onnxcake.teacher import Signature
+from onnxcake.teacher.signature import Signature
 
 ALL = [Jitter(1), Flip(), Flip(whole_batch=True), Crop(1), Shift(1), Mixup(), Noise(0.5)]
 IMAGES = torch.arange(6 * 2 * 4 * 5, dtype=torch.float32).reshape(6, 2, 4, 5) + 1

@@ -15,8 +15,8 @@ from onnxcake.synthesis.source import Classify
 from onnxcake.synthesis.sources.boundary import Boundary, BoundaryDraft
 from onnxcake.synthesis.sources.sign_opt import Box, Search
 from onnxcake.synthesis.step import Context
-from onnxcake.teacher import Signature
 from onnxcake.teacher.capabilities import View
+from onnxcake.teacher.signature import Signature
 
 CPU = torch.device("cpu")
 SIZE = 12

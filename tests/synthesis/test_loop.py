@@ -18,18 +18,21 @@ from onnxcake.core.rng import Key
 from onnxcake.engine.threads import synthesize as synthesize_with
 from onnxcake.recipe.recipe import Recipe
 from onnxcake.runtime.ort import Runtime
-from onnxcake.store import Batch, Layout, Store, StoreDataset
-from onnxcake.synthesis import SCHEDULES, UPDATES, Maker, Synthesis, Weighted
+from onnxcake.store.dataset import StoreDataset
+from onnxcake.store.shard import Batch
+from onnxcake.store.store import Layout, Store
 from onnxcake.synthesis.labels.hard import Independent, RowPermutation
 from onnxcake.synthesis.losses.classification import Classification
 from onnxcake.synthesis.losses.contrastive import Contrastive
 from onnxcake.synthesis.losses.total_variation import TotalVariation
-from onnxcake.synthesis.schedules import Constant, Decay
+from onnxcake.synthesis.schedules import SCHEDULES, Constant, Decay
 from onnxcake.synthesis.source import Asked, Source
 from onnxcake.synthesis.sources.pixels import PixelDraft, Pixels
-from onnxcake.synthesis.step import Context, Leaves, Loss, Step
-from onnxcake.synthesis.updates import Langevin, Sgd
-from onnxcake.teacher import Teacher
+from onnxcake.synthesis.spec import Synthesis
+from onnxcake.synthesis.step import Context, Leaves, Loss, Step, Weighted
+from onnxcake.synthesis.synthesizer import Maker
+from onnxcake.synthesis.updates import UPDATES, Langevin, Sgd
+from onnxcake.teacher.teacher import Teacher
 
 KEY = Key(7)
 SIGMAS = 5

@@ -15,12 +15,13 @@ from test_method_losses import TABLE as OTHERS
 from torch import Tensor, nn
 
 from onnxcake.runtime.ort import Runtime
-from onnxcake.synthesis import LOSSES
+from onnxcake.synthesis.losses import LOSSES
 from onnxcake.synthesis.losses.classification import Classification
 from onnxcake.synthesis.losses.contrastive import Contrastive
 from onnxcake.synthesis.losses.total_variation import TotalVariation
 from onnxcake.synthesis.step import Loss, Step
-from onnxcake.teacher import Signature, Teacher
+from onnxcake.teacher.signature import Signature
+from onnxcake.teacher.teacher import Teacher
 
 SHAPE, CLASSES, GROUPS, ROWS = (2, 4, 5), 4, 3, 4
 

@@ -14,18 +14,19 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import Diverged
 from onnxcake.core.rng import Key
-from onnxcake.store import Batch
-from onnxcake.synthesis import MEMORIES, Maker, Synthesis
+from onnxcake.store.shard import Batch
 from onnxcake.synthesis.labels.hard import Independent
 from onnxcake.synthesis.memory import Bank, BankState, Memory
-from onnxcake.synthesis.replay import Replay, ReplayState
+from onnxcake.synthesis.replay import MEMORIES, Replay, ReplayState
 from onnxcake.synthesis.schedules import Constant
 from onnxcake.synthesis.sources.noise import Noise
+from onnxcake.synthesis.spec import Synthesis
 from onnxcake.synthesis.state import Lasting
 from onnxcake.synthesis.step import Context
+from onnxcake.synthesis.synthesizer import Maker
 from onnxcake.synthesis.updates import Sgd
-from onnxcake.teacher import Signature
 from onnxcake.teacher.capabilities import View
+from onnxcake.teacher.signature import Signature
 
 CPU = torch.device("cpu")
 SIGMAS = 5

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onnxcake.core.rng import Key
 from onnxcake.synthesis.generator_networks import Crop, Encoder, Head, Stretch, encoder, generator, initialise_normal
-from onnxcake.teacher import Signature
+from onnxcake.teacher.signature import Signature
 
 IMAGES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 33, 47), (2, 4, 200), (1, 2, 3), (4, 1, 1), (3, 5, 1)]
 SIGNALS = [(2, 16), (1, 1000), (3, 1), (1, 37)]

@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from onnxcake.core.rng import Key
-from onnxcake.synthesis import LABELS, MEMORIES, SCHEDULES, SOURCES, UPDATES
+from onnxcake.synthesis.labels import LABELS
 from onnxcake.synthesis.labels.hard import Balanced, Independent, RowPermutation
-from onnxcake.synthesis.schedules import Constant, Cosine, Decay
+from onnxcake.synthesis.replay import MEMORIES
+from onnxcake.synthesis.schedules import SCHEDULES, Constant, Cosine, Decay
 from onnxcake.synthesis.source import Asked
+from onnxcake.synthesis.sources import SOURCES
 from onnxcake.synthesis.sources.pixels import PixelDraft, Pixels
 from onnxcake.synthesis.step import Context, Leaves
-from onnxcake.synthesis.updates import Adam, Langevin, Sgd, Sign
-from onnxcake.teacher import Signature
+from onnxcake.synthesis.updates import UPDATES, Adam, Langevin, Sgd, Sign
 from onnxcake.teacher.capabilities import LastLayer, View
+from onnxcake.teacher.signature import Signature
 
 CPU = torch.device("cpu")
 SIGMAS = 5  # seeds are fixed, so a bound is passed once and for all; a wrong distribution is far outside

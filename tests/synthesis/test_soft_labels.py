@@ -12,8 +12,8 @@ from onnxcake.core.rng import Key
 from onnxcake.synthesis.labels.soft import LEAST, Dirichlet, Features
 from onnxcake.synthesis.source import Asked
 from onnxcake.synthesis.step import Context
-from onnxcake.teacher import Signature
 from onnxcake.teacher.capabilities import LastLayer, View
+from onnxcake.teacher.signature import Signature
 
 SIGMAS = 5  # seeds are fixed, so a bound is passed once and for all; a wrong distribution is far outside
 SIMILARITY = torch.tensor([[1.0, 0.2, -0.6], [0.2, 1.0, 0.1], [-0.6, 0.1, 1.0]])

@@ -20,8 +20,8 @@ from onnxcake.synthesis.sources.noise import Noise
 from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.sources.pool import Particles, Pool
 from onnxcake.synthesis.step import Context, Leaves
-from onnxcake.teacher import Signature
 from onnxcake.teacher.capabilities import View
+from onnxcake.teacher.signature import Signature
 
 CPU = torch.device("cpu")
 SIGMAS = 5

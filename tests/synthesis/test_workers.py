@@ -13,14 +13,17 @@ from torch import nn
 from onnxcake.core.errors import Diverged, OutputError
 from onnxcake.core.rng import Key
 from onnxcake.engine.threads import synthesize
-from onnxcake.store import Batch, Layout, Store
-from onnxcake.synthesis import Maker, Synthesis, Weighted
+from onnxcake.store.shard import Batch
+from onnxcake.store.store import Layout, Store
 from onnxcake.synthesis.labels.hard import RowPermutation
 from onnxcake.synthesis.losses.classification import Classification
 from onnxcake.synthesis.schedules import Constant
 from onnxcake.synthesis.sources.pixels import Pixels
+from onnxcake.synthesis.spec import Synthesis
+from onnxcake.synthesis.step import Weighted
+from onnxcake.synthesis.synthesizer import Maker
 from onnxcake.synthesis.updates import Sgd
-from onnxcake.teacher import Teacher
+from onnxcake.teacher.teacher import Teacher
 
 
 @pytest.fixture(scope="module")

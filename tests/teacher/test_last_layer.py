@@ -13,8 +13,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from onnxcake.teacher import Options, Teacher, find_capabilities
+from onnxcake.teacher import find_capabilities
 from onnxcake.teacher.open_graph import open_graph
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.teacher import Teacher
 
 N = helper.make_node
 

@@ -17,10 +17,13 @@ from torch.nn import functional as F
 
 from onnxcake.core.errors import UsageError
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Options, Statistics, Teacher, find_capabilities
+from onnxcake.teacher import find_capabilities
 from onnxcake.teacher.autotune import Pace, apply
+from onnxcake.teacher.capabilities import Statistics
 from onnxcake.teacher.open_graph import open_graph
+from onnxcake.teacher.options import Options
 from onnxcake.teacher.taps import Tapped
+from onnxcake.teacher.teacher import Teacher
 
 N = helper.make_node
 CLASSES = 5

@@ -16,7 +16,10 @@ from in_process import command
 from torch import Tensor
 
 from onnxcake.core.errors import TeacherError, UnsupportedTeacher
-from onnxcake.teacher import Options, Teacher, sandbox, way_back
+from onnxcake.teacher import sandbox
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.teacher import Teacher
 
 RANDOM = np.random.default_rng(0)
 COUNT = 7

@@ -10,7 +10,9 @@ import onnx
 import pytest
 
 from onnxcake.core.errors import UnsupportedTeacher
-from onnxcake.teacher import Options, Teacher, sandbox
+from onnxcake.teacher import sandbox
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.teacher import Teacher
 
 RANDOM = np.random.default_rng(1)
 

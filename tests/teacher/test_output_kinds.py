@@ -16,8 +16,8 @@ from torch import Tensor
 
 from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Teacher, way_back
-from onnxcake.teacher.scores import Logits
+from onnxcake.teacher.scores import Logits, way_back
+from onnxcake.teacher.teacher import Teacher
 
 N = helper.make_node
 I64, U8, I8, F16 = TensorProto.INT64, TensorProto.UINT8, TensorProto.INT8, TensorProto.FLOAT16

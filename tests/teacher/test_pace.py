@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from onnxcake.core.rng import Key
 from onnxcake.runtime import processor
-from onnxcake.teacher import Teacher, autotune
+from onnxcake.teacher import autotune
 from onnxcake.teacher.autotune import PLAIN, Pace
+from onnxcake.teacher.teacher import Teacher
 
 
 @pytest.fixture(scope="module")

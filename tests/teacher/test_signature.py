@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import UsageError
 from onnxcake.graph.head_and_tail import Head
-from onnxcake.onnxfile.normalise import SafeGraph
-from onnxcake.teacher import Options, Signature, Teacher
+from onnxcake.onnxfile.rename import SafeGraph
 from onnxcake.teacher.input_values import values_of
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.signature import Signature
+from onnxcake.teacher.teacher import Teacher
 
 Pair = tuple[float, float]
 

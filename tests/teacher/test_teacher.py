@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import UsageError
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Facts, Teacher, way_back
+from onnxcake.teacher.facts import Facts
+from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.teacher import Teacher
 
 CLASSES = 5
 

@@ -17,11 +17,9 @@ from ...core.arrays import Array
 from ...core.errors import ProbeError
 from ...core.files import sha256
 from ...core.text import printable
-from ...teacher import Signature
+from ...teacher.signature import Signature
 from .parts import Part, Probe, Takes, Wanted
 from .sources import parts_of
-
-__all__ = ["Probe", "Takes", "load", "told"]
 
 _LARGEST = 1 << 24  # whole numbers up to here have a float32 of their own
 

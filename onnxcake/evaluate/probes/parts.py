@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.arrays import Array
 from ...core.text import printable
-from ...teacher import Signature
+from ...teacher.signature import Signature
 
 
 @dataclass(frozen=True)

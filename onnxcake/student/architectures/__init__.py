@@ -17,8 +17,6 @@ from .mlp import mlp
 from .resnet import resnet8, resnet18, resnet20, resnet34, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 from .vit import vit_small
 
-__all__ = ["ARCHITECTURES"]
-
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "lenet5-half": lenet5_half,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...teacher import Signature
+from ...teacher.signature import Signature
 from ..step import Loss, Step
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...teacher import Signature
+from ...teacher.signature import Signature
 from ..step import Loss, Scope, Step
 
 

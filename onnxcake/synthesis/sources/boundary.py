@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...core.quantities import Count, CountOrNone
 from ...core.rng import Key
-from ...teacher import Signature
+from ...teacher.signature import Signature
 from ..source import Classify, Draft, Source
 from ..step import Context, Leaves, Need
 from .sign_opt import Box, Search

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...core.quantities import Number, Positive
 from ...core.rng import Key
-from ...teacher import Signature
+from ...teacher.signature import Signature
 from ..source import Draft, Source
 from ..step import Context
 from .pixels import Pixels

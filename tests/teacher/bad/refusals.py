@@ -25,7 +25,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcake.core.errors import OnnxcakeError
 from onnxcake.runtime.process import shared
-from onnxcake.teacher import Teacher, sandbox, way_back
+from onnxcake.teacher import sandbox
+from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.teacher import Teacher
 
 QUICK_S = 10.0  # processor seconds that a refusal may take
 N = helper.make_node

@@ -14,7 +14,9 @@ from torch import nn
 from onnxcake.core.errors import OnnxcakeError, UsageError
 from onnxcake.onnxfile.load import load
 from onnxcake.onnxfile.normalise import normalise
-from onnxcake.teacher import Options, Teacher, sandbox
+from onnxcake.teacher import sandbox
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.teacher import Teacher
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from refusals import SCORES, N, W, answers_as_its_file, inner, made, refused, sa
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher
 from onnxcake.onnxfile import external
 from onnxcake.onnxfile.load import load
-from onnxcake.teacher import Teacher
+from onnxcake.teacher.teacher import Teacher
 
 FAR = "far\naway"
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links and special files are POSIX's here")

@@ -17,7 +17,7 @@ import pytest
 from refusals import SCORES, answers_as_its_file, made, refused, saved
 
 from onnxcake.core.errors import BadTeacherFile
-from onnxcake.teacher import Teacher
+from onnxcake.teacher.teacher import Teacher
 
 # --- M01: not a file ---------------------------------------------------------------------------------------
 

@@ -40,10 +40,10 @@ from onnxcake.core.errors import (
     UsageError,
 )
 from onnxcake.graph import build
-from onnxcake.graph.build import Limits
+from onnxcake.graph.build_log import Limits
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher import Options
 from onnxcake.teacher.examine import Examiner
+from onnxcake.teacher.options import Options
 
 F16, I64, U8 = TensorProto.FLOAT16, TensorProto.INT64, TensorProto.UINT8
 

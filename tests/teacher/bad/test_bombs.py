@@ -31,7 +31,8 @@ from refusals import (
 )
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
-from onnxcake.teacher import Options, sandbox
+from onnxcake.teacher import sandbox
+from onnxcake.teacher.options import Options
 
 I64 = np.int64
 ASKS = "GiB in one value"

@@ -16,10 +16,11 @@ from refusals import SCORES, made, saved
 from test_bombs import endless
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError
-from onnxcake.teacher import Options, Teacher
 from onnxcake.teacher import sandbox as airlock
 from onnxcake.teacher.examine import Examination
+from onnxcake.teacher.options import Options
 from onnxcake.teacher.sandbox import Airlock
+from onnxcake.teacher.teacher import Teacher
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 

@@ -19,8 +19,10 @@ from onnx import TensorProto, helper
 from refusals import HIDDEN, SCORES, N, made, refused, saved, tensor, value
 
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher, UsageError
-from onnxcake.teacher import Options, Teacher, sandbox
+from onnxcake.teacher import sandbox
 from onnxcake.teacher.open_graph import open_graph
+from onnxcake.teacher.options import Options
+from onnxcake.teacher.teacher import Teacher
 
 CANARY = "CANARY"
 MEGABYTES = ("x" * 1_000_000, "\n" * 1_000_000, "\x1b" * 1_000_000, "層" * 333_333, "\"'\\" * 333_333)

@@ -18,7 +18,8 @@ from test_hostile_names import clean_model
 from test_odd_graphs import FLOW, ROWS
 
 from onnxcake.core.errors import OnnxcakeError
-from onnxcake.teacher import Options, sandbox
+from onnxcake.teacher import sandbox
+from onnxcake.teacher.options import Options
 
 SEEDS = [
     *((row.model, Options(**dict(row.said))) for row in (*ROWS.values(), *FLOW.values())),

@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper
 from refusals import HIDDEN, SCORES, N, W, answers_as_its_file, inner, made, saved, table, tensor, value
 
-from onnxcake.teacher import Teacher
+from onnxcake.teacher.teacher import Teacher
 
 F16, F64, I64, U8 = TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT8
 Q = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
