@@ -20,6 +20,7 @@ import results
 import onnxcake
 from onnxcake.core.rng import Key
 from onnxcake.pruning import cut_student
+from onnxcake.pruning.goal import Goal
 from onnxcake.runtime.ort import Runtime
 
 TITLE = "Products of two before training, by singular values alone and fitted to the teacher's layers"
@@ -47,7 +48,7 @@ def row(name: str, keep: float, there: fidelity.Files) -> dict[str, object] | No
     inner, cut_student.reconstructed = cut_student.reconstructed, watched
     try:
         with Runtime() as runtime:
-            pruned = cut_student.cut_of(teacher, cut_student.Goal(keep=keep), "weights", Key(0), runtime)
+            pruned = cut_student.cut_of(teacher, Goal(keep=keep), "weights", Key(0), runtime)
     finally:
         cut_student.reconstructed = inner
     if not seen:

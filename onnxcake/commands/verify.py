@@ -13,9 +13,9 @@ import numpy as np
 from ..core.arrays import Array
 from ..core.errors import UsageError
 from ..core.rng import Key
-from ..evaluate import probes
 from ..evaluate.agreement import Answers
 from ..evaluate.integer_kernels import arithmetic_here, saturated
+from ..evaluate.probes.parts import Probe
 from ..onnxfile.front import Front
 from ..onnxfile.load import load
 from ..onnxfile.self_contained import ending_in, whole
@@ -196,9 +196,7 @@ def _compared(sides: list[_Side], inputs: Inputs, labels: Array | None) -> Answe
     return Answers(teacher, student, labels, (of_teacher, of_student))
 
 
-def _inputs(
-    teacher: _Side, probe: probes.Probe | None, store: str | Path | None
-) -> dict[str, tuple[Inputs, Array | None]]:
+def _inputs(teacher: _Side, probe: Probe | None, store: str | Path | None) -> dict[str, tuple[Inputs, Array | None]]:
     """Collect the inputs to compare on by their name in the report: the chosen value's rows, or the file's own."""
     chosen: dict[str, tuple[Inputs, Array | None]] = {}
     front = teacher.opened.safe.front

@@ -117,7 +117,7 @@ class InputSection(Section):
 
 
 class SynthesisSection(Section):
-    """How the set is made; `onnxcake.synthesis.Synthesis` explains the numbers.
+    """How the set is made; `onnxcake.synthesis.spec.Synthesis` explains the numbers.
 
     ``groups: auto`` is 10 or, if there are fewer, the number of classes, and fits batch and chunk to whole rows;
     ``held_out: auto`` is a twentieth of the batches, or, where rounds are many, a thousand samples.
@@ -166,7 +166,7 @@ class RetainSection(Section):
 
 
 class StudentSection(Section):
-    """What learns, and how; `onnxcake.student.Regime` and `onnxcake.run.folder.rounds.Course` explain the numbers.
+    """What learns, and how; `onnxcake.student.training.Regime` and `onnxcake.run.schedule.Course` explain the numbers.
 
     ``steps`` and ``epochs`` are those of each round. The batch is the synthesis's where nothing is kept.
     """

@@ -14,7 +14,7 @@ _TRIED: set[tuple[object, ...]] = set()  # what has worked in this process: runs
 
 
 def prepare(request: Request) -> Job:
-    """Resolve what the user asked for; see `onnxcake.run.folder.prepare.prepare`.
+    """Resolve what the user asked for; see `onnxcake.run.prepare.prepare`.
 
     A way of computing that is only meant to be faster (bfloat16, channels last, threads side by side) was timed on the
     teacher's gradient alone. The losses, values inside the teacher and the student meet it here, in a few steps of a
