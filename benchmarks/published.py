@@ -27,7 +27,9 @@ from teachers import OPTIONS, teacher
 
 from onnxcake import Recipe, Store, Teacher
 from onnxcake.core.rng import Key
-from onnxcake.run.plan import decide, fit, layout
+from onnxcake.run.method import fit
+from onnxcake.run.plan import decide
+from onnxcake.run.store_key import layout
 from onnxcake.synthesis.spec import Synthesis
 from onnxcake.synthesis.synthesizer import Maker
 from onnxcake.teacher import autotune

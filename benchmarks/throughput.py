@@ -27,7 +27,9 @@ from onnxcake import Recipe, Store, Teacher
 from onnxcake.core.rng import Key
 from onnxcake.engine.threads import synthesize
 from onnxcake.onnxfile.export import export
-from onnxcake.run.plan import decide, fit, layout
+from onnxcake.run.method import fit
+from onnxcake.run.plan import decide
+from onnxcake.run.store_key import layout
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.synthesis.synthesizer import Maker
 from onnxcake.teacher.signature import Signature

@@ -14,7 +14,7 @@ from onnxcake.core.errors import RecipeError, StoreError, UsageError
 from onnxcake.recipe.limits import Budget, Scaling
 from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.run import budget as budgets
-from onnxcake.run import plan as plans
+from onnxcake.run import method
 from onnxcake.run.budget import amounts, fit, scale
 from onnxcake.run.prepare import Request
 from onnxcake.teacher.teacher import Teacher
@@ -248,7 +248,7 @@ def test_every_recipe_keeps_to_the_passes_or_says_how_many_would_do(name: str, d
     job: Any = SimpleNamespace(
         run=SimpleNamespace(recipe=recipe),
         teacher=digits,
-        synthesis=plans.fit(recipe, digits, 900, left_out),
+        synthesis=method.fit(recipe, digits, 900, left_out),
         view=SimpleNamespace(data=data),
     )
     for limit in (1, 30, 100, 1_000, 10_000, 100_000, 1e6, 1e8):

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxcake
 from onnxcake.core.errors import UnsupportedTeacher
-from onnxcake.run.finish import same
+from onnxcake.run.export_student import same
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher.teacher import Teacher
 

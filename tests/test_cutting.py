@@ -15,8 +15,9 @@ from torch import nn
 
 from onnxcake.core.errors import TeacherError
 from onnxcake.core.rng import Key
-from onnxcake.pruning.cut_student import check, cut_of, draws, latency_ms, synthetic
+from onnxcake.pruning.cut_student import check, cut_of, draws, synthetic
 from onnxcake.pruning.goal import Goal, Pruned
+from onnxcake.runtime.latency import latency_ms
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher.signature import Signature
 from onnxcake.teacher.teacher import Teacher

@@ -18,8 +18,10 @@ from onnxcake.core.errors import RecipeError, StoreError
 from onnxcake.core.rng import Key
 from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.run import plan as plans
-from onnxcake.run.plan import Plan, decide, fit, layout
+from onnxcake.run.method import fit
+from onnxcake.run.plan import Plan, decide
 from onnxcake.run.prepare import Request, prepare
+from onnxcake.run.store_key import layout
 from onnxcake.runtime.ort import Runtime
 from onnxcake.synthesis.labels.hard import Independent, RowPermutation
 from onnxcake.synthesis.schedules import Decay

@@ -13,13 +13,14 @@ from ..core.errors import OutputError, TeacherError, UsageError
 from ..core.rng import Key
 from ..onnxfile.export import PRODUCER
 from ..onnxfile.load import load
-from ..pruning.cut_student import THREADS, cut_of, latency_ms
+from ..pruning.cut_student import cut_of
 from ..pruning.goal import HALF, Goal, LowRank, Pruned, Score
 from ..recipe.architecture import Auto
 from ..recipe.recipe import Recipe
 from ..report.report import Report, versions
 from ..report.shrink_report import Shrinkage
 from ..run.joining import behind
+from ..runtime.latency import THREADS, latency_ms
 from ..runtime.ort import Runtime
 from ..teacher.options import Options
 from ..teacher.signature import Task

@@ -13,7 +13,7 @@ from ..core.progress import Progress
 from ..core.rng import Key
 from ..recipe.recipe import Recipe
 from ..report.report import Report
-from ..run import finish
+from ..run import finish, store_key
 from ..run import folder as runs
 from ..run import plan as plans
 from ..run.build import Shown, rounds_of, training_of, work
@@ -58,7 +58,7 @@ def train(
             where=folder,
             remedy="Give the run of a recipe whose student learns from what is kept, such as cake.",
         )
-    if not plans.made_for(samples.layout, made.teacher.signature):
+    if not store_key.made_for(samples.layout, made.teacher.signature):
         raise StoreError(
             "run.json tells of other inputs or classes than the set was made for",
             where=folder,

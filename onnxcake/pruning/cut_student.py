@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from statistics import median
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from ..core.errors import UnsupportedTeacher
 from ..core.random_fields import coarse
 from ..core.rng import Key
 from ..core.text import first_line
-from ..runtime.ort import Runtime, RuntimeRefused, Session
+from ..runtime.latency import THREADS, latency_ms
+from ..runtime.ort import Runtime, RuntimeRefused
 from ..student.onnx_model import Start
 from ..teacher.checks import TOLERANCE, batches_for
 from ..teacher.scores import Logits
@@ -27,7 +27,6 @@ from .goal import Goal, LowRank, Pruned, Score, Shape, Tools
 from .pruner import Pruner
 from .reconstruct import reconstructed
 
-THREADS = 1  # that latency is taken with
 # Of the energy that channels would take. Trained CNNs and MLPs lie at 0.1 to 0.6, and products are the better start and
 # end; a ViT, whose matrices are nearly of full rank, at 0.7, and channels are.
 _MUCH_LESS = 0.6
@@ -35,7 +34,6 @@ _DRAWS, _LEAST_DRAWS, _SAMPLES = 32, 4, 64
 _PASSES = 3  # forward, and backward to weights and to inputs
 _MULTIPLY_ADDS = 1e11  # of all draws together: seconds on one core
 _SLOPES = 1e9  # likewise, as each weight's are added up along each of its axes
-_TIMED_MS, _MOST_RUNS, _REPEATS = 250.0, 50, 3
 
 
 def cut_of(
@@ -176,19 +174,6 @@ def synthetic(signature: Signature, count: int, key: Key, first: int = 0) -> Ten
 
 
 # How fast it is
-
-
-def latency_ms(session: Session, shape: tuple[int, ...]) -> float:
-    """Milliseconds that a model takes for one input of this shape; for a fixed batch, its share of one run.
-
-    The median of several timings, of fewer runs each where they are long. The session is closed.
-    """
-    batch = session.batch or 1
-    x = np.zeros((batch, *shape), np.float32)
-    runs = max(1, min(_MOST_RUNS, int(_TIMED_MS / max(session.latency_ms(x, 1), 1e-3))))
-    found = median(session.latency_ms(x, runs) for _ in range(_REPEATS))
-    session.close()
-    return found / batch
 
 
 # Whether it is right

@@ -18,7 +18,7 @@ from ..recipe.limits import Budget, Scaling
 from ..recipe.recipe import Recipe
 from ..runtime.ort import Runtime
 from . import folder as runs
-from . import plan as plans
+from . import method
 from .estimate import forecast
 from .folder import Run
 from .prepare import Job, Request, open_teacher
@@ -188,7 +188,7 @@ def passes_of(job: Job, numbers: Amounts) -> int:
     kept = {term.name for term in job.synthesis.losses}
     left_out = [term.name for term in recipe.synthesis.losses.build() if term.name not in kept]
     data = None if job.view.data is None else len(job.view.data[0])
-    return plans.fit(recipe, job.teacher, data, left_out).teacher_passes
+    return method.fit(recipe, job.teacher, data, left_out).teacher_passes
 
 
 def _too_small(job: Job, what: str, least: str) -> RecipeError:

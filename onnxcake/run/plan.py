@@ -6,43 +6,24 @@ chunk change the last bits of a gradient.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
 from ..core import json_files
-from ..core.errors import RecipeError
-from ..core.files import canonical, sha256
 from ..core.quantities import Count
 from ..recipe.recipe import Recipe
 from ..runtime import processor
-from ..store.store import Layout
-from ..synthesis.augment import AUGMENTS
-from ..synthesis.labels import LABELS
-from ..synthesis.labels.hard import Labels
-from ..synthesis.schedules import SCHEDULES, Constant
-from ..synthesis.source import Source
-from ..synthesis.sources import SOURCES
 from ..synthesis.spec import Synthesis
-from ..synthesis.step import Weighted
-from ..synthesis.updates import UPDATES, Sgd
 from ..teacher.autotune import Dtype, Pace, threads_given
-from ..teacher.signature import Signature
 from ..teacher.teacher import Teacher
+from .store_key import SHARD_BYTES, SHARDS, _kept
 
 FILE = "plan.json"
-GROUPS = 10  # CAKE's rows, where the teacher has as many classes
-HELD_OUT = 20  # one batch held out for so many to learn from,
-HELD_OUT_SAMPLES = 1000  # but where rounds are many, only enough to compare on
-SHARD_BYTES = 1 << 20  # small batches share a file up to this size,
-SHARDS = 20  # but a set has so many files at least, if it has the batches
-_NOT_OF_SAMPLES = ("beside", "weight_bits")  # what the store does not depend on
 _THREADS = 4096  # of which no machine has more
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 8 << 30}  # activations of one chunk: a core's cache, a card's memory
 
@@ -96,103 +77,6 @@ class Plan:
         return asdict(self)
 
 
-def fit(recipe: Recipe, teacher: Teacher, data: int | None = None, left_out: Collection[str] = ()) -> Synthesis:
-    """The recipe's synthesis, fitted to a teacher; the chunk is the whole batch until `decide` says otherwise.
-
-    Args:
-        data: how many real inputs there are, if some were given.
-        left_out: the names of loss terms that the teacher has nothing for.
-
-    Raises:
-        RecipeError: with everything that does not fit.
-    """
-    section, signature = recipe.synthesis, teacher.signature
-    groups = min(GROUPS, signature.classes) if section.groups == "auto" else section.groups
-    batch = section.batch - section.batch % groups if section.groups == "auto" else section.batch
-    if section.batches == "auto":
-        batch, batches = _holding(data or 0, groups, batch, section.held_out)
-    else:
-        batches = section.batches
-    total = section.rounds * batches
-    source, labels = section.source.build(SOURCES), section.labels.build(LABELS)
-    losses = tuple(term for term in section.losses.build() if term.name not in left_out)
-    augment = section.augment.build(AUGMENTS)
-    mistakes = _misfits(recipe, teacher, groups, source, labels, losses)
-    if batch < groups:
-        mistakes.append(f"a batch of {section.batch} holds no row of {groups} samples")
-    if mistakes:
-        raise RecipeError("\n  ".join(mistakes), where=recipe.title, remedy="Mend the recipe, or choose another.")
-    chunk = batch if any(term.loss.scope == "batch" for term in losses) else section.chunk or batch
-    synthesis = Synthesis(
-        source=source,
-        labels=labels,
-        losses=losses,
-        update=Sgd(Constant(1.0)) if section.update is None else section.update.build(UPDATES, step_size=SCHEDULES),
-        groups=groups,
-        batch=batch,
-        batches=batches,
-        held_out=_held_out(recipe, total, batch),
-        steps=section.steps,
-        reference_batch=section.reference_batch or batch,
-        chunk=max(groups, min(chunk, batch) // groups * groups),
-        rounds=section.rounds,
-        augment=augment,
-    )
-    if synthesis.rounds == 1 and synthesis.lasting:
-        raise RecipeError(
-            f"synthesis.rounds is 1, but {' and '.join(synthesis.lasting)} goes on from batch to batch or looks at the "
-            "student, and neither is kept within a round",
-            where=recipe.title,
-            remedy="Make one batch in each of many rounds: synthesis.rounds=N, synthesis.batches=1.",
-        )
-    return synthesis
-
-
-def _holding(data: int, groups: int, batch: int, held_out: int | Literal["auto"]) -> tuple[int, int]:
-    """A batch and how many of them hold the data; none of it is both learnt from and held out.
-
-    Little data go into so many smaller batches that few of them are held out.
-    """
-    batch = max(groups, min(batch, data // (HELD_OUT + 1)) // groups * groups)
-    whole = data // batch
-    return batch, max(1, whole * HELD_OUT // (HELD_OUT + 1) if held_out == "auto" else whole - held_out)
-
-
-def _held_out(recipe: Recipe, total: int, batch: int) -> int:
-    section = recipe.synthesis
-    if section.held_out != "auto":
-        return section.held_out
-    part = -(-total // HELD_OUT)
-    return part if section.rounds == 1 else max(1, min(part, -(-HELD_OUT_SAMPLES // batch)))
-
-
-def _misfits(
-    recipe: Recipe,
-    teacher: Teacher,
-    groups: int,
-    source: Source,
-    labels: Labels,
-    losses: tuple[Weighted, ...],
-) -> list[str]:
-    """Everything in a recipe that this teacher's inputs and classes forbid."""
-    section, signature, name = recipe.synthesis, teacher.signature, teacher.name
-    unfit = source.unfit(signature)
-    mistakes = [f"source {section.source.name} does not fit {name}: {unfit}"] if unfit else []
-    mistakes += [
-        f"{term.name} does not fit {name}: {why}; leave it out with -o synthesis.losses.{term.name}=null"
-        for term in losses
-        if (why := term.loss.unfit(signature))
-    ]
-    for place, part in (("synthesis", section), ("student", recipe.student)):
-        for key, augment in part.augment.named(AUGMENTS).items():
-            if (why := augment.unfit(signature)) is not None:
-                leave = f"leave it out with -o {place}.augment.{key}=null"
-                mistakes.append(f"{place}.augment.{key} does not fit {name}: {why}; {leave}")
-    if (why := labels.unfit(signature.classes, groups)) is not None:
-        mistakes.append(f"{why} ({name})")
-    return mistakes
-
-
 def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
     """A plan for this machine, without what only a timing tells (`onnxcake.teacher.autotune`)."""
     chunk = synthesis.chunk
@@ -231,58 +115,6 @@ def weight_bits(recipe: Recipe) -> int | None:
     return {None: None, "int8-7bit": 7, "int8-8bit": 8}[asked]
 
 
-def layout(
-    recipe: Recipe,
-    teacher: Teacher,
-    synthesis: Synthesis,
-    plan: Plan,
-    seed: int,
-    besides: Mapping[str, Any] | None = None,
-) -> Layout:
-    """What the store will hold, and the key that says what it was made from.
-
-    Args:
-        besides: what the samples depend on besides: given files, and the student and how it is computed where a loss
-            looks at it.
-    """
-    signature = teacher.signature
-    made_from = {
-        "teacher": f"{teacher.facts.digest[:16]} ({teacher.name})",
-        "seed": str(seed),
-        "kept": str(_kept(recipe, synthesis)),
-        **_flat("input", asdict(signature)),
-        **_flat("synthesis", recipe.as_dict()["synthesis"]),
-        **_flat("plan", {name: value for name, value in plan.as_dict().items() if name not in _NOT_OF_SAMPLES}),
-        **{key: text for name, value in (besides or {}).items() for key, text in _flat(name, value).items()},
-    }
-    digested = {**made_from, "teacher": teacher.facts.digest}
-    return Layout(
-        key=sha256(canonical(digested)),
-        made_from=made_from,
-        batches=_kept(recipe, synthesis),
-        held_out=synthesis.held_out,
-        batches_per_shard=plan.batches_per_shard,
-        batch=synthesis.batch,
-        shape=signature.input_shape,
-        classes=signature.classes,
-    )
-
-
-def made_for(layout: Layout, signature: Signature) -> bool:
-    """Tell whether a set was made for such inputs and outputs."""
-    made = {key: text for key, text in layout.made_from.items() if key.startswith("input.")}
-    own = _flat("input", asdict(signature))
-    try:  # as values: what was 1 then may be 1.0 now
-        return made.keys() == own.keys() and all(json.loads(made[key]) == json.loads(own[key]) for key in own)
-    except ValueError:
-        return False
-
-
-def _kept(recipe: Recipe, synthesis: Synthesis) -> int:
-    """Batches that the store keeps to learn from."""
-    return synthesis.total if recipe.student.learn_from == "kept" else 0
-
-
 def _activation_bytes(teacher: Teacher, samples: int) -> int:
     """Bytes that autograd keeps for each sample between forward and backward; a count, not a measurement."""
     kept: dict[int, int] = {}
@@ -297,9 +129,3 @@ def _activation_bytes(teacher: Teacher, samples: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         teacher.logits(x)
     return sum(kept.values()) // samples
-
-
-def _flat(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or not value:  # a part without keys counts by its name
-        return {name: json.dumps(value)}
-    return {key: text for k, v in value.items() for key, text in _flat(f"{name}.{k}", v).items()}

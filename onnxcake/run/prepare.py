@@ -23,7 +23,7 @@ from ..teacher import autotune, recorded_statistics
 from ..teacher.capabilities import View
 from ..teacher.options import Options
 from ..teacher.teacher import Teacher
-from . import joining, requirements
+from . import joining, method, requirements, store_key
 from . import plan as plans
 from .folder import Run, holds_nothing, is_abandoned
 from .initial_model import Beginning, beginning
@@ -127,7 +127,7 @@ def prepare(request: Request) -> Job:
         run=Run(teacher.facts, recipe, request.seed, request.scaling),
         synthesis=synthesis,
         plan=plan,
-        layout=plans.layout(recipe, teacher, synthesis, plan, request.seed, besides),
+        layout=store_key.layout(recipe, teacher, synthesis, plan, request.seed, besides),
         pupil=pupil,
         probe=asked,
         view=view,
@@ -152,7 +152,7 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
 
     def resolved(some: Recipe) -> tuple[Synthesis, View]:
         left_out, why = requirements.left_out(some.synthesis.losses.build(), teacher, key, stats)
-        fitted = plans.fit(some, teacher, samples, left_out)
+        fitted = method.fit(some, teacher, samples, left_out)
         only = any(getattr(term.loss, "recorded", False) for term in fitted.losses)
         view, refusals = requirements.resolve(
             fitted.needs, teacher, key=key, recorded=stats, only_recorded=only, data=data

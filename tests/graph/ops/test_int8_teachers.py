@@ -20,7 +20,7 @@ from quantised_models import WAYS, inputs, quantised
 from onnxcake import Teacher, inspect
 from onnxcake.evaluate.integer_kernels import saturated
 from onnxcake.graph.dequantise import holds_rounding
-from onnxcake.run import finish as results
+from onnxcake.run import export_student
 from onnxcake.runtime.ort import Runtime
 
 
@@ -76,8 +76,8 @@ def test_a_student_of_an_int8_teacher_is_checked_by_what_its_file_holds(tmp_path
     ended = command("extract", tmp_path / "t.onnx", "--passes", "3e3", "--out", tmp_path / "run", "--json")
     assert ended.code == 0, ended.err
     student = (tmp_path / "run" / "student.onnx").read_bytes()
-    allowed = results.PARITY_INT8 if holds_rounding(student) else results.PARITY
-    assert ended.told["student"]["torch_vs_onnxruntime"] <= allowed == results._allowed(student)
+    allowed = export_student.PARITY_INT8 if holds_rounding(student) else export_student.PARITY
+    assert ended.told["student"]["torch_vs_onnxruntime"] <= allowed == export_student._allowed(student)
     assert set(ended.told["teacher"]["host"]) == {"agreement", "difference", "processor"}
     assert ("host" in ended.told["student"]) == holds_rounding(student)
     if len(student) > (tmp_path / "t.onnx").stat().st_size:
