@@ -50,7 +50,7 @@ class Runs:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[Request] = []
         self.fails: dict[tuple[str, int], BaseException] = {}
-        monkeypatch.setattr(benches.extraction, "run", self)
+        monkeypatch.setattr(benches.extract, "run", self)
         monkeypatch.setattr(benches, "fit", lambda request, budget, earlier: request)
 
     def __call__(self, request: Request, progress: Progress) -> Report:

@@ -240,7 +240,7 @@ def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from onnxcake import files
-from onnxcake.errors import OutputError
+from onnxcake.core.errors import OutputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 path = Path(sys.argv[1])
 files.write_atomic(path, b"x" * 1000)
@@ -397,7 +397,7 @@ def test_what_has_no_canonical_bytes(value: Any) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from onnxcake.files import sole_writer
+from onnxcake.core.files import sole_writer
 with sole_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -295,7 +295,7 @@ def test_what_steps_nothing_is_not_found(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["rounds.py", "synthesis/synthesizer.py", "synthesis/sources/latent.py", "student/retain.py"]
+    "file", ["run/rounds.py", "synthesis/synthesizer.py", "synthesis/sources/latent.py", "student/retain.py"]
 )
 def test_it_would_be_found_in_the_package(file: str, everywhere: list[Place]) -> None:
     source = (PACKAGE / file).read_text(encoding="utf-8")

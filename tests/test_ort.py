@@ -290,7 +290,7 @@ def test_a_child_ends_with_its_parent(handmade: Any, tmp_path: Path) -> None:
     program = """
 import os, sys
 from pathlib import Path
-from onnxcake.ort import Runtime
+from onnxcake.runtime.ort import Runtime
 runtime = Runtime()
 runtime.load(Path(sys.argv[1]).read_bytes())
 print(runtime._child.process.pid, flush=True)
@@ -322,7 +322,7 @@ def test_onnxruntime_is_never_loaded_here(handmade: Any, tmp_path: Path) -> None
 import sys
 import onnxcake.cli, onnxcake.extraction, onnxcake.verification
 from onnxcake import Teacher, verify
-from onnxcake.ort import version
+from onnxcake.runtime.ort import version
 Teacher.load(sys.argv[1])
 verify(sys.argv[1], sys.argv[1])
 version()

@@ -107,7 +107,7 @@ def test_nothing_is_left(handmade: Any, temporary: Path) -> None:
 def test_what_a_killed_process_left_is_removed_and_a_living_one_keeps_its_own(temporary: Path) -> None:
     program = """
 import os, sys, time
-from onnxcake.private_folder import private_folder
+from onnxcake.runtime.private_folder import private_folder
 with private_folder() as folder:
     (folder / "w").write_bytes(bytes(100))
     print(folder, flush=True)

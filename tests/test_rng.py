@@ -50,7 +50,7 @@ def test_nothing_runs_into_another(one: Key, other: Key) -> None:
 
 def test_the_numbers_stay_what_they_were() -> None:
     """A set that was begun with an earlier onnxcake goes on with the same numbers; and no hash seed matters."""
-    program = "from onnxcake.rng import Key; print(Key(7).at('batch', 17, 'é').number())"
+    program = "from onnxcake.core.rng import Key; print(Key(7).at('batch', 17, 'é').number())"
     told = {
         subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}

@@ -21,9 +21,10 @@ from ..runtime import processor
 from ..synthesis.spec import Synthesis
 from ..teacher.autotune import Dtype, Pace, threads_given
 from ..teacher.teacher import Teacher
-from .store_key import SHARD_BYTES, SHARDS, _kept
 
 FILE = "plan.json"
+SHARD_BYTES = 1 << 20  # small batches share a file up to this size,
+SHARDS = 20  # but a set has so many files at least, if it has the batches
 _THREADS = 4096  # of which no machine has more
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 8 << 30}  # activations of one chunk: a core's cache, a card's memory
 
@@ -87,7 +88,7 @@ def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
         parts = -(-synthesis.batch // chunk)  # equal parts: no small remainder
         chunk = -(-synthesis.batch // (parts * synthesis.groups)) * synthesis.groups
     batch_bytes = synthesis.batch * teacher.signature.size * 4
-    kept = _kept(recipe, synthesis) + synthesis.held_out
+    kept = kept_batches(recipe, synthesis) + synthesis.held_out
     most = kept // SHARDS  # a kill loses the shard in the making
     # Beside a card the processor draws small tensors, over which threads only wait for one another.
     threads = threads_given() if teacher.device.type == "cpu" else 1
@@ -113,6 +114,11 @@ def weight_bits(recipe: Recipe) -> int | None:
     if asked == "int8":
         return 7 if processor.saturates() else 8
     return {None: None, "int8-7bit": 7, "int8-8bit": 8}[asked]
+
+
+def kept_batches(recipe: Recipe, synthesis: Synthesis) -> int:
+    """Batches that the store keeps to learn from."""
+    return synthesis.total if recipe.student.learn_from == "kept" else 0
 
 
 def _activation_bytes(teacher: Teacher, samples: int) -> int:

@@ -13,10 +13,8 @@ from ..store.store import Layout
 from ..synthesis.spec import Synthesis
 from ..teacher.signature import Signature
 from ..teacher.teacher import Teacher
-from .plan import Plan
+from .plan import Plan, kept_batches
 
-SHARD_BYTES = 1 << 20  # small batches share a file up to this size,
-SHARDS = 20  # but a set has so many files at least, if it has the batches
 _NOT_OF_SAMPLES = ("beside", "weight_bits")  # what the store does not depend on
 
 
@@ -38,7 +36,7 @@ def layout(
     made_from = {
         "teacher": f"{teacher.facts.digest[:16]} ({teacher.name})",
         "seed": str(seed),
-        "kept": str(_kept(recipe, synthesis)),
+        "kept": str(kept_batches(recipe, synthesis)),
         **_flat("input", asdict(signature)),
         **_flat("synthesis", recipe.as_dict()["synthesis"]),
         **_flat("plan", {name: value for name, value in plan.as_dict().items() if name not in _NOT_OF_SAMPLES}),
@@ -48,7 +46,7 @@ def layout(
     return Layout(
         key=sha256(canonical(digested)),
         made_from=made_from,
-        batches=_kept(recipe, synthesis),
+        batches=kept_batches(recipe, synthesis),
         held_out=synthesis.held_out,
         batches_per_shard=plan.batches_per_shard,
         batch=synthesis.batch,
@@ -65,11 +63,6 @@ def made_for(layout: Layout, signature: Signature) -> bool:
         return made.keys() == own.keys() and all(json.loads(made[key]) == json.loads(own[key]) for key in own)
     except ValueError:
         return False
-
-
-def _kept(recipe: Recipe, synthesis: Synthesis) -> int:
-    """Batches that the store keeps to learn from."""
-    return synthesis.total if recipe.student.learn_from == "kept" else 0
 
 
 def _flat(name: str, value: Any) -> dict[str, str]:

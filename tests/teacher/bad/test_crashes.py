@@ -156,8 +156,8 @@ def test_the_parent_dies(tmp_path: Path) -> None:
 
     path = saved(endless(), tmp_path)
     code = (
-        "import sys; from pathlib import Path; from onnxcake.teacher import Options, airlock; "
-        "airlock.examine(Path(sys.argv[1]), Options())"
+        "import sys; from pathlib import Path; from onnxcake.teacher import sandbox; "
+        "from onnxcake.teacher.options import Options; sandbox.examine(Path(sys.argv[1]), Options())"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(path)]) as parent:
         process = psutil.Process(parent.pid)
