@@ -239,7 +239,7 @@ def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from onnxcake import files
+from onnxcake.core import files
 from onnxcake.core.errors import OutputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 path = Path(sys.argv[1])

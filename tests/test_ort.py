@@ -320,7 +320,7 @@ def test_onnxruntime_is_never_loaded_here(handmade: Any, tmp_path: Path) -> None
     onnx.save(model, tmp_path / "t.onnx")
     program = """
 import sys
-import onnxcake.cli, onnxcake.extraction, onnxcake.verification
+import onnxcake.cli, onnxcake.commands.extract, onnxcake.commands.verify
 from onnxcake import Teacher, verify
 from onnxcake.runtime.ort import version
 Teacher.load(sys.argv[1])
