@@ -37,12 +37,12 @@ def title(method: str, budget: str) -> str:
 def run(data: Path, method: str, budget: str, seeds: int) -> None:
     """Fills the table."""
     heading = title(method, budget)
-    for seed, name, pupil in [(seed, name, pupil) for seed in range(seeds) for name in NAMES for pupil in NAMES]:
-        if results.seen(heading, teacher=name, student=pupil, seed=seed):
+    for seed, name, learner in [(seed, name, learner) for seed in range(seeds) for name in NAMES for learner in NAMES]:
+        if results.seen(heading, teacher=name, student=learner, seed=seed):
             continue
         request = Request(
             teacher=teacher(data, name),
-            out=CACHE / f"across-models-{budget}" / f"{name}-{pupil}",
+            out=CACHE / f"across-models-{budget}" / f"{name}-{learner}",
             options=OPTIONS,
             probe=images_file(data, "test"),
             data=images_file(data, "train"),
@@ -50,7 +50,7 @@ def run(data: Path, method: str, budget: str, seeds: int) -> None:
         table = bench(
             request,
             [method],
-            student=FAMILIES[pupil].as_student,
+            student=FAMILIES[learner].as_student,
             budget=Budget.of(budget),
             seeds=[seed],
             only={method: (*methods.METHODS[method].overrides, LEARNING)},
@@ -60,7 +60,7 @@ def run(data: Path, method: str, budget: str, seeds: int) -> None:
         figures = methods.row(cell)
         del figures["published accuracy, %"], figures["method"]
         accuracy = "–" if cell.teacher_accuracy is None else f"{cell.teacher_accuracy:.4f}"
-        results.append(heading, {"teacher": name, "student": pupil, "teacher accuracy": accuracy, **figures})
+        results.append(heading, {"teacher": name, "student": learner, "teacher accuracy": accuracy, **figures})
         files.write_atomic(methods.DOCS / f"across-models-{method}.png", picture(method, budget))
 
 
@@ -68,11 +68,11 @@ def picture(method: str, budget: str) -> bytes:
     """Mean agreement over seeds, out of RESULTS.md."""
     done = [row for row in results.rows(title(method, budget)) if row["agreement"] != "–"]
 
-    def mean(name: str, pupil: str) -> float | None:
-        found = [float(row["agreement"]) for row in done if (row["teacher"], row["student"]) == (name, pupil)]
+    def mean(name: str, learner: str) -> float | None:
+        found = [float(row["agreement"]) for row in done if (row["teacher"], row["student"]) == (name, learner)]
         return statistics.fmean(found) if found else None
 
-    values = [[mean(name, pupil) for pupil in NAMES] for name in NAMES]
+    values = [[mean(name, learner) for learner in NAMES] for name in NAMES]
     return grid_png(NAMES, NAMES, values, f"MNIST, {method}: agreement of student (column)\nwith teacher (row)")
 
 

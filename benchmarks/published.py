@@ -4,7 +4,7 @@
 
 The reference follows the paper's description and its code's manner, not its text: each set of samples is its own tensor
 with a fresh torch.optim.SGD, the contrast is taken over all G² pairs of a row one pair after the other, total variation
-by differences under autograd, and every sample is written to a file of its own. Ours is `Maker.make` and
+by differences under autograd, and every sample is written to a file of its own. Ours is `Synthesizer.make` and
 `Store.append`, once in float32 and once at the pace that a run's timing finds (`plan.json`). All make as many
 sets of the same size with as many steps from the same LeNet-5, on the same threads, in turn; the ratio of
 times within each turn is told with its quartiles.
@@ -31,9 +31,9 @@ from onnxcake.run.method import fit
 from onnxcake.run.plan import decide
 from onnxcake.run.store_key import layout
 from onnxcake.synthesis.spec import Synthesis
-from onnxcake.synthesis.synthesizer import Maker
+from onnxcake.synthesis.synthesizer import Synthesizer
 from onnxcake.teacher import autotune
-from onnxcake.teacher.autotune import PLAIN, Pace
+from onnxcake.teacher.autotune import PLAIN, ExecutionMode
 
 SETS, STEPS, TITLE = 2, 32, "The published algorithm, our way against the paper's"
 
@@ -68,12 +68,12 @@ def reference(there: Teacher, synthesis: Synthesis, folder: Path, number: int) -
             np.savez(folder / f"{number}-{index}-{sample}.npz", x=values.numpy(), y=answer.numpy())
 
 
-def ours(there: Teacher, recipe: Recipe, synthesis: Synthesis, folder: Path, number: int, found: Pace) -> None:
+def ours(there: Teacher, recipe: Recipe, synthesis: Synthesis, folder: Path, number: int, found: ExecutionMode) -> None:
     """The same sets as onnxcake makes and keeps them."""
     autotune.apply(found, there.graph)
     plan = decide(recipe, there, synthesis)
     store = Store.create(folder / f"{number}-{found.dtype}", layout(recipe, there, synthesis, plan, number))
-    maker = Maker(there, replace(synthesis, chunk=plan.chunk, dtype=found.dtype), Key(number))
+    maker = Synthesizer(there, replace(synthesis, chunk=plan.chunk, dtype=found.dtype), Key(number))
     for index in range(SETS):
         store.append(maker.make(index))
 

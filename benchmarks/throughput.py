@@ -31,7 +31,7 @@ from onnxcake.run.method import fit
 from onnxcake.run.plan import decide
 from onnxcake.run.store_key import layout
 from onnxcake.student.architectures import ARCHITECTURES
-from onnxcake.synthesis.synthesizer import Maker
+from onnxcake.synthesis.synthesizer import Synthesizer
 from onnxcake.teacher.signature import Signature
 
 
@@ -93,7 +93,7 @@ def main() -> None:
             "chunk": synthesis.chunk,
         }
         if options.workers is None:
-            maker = Maker(teacher, synthesis, Key(0))
+            maker = Synthesizer(teacher, synthesis, Key(0))
             found = ratios(
                 options.pairs,
                 lambda number: maker.make(number % many),
@@ -110,7 +110,7 @@ def main() -> None:
                 own = replace(synthesis, workers=workers)
                 kept = layout(recipe, teacher, own, plan, number)
                 with tempfile.TemporaryDirectory(dir=folder) as place:
-                    synthesize(Maker(teacher, own, Key(number)), Store.create(Path(place), kept))
+                    synthesize(Synthesizer(teacher, own, Key(number)), Store.create(Path(place), kept))
 
             return act
 

@@ -145,9 +145,9 @@ def test_trained_weights_are_stepped_as_the_recipe_says_for_them(
 ) -> None:
     student = DIGITS if "onnx" in "".join(overrides) else None
     request = Request(DIGITS, "deepinversion", tmp_path, overrides, student=student)
-    pupil = prepare(request).pupil
-    assert pupil.regime.optimiser_key == optimiser
-    assert isinstance(pupil.regime.optimiser, AdamOptimiser) == optimiser.endswith("inherited")
+    student_spec = prepare(request).student_spec
+    assert student_spec.regime.optimiser_key == optimiser
+    assert isinstance(student_spec.regime.optimiser, AdamOptimiser) == optimiser.endswith("inherited")
 
 
 def test_what_cannot_be_cut_gets_a_student_of_its_family(tmp_path: Path, export: Any) -> None:

@@ -17,7 +17,7 @@ from onnxcake.evaluate.probes.parts import Probe
 from onnxcake.run import requirements
 from onnxcake.synthesis.losses import LOSSES
 from onnxcake.synthesis.step import Weighted
-from onnxcake.teacher.capabilities import Statistics, View
+from onnxcake.teacher.capabilities import MethodInputs, Statistics
 from onnxcake.teacher.teacher import Teacher
 
 KEY = Key(0).at("needs")
@@ -75,7 +75,7 @@ def nonlinear(handmade: Any, tmp_path_factory: pytest.TempPathFactory) -> Teache
     return Teacher.load(path)
 
 
-def resolved(asked: set[Any], teacher: Teacher, **more: Any) -> View:
+def resolved(asked: set[Any], teacher: Teacher, **more: Any) -> MethodInputs:
     view, refusals = requirements.resolve(asked, teacher, key=KEY, **more)
     assert refusals == []
     return view
@@ -91,7 +91,7 @@ def test_every_need_has_a_phrase() -> None:
 
 def test_what_needs_nothing_is_given_nothing_but_maps(teachers: dict[str, Teacher]) -> None:
     view = resolved({"labels", "student"}, teachers["folded"])
-    assert view == View(maps=teachers["folded"].offers.maps) and len(view.maps) == 1
+    assert view == MethodInputs(maps=teachers["folded"].offers.maps) and len(view.maps) == 1
 
 
 # Statistics

@@ -26,7 +26,7 @@ from onnxcake.runtime.ort import Runtime
 from onnxcake.synthesis.labels.hard import Independent, RowPermutation
 from onnxcake.synthesis.schedules import Decay
 from onnxcake.synthesis.sources.pixels import Pixels
-from onnxcake.synthesis.synthesizer import Maker
+from onnxcake.synthesis.synthesizer import Synthesizer
 from onnxcake.synthesis.updates import Langevin, Sgd
 from onnxcake.teacher.options import Options
 from onnxcake.teacher.teacher import Teacher
@@ -177,7 +177,7 @@ def test_zero_weights_of_an_independent_prior_are_fine(table: Teacher) -> None:
 def test_a_fitted_recipe_runs(table: Teacher) -> None:
     """Whatever chunk the recipe asked for; the contrast needs whole rows."""
     recipe = vector("synthesis.batch=20", "synthesis.chunk=5", "synthesis.steps=2")
-    assert len(Maker(table, fit(recipe, table), Key(0)).make(0).inputs) == 18
+    assert len(Synthesizer(table, fit(recipe, table), Key(0)).make(0).inputs) == 18
 
 
 # --- the plan ----------------------------------------------------------------------------------------------

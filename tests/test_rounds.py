@@ -19,7 +19,7 @@ from onnxcake.core.errors import Interrupted
 from onnxcake.core.rng import Key
 from onnxcake.run.checkpoints import Checkpoints
 from onnxcake.run.rounds import POINTS, Rounds
-from onnxcake.run.schedule import Course, steps_per_round
+from onnxcake.run.schedule import TrainingSchedule, steps_per_round
 from onnxcake.runtime.ort import Runtime
 from onnxcake.store.shard import Batch
 from onnxcake.store.store import Layout, Store
@@ -27,7 +27,7 @@ from onnxcake.student import training
 from onnxcake.student.loss import Distillation
 from onnxcake.student.optimisers import AdamOptimiser, Cosine, SgdOptimiser
 from onnxcake.student.student import Student
-from onnxcake.student.training import Lesson, Regime, Training
+from onnxcake.student.training import DistillationBatch, Regime, Training
 from onnxcake.synthesis.labels.hard import Independent
 from onnxcake.synthesis.losses.balance import Balance
 from onnxcake.synthesis.losses.classification import Classification
@@ -43,7 +43,7 @@ from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.sources.pool import Pool
 from onnxcake.synthesis.spec import Synthesis
 from onnxcake.synthesis.step import Context, Loss, Step, Weighted
-from onnxcake.synthesis.synthesizer import Maker
+from onnxcake.synthesis.synthesizer import Synthesizer
 from onnxcake.synthesis.updates import Adam, Sgd, Sign
 from onnxcake.teacher.teacher import Teacher
 
@@ -91,7 +91,7 @@ class Way:
     """A method in small: what is made in each round, and how the student learns from it."""
 
     source: Source
-    course: Course
+    schedule: TrainingSchedule
     losses: tuple[Weighted, ...] = ()
     update: Any = ADAM
     batches: int = 1
@@ -102,11 +102,11 @@ class Way:
 
     @property
     def total(self) -> int:
-        return self.course.rounds * self.batches
+        return self.schedule.rounds * self.batches
 
     @property
     def kept(self) -> int:
-        return self.total if self.course.learn_from == "kept" else 0
+        return self.total if self.schedule.learn_from == "kept" else 0
 
 
 ADVERSARIAL = (Weighted("disagreement", 1.0, Disagreement()), Weighted("balance", 0.5, Balance(), after=0.4))
@@ -116,36 +116,40 @@ BANK = Bank(entries=2, every=2, share=0.5)
 REPLAY = Replay(latent=3, width=2, fits=2, share=0.25)
 
 WAYS = {
-    "same": Way(GENERATOR, Course(6, 3, learn_from="same"), ADVERSARIAL),
-    "fresh": Way(GENERATOR, Course(6, 3, first=1, learn_from="fresh"), ADVERSARIAL, batches=2),
-    "bank": Way(GENERATOR, Course(6, 3, learn_from="fresh", memory=BANK), ADVERSARIAL),
-    "replay": Way(GENERATOR, Course(5, 2, learn_from="fresh", memory=REPLAY), ADVERSARIAL),
-    "retain": Way(GENERATOR, Course(6, 2, learn_from="same", memory=BANK), ADVERSARIAL, regime={"retain": 0.3}),
-    "latent, kept": Way(Latent(**SMALL), Course(4, 4, first=1), INVERTED, batches=2, per_shard=3),
+    "same": Way(GENERATOR, TrainingSchedule(6, 3, learn_from="same"), ADVERSARIAL),
+    "fresh": Way(GENERATOR, TrainingSchedule(6, 3, first=1, learn_from="fresh"), ADVERSARIAL, batches=2),
+    "bank": Way(GENERATOR, TrainingSchedule(6, 3, learn_from="fresh", memory=BANK), ADVERSARIAL),
+    "replay": Way(GENERATOR, TrainingSchedule(5, 2, learn_from="fresh", memory=REPLAY), ADVERSARIAL),
+    "retain": Way(
+        GENERATOR, TrainingSchedule(6, 2, learn_from="same", memory=BANK), ADVERSARIAL, regime={"retain": 0.3}
+    ),
+    "latent, kept": Way(Latent(**SMALL), TrainingSchedule(4, 4, first=1), INVERTED, batches=2, per_shard=3),
     "meta, kept, live": Way(
-        MetaLatent(**SMALL), Course(4, 4), INVERTED, held_out=3, regime={"live": True, "augment": (shaken,)}
+        MetaLatent(**SMALL), TrainingSchedule(4, 4), INVERTED, held_out=3, regime={"live": True, "augment": (shaken,)}
     ),
     "pool, fresh, live": Way(
         Pool(size=60, renew=0.1),
-        Course(6, 3, learn_from="fresh"),
+        TrainingSchedule(6, 3, learn_from="fresh"),
         INVERTED,
         Sign(Constant(0.05)),
         regime={"live": True, "augment": (shaken,)},
     ),
     "rates, fresh, live": Way(
         Pool(size=60, renew=0.1),
-        Course(6, 3, first=1, learn_from="fresh"),
+        TrainingSchedule(6, 3, first=1, learn_from="fresh"),
         INVERTED,
         Sign(Constant(0.05)),
         regime={"live": True, "augment": (shaken,), "rates": (0.1, 1.0, 2.0)},
     ),
-    "rates, same": Way(GENERATOR, Course(6, 3, learn_from="same"), ADVERSARIAL, regime={"rates": (0.1, 1.0)}),
-    "rates, kept": Way(Pixels(), Course(5, 3), INVERTED, held_out=1, per_shard=2, regime={"rates": (0.1, 1.0)}),
-    "rates, one round": Way(Pixels(), Course(1, 9), INVERTED[:1], batches=3, regime={"rates": (0.1, 1.0)}),
-    "learnt loss, kept": Way(
-        Pixels(), Course(5, 3), (*INVERTED, Weighted("judged", 1.0, Judged())), held_out=1, per_shard=2
+    "rates, same": Way(GENERATOR, TrainingSchedule(6, 3, learn_from="same"), ADVERSARIAL, regime={"rates": (0.1, 1.0)}),
+    "rates, kept": Way(
+        Pixels(), TrainingSchedule(5, 3), INVERTED, held_out=1, per_shard=2, regime={"rates": (0.1, 1.0)}
     ),
-    "one round": Way(Pixels(), Course(1, 9), INVERTED[:1], batches=3, update=Sgd(Decay(0.3, 1)), per_shard=2),
+    "rates, one round": Way(Pixels(), TrainingSchedule(1, 9), INVERTED[:1], batches=3, regime={"rates": (0.1, 1.0)}),
+    "learnt loss, kept": Way(
+        Pixels(), TrainingSchedule(5, 3), (*INVERTED, Weighted("judged", 1.0, Judged())), held_out=1, per_shard=2
+    ),
+    "one round": Way(Pixels(), TrainingSchedule(1, 9), INVERTED[:1], batches=3, update=Sgd(Decay(0.3, 1)), per_shard=2),
 }
 
 
@@ -155,8 +159,8 @@ def ways(fits: Callable[[Way], bool]) -> Any:
 
 
 every_way = ways(lambda way: True)
-sequential = ways(lambda way: way.course.rounds > 1)
-pooled = ways(lambda way: way.course.rounds > 1 and way.kept > 0)
+sequential = ways(lambda way: way.schedule.rounds > 1)
+pooled = ways(lambda way: way.schedule.rounds > 1 and way.kept > 0)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_LEAST", 2)
 
 
-def pupil(teacher: Teacher) -> Student:
+def student_spec(teacher: Teacher) -> Student:
     """Small, with something that training mode changes."""
     with KEY.at("weights").as_default():
         net = nn.Sequential(nn.Linear(SIZE, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, CLASSES))
@@ -195,7 +199,7 @@ def synthesis_of(way: Way) -> Synthesis:
         steps=way.steps,
         reference_batch=BATCH,
         chunk=BATCH,
-        rounds=way.course.rounds,
+        rounds=way.schedule.rounds,
     )
 
 
@@ -203,21 +207,23 @@ def begun(way: Way, teacher: Teacher, folder: Path, *, noise: int = 0, ask: Any 
     """As if by a new process: everything is made anew, and the global generator stands elsewhere."""
     torch.manual_seed(noise)
     regime = Regime(
-        steps=way.course.total,
+        steps=way.schedule.total,
         batch=12,
         loss=Distillation(temperature=2.0),
-        optimiser=SgdOptimiser(lr=0.05) if way.course.learn_from == "same" else AdamOptimiser(lr=0.01),
+        optimiser=SgdOptimiser(lr=0.05) if way.schedule.learn_from == "same" else AdamOptimiser(lr=0.01),
         learning_rate=Cosine(),
         checkpoint_every=5,
     )
-    training = Training(pupil(teacher), replace(regime, **way.regime), CPU, ask or teacher.answer)
+    training = Training(student_spec(teacher), replace(regime, **way.regime), CPU, ask or teacher.answer)
     synthesis = synthesis_of(way)
     asked = training.student if "student" in synthesis.needs else None
-    maker = Maker(teacher, synthesis, KEY.at("maker"), student=asked)
+    synthesizer = Synthesizer(teacher, synthesis, KEY.at("synthesizer"), student=asked)
     shape = teacher.signature.input_shape
     layout = Layout("k", {}, way.kept, way.held_out, way.per_shard, BATCH, shape, CLASSES)
     store = Store.create(folder / "store", layout)
-    return Rounds(maker, training, store, way.course, Checkpoints(folder / "states", "run"), KEY.at("order"), **given)
+    return Rounds(
+        synthesizer, training, store, way.schedule, Checkpoints(folder / "states", "run"), KEY.at("order"), **given
+    )
 
 
 def end_of(folder: Path, run: Rounds) -> dict[str, Any]:
@@ -241,7 +247,7 @@ def finished(way: Way, teacher: Teacher, folder: Path, **given: Any) -> dict[str
     run = begun(way, teacher, folder, watch=agreement, **given)
     student = run.run()
     assert student is run.training.student and not student.training
-    assert run.store.complete and run.training.step == way.course.total
+    assert run.store.complete and run.training.step == way.schedule.total
     return end_of(folder, run)
 
 
@@ -284,7 +290,7 @@ def terminate() -> None:
 def events(run: Rounds, moment: int = -1, how: Callable[[], None] = crash) -> list[str]:
     """Student steps and calls of the teacher, as they come; at number ``moment`` the run is broken."""
     seen: list[str] = []
-    assert run.maker is not None
+    assert run.synthesizer is not None
 
     def told(what: str) -> None:
         seen.append(what)
@@ -292,7 +298,7 @@ def events(run: Rounds, moment: int = -1, how: Callable[[], None] = crash) -> li
             how()
 
     run.tick = lambda: told("learnt")
-    run.maker.tick = lambda passes, queries=0: told("asked")
+    run.synthesizer.tick = lambda passes, queries=0: told("asked")
     return seen
 
 
@@ -343,7 +349,7 @@ def test_lessons_made_ahead_end_the_same(way: Way, teacher: Teacher, tmp_path: P
 @every_way
 def test_crashed_again_and_again(way: Way, teacher: Teacher, tmp_path: Path, unbroken: Any) -> None:
     """Each start does a little more than the work between two states, so that each gets on."""
-    between = (way.batches * (way.steps + 1) + 12) * (2 if way.course.memory is REPLAY else 1)
+    between = (way.batches * (way.steps + 1) + 12) * (2 if way.schedule.memory is REPLAY else 1)
     starts = 0
     while True:
         run = begun(way, teacher, tmp_path, noise=starts, watch=agreement)
@@ -364,15 +370,15 @@ def test_stopped_by_a_signal_in_every_round(way: Way, teacher: Teacher, tmp_path
     while True:
         run = begun(way, teacher, tmp_path, noise=len(reached), watch=agreement)
         assert run.training.step == reached[-1], "nothing that was done is done again"
-        if run.round == way.course.rounds:
+        if run.round == way.schedule.rounds:
             break
         run.tick = lambda: interrupt.requested() or terminate()
         with pytest.raises(Interrupted), interrupt.handled():
             run.run()
         interrupt._received = None
         reached.append(run.training.step)
-    pace = 1 if way.kept else way.course.steps
-    assert reached == list(range(0, way.course.total + 1, pace))
+    pace = 1 if way.kept else way.schedule.steps
+    assert reached == list(range(0, way.schedule.total + 1, pace))
     run.run()
     assert end_of(tmp_path, run) == unbroken(way).end
 
@@ -491,11 +497,13 @@ class Touchy(Loss):
 
 def test_starts_thrown_away_are_counted_over_a_stop(teacher: Teacher, tmp_path: Path) -> None:
     """Of batches, too, that were in memory alone: a shard says it of each of its three."""
-    way = Way(Pixels(), Course(5, 3), (Weighted("touchy", 1.0, Touchy()),), update=Sgd(Constant(1e-3)), per_shard=3)
+    way = Way(
+        Pixels(), TrainingSchedule(5, 3), (Weighted("touchy", 1.0, Touchy()),), update=Sgd(Constant(1e-3)), per_shard=3
+    )
     expected = finished(way, teacher, tmp_path / "unbroken")
     counts = [begun(way, teacher, tmp_path / "unbroken").store.batch(index).attempts for index in range(5)]  # type: ignore[union-attr]
     assert counts[0] + counts[1] > 0 and 0 in counts
-    while (run := begun(way, teacher, tmp_path / "broken", watch=agreement)).round < way.course.rounds:
+    while (run := begun(way, teacher, tmp_path / "broken", watch=agreement)).round < way.schedule.rounds:
         run.tick = terminate
         with pytest.raises(Interrupted), interrupt.handled():
             run.run()
@@ -510,15 +518,15 @@ def test_starts_thrown_away_are_counted_over_a_stop(teacher: Teacher, tmp_path: 
 def made_by(run: Rounds) -> list[tuple[int, Batch, int]]:
     """Batches as they are made: number, batch, and the round in which."""
     made: list[tuple[int, Batch, int]] = []
-    assert run.maker is not None
-    real = run.maker.make
+    assert run.synthesizer is not None
+    real = run.synthesizer.make
 
     def make(index: int, ask: bool = True) -> Batch:
         batch = real(index, ask)
         made.append((index, batch, run.round))
         return batch
 
-    run.maker.make = make  # type: ignore[method-assign]
+    run.synthesizer.make = make  # type: ignore[method-assign]
     return made
 
 
@@ -530,7 +538,7 @@ def test_every_batch_is_made_once_and_held_out_ones_after_the_last_round(
     made = made_by(run)
     run.run()
     assert [index for index, _, _ in made] == list(range(way.total + way.held_out))
-    rounds = [number // way.batches for number in range(way.total)] + [way.course.rounds] * way.held_out
+    rounds = [number // way.batches for number in range(way.total)] + [way.schedule.rounds] * way.held_out
     assert [number for _, _, number in made] == rounds
     stored = made if way.kept else made[way.total :]
     for index, (_, batch, _) in enumerate(stored):
@@ -545,9 +553,9 @@ def test_held_out_batches_come_from_what_the_last_round_has_left(way: Way, teach
     finished(way, teacher, tmp_path)
     for number in range(way.held_out):
         run = begun(way, teacher, tmp_path)  # where the last state left it
-        assert run.round == way.course.rounds and run.maker is not None
+        assert run.round == way.schedule.rounds and run.synthesizer is not None
         run.training.student.eval()
-        batch, stored = run.maker.make(way.total + number), run.store.batch(way.kept + number)
+        batch, stored = run.synthesizer.make(way.total + number), run.store.batch(way.kept + number)
         assert stored is not None and torch.equal(stored.inputs, batch.inputs)
 
 
@@ -556,7 +564,7 @@ def test_the_student_learns_from_all_that_was_kept_and_no_more(teacher: Teacher,
     made = made_by(run)
     take = run.training.take
 
-    def noted(lesson: Lesson) -> None:
+    def noted(lesson: DistillationBatch) -> None:
         seen.setdefault(run.round, set()).update(map(tuple, lesson.fresh[0].tolist()))
         take(lesson)
 
@@ -570,14 +578,14 @@ def test_the_student_learns_from_all_that_was_kept_and_no_more(teacher: Teacher,
     assert len(seen[1]) == 4 * BATCH, "4 steps of 12 are more than one pass over what there is in the second round"
 
 
-def lessons_of(way: Way, teacher: Teacher, folder: Path) -> list[tuple[int, Lesson]]:
+def lessons_of(way: Way, teacher: Teacher, folder: Path) -> list[tuple[int, DistillationBatch]]:
     """Each student step's lesson, and its round."""
-    run, lessons = begun(way, teacher, folder), list[tuple[int, Lesson]]()
+    run, lessons = begun(way, teacher, folder), list[tuple[int, DistillationBatch]]()
     prepare = run.training.prepare
 
-    def noted(lesson: Lesson, *rest: Any) -> Lesson:
+    def noted(lesson: DistillationBatch, *rest: Any) -> DistillationBatch:
         memory = None if lesson.memory is None else tuple(tensor.clone() for tensor in lesson.memory)
-        lessons.append((run.round, Lesson(lesson.fresh, memory)))  # type: ignore[arg-type]
+        lessons.append((run.round, DistillationBatch(lesson.fresh, memory)))  # type: ignore[arg-type]
         return prepare(lesson, *rest)
 
     run.training.prepare = noted  # type: ignore[method-assign]
@@ -624,7 +632,7 @@ def test_memory_comes_beside_what_is_new(teacher: Teacher, tmp_path: Path) -> No
 
 
 def test_a_student_that_begins_later(teacher: Teacher, tmp_path: Path) -> None:
-    way = replace(WAYS["same"], course=Course(6, 3, first=4, learn_from="same"))
+    way = replace(WAYS["same"], schedule=TrainingSchedule(6, 3, first=4, learn_from="same"))
     run = begun(way, teacher, tmp_path)
     start = {name: value.clone() for name, value in run.training.student.state_dict().items()}
     unlearnt: dict[int, bool] = {}
@@ -639,7 +647,7 @@ def test_a_student_that_begins_later(teacher: Teacher, tmp_path: Path) -> None:
     run.tick = lambda: ticks.append(run.round)
     run.run()
     assert unlearnt == {0: True, 1: True, 2: True, 3: True, 4: True, 5: False}
-    assert ticks == [4, 4, 4, 5, 5, 5] and way.course.total == 6
+    assert ticks == [4, 4, 4, 5, 5, 5] and way.schedule.total == 6
 
 
 @dataclass(frozen=True)
@@ -659,8 +667,8 @@ def test_a_loss_may_begin_later(teacher: Teacher, tmp_path: Path) -> None:
     terms = tuple(Weighted(name, 1.0, Heard(notes, name), after) for name, after in (("always", 0.0), ("late", 0.5)))
     run = begun(replace(WAYS["same"], losses=terms, held_out=1), teacher, tmp_path)
     heard: dict[int, Counter[str]] = {}
-    assert run.maker is not None
-    real = run.maker.make
+    assert run.synthesizer is not None
+    real = run.synthesizer.make
 
     def make(index: int, ask: bool = True) -> Batch:
         notes.clear()
@@ -668,7 +676,7 @@ def test_a_loss_may_begin_later(teacher: Teacher, tmp_path: Path) -> None:
         heard[index] = Counter(notes)
         return batch
 
-    run.maker.make = make  # type: ignore[method-assign]
+    run.synthesizer.make = make  # type: ignore[method-assign]
     run.run()
     assert heard == {index: {"always": 2, "late": 2} if index >= 3 else {"always": 2} for index in range(7)}
 
@@ -695,8 +703,8 @@ def test_the_student_learns_in_train_mode_and_is_asked_in_eval_mode(way: Way, te
     run = begun(replace(way, losses=(Weighted("asking", 1.0, Asking(modes, holder)),)), teacher, tmp_path)
     student = run.training.student
     holder.append(student)
-    assert run.maker is not None
-    make, take = run.maker.make, run.training.take
+    assert run.synthesizer is not None
+    make, take = run.synthesizer.make, run.training.take
 
     def same_buffers(index: int, ask: bool = True) -> Batch:
         before = {name: value.clone() for name, value in student.state_dict().items()}
@@ -705,16 +713,16 @@ def test_the_student_learns_in_train_mode_and_is_asked_in_eval_mode(way: Way, te
         assert all(parameter.grad is None or run.training.step for parameter in student.parameters())
         return batch
 
-    def noted(lesson: Lesson) -> None:
+    def noted(lesson: DistillationBatch) -> None:
         before = int(student.state_dict()["net.1.num_batches_tracked"])
         take(lesson)
         learning.append(student.training)
         assert int(student.state_dict()["net.1.num_batches_tracked"]) == before + 1
 
-    run.maker.make, run.training.take = same_buffers, noted  # type: ignore[method-assign]
+    run.synthesizer.make, run.training.take = same_buffers, noted  # type: ignore[method-assign]
     assert not run.run().training
     assert modes == [False] * ((way.total + way.held_out) * way.steps)
-    assert learning == [True] * way.course.total
+    assert learning == [True] * way.schedule.total
 
 
 # --- what is counted ---------------------------------------------------------------------------------------
@@ -738,8 +746,8 @@ def test_passes_and_queries_are_told_exactly(way: Way, teacher: Teacher, tmp_pat
         return teacher.answer(inputs, names)
 
     run = begun(way, teacher, tmp_path, ask=ask)
-    assert run.maker is not None
-    run.maker.tick = tick
+    assert run.synthesizer is not None
+    run.synthesizer.tick = tick
     hook = teacher.graph.register_forward_pre_hook(count)
     try:
         run.run()
@@ -747,14 +755,14 @@ def test_passes_and_queries_are_told_exactly(way: Way, teacher: Teacher, tmp_pat
         hook.remove()
     assert told == through
     batches = way.total + way.held_out
-    if way.course.memory is not REPLAY:
-        assert told[0] == run.maker.synthesis.teacher_passes == batches * BATCH * way.steps
+    if way.schedule.memory is not REPLAY:
+        assert told[0] == run.synthesizer.synthesis.teacher_passes == batches * BATCH * way.steps
         live = way.regime.get("live", False)
-        fresh = way.course.total if way.course.learn_from == "fresh" and not live else 0
-        asked = batches if way.course.asks else way.held_out  # of fresh drafts alone the answers are looked at
+        fresh = way.schedule.total if way.schedule.learn_from == "fresh" and not live else 0
+        asked = batches if way.schedule.asks else way.held_out  # of fresh drafts alone the answers are looked at
         assert told[1] == (asked + fresh) * BATCH
     else:  # 4 rows of each batch and 2 of its own are fitted, twice; 2 are recalled, by one step, for each lesson
-        rounds, steps = way.course.rounds, way.course.total
+        rounds, steps = way.schedule.rounds, way.schedule.total
         assert told[0] == batches * BATCH * way.steps + rounds * 2 * 4 + (rounds - 1) * 2 * 2 + steps * 2
         assert told[1] == (batches + steps) * BATCH + (rounds - 1) * 2 + steps * 2
 
@@ -775,8 +783,8 @@ class Twice(Loss):
 def test_second_views_are_told(teacher: Teacher, tmp_path: Path) -> None:
     way, told = replace(WAYS["same"], losses=(Weighted("twice", 1.0, Twice()),)), Counter[str]()
     run = begun(way, teacher, tmp_path)
-    assert run.maker is not None
-    run.maker.tick = lambda passes, queries=0: told.update(passes=passes, queries=queries)
+    assert run.synthesizer is not None
+    run.synthesizer.tick = lambda passes, queries=0: told.update(passes=passes, queries=queries)
     run.run()
     assert told == {"passes": 2 * 8 * BATCH * 2, "queries": 2 * 8 * BATCH}
 
@@ -787,7 +795,9 @@ def test_second_views_are_told(teacher: Teacher, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rounds", "steps", "first", "points"), [(30, 2, 0, 20), (30, 4, 10, 20), (7, 1, 0, 7)])
 def test_the_curve(rounds: int, steps: int, first: int, points: int, teacher: Teacher, tmp_path: Path) -> None:
     """At most a few points, evenly over the student's steps, the last at its end; a stop changes none."""
-    way = Way(Noise(), Course(rounds, steps, first, "same"), steps=0, held_out=1, regime={"checkpoint_every": 2})
+    way = Way(
+        Noise(), TrainingSchedule(rounds, steps, first, "same"), steps=0, held_out=1, regime={"checkpoint_every": 2}
+    )
     total = (rounds - first) * steps
     spent = iter(range(1000))
     run = begun(way, teacher, tmp_path / "unbroken", watch=agreement, spent=lambda: {"seconds": next(spent)})

@@ -19,7 +19,7 @@ from onnxcake.core.errors import StoreError
 from onnxcake.core.progress import Progress
 from onnxcake.report.bench_table import Cell, Table
 from onnxcake.run import finish, initial_model
-from onnxcake.run.cost import Spent
+from onnxcake.run.cost import RunCost
 from onnxcake.run.folder import Run, holds_nothing
 from onnxcake.run.plan import Plan
 from onnxcake.store.store import Store
@@ -59,7 +59,7 @@ def finished(out: Path) -> None:
 READERS: dict[str, Callable[[Path], object]] = {
     "run.json": Run.read,
     "plan.json": lambda out: Plan.read(out / "plan.json"),
-    "spent.json": lambda out: Spent(out).as_dict(),
+    "spent.json": lambda out: RunCost(out).as_dict(),
     "store/store.json": lambda out: Store.open(out / "store"),
     "start.json": lambda out: initial_model._kept(out, "k", Run.read(out).teacher),
     "bench.json": lambda out: replace(Table.read(out), asked=ASKED).table(),

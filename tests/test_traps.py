@@ -15,7 +15,7 @@ from onnxcake.commands.extract import run
 from onnxcake.core.progress import Progress
 from onnxcake.recipe.recipe import Recipe
 from onnxcake.run.prepare import Request, prepare
-from onnxcake.run.student_spec import Pupil
+from onnxcake.run.student_spec import StudentSpec
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher.options import Options
 from onnxcake.teacher.teacher import Teacher
@@ -50,7 +50,7 @@ def test_logits_that_are_known_up_to_a_constant_are_compared_without_it(export: 
     assert teacher.signature.output_kind == "probabilities"
     logits = teacher.logits(torch.randn(8, 4))
     torch.testing.assert_close(logits.mean(1), torch.zeros(8), rtol=0, atol=1e-6)
-    loss = Pupil.of(Recipe.load("dfad"), teacher.facts, 64, 0).regime.loss
+    loss = StudentSpec.of(Recipe.load("dfad"), teacher.facts, 64, 0).regime.loss
     assert loss.l1 and loss.centred
     student, nobody = torch.randn(8, 3), torch.zeros(8, dtype=torch.int64)
     torch.testing.assert_close(loss(student + 5, logits, nobody), loss(student, logits, nobody))
@@ -58,10 +58,10 @@ def test_logits_that_are_known_up_to_a_constant_are_compared_without_it(export: 
 
 def test_true_logits_are_compared_as_they_are() -> None:
     job = prepare(Request(DIGITS, "dfad", Path("unused"), SHORT, Options.of(range=(0, 1))))
-    assert job.teacher.signature.output_kind == "logits" and not job.pupil.regime.loss.centred
+    assert job.teacher.signature.output_kind == "logits" and not job.student_spec.regime.loss.centred
     binary = replace(job.teacher.signature, output_kind="binary_logit", classes=2)
     facts = replace(job.teacher.facts, signature=binary)
-    assert Pupil.of(Recipe.load("dfad", SHORT), facts, 64, 0).regime.loss.centred
+    assert StudentSpec.of(Recipe.load("dfad", SHORT), facts, 64, 0).regime.loss.centred
 
 
 def test_the_exported_student_normalises_by_what_it_learnt(runtime: Runtime, tmp_path: Path) -> None:

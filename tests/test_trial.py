@@ -17,7 +17,7 @@ from onnxcake.commands import extract
 from onnxcake.student import training
 from onnxcake.synthesis import synthesizer
 from onnxcake.teacher import autotune
-from onnxcake.teacher.autotune import Pace
+from onnxcake.teacher.autotune import ExecutionMode
 
 N = helper.make_node
 ERRORS = [RuntimeError("no such kernel"), NotImplementedError(), KeyError("x"), MemoryError(), TypeError()]
@@ -40,7 +40,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Has the timing find that all there is pays off."""
     monkeypatch.setattr(autotune, "_WORTH_S", 0.0)
     monkeypatch.setattr(autotune, "_FOUND", {})
-    monkeypatch.setattr(autotune, "_fastest", lambda *_: Pace(True, "bfloat16", 1, 1))
+    monkeypatch.setattr(autotune, "_fastest", lambda *_: ExecutionMode(True, "bfloat16", 1, 1))
     yield
 
 
@@ -58,15 +58,15 @@ def test_a_way_that_fails_at_the_work_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    real, asked = where.hurried, []
+    real, asked = where.autocast, []
 
-    def hurried(device: Any, dtype: str) -> Any:
+    def autocast(device: Any, dtype: str) -> Any:
         asked.append(dtype)
         if dtype == "bfloat16":
             raise error
         return real(device, dtype)
 
-    monkeypatch.setattr(where, "hurried", hurried)
+    monkeypatch.setattr(where, "autocast", autocast)
     ended = extracted(teachers["first"], tmp_path / "run", *(["--dry-run"] if error is not ERRORS[0] else []))
     assert ended.code == 0, ended.err
     assert "bfloat16" in asked and asked[-1] == "float32"

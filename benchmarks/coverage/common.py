@@ -106,7 +106,7 @@ def from_file(path: Path) -> nn.Module:
     safe = normalise(load(path))
     converted = convert(safe)
     output = next(iter(safe.outputs))
-    blocked = converted.in_the_way(output)
+    blocked = converted.blockers(output)
     if blocked:
         raise NotConverted(_reasons(blocked))
     return converted.module(output)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from onnxcake import Teacher
 from onnxcake.core.errors import OnnxcakeError
-from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.scores import logits_to_output
 
 from .common import cosine, keep, kept, one_line, relative, session, table
 from .timm_models import quiet
@@ -64,7 +64,7 @@ class Row:
 
 def answers(teacher: Teacher, x: Tensor) -> Tensor:
     """The file's own kind of output, from the converted graph."""
-    out: Tensor = way_back(teacher.signature)(teacher.logits(x))
+    out: Tensor = logits_to_output(teacher.signature)(teacher.logits(x))
     return out
 
 

@@ -16,8 +16,8 @@ from ..run import finish
 from ..run import folder as runs
 from ..run import plan as plans
 from ..run.budget import fit
-from ..run.build import Shown, maker_of, rounds_of, training_of, watcher, work
-from ..run.cost import Spent
+from ..run.build import ProgressMeter, rounds_of, synthesizer_of, training_of, watcher, work
+from ..run.cost import RunCost
 from ..run.estimate import Forecast, describe, forecast, times
 from ..run.prepare import Request
 from ..run.trial import prepare
@@ -133,12 +133,12 @@ def run(request: Request, progress: Progress) -> Report:
                 files.write_atomic(out / runs.FRONT, front)
             files.write_json(out / plans.FILE, job.plan.as_dict())
             progress.say(describe(job, forecast(job, runtime, store.finished, timed)))
-            spent, key = Spent(out), Key(job.run.seed)
-            show = Shown(spent)
-            training = training_of(job.pupil, key, job.plan, job.teacher, show)
-            maker = maker_of(job, key, training, runtime, show)
+            spent, key = RunCost(out), Key(job.run.seed)
+            show = ProgressMeter(spent)
+            training = training_of(job.student_spec, key, job.plan, job.teacher, show)
+            synthesizer = synthesizer_of(job, key, training, runtime, show)
             watch = None if job.probe is None else watcher(job.teacher, job.probe)
-            rounds = rounds_of(job.pupil, training, store, out, spent, maker, watch, job.plan.beside)
+            rounds = rounds_of(job.student_spec, training, store, out, spent, synthesizer, watch, job.plan.beside)
             student = work(rounds, spent, show, progress)
             return finish.finish(
                 out,
@@ -146,7 +146,7 @@ def run(request: Request, progress: Progress) -> Report:
                 job.plan,
                 student,
                 store,
-                pupil=job.pupil,
+                student_spec=job.student_spec,
                 key=job.report_key,
                 teacher=job.teacher,
                 probe=job.probe,

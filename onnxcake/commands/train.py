@@ -16,12 +16,12 @@ from ..report.report import Report
 from ..run import finish, store_key
 from ..run import folder as runs
 from ..run import plan as plans
-from ..run.build import Shown, rounds_of, training_of, work
-from ..run.cost import Spent
+from ..run.build import ProgressMeter, rounds_of, training_of, work
+from ..run.cost import RunCost
 from ..run.folder import Run
 from ..run.initial_model import beginning
 from ..run.plan import Plan
-from ..run.student_spec import Pupil
+from ..run.student_spec import StudentSpec
 from ..runtime.ort import Runtime
 from ..store.store import Store
 from ..teacher import autotune
@@ -66,15 +66,15 @@ def train(
         )
     begins = beginning(chosen, made.teacher, student, folder, made.seed)
     size = samples.layout.batches * samples.layout.batch
-    pupil = Pupil.of(chosen, made.teacher, size, seed, begins.start, plans.weight_bits(chosen)).of_a_set()
-    if pupil.regime.live or pupil.regime.match is not None:
+    student_spec = StudentSpec.of(chosen, made.teacher, size, seed, begins.start, plans.weight_bits(chosen)).of_a_set()
+    if student_spec.regime.live or student_spec.regime.match is not None:
         raise StoreError(
             "the recipe's student asks the teacher as it learns, and only a set is given",
             where=folder,
             remedy="Run `onnxcake extract` with the recipe, or set -o student.answers=stored.",
         )
-    key = pupil.key(samples.layout)
-    out = out or folder / "students" / f"{pupil.architecture}-{key[:8]}"
+    key = student_spec.key(samples.layout)
+    out = out or folder / "students" / f"{student_spec.architecture}-{key[:8]}"
     runs.guard(out)
     files.make_folder(out)
     with files.sole_writer(out), Runtime() as runtime:
@@ -89,10 +89,10 @@ def train(
         if front is not None:
             files.write_atomic(out / runs.FRONT, front)
         autotune.use_threads(plan.threads)
-        spent = Spent(out)
-        show = Shown(spent)
-        training = training_of(pupil, Key(seed), replace(plan, device=device), None, show)
-        rounds = rounds_of(pupil, training, samples, out, spent)
+        spent = RunCost(out)
+        show = ProgressMeter(spent)
+        training = training_of(student_spec, Key(seed), replace(plan, device=device), None, show)
+        rounds = rounds_of(student_spec, training, samples, out, spent)
         learnt = work(rounds, spent, show, progress)
         return finish.finish(
             out,
@@ -100,7 +100,7 @@ def train(
             plan,
             learnt,
             samples,
-            pupil=pupil,
+            student_spec=student_spec,
             key=key,
             teacher=None,
             probe=None,

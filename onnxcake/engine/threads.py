@@ -17,35 +17,35 @@ import torch
 
 from ..store.shard import Batch
 from ..store.store import Store
-from ..synthesis.synthesizer import Maker
+from ..synthesis.synthesizer import Synthesizer
 
 
 class _Stopped(Exception):
     """Nobody waits for the batch any more."""
 
 
-def synthesize(maker: Maker, store: Store) -> None:
+def synthesize(synthesizer: Synthesizer, store: Store) -> None:
     """Makes every independent batch that the store misses; the store keeps what is finished at any moment.
 
     Raises:
         Diverged: if a batch stays non-finite after fresh starts.
     """
-    workers, missing = maker.synthesis.workers, store.missing()
-    together = workers > 1 and maker.independent
-    made = _side_by_side(maker, missing, workers) if together else map(maker.make, missing)
+    workers, missing = synthesizer.synthesis.workers, store.missing()
+    together = workers > 1 and synthesizer.independent
+    made = _side_by_side(synthesizer, missing, workers) if together else map(synthesizer.make, missing)
     for batch in made:
         store.append(batch)
 
 
-def _side_by_side(maker: Maker, indices: Iterable[int], workers: int) -> Iterator[Batch]:
+def _side_by_side(synthesizer: Synthesizer, indices: Iterable[int], workers: int) -> Iterator[Batch]:
     """The batches in order; one more than there are workers is asked for ahead, so that none has to wait."""
-    stop, one_at_a_time, own = threading.Event(), threading.Lock(), copy.copy(maker)
+    stop, one_at_a_time, own = threading.Event(), threading.Lock(), copy.copy(synthesizer)
 
     def tick(passes: int, queries: int = 0) -> None:
         if stop.is_set():
             raise _Stopped
         with one_at_a_time:
-            maker.tick(passes, queries)
+            synthesizer.tick(passes, queries)
 
     own.tick = tick
     threads, ahead = torch.get_num_threads(), deque[Future[Batch]]()

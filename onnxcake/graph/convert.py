@@ -55,14 +55,14 @@ class Converted:
         named = ([self.values[name] for name in names] for names in (outputs, weights, statistics))
         return self._builder.finish([self._input], *named)
 
-    def on_the_way(self, output: str) -> list[Record]:
+    def nodes_reaching(self, output: str) -> list[Record]:
         """The converted nodes that ``output`` depends on."""
         names = {node.name for node in reaching(self.safe.model.graph.node, output)}
         known = {node.name for node in self.safe.model.graph.node}
         # A function's or sub-graph's own nodes have names that only their caller knows.
         return [record for record in self.records if record.node in names or record.node not in known]
 
-    def in_the_way(self, output: str) -> list[Blocked]:
+    def blockers(self, output: str) -> list[Blocked]:
         """The blocked nodes that ``output`` depends on."""
         names = {node.name for node in reaching(self.safe.model.graph.node, output)}
         inner = {name for node in self.safe.model.graph.node if node.name in names for name in _inside(node)}

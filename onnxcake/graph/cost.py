@@ -15,7 +15,7 @@ Shapes = Sequence[tuple[int, ...] | None]
 
 def multiply_adds(graph: Converted, output: str) -> int:
     """Multiply-adds of one input on the way to ``output``: convolutions, matrix products, recurrent layers."""
-    return round(sum(_of(record) for record in graph.on_the_way(output)) / graph.batch)
+    return round(sum(_of(record) for record in graph.nodes_reaching(output)) / graph.batch)
 
 
 def costs(graph: Converted) -> dict[str, int]:
@@ -35,7 +35,7 @@ def costs(graph: Converted) -> dict[str, int]:
 
 def dearest(graph: Converted, output: str) -> Record:
     """The node on the way to ``output`` that takes the most multiply-adds."""
-    return max(graph.on_the_way(output), key=_of)
+    return max(graph.nodes_reaching(output), key=_of)
 
 
 def _of(record: Record) -> int:

@@ -55,7 +55,7 @@ _PLAIN = Reading(torch.zeros(1), torch.ones(1))
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InputHints:
     """Holds what the first operators show, for each number of the input in the file's own layout [input shape].
 
     Attributes:
@@ -247,21 +247,21 @@ class _Walk:
         return tuple(self.graph.values[name].seen[0].shape[1:])
 
 
-def beginning(graph: Converted) -> Beginning:
+def input_hints(graph: Converted) -> InputHints:
     """Read what rescales, quantises, cuts or moves the input first."""
     shape = graph.safe.input_shape
     looks_last = len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4
     walk = _Walk(graph, rows=len(shape) == 1)
     if math.prod(shape) > _MOST:
-        return Beginning(channels_last=looks_last)
+        return InputHints(channels_last=looks_last)
     walk.follow()
-    found = Beginning(channels_last=looks_last or walk.channels_last)
+    found = InputHints(channels_last=looks_last or walk.channels_last)
     for name, reading in walk.readings.items():
         found = _with(found, reading, *_affine(graph, name, reading))
     return found
 
 
-def _with(found: Beginning, reading: Reading, scale: Numbers, shift: Numbers) -> Beginning:
+def _with(found: InputHints, reading: Reading, scale: Numbers, shift: Numbers) -> InputHints:
     """Add one reading; the first to show a number of the input counts."""
     known = np.isfinite(scale) & (scale != 0)
     if found.scale is not None and found.shift is not None:

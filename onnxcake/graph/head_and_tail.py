@@ -10,7 +10,7 @@ import onnx
 from torch import Tensor
 
 from .convert import Converted
-from .first_operators import Beginning, Numbers, beginning
+from .first_operators import InputHints, Numbers, input_hints
 from .values import Depends
 
 _PASS = {("", op) for op in ("Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")}
@@ -143,7 +143,7 @@ class Head:
 
 def head(graph: Converted) -> Head:
     """Read the normalisation, quantisation and layout that the first operators show, and the file's metadata."""
-    begun = beginning(graph)
+    begun = input_hints(graph)
     seen = ", ".join(begun.operators)
     shape = graph.safe.input_shape
     shown = _spread(begun, shape)
@@ -197,7 +197,7 @@ class _Shown:
     guessed: bool = False
 
 
-def _spread(begun: Beginning, shape: tuple[int, ...]) -> _Shown:
+def _spread(begun: InputHints, shape: tuple[int, ...]) -> _Shown:
     """Say what a normalisation x → scale · x + shift shows of x."""
     if begun.scale is None or begun.shift is None:
         return _Shown()

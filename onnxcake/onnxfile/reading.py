@@ -39,7 +39,7 @@ def read_regular(path: Path) -> bytes:
         BadTeacherFile: if it is missing, unreadable, something else than a file, or too large.
     """
     try:
-        # Opened once, without waiting on a FIFO, and judged by its descriptor.
+        # OpenGraph once, without waiting on a FIFO, and judged by its descriptor.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(handle, "rb") as file:
             status = os.fstat(file.fileno())

@@ -18,7 +18,7 @@ from ..core.rng import Key
 from ..core.text import first_line
 from ..runtime.latency import THREADS, latency_ms
 from ..runtime.ort import Runtime, RuntimeRefused
-from ..student.onnx_model import Start
+from ..student.onnx_model import InitialModel
 from ..teacher.checks import TOLERANCE, batches_for
 from ..teacher.scores import Logits
 from ..teacher.signature import Signature
@@ -136,7 +136,7 @@ def draws(content: bytes, signature: Signature, multiply_adds: int, key: Key, na
     Yields:
         of each weight, by its name in the model, w · ∂z/∂w.
     """
-    start = Start.like(content, signature, name)
+    start = InitialModel.like(content, signature, name)
     learnt, logits = start.learn(), Logits(start.kind, start.before)
     weights = {learnt.names[own]: weight for own, weight in learnt.graph.named_parameters() if weight.numel() > 1}
     number, samples = _amounts(multiply_adds, learnt.parameters)

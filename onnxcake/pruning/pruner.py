@@ -11,7 +11,7 @@ import onnx
 
 from ..core.rng import Key
 from ..core.text import first_line
-from ..teacher.open_graph import Opened
+from ..teacher.open_graph import OpenGraph
 from . import match_architecture, scores
 from .choices import Numbers, families, largest, weights_of
 from .cut import Cutter
@@ -41,7 +41,7 @@ class Pruner:
     """
 
     def __init__(
-        self, opened: Opened, input_name: str, output_name: str, graph: Plain | None = None, whole: bool = False
+        self, opened: OpenGraph, input_name: str, output_name: str, graph: Plain | None = None, whole: bool = False
     ) -> None:
         self.opened, self.names = opened, (input_name, output_name)
         self.teacher = plain(opened.converted, opened.output)

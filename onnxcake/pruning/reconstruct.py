@@ -25,7 +25,7 @@ from ..graph.least_squares import LAYERS, Fit, made
 from ..graph.module import Graph, Step
 from ..graph.trained import Trained
 from ..onnxfile.self_contained import written
-from ..student.onnx_model import Start
+from ..student.onnx_model import InitialModel
 from ..teacher.scores import Logits
 from ..teacher.taps import by_input, shape_of
 from ..teacher.teacher import Teacher
@@ -56,7 +56,7 @@ def reconstructed(content: bytes, teacher: Teacher, key: Key) -> bytes:
         CNNs, ResNet-20, the digits), and to six tenths or more where it was good already and became worse (LeNet-5, an
         MLP).
     """
-    student = _Student.of(Start.like(content, teacher.signature, "the student"))
+    student = _Student.of(InitialModel.like(content, teacher.signature, "the student"))
     parts, amounts = _Parts(student, teacher).found(), _amounts(teacher, student)
     if not parts or amounts is None:
         return content
@@ -108,14 +108,14 @@ class _Student:
         sample_bytes: of these values, for one input.
     """
 
-    start: Start
+    start: InitialModel
     learnt: Trained
     logits: Logits
     own: dict[int, str]
     sample_bytes: int
 
     @classmethod
-    def of(cls, start: Start) -> _Student:
+    def of(cls, start: InitialModel) -> _Student:
         converted, names = start.opened.converted, start.opened.safe.value_names
         given = [
             node.output[0]

@@ -166,7 +166,7 @@ class RetainSection(Section):
 
 
 class StudentSection(Section):
-    """What learns, and how; `onnxcake.student.training.Regime` and `onnxcake.run.schedule.Course` explain the numbers.
+    """What learns, and how; see `onnxcake.student.training.Regime` and `onnxcake.run.schedule.TrainingSchedule`.
 
     ``steps`` and ``epochs`` are those of each round. The batch is the synthesis's where nothing is kept.
     """

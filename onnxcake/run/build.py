@@ -21,41 +21,41 @@ from ..store.store import Store
 from ..student.student import Student
 from ..student.training import Ask, Training
 from ..synthesis.spec import Synthesis
-from ..synthesis.step import Tick
-from ..synthesis.synthesizer import Maker
+from ..synthesis.step import Counter
+from ..synthesis.synthesizer import Synthesizer
 from ..teacher import autotune
 from ..teacher.teacher import Teacher
 from . import folder as runs
 from .checkpoints import Checkpoints
-from .cost import Spent
+from .cost import RunCost
 from .plan import Plan
 from .prepare import Job
 from .rounds import Rounds
-from .student_spec import Pupil
+from .student_spec import StudentSpec
 
 _WATCHED = 2000  # of the probe's samples, for the curve
 
 
-def training_of(pupil: Pupil, key: Key, plan: Plan, teacher: Teacher | None, tick: Tick) -> Training:
+def training_of(student_spec: StudentSpec, key: Key, plan: Plan, teacher: Teacher | None, tick: Counter) -> Training:
     """A fresh student, ready to learn.
 
     Args:
         teacher: for a regime that asks it; None where a finished set stands for it.
         tick: told how much it is asked.
     """
-    student = pupil.student(key)
+    student = student_spec.student(key)
     autotune.apply(plan.pace, student)
     ask = None if teacher is None else _asked_of(teacher, plan.dtype, tick)
-    dtype: autotune.Dtype = "float32" if pupil.quantised else plan.dtype  # what rounds to int8 has to be exact
-    return Training(student, pupil.regime, torch.device(plan.device), ask, dtype)
+    dtype: autotune.Dtype = "float32" if student_spec.quantised else plan.dtype  # what rounds to int8 has to be exact
+    return Training(student, student_spec.regime, torch.device(plan.device), ask, dtype)
 
 
-def _asked_of(teacher: Teacher, dtype: autotune.Dtype, tick: Tick) -> Ask:
+def _asked_of(teacher: Teacher, dtype: autotune.Dtype, tick: Counter) -> Ask:
     """The teacher, values inside it asked for by the file's own names."""
 
     def ask(inputs: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         taps = tuple(map(teacher.tap, names))
-        with autotune.hurried(teacher.device, dtype):
+        with autotune.autocast(teacher.device, dtype):
             logits, values = teacher.answer(inputs, taps)
         tick(0, len(inputs))
         return logits.float(), {name: values[tap].float() for name, tap in zip(names, taps, strict=True)}
@@ -63,13 +63,13 @@ def _asked_of(teacher: Teacher, dtype: autotune.Dtype, tick: Tick) -> Ask:
     return ask
 
 
-def maker_of(
-    job: Job, key: Key, training: Training, runtime: Runtime, tick: Tick, synthesis: Synthesis | None = None
-) -> Maker:
+def synthesizer_of(
+    job: Job, key: Key, training: Training, runtime: Runtime, tick: Counter, synthesis: Synthesis | None = None
+) -> Synthesizer:
     """What makes a job's samples; ``synthesis`` in place of the job's, to try a little of it."""
     synthesis = synthesis or job.synthesis
     classify = None if synthesis.has_gradient else _classes(job.teacher, runtime)
-    return Maker(
+    return Synthesizer(
         job.teacher,
         synthesis,
         key,
@@ -111,9 +111,9 @@ def _classes(teacher: Teacher, runtime: Runtime) -> Callable[[Tensor], Tensor]:
     return classify
 
 
-def work(rounds: Rounds, spent: Spent, show: Shown, progress: Progress) -> Student:
+def work(rounds: Rounds, spent: RunCost, show: ProgressMeter, progress: Progress) -> Student:
     """Makes the samples and trains the student, turn by turn; what earlier starts have finished is not done again."""
-    synthesis = None if rounds.maker is None else rounds.maker.synthesis
+    synthesis = None if rounds.synthesizer is None else rounds.synthesizer.synthesis
     if synthesis is not None and synthesis.rounds == 1:
         each = synthesis.steps * synthesis.batch if synthesis.teacher_passes else synthesis.batch
         unit = "teacher passes" if synthesis.teacher_passes else "samples"
@@ -124,9 +124,9 @@ def work(rounds: Rounds, spent: Spent, show: Shown, progress: Progress) -> Stude
         ):
             rounds.make()
         show.stage = None
-    offline = rounds.course.rounds == 1
+    offline = rounds.schedule.rounds == 1
     name, unit = ("training", "student steps") if offline else ("rounds", "rounds")
-    total, done = (rounds.course.total, rounds.training.step) if offline else (rounds.course.rounds, rounds.round)
+    total, done = (rounds.schedule.total, rounds.training.step) if offline else (rounds.schedule.rounds, rounds.round)
     with spent.stage(name), progress.stage(name, total, done, unit) as stage:
 
         def advance() -> None:
@@ -141,10 +141,10 @@ def work(rounds: Rounds, spent: Spent, show: Shown, progress: Progress) -> Stude
         return cast(Student, rounds.run())
 
 
-class Shown:
+class ProgressMeter:
     """Counts what goes through the teacher, and shows it where a stage shows that."""
 
-    def __init__(self, spent: Spent) -> None:
+    def __init__(self, spent: RunCost) -> None:
         self.spent, self.stage = spent, cast("Stage | None", None)
 
     def __call__(self, passes: int, queries: int = 0) -> None:
@@ -154,17 +154,19 @@ class Shown:
 
 
 def rounds_of(
-    pupil: Pupil,
+    student_spec: StudentSpec,
     training: Training,
     store: Store,
     out: Path,
-    spent: Spent,
-    maker: Maker | None = None,
+    spent: RunCost,
+    synthesizer: Synthesizer | None = None,
     watch: Callable[[nn.Module], float] | None = None,
     beside: int = 0,
 ) -> Rounds:
     """The run in ``out``, where its last checkpoint left it; ``beside`` as in its plan."""
-    key = pupil.key(store.layout)
+    key = student_spec.key(store.layout)
     checkpoints = Checkpoints(out / runs.CHECKPOINTS / key[:16], key)
-    order = Key(pupil.seed).at("student", "order")
-    return Rounds(maker, training, store, pupil.course, checkpoints, order, watch, spent.point, beside=beside)
+    order = Key(student_spec.seed).at("student", "order")
+    return Rounds(
+        synthesizer, training, store, student_spec.schedule, checkpoints, order, watch, spent.point, beside=beside
+    )

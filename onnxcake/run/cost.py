@@ -31,7 +31,7 @@ class _Kept:
     teacher_queries: Annotated[int, Ge(0), Le(_MOST)]
 
 
-class Spent:
+class RunCost:
     """Seconds for each stage, teacher passes with gradient and queries without.
 
     Kept in ``spent.json``, so that a later start adds to them.

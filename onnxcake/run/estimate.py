@@ -17,10 +17,10 @@ from ..core.rng import Key
 from ..core.waiting import waited
 from ..runtime.ort import Runtime
 from ..store.shard import Batch
-from ..student.training import OPTIMISER, Lesson, Rows
+from ..student.training import OPTIMISER, DistillationBatch, Rows
 from ..synthesis.step import silent
-from ..synthesis.synthesizer import Maker
-from .build import maker_of, shortened, training_of
+from ..synthesis.synthesizer import Synthesizer
+from .build import shortened, synthesizer_of, training_of
 from .plan import Plan
 from .prepare import Job
 
@@ -64,12 +64,12 @@ def forecast(job: Job, runtime: Runtime, finished: int = 0, timed: tuple[float, 
     Args:
         timed: what `times` has told before.
     """
-    synthesis, course, regime = job.synthesis, job.pupil.course, job.pupil.regime
-    batches = synthesis.total + synthesis.held_out - (finished if course.rounds == 1 else 0)
+    synthesis, schedule, regime = job.synthesis, job.student_spec.schedule, job.student_spec.regime
+    batches = synthesis.total + synthesis.held_out - (finished if schedule.rounds == 1 else 0)
     sample_bytes = 4 * (job.teacher.signature.size + job.teacher.signature.classes) + 8
-    fresh = regime.taken if course.learn_from == "fresh" else 0
-    asked = (batches if course.asks else synthesis.held_out) + (0 if regime.live else fresh)
-    lesson = regime.batch if course.learn_from == "kept" else synthesis.batch
+    fresh = regime.taken if schedule.learn_from == "fresh" else 0
+    asked = (batches if schedule.asks else synthesis.held_out) + (0 if regime.live else fresh)
+    lesson = regime.batch if schedule.learn_from == "kept" else synthesis.batch
     queries = asked * synthesis.batch + (regime.taken * lesson if regime.live else 0)
     batch_s, step_s = timed or times(job, runtime)
     return Forecast(
@@ -87,9 +87,11 @@ def describe(job: Job, ahead: Forecast) -> str:
     """What is going to be done, in a few lines."""
     facts, signature, synthesis = job.teacher.facts, job.teacher.signature, job.synthesis
     shape = "×".join(map(str, signature.input_shape))
-    pupil, sizes = job.pupil, f"{job.pupil.parameters:,} parameters"
-    int8 = f", int8, weights of {pupil.weight_bits} bits" if pupil.quantised else ""
-    stepped = "" if pupil.regime.optimiser_key == OPTIMISER else f", stepped by {pupil.regime.optimiser_key}"
+    student_spec, sizes = job.student_spec, f"{job.student_spec.parameters:,} parameters"
+    int8 = f", int8, weights of {student_spec.weight_bits} bits" if student_spec.quantised else ""
+    stepped = (
+        "" if student_spec.regime.optimiser_key == OPTIMISER else f", stepped by {student_spec.regime.optimiser_key}"
+    )
     lines = [
         f"teacher    {facts.name}: {shape} {signature.input_dtype} → {signature.classes} classes "
         f"({signature.output_kind.replace('_', '-')}), {facts.parameters:,} parameters",
@@ -97,8 +99,8 @@ def describe(job: Job, ahead: Forecast) -> str:
         *(f"given      {note}" for note in job.notes),
         f"recipe     {job.run.recipe.title}",
         *(f"instead    {note}" for note in job.view.notes),
-        f"student    {_named(pupil.architecture, pupil.hyper)}{int8}, {sizes}"
-        f"{_share(pupil.parameters, facts.parameters)}{stepped}",
+        f"student    {_named(student_spec.architecture, student_spec.hyper)}{int8}, {sizes}"
+        f"{_share(student_spec.parameters, facts.parameters)}{stepped}",
         _set(job, ahead),
         f"work       {ahead.batches} batches to make, {ahead.teacher_passes:,} teacher passes with "
         f"gradient, about {duration(ahead.synthesis_s)}; {ahead.student_steps:,} student steps, about "
@@ -140,7 +142,7 @@ def _set(job: Job, ahead: Forecast) -> str:
     if kept:
         return f"set        {kept} batches of {synthesis.batch} samples{held_out}, {size(ahead.store_bytes)}"
     return (
-        f"set        none is kept: {synthesis.rounds:,} rounds, {job.pupil.course.steps} student steps in each, "
+        f"set        none is kept: {synthesis.rounds:,} rounds, {job.student_spec.schedule.steps} student steps in each, "
         f"batches of {synthesis.batch}"
     )
 
@@ -153,27 +155,31 @@ def times(job: Job, runtime: Runtime, moment_s: float = _MOMENT_S) -> tuple[floa
         moment_s: for timing a batch, a draft and a student step each, at least; each is made once at 0.
     """
     key = Key(0).at("timing")
-    training = training_of(job.pupil, key, job.plan, job.teacher, silent)
+    training = training_of(job.student_spec, key, job.plan, job.teacher, silent)
     short = shortened(job.synthesis, _TRIED if job.synthesis.has_gradient else 1)
-    maker = maker_of(job, key, training, runtime, silent, short)
+    synthesizer = synthesizer_of(job, key, training, runtime, silent, short)
     training.student.eval()
-    course, workers = job.pupil.course, job.synthesis.workers
+    schedule, workers = job.student_spec.schedule, job.synthesis.workers
     torch.set_num_threads(1 if workers > 1 else job.plan.threads)
-    whole, batch = _timed(lambda number: maker.attempt(number, ask=course.asks), moment_s)
-    fresh = _timed(lambda number: maker.fresh(key.at(number), ask=course.asks), moment_s)[0] if short.steps else whole
+    whole, batch = _timed(lambda number: synthesizer.attempt(number, ask=schedule.asks), moment_s)
+    fresh = (
+        _timed(lambda number: synthesizer.fresh(key.at(number), ask=schedule.asks), moment_s)[0]
+        if short.steps
+        else whole
+    )
     each = max(whole - fresh, 0.0) / max(short.steps, 1)
     torch.set_num_threads(job.plan.threads)
-    memory, state, remember_s = course.memory, None, 0.0
+    memory, state, remember_s = schedule.memory, None, 0.0
     if memory is not None:
-        kept = state = memory.begin(maker.context).to(maker.teacher.device)
+        kept = state = memory.begin(synthesizer.context).to(synthesizer.teacher.device)
         remember_s = _timed(
-            lambda number: memory.remember(kept, batch, 0, maker, key.at("remember", number)), moment_s
+            lambda number: memory.remember(kept, batch, 0, synthesizer, key.at("remember", number)), moment_s
         )[0]
 
-    def lessons() -> Iterator[Lesson]:
+    def lessons() -> Iterator[DistillationBatch]:
         for number in count():
-            recalled = None if memory is None else memory.recall(state, maker, key.at("recall", number))
-            lesson = Lesson(_rows(job, maker, batch, key.at(number)), recalled)
+            recalled = None if memory is None else memory.recall(state, synthesizer, key.at("recall", number))
+            lesson = DistillationBatch(_rows(job, synthesizer, batch, key.at(number)), recalled)
             yield training.prepare(lesson, key.at("draw", number).generator())
 
     with ahead(lessons(), job.plan.beside) as coming:
@@ -181,13 +187,13 @@ def times(job: Job, runtime: Runtime, moment_s: float = _MOMENT_S) -> tuple[floa
     return (fresh + each * job.synthesis.steps) / workers + remember_s, step_s
 
 
-def _rows(job: Job, maker: Maker, batch: Batch, key: Key) -> Rows:
+def _rows(job: Job, synthesizer: Synthesizer, batch: Batch, key: Key) -> Rows:
     """What a step is about: a fresh draft, the batch, or as much of it as a step sees."""
-    course, regime = job.pupil.course, job.pupil.regime
-    if course.learn_from == "fresh":
-        batch = maker.fresh(key, ask=not regime.live)
+    schedule, regime = job.student_spec.schedule, job.student_spec.regime
+    if schedule.learn_from == "fresh":
+        batch = synthesizer.fresh(key, ask=not regime.live)
     rows = batch.inputs, batch.logits, batch.labels
-    if course.learn_from != "kept":
+    if schedule.learn_from != "kept":
         return rows
     chosen = torch.arange(regime.batch, device=batch.inputs.device) % len(batch.inputs)
     return rows[0][chosen], rows[1][chosen], rows[2][chosen]

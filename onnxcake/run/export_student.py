@@ -15,7 +15,7 @@ from ..runtime.ort import Runtime, Session
 from ..store.dataset import StoreDataset
 from ..student.onnx_student import OnnxStudent
 from ..student.student import Student
-from ..teacher.scores import way_back
+from ..teacher.scores import logits_to_output
 from .folder import Run
 
 PARITY = 1e-3  # student.onnx against torch, relative to the largest answer
@@ -56,7 +56,7 @@ def _export(student: Student, run: Run, data: StoreDataset, runtime: Runtime) ->
     """student.onnx, its session, and its largest difference to torch, relative to the largest answer."""
     signature = run.teacher.signature
     inputs = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0]
-    whole = torch.nn.Sequential(student, way_back(signature)).cpu().eval()
+    whole = torch.nn.Sequential(student, logits_to_output(signature)).cpu().eval()
     with torch.no_grad():
         wanted = whole(inputs).numpy()
     passed: list[tuple[Session, float]] = []

@@ -30,12 +30,12 @@ from ..student.student import Student
 from ..teacher.signature import OutputKind, Signature
 from ..teacher.teacher import Teacher
 from . import folder as runs
-from .cost import Spent
+from .cost import RunCost
 from .export_student import _PARITY_SAMPLES, _export
 from .folder import Run
 from .joining import behind
 from .plan import Plan
-from .student_spec import Pupil
+from .student_spec import StudentSpec
 
 _LATENCY_THREADS = 1
 
@@ -48,11 +48,11 @@ def finish(
     student: Student,
     store: Store,
     *,
-    pupil: Pupil,
+    student_spec: StudentSpec,
     key: str,
     teacher: Teacher | None,
     probe: Probe | None,
-    spent: Spent,
+    spent: RunCost,
     curve: list[dict[str, Any]],
     rate: float,
     substitutes: Sequence[str],
@@ -118,12 +118,12 @@ def finish(
                 "file": runs.STUDENT,
                 "sha256": files.sha256(content),
                 "bytes": len(content),
-                "architecture": pupil.architecture,
+                "architecture": student_spec.architecture,
                 "parameters": parameters,
-                "steps": pupil.regime.steps,
-                "learning_rate": pupil.regime.optimiser.lr * rate,
-                **pupil.begins_as,
-                **({} if pupil.weight_bits is None else {"weight_bits": pupil.weight_bits}),
+                "steps": student_spec.regime.steps,
+                "learning_rate": student_spec.regime.optimiser.lr * rate,
+                **student_spec.begins_as,
+                **({} if student_spec.weight_bits is None else {"weight_bits": student_spec.weight_bits}),
                 "torch_vs_onnxruntime": parity,
                 **here["student"],
             },

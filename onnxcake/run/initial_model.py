@@ -15,7 +15,7 @@ from ..pruning.pruner import Pruner
 from ..recipe.architecture import ONNX, Auto
 from ..recipe.recipe import Recipe
 from ..runtime.ort import Runtime
-from ..student.onnx_model import Start
+from ..student.onnx_model import InitialModel
 from ..teacher.facts import Facts
 from ..teacher.teacher import Teacher
 from . import folder as runs
@@ -29,7 +29,7 @@ _SAMPLES, _ALIKE = 512, 0.95  # inputs, and the share of them on which a linear 
 
 
 @dataclass(frozen=True)
-class Beginning:
+class Initial:
     """What a student begins as.
 
     Attributes:
@@ -38,7 +38,7 @@ class Beginning:
         note: why it could not be cut, in words for the user; "" if it could, or was not asked for.
     """
 
-    start: Start | None = None
+    start: InitialModel | None = None
     key: str = ""
     note: str = ""
 
@@ -52,12 +52,12 @@ class Beginning:
 
 
 # The last one that was cut, by all that it depends on: a run is prepared several times before it begins and keeps it.
-_LATEST: dict[tuple[str, ...], Beginning] = {}
+_LATEST: dict[tuple[str, ...], Initial] = {}
 
 
 def beginning(
     recipe: Recipe, facts: Facts, given: Path | None, folder: Path, seed: int, teacher: Teacher | None = None
-) -> Beginning:
+) -> Initial:
     """What the student of a recipe begins as.
 
     Args:
@@ -81,9 +81,9 @@ def beginning(
         if given is None and not path.exists():
             remedy = "Add --student FILE, or name another architecture, such as -o student.architecture=auto."
             raise UsageError("the recipe's student is an ONNX model, and none is given", remedy=remedy)
-        return Beginning(Start.read(path, facts.signature))
+        return Initial(InitialModel.read(path, facts.signature))
     if name != "auto" or recipe.student.quantise is not None:  # int8 students are built of layers
-        return Beginning()
+        return Initial()
     goal = Auto(**recipe.student.architecture.keys())
     key = files.sha256(files.canonical([facts.digest, asdict(goal), seed]))
     kept = _kept(folder, key, facts)
@@ -103,7 +103,7 @@ def beginning(
     return _LATEST[made_from]
 
 
-def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
+def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Initial:
     try:
         with Runtime() as runtime:
             like = goal.shapes(teacher.signature)
@@ -113,10 +113,10 @@ def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
     except UnsupportedTeacher as error:
         if isinstance(error, NothingToCut) and (whole := _whole(teacher, goal)) is not None:
             note = f"student: {error.what}; it is the teacher's own graph, whole, as no other of its size answers alike"
-            return Beginning(whole, key, note)
+            return Initial(whole, key, note)
         instead = "one of the teacher's family is named instead" if goal.named is None else "it begins from noise"
-        return Beginning(None, key, f"student: {error.what}; {instead}")
-    return Beginning(Start.like(pruned.content, teacher.signature, runs.START), key)
+        return Initial(None, key, f"student: {error.what}; {instead}")
+    return Initial(InitialModel.like(pruned.content, teacher.signature, runs.START), key)
 
 
 def _layers(teacher: Teacher) -> int:
@@ -145,14 +145,14 @@ def _keep_alike(teacher: Teacher, content: bytes, key: Key, runtime: Runtime) ->
         raise NothingToCut("nothing can be left out of its only layer", where=teacher.name, remedy="")
 
 
-def _whole(teacher: Teacher, goal: Auto) -> Start | None:
+def _whole(teacher: Teacher, goal: Auto) -> InitialModel | None:
     """The teacher's own graph, where it is so small that a stranger gains nothing; None where it is larger or unfit."""
     if goal.named is not None or teacher.facts.parameters > _FIXED:
         return None
     signature = teacher.signature
     try:
         content = Pruner(teacher.opened, signature.input_name, signature.output_name, whole=True).as_it_is().content
-        start = Start.like(content, signature, runs.START, still=True)
+        start = InitialModel.like(content, signature, runs.START, still=True)
         start.check(signature)
         learns = start.parameters() > 0
         if (teacher.facts.parameters > _SMALL) if learns else not _IN_ATTRIBUTES & teacher.facts.operators.keys():
@@ -162,7 +162,7 @@ def _whole(teacher: Teacher, goal: Auto) -> Start | None:
     return start
 
 
-def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
+def _kept(folder: Path, key: str, facts: Facts) -> Initial | None:
     """Read what an earlier start has cut by the same key, if it is as it was.
 
     Raises:
@@ -173,12 +173,12 @@ def _kept(folder: Path, key: str, facts: Facts) -> Beginning | None:
     if told is None or told.key != key:
         return None
     if told.sha256 is None:
-        return Beginning(None, key, told.note)
+        return Initial(None, key, told.note)
     try:
-        start = Start.like(model.read_bytes(), facts.signature, runs.START, still=bool(told.note))
+        start = InitialModel.like(model.read_bytes(), facts.signature, runs.START, still=bool(told.note))
     except OSError:
         return None
-    return Beginning(start, key, told.note) if start.digest == told.sha256 else None
+    return Initial(start, key, told.note) if start.digest == told.sha256 else None
 
 
 @dataclass(frozen=True)

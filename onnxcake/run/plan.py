@@ -19,7 +19,7 @@ from ..core.quantities import Count
 from ..recipe.recipe import Recipe
 from ..runtime import processor
 from ..synthesis.spec import Synthesis
-from ..teacher.autotune import Dtype, Pace, threads_given
+from ..teacher.autotune import Dtype, ExecutionMode, threads_given
 from ..teacher.teacher import Teacher
 
 FILE = "plan.json"
@@ -60,9 +60,9 @@ class Plan:
     weight_bits: Annotated[int, Ge(7), Le(8)] | None = None
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> ExecutionMode:
         """How the teacher is computed."""
-        return Pace(self.channels_last, self.dtype, self.workers, self.threads)
+        return ExecutionMode(self.channels_last, self.dtype, self.workers, self.threads)
 
     @classmethod
     def read(cls, path: Path) -> Plan | None:

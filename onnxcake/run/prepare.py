@@ -20,15 +20,15 @@ from ..recipe.recipe import Recipe
 from ..store.store import Layout
 from ..synthesis.spec import Synthesis
 from ..teacher import autotune, recorded_statistics
-from ..teacher.capabilities import View
+from ..teacher.capabilities import MethodInputs
 from ..teacher.options import Options
 from ..teacher.teacher import Teacher
 from . import joining, method, requirements, store_key
 from . import plan as plans
 from .folder import Run, holds_nothing, is_abandoned
-from .initial_model import Beginning, beginning
+from .initial_model import Initial, beginning
 from .plan import Plan
-from .student_spec import Pupil
+from .student_spec import StudentSpec
 
 _BATCHES = 4  # for each worker at least: the last ones are not waited for in vain
 DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but logits and their gradient
@@ -75,17 +75,17 @@ class Job:
     synthesis: Synthesis
     plan: Plan
     layout: Layout
-    pupil: Pupil
+    student_spec: StudentSpec
     probe: Probe | None
-    view: View
-    begins: Beginning
+    view: MethodInputs
+    begins: Initial
     notes: tuple[str, ...] = ()  # what was taken for what in --probe and --data
 
     @property
     def report_key(self) -> str:
         """A digest over all that the report depends on."""
         probe = None if self.probe is None else self.probe.digest
-        return files.sha256(files.canonical([self.pupil.key(self.layout), probe, self.run.recipe.digest]))
+        return files.sha256(files.canonical([self.student_spec.key(self.layout), probe, self.run.recipe.digest]))
 
 
 def prepare(request: Request) -> Job:
@@ -105,7 +105,7 @@ def prepare(request: Request) -> Job:
         begins = beginning(recipe, teacher.facts, request.student, request.folder, request.seed, teacher)
         if begins.note:
             view = replace(view, notes=(*view.notes, printable(begins.note)))
-        pupil = Pupil.of(
+        student_spec = StudentSpec.of(
             recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, begins.start, plan.weight_bits
         )
     besides: dict[str, Any] = {"substitutes": list(view.notes)} if view.notes else {}
@@ -116,10 +116,10 @@ def prepare(request: Request) -> Job:
         besides["stats"] = files.sha256_file(request.stats)
     if "student" in synthesis.needs:
         student = {
-            **pupil.section,
-            "architecture": {pupil.architecture: pupil.hyper},
-            **pupil.begins_as,
-            **pupil.narrow,
+            **student_spec.section,
+            "architecture": {student_spec.architecture: student_spec.hyper},
+            **student_spec.begins_as,
+            **student_spec.narrow,
         }
         besides["student"] = {**student, "beside": plan.beside}
     return Job(
@@ -128,7 +128,7 @@ def prepare(request: Request) -> Job:
         synthesis=synthesis,
         plan=plan,
         layout=store_key.layout(recipe, teacher, synthesis, plan, request.seed, besides),
-        pupil=pupil,
+        student_spec=student_spec,
         probe=asked,
         view=view,
         begins=begins,
@@ -140,7 +140,7 @@ def _given(path: Path | None, teacher: Teacher) -> Probe | None:
     return None if path is None else joining.given(path, teacher.signature, teacher.facts.class_names, teacher.front)
 
 
-def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | None) -> tuple[Synthesis, View]:
+def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | None) -> tuple[Synthesis, MethodInputs]:
     """The recipe's synthesis, fitted to the teacher, and what it may look at inside.
 
     Raises:
@@ -150,7 +150,7 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
     stats = None if request.stats is None else recorded_statistics.load(request.stats, teacher)
     key, samples = Key(request.seed), None if data is None else len(data.inputs)
 
-    def resolved(some: Recipe) -> tuple[Synthesis, View]:
+    def resolved(some: Recipe) -> tuple[Synthesis, MethodInputs]:
         left_out, why = requirements.left_out(some.synthesis.losses.build(), teacher, key, stats)
         fitted = method.fit(some, teacher, samples, left_out)
         only = any(getattr(term.loss, "recorded", False) for term in fitted.losses)

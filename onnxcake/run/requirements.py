@@ -14,7 +14,7 @@ from ..core.rng import Key
 from ..core.text import printable
 from ..evaluate.probes.parts import Probe
 from ..synthesis.step import optional
-from ..teacher.capabilities import LastLayer, Statistics, View
+from ..teacher.capabilities import LastLayer, MethodInputs, Statistics
 from ..teacher.folded_batch_norm import seems_folded
 from ..teacher.teacher import Teacher
 
@@ -48,7 +48,7 @@ def resolve(
     recorded: Statistics | None = None,
     only_recorded: bool = False,
     data: Probe | None = None,
-) -> tuple[View, list[str]]:
+) -> tuple[MethodInputs, list[str]]:
     """What the parts of a method may look at, and why it cannot run; nothing of the latter if it can.
 
     Statistics are those recorded by the data's owner, if there are any; else the running ones of the
@@ -63,7 +63,7 @@ def resolve(
     """
     notes: list[str] = []
     refusals: list[str] = []
-    layer, view = teacher.offers.last_layer, View(maps=teacher.offers.maps)
+    layer, view = teacher.offers.last_layer, MethodInputs(maps=teacher.offers.maps)
     if "statistics" in needs:
         statistics, told, refusal = _statistics(teacher, recorded, only_recorded)
         notes += filter(None, [told])

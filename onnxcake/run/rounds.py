@@ -27,11 +27,11 @@ from ..store.dataset import Samples, StoreDataset
 from ..store.in_memory import Pool
 from ..store.shard import Batch
 from ..store.store import Store
-from ..student.training import Lesson, Rows, Training
-from ..synthesis.state import Lasting
-from ..synthesis.synthesizer import Maker
+from ..student.training import DistillationBatch, Rows, Training
+from ..synthesis.state import State
+from ..synthesis.synthesizer import Synthesizer
 from .checkpoints import Checkpoints
-from .schedule import Course
+from .schedule import TrainingSchedule
 
 POINTS = 20  # of the curve
 _SAVE_S = 30.0  # between two checkpoints of short rounds, at most, and a round
@@ -40,7 +40,7 @@ _COMPARED = 4  # lessons that rates are compared on
 
 
 @dataclass(frozen=True)
-class State:
+class CheckpointFacts:
     """The facts of a checkpoint: the round and the student's step that come next, and the figures so far.
 
     Attributes:
@@ -63,10 +63,10 @@ class Rounds:
     """A run under way.
 
     Attributes:
-        maker: makes samples; None where a finished set is learnt from.
+        synthesizer: makes samples; None where a finished set is learnt from.
         training: the student.
         store: what is kept.
-        course: when the student learns, and from what.
+        schedule: when the student learns, and from what.
         checkpoints: where the state is kept.
         key: what the order of samples, augmentations and recollections depend on.
         watch: the student's agreement on real inputs, for the curve; None if there are none.
@@ -77,10 +77,10 @@ class Rounds:
             0 for one after the other.
     """
 
-    maker: Maker | None
+    synthesizer: Synthesizer | None
     training: Training
     store: Store
-    course: Course
+    schedule: TrainingSchedule
     checkpoints: Checkpoints
     key: Key
     watch: Callable[[nn.Module], float] | None = None
@@ -93,11 +93,11 @@ class Rounds:
     def __post_init__(self) -> None:
         self.round, self.made, self._latest = 0, False, _nothing()
         self._memory: nn.Module | None = None
-        if self.course.memory is not None and self.maker is not None:
-            self._memory = self.course.memory.begin(self.maker.context).to(self.training.device)
+        if self.schedule.memory is not None and self.synthesizer is not None:
+            self._memory = self.schedule.memory.begin(self.synthesizer.context).to(self.training.device)
         layout = self.store.layout
         self._pool: Pool | None = None
-        if self.course.rounds > 1 and layout.batches:
+        if self.schedule.rounds > 1 and layout.batches:
             self._pool = Pool(layout.batches, layout.batch, layout.shape, layout.classes)
         self._saved, self._saved_at = 0, time.monotonic()
         self._resume()
@@ -109,49 +109,49 @@ class Rounds:
             Diverged: if samples or student stay non-finite; what was finished is kept.
             Interrupted: after a checkpoint, if a signal came.
         """
-        with nullcontext() if self.course.rounds == 1 else interrupt.deferred():
-            while self.round < self.course.rounds and not interrupt.requested():
+        with nullcontext() if self.schedule.rounds == 1 else interrupt.deferred():
+            while self.round < self.schedule.rounds and not interrupt.requested():
                 self.make()
                 with interrupt.deferred():
                     self._learn()
         self.training.student.eval()
-        if self.maker is not None:
-            self._hold_out(self.maker)
+        if self.synthesizer is not None:
+            self._hold_out(self.synthesizer)
         return self.training.student
 
     def make(self) -> None:
         """This round's batches, unless an earlier start has made them."""
-        if self.maker is None or (self.made and self.course.rounds > 1):
+        if self.synthesizer is None or (self.made and self.schedule.rounds > 1):
             return
         self.training.student.eval()
-        if self.course.rounds == 1:
-            synthesize(self.maker, self.store)
+        if self.schedule.rounds == 1:
+            synthesize(self.synthesizer, self.store)
         else:
-            each = self.maker.synthesis.batches
+            each = self.synthesizer.synthesis.batches
             for index in range(self.round * each, (self.round + 1) * each):
-                self._latest = self.maker.make(index, self.course.asks)
+                self._latest = self.synthesizer.make(index, self.schedule.asks)
                 if self._pool is not None:
                     self.store.append(self._latest.cpu())
                     self._pool.extend(self._latest)
-            if self.course.memory is not None:
+            if self.schedule.memory is not None:
                 key = self.key.at("memory", self.round)
-                self.course.memory.remember(self._memory, self._latest, self.round, self.maker, key)
+                self.schedule.memory.remember(self._memory, self._latest, self.round, self.synthesizer, key)
         self.made = True
 
-    def _hold_out(self, maker: Maker) -> None:
+    def _hold_out(self, synthesizer: Synthesizer) -> None:
         """Makes the batches that the store still misses, each from what the last round has left, in whatever order."""
         missing = [index for index in self.store.missing() if self.store.batch(index) is None]
-        ahead = maker.synthesis.total - self.store.layout.batches  # those that were not kept
-        left = {name: tensor.clone() for name, tensor in maker.lasting.tensors().items()} if missing else {}
+        ahead = synthesizer.synthesis.total - self.store.layout.batches  # those that were not kept
+        left = {name: tensor.clone() for name, tensor in synthesizer.lasting.tensors().items()} if missing else {}
         for index in missing:
-            maker.lasting.restore(left)
-            self.store.append(replace(maker.make(ahead + index).cpu(), index=index))
+            synthesizer.lasting.restore(left)
+            self.store.append(replace(synthesizer.make(ahead + index).cpu(), index=index))
 
     def _learn(self) -> None:
         """This round's student steps, then the next round; stops between two steps if a signal came."""
-        before = max(self.round - self.course.first, 0) * self.course.steps
-        steps = self.course.steps if self.round >= self.course.first else 0
-        anywhere = self.course.learn_from == "kept"  # else a round's samples are nowhere but here
+        before = max(self.round - self.schedule.first, 0) * self.schedule.steps
+        steps = self.schedule.steps if self.round >= self.schedule.first else 0
+        anywhere = self.schedule.learn_from == "kept"  # else a round's samples are nowhere but here
         if steps and not self.training.step and self.training.regime.trial:
             self._choose_rate()
             if interrupt.requested():
@@ -172,7 +172,7 @@ class Rounds:
         self.turn()
         late = time.monotonic() - self._saved_at > _SAVE_S
         due = self.training.step - self._saved >= self.training.regime.checkpoint_every
-        if late or due or interrupt.requested() or self.round == self.course.rounds:
+        if late or due or interrupt.requested() or self.round == self.schedule.rounds:
             self._save()
 
     def _choose_rate(self) -> None:
@@ -181,23 +181,23 @@ class Rounds:
         held = list(self._others(key.at("held"), _COMPARED))
         self.training.choose(lambda: self._others(key.at("trial"), steps), held, key)
 
-    def _others(self, key: Key, count: int) -> Iterator[Lesson]:
-        """Lessons that are none of the run's; fewer if a signal comes."""
-        kept = self._kept().endless(self.training.regime.batch, key) if self.course.learn_from == "kept" else None
+    def _others(self, key: Key, count: int) -> Iterator[DistillationBatch]:
+        """Batches that are none of the run's; fewer if a signal comes."""
+        kept = self._kept().endless(self.training.regime.batch, key) if self.schedule.learn_from == "kept" else None
         for number in range(count):
             if interrupt.requested():
                 return
-            yield Lesson(self._new(key.at(number), number) if kept is None else next(kept))
+            yield DistillationBatch(self._new(key.at(number), number) if kept is None else next(kept))
 
     def _new(self, key: Key, number: int) -> Rows:
         """Fresh drafts, or the batch that was just made."""
         batch = self._latest
-        if self.course.learn_from == "fresh":
-            assert self.maker is not None, "what is not kept has to be made"
-            batch = self.maker.fresh(key, number, ask=not self.training.regime.live)
+        if self.schedule.learn_from == "fresh":
+            assert self.synthesizer is not None, "what is not kept has to be made"
+            batch = self.synthesizer.fresh(key, number, ask=not self.training.regime.live)
         return batch.inputs, batch.logits, batch.labels
 
-    def _lessons(self, before: int, steps: int) -> Iterator[Lesson]:
+    def _lessons(self, before: int, steps: int) -> Iterator[DistillationBatch]:
         """What this round's steps are about, those that are done left out, as the student sees it.
 
         Args:
@@ -209,19 +209,21 @@ class Rounds:
             draw = self.key.at("augment", step).generator() if self.training.regime.augment else None
             yield self.training.prepare(lesson, draw)
 
-    def _drawn(self, first: int, step: int) -> Iterator[Lesson]:
-        """Lessons from the round's step ``first`` on, which is the run's ``step``."""
-        course, maker = self.course, self.maker
-        if course.learn_from == "kept":
-            key = self.key if course.rounds == 1 else self.key.at("round", self.round)
+    def _drawn(self, first: int, step: int) -> Iterator[DistillationBatch]:
+        """Batches from the round's step ``first`` on, which is the run's ``step``."""
+        schedule, synthesizer = self.schedule, self.synthesizer
+        if schedule.learn_from == "kept":
+            key = self.key if schedule.rounds == 1 else self.key.at("round", self.round)
             for rows in self._kept().endless(self.training.regime.batch, key, first):
-                yield Lesson(rows)
-        assert maker is not None, "what is not kept has to be made"
-        for number in range(first, course.steps):
+                yield DistillationBatch(rows)
+        assert synthesizer is not None, "what is not kept has to be made"
+        for number in range(first, schedule.steps):
             key = self.key.at("round", self.round, number)
             rows = self._new(key.at("fresh"), step + number - first)
-            memory = None if course.memory is None else course.memory.recall(self._memory, maker, key.at("recall"))
-            yield Lesson(rows, memory)
+            memory = (
+                None if schedule.memory is None else schedule.memory.recall(self._memory, synthesizer, key.at("recall"))
+            )
+            yield DistillationBatch(rows, memory)
 
     def _kept(self) -> Samples:
         return StoreDataset(self.store) if self._pool is None else self._pool
@@ -236,15 +238,15 @@ class Rounds:
     # --- checkpoints -------------------------------------------------------------------------------------------
 
     @property
-    def _lasting(self) -> Lasting:
+    def _lasting(self) -> State:
         """What lasts between rounds, besides student and store."""
-        if self.maker is None:
-            return Lasting({}, {})
-        own = self.maker.lasting
+        if self.synthesizer is None:
+            return State({}, {})
+        own = self.synthesizer.lasting
         if self._memory is None:
             return own
         held = getattr(self._memory, "leaves", None)
-        return Lasting({**own.modules, "memory": self._memory}, {**own.leaves, "memory": held})
+        return State({**own.modules, "memory": self._memory}, {**own.leaves, "memory": held})
 
     def _save(self) -> None:
         self.training.look()  # what is not finite is not kept
@@ -257,16 +259,16 @@ class Rounds:
         facts["rate"] = self.training.rate
         number = (
             self.training.step
-            if self.course.rounds == 1
-            else self.round * (self.course.steps + 1)
-            + (self.training.step - max(self.round - self.course.first, 0) * self.course.steps if self.made else 0)
+            if self.schedule.rounds == 1
+            else self.round * (self.schedule.steps + 1)
+            + (self.training.step - max(self.round - self.schedule.first, 0) * self.schedule.steps if self.made else 0)
         )
         self.checkpoints.save(number, tensors, facts)
         self._saved, self._saved_at = self.training.step, time.monotonic()
 
     def _resume(self) -> None:
         made = self._restored()
-        if self.course.rounds > 1 and self.round < self.course.rounds:
+        if self.schedule.rounds > 1 and self.round < self.schedule.rounds:
             self.store.forget(made)  # they are made again; on a card not always to the same bits
 
     def _restored(self) -> int:
@@ -276,7 +278,7 @@ class Rounds:
             return 0
         tensors, facts = found
         state = self._checked(facts)
-        made = (state.round + state.made) * (self.maker.synthesis.batches if self.maker else 0)
+        made = (state.round + state.made) * (self.synthesizer.synthesis.batches if self.synthesizer else 0)
         if self._pool is not None and not self._refill(tensors, made):
             self.checkpoints.clear()  # a shard is damaged: what came after it depends on it, so the run begins anew
             return 0
@@ -293,23 +295,23 @@ class Rounds:
         self._saved = self.training.step
         return made if self._pool is not None else 0
 
-    def _checked(self, facts: dict[str, Any]) -> State:
+    def _checked(self, facts: dict[str, Any]) -> CheckpointFacts:
         """A checkpoint's facts, as far as they can be those of this run.
 
         Raises:
             StoreError: otherwise.
         """
         try:
-            found = of(facts, State)
+            found = of(facts, CheckpointFacts)
         except ValueError as error:
             raise self._foreign(str(error)) from error
-        course = self.course
-        before = max(found.round - course.first, 0) * course.steps
-        within = found.made or course.rounds == 1  # a set that is given is not made
-        most = before + (course.steps if within and course.first <= found.round < course.rounds else 0)
+        schedule = self.schedule
+        before = max(found.round - schedule.first, 0) * schedule.steps
+        within = found.made or schedule.rounds == 1  # a set that is given is not made
+        most = before + (schedule.steps if within and schedule.first <= found.round < schedule.rounds else 0)
         known = {*self.spent(), "student_steps", "agreement"}
         whole = all(known <= point.keys() for point in found.curve)
-        if found.round > course.rounds or not before <= found.step <= most or not whole:
+        if found.round > schedule.rounds or not before <= found.step <= most or not whole:
             raise self._foreign(f"it tells of round {found.round} and step {found.step}, with other figures")
         return found
 

@@ -12,7 +12,7 @@ LearnFrom = Literal["kept", "same", "fresh"]
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSchedule:
     """When the student learns, and from what.
 
     Attributes:

@@ -17,7 +17,7 @@ from ..student.architectures import ARCHITECTURES
 from ..student.choose_architecture import choose
 from ..student.feature_match import MATCHES, Match
 from ..student.loss import Distillation
-from ..student.onnx_model import Start
+from ..student.onnx_model import InitialModel
 from ..student.onnx_student import OnnxStudent
 from ..student.optimisers import LEARNING_RATES
 from ..student.student import Student, make, parameters
@@ -26,11 +26,11 @@ from ..synthesis.augment import AUGMENTS, Augment
 from ..synthesis.replay import MEMORIES
 from ..teacher.facts import Facts
 from ..teacher.signature import Signature
-from .schedule import Course, steps_per_round
+from .schedule import TrainingSchedule, steps_per_round
 
 
 @dataclass(frozen=True)
-class Pupil:
+class StudentSpec:
     """A student to be: which network, of how many parameters, and how it learns.
 
     Attributes:
@@ -42,12 +42,12 @@ class Pupil:
     architecture: str
     hyper: dict[str, Any]
     regime: Regime
-    course: Course
+    schedule: TrainingSchedule
     weight_bits: int | None
     seed: int
     section: dict[str, Any]
     parameters: int
-    start: Start | None = None
+    start: InitialModel | None = None
 
     @classmethod
     def of(
@@ -56,9 +56,9 @@ class Pupil:
         teacher: Facts,
         samples: int,
         seed: int,
-        start: Start | None = None,
+        start: InitialModel | None = None,
         weight_bits: int | None = None,
-    ) -> Pupil:
+    ) -> StudentSpec:
         """What a recipe asks for, given the teacher and the samples to learn from.
 
         Args:
@@ -80,7 +80,7 @@ class Pupil:
             asked: Auto = section.architecture.build({"auto": Auto})
             name, hyper = asked.named or choose(teacher, asked.most_of(teacher.parameters))
         rounds = recipe.synthesis.rounds
-        course = Course(
+        schedule = TrainingSchedule(
             rounds=rounds,
             steps=steps_per_round(section.epochs, section.steps, samples, section.batch),
             first=min(math.ceil(section.after * rounds), rounds - 1),
@@ -89,7 +89,7 @@ class Pupil:
         )
         key, optimiser = section.optimiser.stepping(start is not None and hyper.get("init") != "fresh")
         regime = Regime(
-            steps=course.total,
+            steps=schedule.total,
             batch=section.batch,
             loss=_loss(section.loss.model_dump(), signature),
             optimiser=optimiser,
@@ -109,7 +109,7 @@ class Pupil:
             start.learn(() if regime.match is None else regime.match.student_modules)  # it may have no such value
             size = count_in(start.content)
         bits = None if section.quantise is None else weight_bits or 8
-        return cls(signature, name, hyper, regime, course, bits, seed, recipe.as_dict()["student"], size, start)
+        return cls(signature, name, hyper, regime, schedule, bits, seed, recipe.as_dict()["student"], size, start)
 
     def student(self, key: Key) -> Student:
         """The student, its weights those it begins with or drawn from ``key``."""
@@ -119,14 +119,14 @@ class Pupil:
         taps = () if self.regime.match is None else self.regime.match.student_modules
         return OnnxStudent(self.start, self.signature, fresh=fresh, taps=taps)
 
-    def of_a_set(self) -> Pupil:
+    def of_a_set(self) -> StudentSpec:
         """The same, learning from a finished set: in one round, of all the steps."""
-        if self.course.learn_from != "kept":
+        if self.schedule.learn_from != "kept":
             raise RecipeError(
-                f"the recipe's student learns from what is made on the way (learn_from: {self.course.learn_from})",
+                f"the recipe's student learns from what is made on the way (learn_from: {self.schedule.learn_from})",
                 remedy="Give a recipe whose student learns from what is kept, such as --recipe cake.",
             )
-        return replace(self, course=Course(rounds=1, steps=self.course.total))
+        return replace(self, schedule=TrainingSchedule(rounds=1, steps=self.schedule.total))
 
     def key(self, layout: Layout) -> str:
         """A digest over all that the trained student depends on."""

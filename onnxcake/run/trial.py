@@ -25,7 +25,13 @@ def prepare(request: Request) -> Job:
     """
     job = jobs.prepare(request)
     losses = tuple(term.name for term in job.synthesis.losses)
-    case = (job.teacher.facts.digest, job.plan.pace, losses, job.pupil.architecture, str(job.pupil.section))
+    case = (
+        job.teacher.facts.digest,
+        job.plan.pace,
+        losses,
+        job.student_spec.architecture,
+        str(job.student_spec.section),
+    )
     if case in _TRIED or replace(job.plan.pace, threads=None) == autotune.PLAIN:
         return job
     try:

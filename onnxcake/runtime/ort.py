@@ -16,7 +16,7 @@ import numpy as np
 from ..core.arrays import Array
 from ..core.errors import OnnxcakeError, OutputError
 from .private_folder import private_folder
-from .process import Child, ChildDied, ChildRefused, Frame, give_back_memory, serve
+from .process import Frame, WorkerDied, WorkerProcess, WorkerRefused, give_back_memory, serve
 
 Arithmetic = Literal["exact", "host"]
 Level = Literal["none", "basic", "extended", "layout", "all"]
@@ -38,7 +38,7 @@ class Runtime:
     """A child process with onnxruntime in it; use as a context manager."""
 
     def __init__(self) -> None:
-        self._child = Child("onnxcake.runtime.ort")
+        self._child = WorkerProcess("onnxcake.runtime.ort")
 
     def __enter__(self) -> Runtime:
         return self
@@ -78,7 +78,7 @@ class Runtime:
             try:
                 self._ask({"do": "weight", "name": name}, weight)
             except RuntimeRefused as error:
-                if isinstance(error.__cause__, ChildDied):
+                if isinstance(error.__cause__, WorkerDied):
                     raise
                 raise OutputError(
                     f"the weights cannot be written to a file for onnxruntime: {error.what}",
@@ -112,9 +112,9 @@ class Runtime:
     def _ask(self, header: dict[str, Any], array: Array | None) -> Frame:
         try:
             return self._child.ask(header, array)
-        except ChildDied as error:
+        except WorkerDied as error:
             raise RuntimeRefused(f"onnxruntime: {error}") from error
-        except ChildRefused as error:
+        except WorkerRefused as error:
             raise RuntimeRefused(str(error)) from error
 
 

@@ -1,6 +1,6 @@
 """Work in a process of its own: native code that crashes, hangs or eats memory takes that process and no more.
 
-`Child` starts ``python -m MODULE`` and speaks to it through its pipes; the module calls `serve`. Frames are a
+`WorkerProcess` starts ``python -m MODULE`` and speaks to it through its pipes; the module calls `serve`. Frames are a
 JSON header and raw array bytes, so nothing is unpickled.
 """
 
@@ -32,11 +32,11 @@ _LOOK_S = 0.05  # between two looks at what a child uses
 _LOOK_AT_PARENT_S = 1.0
 
 
-class ChildDied(Exception):
+class WorkerDied(Exception):
     """The process ended, or was ended, without an answer; says why."""
 
 
-class ChildOverran(ChildDied):
+class WorkerOverran(WorkerDied):
     """The process was ended for using more than it may; ``limit`` is "memory", "processor" or "clock"."""
 
     def __init__(self, what: str, limit: str) -> None:
@@ -44,12 +44,12 @@ class ChildOverran(ChildDied):
         super().__init__(what)
 
 
-class ChildRefused(Exception):
+class WorkerRefused(Exception):
     """The process answered with an error of its own."""
 
 
 @dataclass(frozen=True)
-class Allowance:
+class ResourceLimits:
     """What one answer may cost, the processes that the child started included.
 
     Attributes:
@@ -63,7 +63,7 @@ class Allowance:
     wall_s: float
 
 
-class Child:
+class WorkerProcess:
     """A process that answers; started at the first question, and again after it died."""
 
     def __init__(self, module: str) -> None:
@@ -74,8 +74,8 @@ class Child:
         self,
         header: dict[str, Any],
         array: Array | None = None,
-        allowance: Allowance | None = None,
-        on_note: Callable[[dict[str, Any]], Allowance | None] = lambda note: None,
+        allowance: ResourceLimits | None = None,
+        on_note: Callable[[dict[str, Any]], ResourceLimits | None] = lambda note: None,
     ) -> Frame:
         """Its answer.
 
@@ -85,9 +85,9 @@ class Child:
                 on, the time counted anew.
 
         Raises:
-            ChildOverran: if it is ended for using more than it is allowed.
-            ChildDied: if it crashes.
-            ChildRefused: if it answers with an error.
+            WorkerOverran: if it is ended for using more than it is allowed.
+            WorkerDied: if it crashes.
+            WorkerRefused: if it answers with an error.
         """
         child = self.process or self.start()
         assert child.stdin and child.stdout
@@ -101,13 +101,13 @@ class Child:
                     answer, result = _receive(child.stdout)
         except (BrokenPipeError, EOFError) as error:
             self.close()
-            raise watch.overrun or ChildDied(_how_it_ended(child.returncode)) from error
+            raise watch.overrun or WorkerDied(_how_it_ended(child.returncode)) from error
         except BaseException:
             _kill(child)  # half a frame may be in the pipe: this child cannot be asked again
             self.close()
             raise
         if "refused" in answer:
-            raise ChildRefused(answer["refused"])
+            raise WorkerRefused(answer["refused"])
         return answer, result
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -145,13 +145,13 @@ class Child:
             child.stdout.close()
 
 
-_shared: dict[str, Child] = {}
+_shared: dict[str, WorkerProcess] = {}
 
 
-def shared(module: str) -> Child:
+def shared(module: str) -> WorkerProcess:
     """The one child of a module that this process keeps warm, and ends when it ends itself."""
     if module not in _shared:
-        _shared[module] = Child(module)
+        _shared[module] = WorkerProcess(module)
         atexit.register(_shared[module].kill)  # it has nothing to finish, and unloading its libraries takes a while
     return _shared[module]
 
@@ -232,9 +232,9 @@ def _how_it_ended(status: int | None) -> str:
 class _Watch:
     """Ends a child, and says in ``overrun`` why, when it uses more than it may, for as long as the block runs."""
 
-    def __init__(self, child: subprocess.Popen[bytes], allowance: Allowance | None) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], allowance: ResourceLimits | None) -> None:
         self.child, self.allowance = child, allowance
-        self.overrun: ChildOverran | None = None
+        self.overrun: WorkerOverran | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -257,11 +257,11 @@ class _Watch:
             assert now is not None
             if memory_now - memory > now.memory_bytes:
                 gib = now.memory_bytes / 2**30
-                self.overrun = ChildOverran(f"it took more than {gib:.1f} GiB of memory", "memory")
+                self.overrun = WorkerOverran(f"it took more than {gib:.1f} GiB of memory", "memory")
             elif cpu_now - cpu > now.cpu_s:
-                self.overrun = ChildOverran(f"it took more than {now.cpu_s:.0f} s of processor time", "processor")
+                self.overrun = WorkerOverran(f"it took more than {now.cpu_s:.0f} s of processor time", "processor")
             elif time.monotonic() - begun > now.wall_s:
-                self.overrun = ChildOverran(f"it took more than {now.wall_s:.0f} s", "clock")
+                self.overrun = WorkerOverran(f"it took more than {now.wall_s:.0f} s", "clock")
             if self.overrun is not None:
                 _kill(self.child)
                 return

@@ -15,7 +15,7 @@ from ..onnxfile.load import load
 from ..onnxfile.self_contained import Ends, whole
 from ..teacher import sandbox
 from ..teacher.facts import Facts
-from ..teacher.open_graph import Opened, open_to_train
+from ..teacher.open_graph import OpenGraph, open_to_train
 from ..teacher.options import Options
 from ..teacher.signature import OutputKind, Signature
 from ..teacher.taps import tap_of
@@ -29,7 +29,7 @@ _SQUASHED = {
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """A classifier as one ONNX model, for the inputs and classes of a teacher.
 
     Attributes:
@@ -49,7 +49,7 @@ class Start:
     still: bool = False
 
     @classmethod
-    def read(cls, path: Path, signature: Signature) -> Start:
+    def read(cls, path: Path, signature: Signature) -> InitialModel:
         """The model of a file, looked at in a process of its own as a teacher's is.
 
         Args:
@@ -84,7 +84,7 @@ class Start:
         return start
 
     @classmethod
-    def like(cls, content: bytes, signature: Signature, name: str, still: bool = False) -> Start:
+    def like(cls, content: bytes, signature: Signature, name: str, still: bool = False) -> InitialModel:
         """A model that takes and gives just what the teacher of this signature does."""
         return cls(content, signature.output_kind, signature.output_shape, signature.input_shape, name, still)
 
@@ -106,7 +106,7 @@ class Start:
         return sha256(self.content)
 
     @cached_property
-    def opened(self) -> Opened:
+    def opened(self) -> OpenGraph:
         """Its graph, built to be trained."""
         return open_to_train(self.content, Options(shape=(1, *self.input_shape)), self.name)
 

@@ -11,7 +11,7 @@ from ..core.rng import Key
 from ..onnxfile.self_contained import written
 from ..teacher.scores import Logits
 from ..teacher.signature import Signature
-from .onnx_model import Start
+from .onnx_model import InitialModel
 from .student import Student
 
 _SETTLED_ON = 256  # inputs that a fresh student's statistics are of
@@ -33,7 +33,7 @@ class OnnxStudent(Student):
     """
 
     def __init__(
-        self, start: Start, signature: Signature, *, fresh: Key | None = None, taps: Sequence[str] = ()
+        self, start: InitialModel, signature: Signature, *, fresh: Key | None = None, taps: Sequence[str] = ()
     ) -> None:
         learnt = start.learn(taps)
         super().__init__(signature, learnt.graph)

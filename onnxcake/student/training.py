@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import Diverged
 from ..core.rng import Key
-from ..teacher.autotune import Dtype, hurried
+from ..teacher.autotune import Dtype, autocast
 from .feature_match import Match, Watch
 from .loss import Distillation, decisions
 from .optimisers import OPTIMISERS, LearningRate, Optimiser, set_rate
@@ -81,7 +81,7 @@ class Regime:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillationBatch:
     """What one step is about: new samples, and some out of a memory."""
 
     fresh: Rows
@@ -130,7 +130,7 @@ class Training:
         """Whether all steps are done."""
         return self.step >= self.regime.steps
 
-    def prepare(self, lesson: Lesson, draw: torch.Generator | None = None) -> Lesson:
+    def prepare(self, lesson: DistillationBatch, draw: torch.Generator | None = None) -> DistillationBatch:
         """A lesson as the student sees it: augmented, and answered anew where the regime asks for that.
 
         Nothing of it depends on the student: another thread may prepare the next one during a step.
@@ -139,11 +139,11 @@ class Training:
             draw: what augmentations draw from.
         """
         if self.regime.retain is None:
-            return Lesson(self._prepared(lesson.rows, draw))
+            return DistillationBatch(self._prepared(lesson.rows, draw))
         fresh = self._prepared(lesson.fresh, draw)
-        return Lesson(fresh, None if lesson.memory is None else self._prepared(lesson.memory, draw))
+        return DistillationBatch(fresh, None if lesson.memory is None else self._prepared(lesson.memory, draw))
 
-    def take(self, lesson: Lesson) -> None:
+    def take(self, lesson: DistillationBatch) -> None:
         """One step, on a lesson from `prepare`.
 
         Raises:
@@ -154,7 +154,9 @@ class Training:
         if self.step % _LOOK_EVERY == 0 or self.finished:
             self.look()
 
-    def choose(self, lessons: Callable[[], Iterable[Lesson]], held: Sequence[Lesson], key: Key) -> None:
+    def choose(
+        self, lessons: Callable[[], Iterable[DistillationBatch]], held: Sequence[DistillationBatch], key: Key
+    ) -> None:
         """Takes one of the regime's rates: the highest of those after which the loss is about the least.
 
         From the student as it is, a trial of some steps is made at each, in which the learning rate goes the way that
@@ -181,13 +183,13 @@ class Training:
             rate for rate, loss in lost.items() if loss <= max(_ALIKE * least, least)
         )  # below zero by rounding
 
-    def _loss(self, lesson: Lesson, key: Key) -> float:
+    def _loss(self, lesson: DistillationBatch, key: Key) -> float:
         """The loss of a lesson that nothing is learnt from; infinite if it is no number."""
         with torch.no_grad():
             loss = float(self.loss_of(self.student, self._prepared(lesson.rows, key.generator())))
         return loss if math.isfinite(loss) else math.inf
 
-    def _take(self, lesson: Lesson, number: int, steps: int) -> Tensor:
+    def _take(self, lesson: DistillationBatch, number: int, steps: int) -> Tensor:
         """Step ``number`` of so many; its loss."""
         factor, momentum = self.regime.learning_rate.at(number, steps)
         set_rate(self.optimiser, self.regime.optimiser.lr * self.rate * factor, momentum)
@@ -204,7 +206,7 @@ class Training:
     def loss_of(self, student: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
         """The regime's loss on rows."""
         inputs, logits, labels = rows
-        with hurried(self.device, self.dtype):
+        with autocast(self.device, self.dtype):
             own = student(inputs)
         given = (own.float(), logits, labels)
         loss = self.regime.loss(*(decisions(*given) if self.regime.multilabel else given))

@@ -12,7 +12,7 @@ from ..core.quantities import Count, Share
 from ..core.rng import Key
 from ..store.shard import Batch
 from .step import Context, Leaves
-from .synthesizer import Maker
+from .synthesizer import Synthesizer
 
 Rows = tuple[Tensor, Tensor, Tensor]  # inputs, the teacher's logits, labels
 
@@ -28,11 +28,11 @@ class Memory:
         """An empty memory."""
         raise NotImplementedError
 
-    def remember(self, state: Any, batch: Batch, number: int, maker: Maker, key: Key) -> None:
+    def remember(self, state: Any, batch: Batch, number: int, synthesizer: Synthesizer, key: Key) -> None:
         """Told the last batch of round ``number``."""
         raise NotImplementedError
 
-    def recall(self, state: Any, maker: Maker, key: Key) -> Rows | None:
+    def recall(self, state: Any, synthesizer: Synthesizer, key: Key) -> Rows | None:
         """Samples for one student step; None while there are none."""
         raise NotImplementedError
 
@@ -55,11 +55,11 @@ class Bank(Memory):
         samples = max(1, round(self.share * context.batch))
         return BankState(self.entries, samples, context.signature.input_shape, context.signature.classes)
 
-    def remember(self, state: BankState, batch: Batch, number: int, maker: Maker, key: Key) -> None:
+    def remember(self, state: BankState, batch: Batch, number: int, synthesizer: Synthesizer, key: Key) -> None:
         if number % self.every == 0:
             state.push(batch)
 
-    def recall(self, state: BankState, maker: Maker, key: Key) -> Rows | None:
+    def recall(self, state: BankState, synthesizer: Synthesizer, key: Key) -> Rows | None:
         filled = min(int(state.pushed), self.entries)
         if not filled:
             return None

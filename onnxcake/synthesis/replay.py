@@ -19,9 +19,9 @@ from .losses.balance import Balance
 from .losses.classification import Classification
 from .memory import Bank, Memory, Rows
 from .schedules import Constant
-from .source import Asked, Draft
+from .source import Draft, Targets
 from .step import Context, Leaves, Loss, Parts, Step, Weighted
-from .synthesizer import Maker
+from .synthesizer import Synthesizer
 from .updates import Adam
 
 _LEAST = 2  # samples that BatchNorm can normalise
@@ -59,8 +59,8 @@ class Replay(Memory):
         with context.key.at("replay").as_default():
             return ReplayState(self, context)
 
-    def remember(self, state: ReplayState, batch: Batch, number: int, maker: Maker, key: Key) -> None:
-        signature = maker.teacher.signature
+    def remember(self, state: ReplayState, batch: Batch, number: int, synthesizer: Synthesizer, key: Key) -> None:
+        signature = synthesizer.teacher.signature
         x, logits = signature.to_standard(batch.inputs), batch.logits
         half = max(_LEAST, len(x) // 2)
         x, logits = x[:half], logits[:half]
@@ -69,39 +69,46 @@ class Replay(Memory):
             with torch.no_grad():
                 again = state.decoder(z)
             x = torch.cat([x, again])
-            logits = torch.cat([logits, maker.answers(signature.to_input(again))])
+            logits = torch.cat([logits, synthesizer.answers(signature.to_input(again))])
         draft = _Fit(state, x, self.divergence, key.at("spread"))
-        asked = Asked(logits.argmax(1), logits)
+        asked = Targets(logits.argmax(1), logits)
         terms = (Weighted("answers", 1.0, _Answers()),)
-        self._refine(maker, draft, asked, terms, self.fits, self.step_size, key)
+        self._refine(synthesizer, draft, asked, terms, self.fits, self.step_size, key)
         state.fitted.fill_(True)
 
-    def recall(self, state: ReplayState, maker: Maker, key: Key) -> Rows | None:
+    def recall(self, state: ReplayState, synthesizer: Synthesizer, key: Key) -> Rows | None:
         if not state.fitted:
             return None
-        z = state.draw(self._recalled(maker.synthesis.batch), key)
+        z = state.draw(self._recalled(synthesizer.synthesis.batch), key)
         draft = _Recollection(state, z)
         nobody = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         terms = (Weighted("balance", self.balance, Balance(base=10)), Weighted("sure", 1.0, Classification("self")))
-        self._refine(maker, draft, Asked(nobody), terms, 1, self.recall_step, key)
-        signature = maker.teacher.signature
+        self._refine(synthesizer, draft, Targets(nobody), terms, 1, self.recall_step, key)
+        signature = synthesizer.teacher.signature
         with torch.no_grad():
             inputs = signature.whole(signature.to_input(draft.render()))
-        logits = maker.answers(inputs)
+        logits = synthesizer.answers(inputs)
         return inputs, logits, logits.argmax(1)
 
     def _recalled(self, batch: int) -> int:
         return max(_LEAST, round(self.share * batch))
 
     def _refine(
-        self, maker: Maker, draft: Draft, asked: Asked, terms: tuple[Weighted, ...], steps: int, size: float, key: Key
+        self,
+        synthesizer: Synthesizer,
+        draft: Draft,
+        asked: Targets,
+        terms: tuple[Weighted, ...],
+        steps: int,
+        size: float,
+        key: Key,
     ) -> None:
         try:
-            maker.refine(draft, asked, terms, steps, Adam(Constant(size)), size, key)
+            synthesizer.refine(draft, asked, terms, steps, Adam(Constant(size)), size, key)
         except NotFinite as failure:  # a recollection takes one step only: it is the networks that are broken
             raise Diverged(
                 f"the memory's loss is not finite at step {failure.step}",
-                where=maker.teacher.name,
+                where=synthesizer.teacher.name,
                 remedy=f"Lower its step size, for example -o student.memory.replay.step_size={self.step_size / 10:g}.",
             ) from failure
 

@@ -16,7 +16,7 @@ Classify = Callable[[Tensor], Tensor]  # samples in standard units → the class
 
 
 @dataclass(frozen=True)
-class Asked:
+class Targets:
     """What samples are asked to be: classes [n] int64, and soft labels [n, classes] where the policy gives such."""
 
     labels: Tensor
@@ -28,7 +28,7 @@ class Draft:
 
     leaves: list[Leaves]
 
-    def told(self, asked: Asked) -> None:
+    def told(self, asked: Targets) -> None:
         """What the samples are asked to be, before they are rendered: for sources that begin with that."""
 
     def render(self) -> Tensor:

@@ -12,7 +12,7 @@ from .step import Leaves
 
 
 @dataclass(frozen=True)
-class Lasting:
+class State:
     """Modules by name, and leaves whose moments last with them.
 
     Their state is their parameters, their persistent buffers and the moments, and nothing else.

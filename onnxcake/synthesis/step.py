@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.rng import Key
-from ..teacher.capabilities import View
+from ..teacher.capabilities import MethodInputs
 from ..teacher.signature import Signature
 
 Scope = Literal["sample", "row", "batch"]
@@ -29,14 +29,14 @@ Need = Literal["statistics", "last_layer", "features", "similarity", "labels", "
 Answers = Callable[[Tensor], Tensor]  # inputs as the file takes them → answers
 
 
-class Tick(Protocol):
+class Counter(Protocol):
     """Told how many samples went through the teacher: with gradient, and without."""
 
     def __call__(self, passes: int, queries: int = 0) -> None: ...
 
 
 def silent(passes: int, queries: int = 0) -> None:
-    """A `Tick` that nobody hears."""
+    """A `Counter` that nobody hears."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Context:
     """
 
     signature: Signature
-    view: View
+    view: MethodInputs
     key: Key
     device: torch.device
     batch: int

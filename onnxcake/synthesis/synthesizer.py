@@ -12,21 +12,21 @@ from torch import Tensor
 
 from ..core.rng import Key
 from ..store.shard import Batch
-from ..teacher.autotune import hurried
-from ..teacher.capabilities import View
+from ..teacher.autotune import autocast
+from ..teacher.capabilities import MethodInputs
 from ..teacher.teacher import Teacher
 from .divergence import NotFinite, check, diverged
-from .source import Asked, Draft
+from .source import Draft, Targets
 from .spec import Synthesis
-from .state import Lasting, by_leaves, parameters_of
-from .step import Answers, Context, Leaves, Step, Tick, Weighted, silent
+from .state import State, by_leaves, parameters_of
+from .step import Answers, Context, Counter, Leaves, Step, Weighted, silent
 from .updates import Update
 
 ATTEMPTS = 3  # an independent batch that diverges is started afresh, each time with another key
 _LOOK_EVERY = 50  # steps between two looks at whether the losses are finite
 
 
-class Maker:
+class Synthesizer:
     """Makes batches, and holds what lasts from one to the next.
 
     Args:
@@ -41,14 +41,14 @@ class Maker:
         synthesis: Synthesis,
         key: Key,
         *,
-        view: View | None = None,
+        view: MethodInputs | None = None,
         student: Answers | None = None,
         classify: Answers | None = None,
-        tick: Tick = silent,
+        tick: Counter = silent,
     ) -> None:
         self.teacher, self.synthesis, self.key, self.tick = teacher, synthesis, key, tick
         self._student, self._classify = student, classify
-        view = view or View()
+        view = view or MethodInputs()
         self.context = Context(teacher.signature, view, key.at("parts"), teacher.device, synthesis.batch)
         self.source = synthesis.source.begin(self.context)
         self.states = {term.name: term.loss.begin(self.context) for term in synthesis.losses}
@@ -62,11 +62,11 @@ class Maker:
         self._taps += (last.features,) if last and "features" in needs and last.features not in self._taps else ()
 
     @property
-    def lasting(self) -> Lasting:
+    def lasting(self) -> State:
         """What a checkpoint keeps."""
         modules = {"source": self.source, **{f"loss.{name}": state for name, state in self.states.items()}}
         held: Leaves | None = getattr(self.source, "leaves", None)
-        return Lasting(
+        return State(
             {name: module for name, module in modules.items() if module is not None},
             {"source": held, **{f"loss.{number}": leaves for number, leaves in enumerate(self._learnt)}},
         )
@@ -107,7 +107,7 @@ class Maker:
     def refine(
         self,
         draft: Draft,
-        asked: Asked,
+        asked: Targets,
         terms: tuple[Weighted, ...],
         steps: int,
         update: Update,
@@ -154,7 +154,7 @@ class Maker:
         self.tick(0, len(inputs))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _start(self, key: Key, number: int) -> tuple[Asked, Draft]:
+    def _start(self, key: Key, number: int) -> tuple[Targets, Draft]:
         synthesis, device = self.synthesis, self.teacher.device
         rows = synthesis.batch // synthesis.groups
         classes, labels = self.teacher.signature.classes, key.at("labels").generator()
@@ -162,14 +162,14 @@ class Maker:
         draft = synthesis.source.draft(synthesis.batch, self.context, key.at("start"), self.source, number)
         own = draft.asked()
         targets = None if asked.targets is None else asked.targets.to(device)
-        asked = Asked((asked.labels if own is None else own).to(device), targets)
+        asked = Targets((asked.labels if own is None else own).to(device), targets)
         draft.told(asked)
         return asked, draft
 
     def _gradients(
         self,
         draft: Draft,
-        asked: Asked,
+        asked: Targets,
         terms: tuple[Weighted, ...],
         trace: Tensor,
         draw: torch.Generator,
@@ -202,18 +202,18 @@ class Maker:
         flat = (gradient,) if direct else _through(x, draft, gradient)
         return by_leaves((*flat, *of_own), (*draft.leaves, *learnt)), step
 
-    def _step(self, part: Tensor, asked: Asked, rows: slice, draw: torch.Generator) -> Step:
+    def _step(self, part: Tensor, asked: Targets, rows: slice, draw: torch.Generator) -> Step:
         inputs = self.teacher.signature.to_input(part)
         with_gradient = torch.is_grad_enabled()
         dtype = self.synthesis.dtype if with_gradient else "float32"
-        with hurried(self.teacher.device, dtype):
+        with autocast(self.teacher.device, dtype):
             logits, taps = self.teacher.answer(inputs, self._taps)
         self.tick(len(part) if with_gradient else 0, 0 if with_gradient else len(part))
         student = self._student
 
         def ask() -> Tensor:
             assert student is not None
-            with hurried(self.teacher.device, dtype):
+            with autocast(self.teacher.device, dtype):
                 return student(inputs).float()
 
         return Step(
@@ -238,7 +238,7 @@ class Maker:
         self.tick(0, len(x))
         return self._classify(self.teacher.signature.whole(self.teacher.signature.to_input(x)))
 
-    def _finished(self, draft: Draft, asked: Asked, index: int, attempt: int, ask: bool) -> Batch:
+    def _finished(self, draft: Draft, asked: Targets, index: int, attempt: int, ask: bool) -> Batch:
         """The last iterate, with what the teacher says to it if it is asked."""
         with torch.no_grad():
             given = draft.answers(self._classes, asked.labels)

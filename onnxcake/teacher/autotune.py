@@ -47,7 +47,7 @@ _now = time.perf_counter
 
 
 @dataclass(frozen=True)
-class Pace:
+class ExecutionMode:
     """How the teacher is computed.
 
     Attributes:
@@ -63,13 +63,13 @@ class Pace:
     threads: int | None = None
 
 
-PLAIN = Pace()
+PLAIN = ExecutionMode()
 _given: tuple[int, int] | None = None  # how many threads there were, and how many were used in their place
 _Case = tuple[str, int, int, int, str]
-_FOUND: dict[_Case, Pace] = {}  # what was timed in this process: noise does not turn a run's key
+_FOUND: dict[_Case, ExecutionMode] = {}  # what was timed in this process: noise does not turn a run's key
 
 
-def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> Pace:
+def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> ExecutionMode:
     """The fastest way for so many gradients, ``chunk`` samples at once; the plain one where that is as good.
 
     Args:
@@ -100,7 +100,7 @@ def leave_out(teacher: Teacher) -> None:
             _FOUND[key] = replace(PLAIN, threads=found.threads)
 
 
-def _fastest(teacher: Teacher, x: Tensor, workers: int, until: float) -> Pace:
+def _fastest(teacher: Teacher, x: Tensor, workers: int, until: float) -> ExecutionMode:
     threads = torch.get_num_threads()
     plain, seconds = _timed(teacher, x, PLAIN, _TIMES, until=until)
     used, least = threads, seconds / _GAIN
@@ -127,7 +127,7 @@ def _fastest(teacher: Teacher, x: Tensor, workers: int, until: float) -> Pace:
     return best
 
 
-def _workers(teacher: Teacher, x: Tensor, best: Pace, workers: int, until: float) -> int:
+def _workers(teacher: Teacher, x: Tensor, best: ExecutionMode, workers: int, until: float) -> int:
     """Choose how many threads compute side by side: all if they are faster together, else one."""
     try:
         apply(best, teacher.graph)
@@ -150,7 +150,7 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def _side_by_side(teacher: Teacher, x: Tensor, pace: Pace, workers: int) -> float:
+def _side_by_side(teacher: Teacher, x: Tensor, pace: ExecutionMode, workers: int) -> float:
     """The seconds of one gradient where so many threads compute at once."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -167,19 +167,19 @@ def _side_by_side(teacher: Teacher, x: Tensor, pace: Pace, workers: int) -> floa
     return seconds
 
 
-def apply(pace: Pace, *networks: nn.Module) -> None:
+def apply(pace: ExecutionMode, *networks: nn.Module) -> None:
     """Lays the weights of networks out in memory; values stay as they are."""
     for network in networks:
         lay_out(network, pace.channels_last)
 
 
-def hurried(device: torch.device, dtype: Dtype) -> torch.autocast:
+def autocast(device: torch.device, dtype: Dtype) -> torch.autocast:
     """Within it operators that gain by ``dtype`` compute in it."""
     low = dtype == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16 if low else None, enabled=low, cache_enabled=False)
 
 
-def others(teacher: Teacher) -> Iterator[Pace]:
+def others(teacher: Teacher) -> Iterator[ExecutionMode]:
     """Every way there is to compute a teacher but the plain one; those in bfloat16 where the device has it."""
     if any(weight.dim() == 5 for weight in (*teacher.graph.parameters(), *teacher.graph.buffers())):
         return  # one of 60 networks, of three dimensions, ran into numbers that are not finite, and in float32 did not
@@ -187,7 +187,7 @@ def others(teacher: Teacher) -> Iterator[Pace]:
     dtypes: tuple[Dtype, ...] = ("float32", "bfloat16") if _has_bfloat16(teacher.device) else ("float32",)
     for channels_last in layouts:
         for dtype in dtypes:
-            pace = Pace(channels_last, dtype)
+            pace = ExecutionMode(channels_last, dtype)
             if pace != PLAIN:
                 yield pace
 
@@ -204,7 +204,7 @@ _Found = tuple[Tensor, Tensor]
 
 
 def _timed(
-    teacher: Teacher, x: Tensor, pace: Pace, times: int, enough: float = math.inf, until: float = math.inf
+    teacher: Teacher, x: Tensor, pace: ExecutionMode, times: int, enough: float = math.inf, until: float = math.inf
 ) -> tuple[_Found, float]:
     """Logits and gradient of some samples, and the seconds that they take at the best of ``times``.
 
@@ -223,10 +223,10 @@ def _timed(
     return found, min(taken[1:] or taken)
 
 
-def _gradient(teacher: Teacher, x: Tensor, pace: Pace) -> _Found:
+def _gradient(teacher: Teacher, x: Tensor, pace: ExecutionMode) -> _Found:
     """Logits, and the gradient of the highest log-probability."""
     leaf = x.clone().requires_grad_(True)
-    with hurried(teacher.device, pace.dtype):
+    with autocast(teacher.device, pace.dtype):
         logits = teacher.logits_of_standard(leaf)
     sure = F.log_softmax(logits.float(), 1).amax(1)
     gradient = torch.autograd.grad(sure.sum(), leaf, materialize_grads=True)[0]

@@ -47,7 +47,7 @@ class LastLayer:
 
 
 @dataclass(frozen=True)
-class Offers:
+class TeacherCapabilities:
     """What a teacher's graph holds.
 
     Attributes:
@@ -67,7 +67,7 @@ class Offers:
 
 
 @dataclass(frozen=True)
-class View:
+class MethodInputs:
     """What a run may look at: the method's needs, resolved against what the teacher offers.
 
     Attributes:

@@ -40,10 +40,10 @@ from .free_batch import Built, build, check_baked, what_onnxruntime_says, with_e
 from .front_values import measured, runs
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
 from .input_values import advice, values_of
-from .open_graph import Opened
+from .open_graph import OpenGraph
 from .options import Options
 from .output import output_kind
-from .scores import Logits, way_back
+from .scores import Logits, logits_to_output
 from .signature import Signature
 
 _LIMIT_MULTIPLY_ADDS = 10**12  # ten times a large vision transformer's; synthesis takes a million of them
@@ -81,7 +81,7 @@ class Examiner:
     def __init__(self, runtime: Runtime, stage: Callable[[str], None] = lambda stage: None) -> None:
         self.runtime, self.stage = runtime, stage
         self.exam = Examination()
-        self.opened: Opened | None = None
+        self.opened: OpenGraph | None = None
         self.unclear: Built | None = None
         self.batch_note = ""
         self.fixed, self.points, self.batches = False, checks.POINTS, checks.BATCHES
@@ -125,12 +125,12 @@ class Examiner:
         self.exam.found["cost"] = {"parameters": opened.parameters, "multiply_adds": macs}
         return costs(opened.converted) | {"macs": macs}
 
-    def _open(self, built: Built) -> Opened:
+    def _open(self, built: Built) -> OpenGraph:
         assert built.output is not None
         file = self.exam.found["file"]
         ends = (built.output, tail(built.converted, built.output))
         self.built, self.fixed = built, built.fixed
-        self.opened = Opened(built.safe, built.converted, *ends, file["sha256"], file["bytes"], self.path.name)
+        self.opened = OpenGraph(built.safe, built.converted, *ends, file["sha256"], file["bytes"], self.path.name)
         return self.opened
 
     def run(self) -> None:
@@ -168,7 +168,7 @@ class Examiner:
                 remedy=checks.CHECK_VALUES,
             ) from error
 
-    def _only_batch(self, error: TeacherError) -> Opened | None:
+    def _only_batch(self, error: TeacherError) -> OpenGraph | None:
         """Build the graph for the only batch that onnxruntime runs, where it refuses the free one; None if none is."""
         assert self.opened is not None
         declared, output = self.opened.safe, self.opened.output
@@ -211,7 +211,7 @@ class Examiner:
         draw = checks.random_inputs(signature.shape, Key(0).at(path, count), count)
         return signature.whole(signature.to_input(draw)).numpy()
 
-    def _run(self, opened: Opened) -> None:
+    def _run(self, opened: OpenGraph) -> None:
         self._confirm_batch()
         session = self._session(opened.output)
         output = opened.safe.value_names.get(opened.output, "")
@@ -259,7 +259,7 @@ class Examiner:
             size_bytes=opened.size_bytes,
             parameters=self.exam.found["cost"]["parameters"],
             multiply_adds=self.exam.found["cost"]["multiply_adds"],
-            operators=dict(Counter(r.op for r in opened.converted.on_the_way(opened.end(kind)))),
+            operators=dict(Counter(r.op for r in opened.converted.nodes_reaching(opened.end(kind)))),
             opset=opened.safe.opsets.get("", 0),
             parity=parity,
             fixed_batch=opened.safe.batch if self.fixed else None,
@@ -334,7 +334,7 @@ class Examiner:
 
     def _differences(self, signature: Signature, inputs: list[Array], expected: list[Array]) -> list[float]:
         assert self.opened is not None
-        module = nn.Sequential(self.opened.logits(signature.output_kind), way_back(signature))
+        module = nn.Sequential(self.opened.logits(signature.output_kind), logits_to_output(signature))
         return [
             checks.difference(module, x, wanted, self.opened.name) for x, wanted in zip(inputs, expected, strict=True)
         ]

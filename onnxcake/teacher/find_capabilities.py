@@ -14,9 +14,9 @@ from ..graph.convert import Converted
 from ..graph.values import Depends
 from ..onnxfile.rename import INPUT
 from ..onnxfile.walk import reaching, read_by
-from .capabilities import Offers, Statistics
+from .capabilities import Statistics, TeacherCapabilities
 from .last_layer import Head, attribute, head_of
-from .open_graph import Opened
+from .open_graph import OpenGraph
 from .signature import OutputKind
 from .taps import by_input
 
@@ -25,7 +25,7 @@ _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _PROXY = 0.1  # what whitening counts beside statistics of the training data
 
 
-def offers(opened: Opened, kind: OutputKind) -> Offers:
+def offers(opened: OpenGraph, kind: OutputKind) -> TeacherCapabilities:
     """Statistics, convolutions, last layer and maps, as taps that `taps.Tapped` gives.
 
     What makes the logits themselves is the last layer, not one of the convolutions. What stands in a sub-graph, or
@@ -38,7 +38,7 @@ def offers(opened: Opened, kind: OutputKind) -> Offers:
     statistics = _statistics(graph, nodes, convolutions)
     maps = _maps(graph, nodes, end)
     taps = [*(() if statistics is None else statistics.taps), *convolutions, *maps, *_features(head)]
-    return Offers(
+    return TeacherCapabilities(
         statistics=statistics,
         convolutions=convolutions,
         last_layer=None if head is None else head.layer,
@@ -47,7 +47,7 @@ def offers(opened: Opened, kind: OutputKind) -> Offers:
     )
 
 
-def whitening(opened: Opened, kind: OutputKind) -> Statistics | None:
+def whitening(opened: OpenGraph, kind: OutputKind) -> Statistics | None:
     """Mean 0 and variance 1 of each convolution's output, for a teacher whose BatchNormalization was folded away.
 
     That is about what a folded one leaves, with its own scale near 1 and its shift near 0. What had none is left out:
@@ -74,7 +74,7 @@ def _features(head: Head | None) -> tuple[str, ...]:
     return () if head is None else (head.layer.features,)
 
 
-def _own_name(opened: Opened, tap: str) -> str:
+def _own_name(opened: OpenGraph, tap: str) -> str:
     name, colon, form = tap.partition(":")
     return opened.safe.value_names.get(name, name) + colon + form
 

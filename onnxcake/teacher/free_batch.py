@@ -53,7 +53,7 @@ class Built:
         """The nodes in the way of what was asked for."""
         asked = [self.safe.chosen] if self.safe.chosen is not None else list(self.safe.outputs)
         missing = [name for name in asked if name not in self.converted.values]
-        return list(dict.fromkeys(one for name in missing for one in self.converted.in_the_way(name)))
+        return list(dict.fromkeys(one for name in missing for one in self.converted.blockers(name)))
 
 
 def build(safe: SafeGraph, limits: Limits, file: str) -> Built:

@@ -12,7 +12,7 @@ from ..graph.convert import Converted
 from ..graph.values import Depends
 from ..onnxfile.tensors import from_attribute
 from .capabilities import LastLayer
-from .open_graph import Opened
+from .open_graph import OpenGraph
 from .signature import OutputKind
 from .taps import by_input
 
@@ -29,7 +29,7 @@ class Head:
     value: str
 
 
-def head_of(opened: Opened, kind: OutputKind) -> Head | None:
+def head_of(opened: OpenGraph, kind: OutputKind) -> Head | None:
     """The layer with logits = features · weightᵀ + bias, as `scores.Logits` has them; None if there is none.
 
     It may be a Gemm, a MatMul with constant weights, a convolution of a single place, or one of kernel 1 whose

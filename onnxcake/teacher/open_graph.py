@@ -23,7 +23,7 @@ from .signature import OutputKind
 
 
 @dataclass
-class Opened:
+class OpenGraph:
     """A teacher's graph, with what was decided about it."""
 
     safe: SafeGraph
@@ -57,7 +57,7 @@ def open_graph(
     limits: Limits = LIMITS,
     digest: str | None = None,
     batch: int | None = None,
-) -> Opened:
+) -> OpenGraph:
     """Reads and builds a teacher's graph; checks nothing against onnxruntime.
 
     Args:
@@ -75,7 +75,7 @@ def open_graph(
     return _built(file, options, fixed, limits, batch=batch)
 
 
-def open_to_train(content: bytes, options: Options, name: str) -> Opened:
+def open_to_train(content: bytes, options: Options, name: str) -> OpenGraph:
     """Builds the graph of a model that is at hand as bytes, to be trained in its weights.
 
     Args:
@@ -94,9 +94,9 @@ def _built(
     limits: Limits = LIMITS,
     trained: bool = False,
     batch: int | None = None,
-) -> Opened:
+) -> OpenGraph:
     safe = normalise(file, options.choice)
     safe = safe if batch is None else safe.of_batch(batch)
     converted = convert(safe, fixed=fixed, limits=limits, trained=trained)
     output = choose_output(converted, file.name)
-    return Opened(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)
+    return OpenGraph(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)

@@ -37,9 +37,9 @@ def choose_output(graph: Converted, file: str) -> str:
     blocked: dict[Blocked, None] = {}  # in order, each once
     remedy = _SCORES
     for name in asked:
-        in_the_way = graph.in_the_way(name) if name not in graph.values else []
-        if in_the_way:
-            blocked.update(dict.fromkeys(in_the_way))
+        blockers = graph.blockers(name) if name not in graph.values else []
+        if blockers:
+            blocked.update(dict.fromkeys(blockers))
             continue
         why, better = _unfit(graph, name)
         if why is None:

@@ -22,7 +22,17 @@ from ..core.text import first_line
 from ..core.waiting import wait_for
 from ..graph.build_log import LIMITS
 from ..onnxfile.load import LIMIT_NODES, LIMIT_WEIGHTS, measure
-from ..runtime.process import Allowance, Child, ChildDied, ChildOverran, ChildRefused, Frame, serve, shared, tell
+from ..runtime.process import (
+    Frame,
+    ResourceLimits,
+    WorkerDied,
+    WorkerOverran,
+    WorkerProcess,
+    WorkerRefused,
+    serve,
+    shared,
+    tell,
+)
 from .examine import BUILDING, Examination
 from .facts import Facts
 from .options import Options
@@ -73,8 +83,8 @@ class _Asked:
 class Airlock:
     """Examines files; use the one that `examine` keeps unless you need your own."""
 
-    def __init__(self, child: Child | None = None) -> None:
-        self._child = child or Child(MODULE)
+    def __init__(self, child: WorkerProcess | None = None) -> None:
+        self._child = child or WorkerProcess(MODULE)
         self.stage = ""
 
     def examine(self, path: Path, options: Options) -> Examination:
@@ -100,7 +110,7 @@ class Airlock:
             if answer["error"] is None:
                 asked.multiply_adds, asked.steps, asked.turns = (answer["cost"][k] for k in ("macs", "steps", "turns"))
                 answer = self._ask({"do": "probe"}, memory, asked)
-        except ChildDied as death:
+        except WorkerDied as death:
             error = _given_up(death, self.stage, asked, path.name)
             return Examination({"file": {"name": path.name}}, None, error)
         finally:
@@ -113,26 +123,26 @@ class Airlock:
         self._child.close()
 
     def _ask(self, question: dict[str, Any], memory: int, asked: _Asked | None = None) -> dict[str, Any]:
-        def allowance() -> Allowance:
+        def allowance() -> ResourceLimits:
             seconds = _START_S if asked is None else asked.seconds(self.stage)
-            return Allowance(memory, seconds, seconds * (1 if asked is None else _WALL))
+            return ResourceLimits(memory, seconds, seconds * (1 if asked is None else _WALL))
 
-        def on_note(note: dict[str, Any]) -> Allowance:
+        def on_note(note: dict[str, Any]) -> ResourceLimits:
             self.stage = str(note["stage"])
             wait_for(self.stage)
             return allowance()
 
         try:
             answer, _ = self._child.ask(question, allowance=allowance(), on_note=on_note)
-        except ChildRefused as error:  # a bug of ours, or memory that ran out under the limit
-            raise ChildDied(str(error)) from error
+        except WorkerRefused as error:  # a bug of ours, or memory that ran out under the limit
+            raise WorkerDied(str(error)) from error
         return answer
 
 
-def _given_up(death: ChildDied, stage: str, asked: _Asked, name: str) -> TeacherError:
+def _given_up(death: WorkerDied, stage: str, asked: _Asked, name: str) -> TeacherError:
     """Say at which stage a file was given up, for using what, and how to raise the limit."""
     what = first_line(death)
-    if not isinstance(death, ChildOverran):
+    if not isinstance(death, WorkerOverran):
         return BadTeacherFile(
             f"it was given up while it was examined: {what}",
             where=name,

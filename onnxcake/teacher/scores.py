@@ -72,7 +72,7 @@ class Answer(nn.Module):
         return logits.reshape(-1, *self.shape) if self.reshaped else logits
 
 
-def way_back(signature: Signature) -> nn.Module:
+def logits_to_output(signature: Signature) -> nn.Module:
     """Logits → the file's own kind of output."""
     answer = Answer(signature)
     return nn.Identity() if signature.output_kind == "logits" and not answer.reshaped else answer

@@ -19,7 +19,7 @@ from ..graph.layout import is_laid_out_last, lay_out
 from ..graph.module import Graph
 from ..graph.values import Depends
 from ..onnxfile.rename import INPUT
-from .open_graph import Opened
+from .open_graph import OpenGraph
 from .scores import Logits
 from .signature import OutputKind
 
@@ -34,7 +34,7 @@ _FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
 class Tapped(nn.Module):
     """Inputs → (logits, the values of ``taps``), in one pass."""
 
-    def __init__(self, opened: Opened, kind: OutputKind, taps: Sequence[str]) -> None:
+    def __init__(self, opened: OpenGraph, kind: OutputKind, taps: Sequence[str]) -> None:
         super().__init__()
         end, names = opened.end(kind), [tap.partition(":")[0] for tap in taps]
         graph = opened.converted.module(end, *names)
@@ -99,13 +99,13 @@ def by_input(graph: Converted, tap: str) -> bool:
     return [len(_FORMS[form](seen)) for seen in value.seen] == batches
 
 
-def shape_of(opened: Opened, tap: str) -> tuple[int, ...]:
+def shape_of(opened: OpenGraph, tap: str) -> tuple[int, ...]:
     """A tap's shape, without the batch."""
     name, _, form = tap.partition(":")
     return tuple(_FORMS[form](opened.converted.values[name].seen[0]).shape[1:])
 
 
-def tap_of(opened: Opened, name: str) -> str:
+def tap_of(opened: OpenGraph, name: str) -> str:
     """The tap of the value that the file calls ``name``.
 
     Raises:

@@ -17,9 +17,9 @@ from ..core.errors import UsageError
 from ..core.waiting import wait_for
 from ..onnxfile.front import Front
 from . import find_capabilities, sandbox
-from .capabilities import Offers, Statistics
+from .capabilities import Statistics, TeacherCapabilities
 from .facts import Facts
-from .open_graph import Opened, open_graph
+from .open_graph import OpenGraph, open_graph
 from .options import Options
 from .signature import Signature, Task
 from .taps import Tapped, shape_of, tap_of
@@ -42,7 +42,7 @@ class Teacher:
     weights: Mapping[str, Array] = field(repr=False)
     graph: nn.Module = field(repr=False)
     device: torch.device
-    _opened: Opened = field(repr=False, compare=False)
+    _opened: OpenGraph = field(repr=False, compare=False)
     _tapped: dict[tuple[str, ...], Tapped] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -56,7 +56,7 @@ class Teacher:
         return self.facts.name
 
     @property
-    def opened(self) -> Opened:
+    def opened(self) -> OpenGraph:
         """The graph, as it was read and converted."""
         return self._opened
 
@@ -148,7 +148,7 @@ class Teacher:
         return self.logits(self.signature.to_input(x))
 
     @cached_property
-    def offers(self) -> Offers:
+    def offers(self) -> TeacherCapabilities:
         """What the graph holds besides its answers; looked for when first asked."""
         return find_capabilities.offers(self._opened, self.signature.output_kind)
 

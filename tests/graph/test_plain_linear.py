@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 import onnxcake
 from onnxcake.onnxfile.linear_classifiers import write_out_linear
-from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.scores import logits_to_output
 from onnxcake.teacher.teacher import Teacher
 
 RANDOM = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_answers_are_the_files(name: str, tmp_path: Path) -> None:
     logits = teacher.logits(torch.from_numpy(x))
     assert torch.equal(logits.argmax(1), wanted.argmax(1))
     if kind == "probabilities":
-        torch.testing.assert_close(way_back(signature)(logits), wanted, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(logits_to_output(signature)(logits), wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_labels_are_kept() -> None:

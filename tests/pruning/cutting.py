@@ -18,7 +18,7 @@ from onnxcake.pruning.dependencies import Followed, follow
 from onnxcake.pruning.folded_graph import plain
 from onnxcake.pruning.goal import Goal, Tools
 from onnxcake.pruning.pruner import Pruner
-from onnxcake.teacher.open_graph import Opened, open_graph
+from onnxcake.teacher.open_graph import OpenGraph, open_graph
 from onnxcake.teacher.options import Options
 
 Array = np.ndarray[Any, Any]
@@ -42,7 +42,7 @@ class Teacher:
     """A teacher that has been followed."""
 
     path: Path
-    opened: Opened
+    opened: OpenGraph
     followed: Followed
     families: Families
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from onnxcake.core.errors import UsageError
 from onnxcake.core.rng import Key
 from onnxcake.runtime.ort import Runtime
-from onnxcake.student.onnx_model import Start
+from onnxcake.student.onnx_model import InitialModel
 from onnxcake.student.onnx_student import OnnxStudent
 from onnxcake.student.student import count
-from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.scores import logits_to_output
 from onnxcake.teacher.signature import Signature
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits.onnx"
@@ -108,7 +108,7 @@ def exported(name: str, folder: Path, opset: int = 17, change: Any = shaken) -> 
 
 
 def started(path: Path, signature: Signature, **changes: Any) -> OnnxStudent:
-    return OnnxStudent(Start.read(path, signature), signature, **changes)
+    return OnnxStudent(InitialModel.read(path, signature), signature, **changes)
 
 
 def stepped(student: nn.Module, shape: tuple[int, ...], steps: int = 3) -> None:
@@ -135,7 +135,7 @@ def difference(student: OnnxStudent, runtime: Runtime, shape: tuple[int, ...]) -
     for number in (1, 6):
         x = inputs(shape, number)
         with torch.no_grad():
-            wanted = way_back(student.signature)(student(x)).numpy()
+            wanted = logits_to_output(student.signature)(student(x)).numpy()
         got = session.run(x.numpy())
         assert got.shape == wanted.shape
         worst = max(worst, float(np.abs(got - wanted).max() / max(1, np.abs(wanted).max())))
@@ -271,9 +271,9 @@ def test_weights_in_constant_nodes(handmade: Any, normal: Any, runtime: Runtime,
 
 def test_a_start_that_was_kept_is_the_same_start(tmp_path: Path) -> None:
     path, shape = exported("transformer", tmp_path)
-    first = Start.read(path, signature_of(shape))
+    first = InitialModel.read(path, signature_of(shape))
     path.write_bytes(first.content)
-    assert Start.read(path, signature_of(shape)).digest == first.digest
+    assert InitialModel.read(path, signature_of(shape)).digest == first.digest
 
 
 def test_what_an_exporter_made_one_is_several_again(runtime: Runtime, tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_a_model_for_something_else(
     path = tmp_path / "student.onnx"
     path.write_bytes(handmade([NODE("MatMul", ["x", "w"], ["y"])], {"w": normal(4, 3)}).SerializeToString())
     with pytest.raises(UsageError, match=f"cannot be a student.*{told}"):
-        Start.read(
+        InitialModel.read(
             path, signature_of(**{"shape": (4,), **changes} if "input_shape" not in changes else {"shape": (5,)})
         )
 
@@ -387,7 +387,7 @@ def test_a_model_for_something_else(
 def test_no_model_at_all(tmp_path: Path) -> None:
     (tmp_path / "student.onnx").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="not an ONNX model"):
-        Start.read(tmp_path / "student.onnx", signature_of((4,)))
+        InitialModel.read(tmp_path / "student.onnx", signature_of((4,)))
 
 
 def test_values_inside_are_named_as_the_model_does(handmade: Any, normal: Any, tmp_path: Path) -> None:

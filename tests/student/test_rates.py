@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onnxcake.core.rng import Key
 from onnxcake.student.loss import Distillation
 from onnxcake.student.optimisers import AdamOptimiser, Cosine
-from onnxcake.student.training import Lesson, Regime, Training
+from onnxcake.student.training import DistillationBatch, Regime, Training
 
 CPU, STEPS = torch.device("cpu"), 600
 
@@ -35,11 +35,11 @@ def begun(net: nn.Module, rates: tuple[float, ...], lr: float = 1e-2) -> Trainin
     return Training(net, regime, CPU)
 
 
-def lessons(teacher: nn.Module, count: int, seed: int) -> Iterator[Lesson]:
+def lessons(teacher: nn.Module, count: int, seed: int) -> Iterator[DistillationBatch]:
     draw = torch.Generator().manual_seed(seed)
     for _ in range(count):
         x = torch.randn(32, 6, generator=draw)
-        yield Lesson((x, 3 * teacher(x).detach(), torch.zeros(32, dtype=torch.long)))
+        yield DistillationBatch((x, 3 * teacher(x).detach(), torch.zeros(32, dtype=torch.long)))
 
 
 class Apart:

@@ -23,14 +23,14 @@ from onnxcake.core.rng import Key
 from onnxcake.recipe.recipe import Recipe
 from onnxcake.run.checkpoints import Checkpoints
 from onnxcake.run.rounds import Rounds
-from onnxcake.run.schedule import Course
+from onnxcake.run.schedule import TrainingSchedule
 from onnxcake.store.dataset import StoreDataset
 from onnxcake.store.shard import Batch
 from onnxcake.store.store import Layout, Store
 from onnxcake.student.loss import Distillation
 from onnxcake.student.optimisers import AdamWOptimiser, ConstantRate, Cosine, MuonOptimiser, OneCycle, SgdOptimiser
 from onnxcake.student.student import make
-from onnxcake.student.training import Lesson, Regime, Training
+from onnxcake.student.training import DistillationBatch, Regime, Training
 from onnxcake.teacher.signature import Signature
 
 SHAPE, CLASSES, BATCH, BATCHES = (1, 6, 6), 3, 16, 5  # 80 samples
@@ -47,7 +47,7 @@ REGIME = Regime(
 
 
 @dataclass(frozen=True)
-class Pupil:
+class StudentSpec:
     """A student of some architecture and how it learns."""
 
     architecture: str
@@ -57,26 +57,26 @@ class Pupil:
 
 
 PUPILS = {
-    "momentum and batch norm": Pupil("cnn-small", {"width": 4, "depth": 2}, REGIME),
-    "adamw and batch norm": Pupil(
+    "momentum and batch norm": StudentSpec("cnn-small", {"width": 4, "depth": 2}, REGIME),
+    "adamw and batch norm": StudentSpec(
         "cnn-small", {"width": 4, "depth": 1}, replace(REGIME, optimiser=AdamWOptimiser(lr=0.01))
     ),
-    "adamw, channels last": Pupil(
+    "adamw, channels last": StudentSpec(
         "cnn-small",
         {"width": 4, "depth": 1},
         replace(REGIME, optimiser=AdamWOptimiser(lr=0.01)),
         torch.channels_last,
     ),
-    "muon, channels last": Pupil(
+    "muon, channels last": StudentSpec(
         "cnn-small", {"width": 4, "depth": 2}, replace(REGIME, optimiser=MuonOptimiser(lr=0.01)), torch.channels_last
     ),
-    "momentum, channels last": Pupil("cnn-small", {"width": 4, "depth": 2}, REGIME, torch.channels_last),
-    "plain sgd": Pupil(
+    "momentum, channels last": StudentSpec("cnn-small", {"width": 4, "depth": 2}, REGIME, torch.channels_last),
+    "plain sgd": StudentSpec(
         "mlp",
         {"hidden": (8,)},
         replace(REGIME, optimiser=SgdOptimiser(lr=0.1, momentum=0.0), learning_rate=Cosine()),
     ),
-    "nesterov": Pupil(
+    "nesterov": StudentSpec(
         "mlp",
         {"hidden": (8,)},
         replace(REGIME, optimiser=SgdOptimiser(lr=0.1, nesterov=True), learning_rate=ConstantRate()),
@@ -84,7 +84,7 @@ PUPILS = {
 }
 CNN = PUPILS["momentum and batch norm"]
 
-every_pupil = pytest.mark.parametrize("pupil", PUPILS.values(), ids=PUPILS)
+every_pupil = pytest.mark.parametrize("student_spec", PUPILS.values(), ids=PUPILS)
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +106,27 @@ def no_signal_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def begun(
-    pupil: Pupil, store: Store, folder: Path, *, run_key: str = "run", order: Key = KEY, noise: int = 0, **changes: Any
+    student_spec: StudentSpec,
+    store: Store,
+    folder: Path,
+    *,
+    run_key: str = "run",
+    order: Key = KEY,
+    noise: int = 0,
+    **changes: Any,
 ) -> Rounds:
     """As if by a new process: a fresh student, and another state of the global generator."""
-    student = make(pupil.architecture, pupil.hyper, SIGNATURE, KEY)
-    student.to(memory_format=pupil.memory_format)  # type: ignore[call-overload]  # torch's stubs ask for a tensor besides
+    student = make(student_spec.architecture, student_spec.hyper, SIGNATURE, KEY)
+    student.to(memory_format=student_spec.memory_format)  # type: ignore[call-overload]  # torch's stubs ask for a tensor besides
     torch.manual_seed(noise)
-    regime = replace(pupil.regime, **changes)
+    regime = replace(student_spec.regime, **changes)
     training = Training(student, regime, torch.device("cpu"))
-    return Rounds(None, training, store, Course(steps=regime.steps), Checkpoints(folder, run_key), order)
+    return Rounds(None, training, store, TrainingSchedule(steps=regime.steps), Checkpoints(folder, run_key), order)
 
 
-def finished(pupil: Pupil, store: Store, folder: Path, **changes: Any) -> Training:
+def finished(student_spec: StudentSpec, store: Store, folder: Path, **changes: Any) -> Training:
     """Trained to the end."""
-    run = begun(pupil, store, folder, **changes)
+    run = begun(student_spec, store, folder, **changes)
     run.run()
     return run.training
 
@@ -180,11 +187,13 @@ def terminate() -> None:
 
 @every_pupil
 @pytest.mark.parametrize("step", [1, 7, 20])
-def test_crashed_at_any_step_it_ends_the_same(step: int, pupil: Pupil, store: Store, tmp_path: Path) -> None:
-    unbroken = finished(pupil, store, tmp_path / "unbroken")
+def test_crashed_at_any_step_it_ends_the_same(
+    step: int, student_spec: StudentSpec, store: Store, tmp_path: Path
+) -> None:
+    unbroken = finished(student_spec, store, tmp_path / "unbroken")
     with pytest.raises(Crash):
-        stopped(begun(pupil, store, tmp_path / "broken", noise=1), step, crash)
-    again = begun(pupil, store, tmp_path / "broken", noise=2)
+        stopped(begun(student_spec, store, tmp_path / "broken", noise=1), step, crash)
+    again = begun(student_spec, store, tmp_path / "broken", noise=2)
     # The crash comes before the checkpoint of its own step.
     assert again.training.step == (step - 1) // 5 * 5
     again.run()
@@ -195,28 +204,30 @@ def test_crashed_at_any_step_it_ends_the_same(step: int, pupil: Pupil, store: St
 
 @every_pupil
 @pytest.mark.parametrize("step", [4, 7, 20, 23, 24])
-def test_a_signal_stops_it_after_a_checkpoint(step: int, pupil: Pupil, store: Store, tmp_path: Path) -> None:
-    unbroken = finished(pupil, store, tmp_path / "unbroken")
-    broken = begun(pupil, store, tmp_path / "broken")
+def test_a_signal_stops_it_after_a_checkpoint(
+    step: int, student_spec: StudentSpec, store: Store, tmp_path: Path
+) -> None:
+    unbroken = finished(student_spec, store, tmp_path / "unbroken")
+    broken = begun(student_spec, store, tmp_path / "broken")
     with pytest.raises(Interrupted) as caught, interrupt.handled():
         stopped(broken, step, terminate)
     assert caught.value.exit_code == 143
     assert broken.training.step == step and steps_of(tmp_path / "broken")[0] == step
     interrupt._received = None
-    again = begun(pupil, store, tmp_path / "broken", noise=1)
+    again = begun(student_spec, store, tmp_path / "broken", noise=1)
     assert_same(again.training, broken.training)
     again.run()
     assert_same(again.training, unbroken)
 
 
 @every_pupil
-def test_stopped_after_every_single_step(pupil: Pupil, store: Store, tmp_path: Path) -> None:
-    unbroken = finished(pupil, store, tmp_path / "unbroken")
+def test_stopped_after_every_single_step(student_spec: StudentSpec, store: Store, tmp_path: Path) -> None:
+    unbroken = finished(student_spec, store, tmp_path / "unbroken")
     for step in range(1, REGIME.steps):
         with pytest.raises(Interrupted), interrupt.handled():
-            stopped(begun(pupil, store, tmp_path / "broken", noise=step), step, terminate)
+            stopped(begun(student_spec, store, tmp_path / "broken", noise=step), step, terminate)
         interrupt._received = None
-    assert_same(finished(pupil, store, tmp_path / "broken"), unbroken)
+    assert_same(finished(student_spec, store, tmp_path / "broken"), unbroken)
 
 
 def test_two_trainings_are_the_same_and_other_keys_are_not(store: Store, tmp_path: Path) -> None:
@@ -330,8 +341,8 @@ def test_how_often_checkpoints_are_written_changes_nothing(store: Store, tmp_pat
 
 
 @every_pupil
-def test_it_learns(pupil: Pupil, store: Store, tmp_path: Path) -> None:
-    run, losses = begun(pupil, store, tmp_path, steps=200, checkpoint_every=200), list[float]()
+def test_it_learns(student_spec: StudentSpec, store: Store, tmp_path: Path) -> None:
+    run, losses = begun(student_spec, store, tmp_path, steps=200, checkpoint_every=200), list[float]()
     data = StoreDataset(store)
     everything = data.take(torch.arange(len(data)))
 
@@ -386,11 +397,13 @@ class Leap:
         return (1e39 if step >= self.step else self.before), None
 
 
-@pytest.mark.parametrize("pupil", [CNN, PUPILS["adamw and batch norm"], PUPILS["plain sgd"]])
-def test_it_diverges_with_the_last_good_checkpoint_kept(pupil: Pupil, store: Store, tmp_path: Path) -> None:
-    lr = pupil.regime.optimiser.lr
+@pytest.mark.parametrize("student_spec", [CNN, PUPILS["adamw and batch norm"], PUPILS["plain sgd"]])
+def test_it_diverges_with_the_last_good_checkpoint_kept(
+    student_spec: StudentSpec, store: Store, tmp_path: Path
+) -> None:
+    lr = student_spec.regime.optimiser.lr
     with pytest.raises(Diverged) as caught:
-        finished(pupil, store, tmp_path, learning_rate=Leap(12))
+        finished(student_spec, store, tmp_path, learning_rate=Leap(12))
     assert caught.value.what == "the student's loss or weights are not finite at step 15"
     assert caught.value.exit_code == 3 and caught.value.where == "the student"
     assert steps_of(tmp_path) == [10, 5]
@@ -399,7 +412,7 @@ def test_it_diverges_with_the_last_good_checkpoint_kept(pupil: Pupil, store: Sto
     assert option == f"student.optimiser.{name}.lr={lr / 10:g}"
     recipe = Recipe.load("cake-vector" if name == "adamw" else "cake", [option])
     assert recipe.student.optimiser.keys()["lr"] == pytest.approx(lr / 10)
-    kept = begun(pupil, store, tmp_path).training
+    kept = begun(student_spec, store, tmp_path).training
     assert kept.step == 10 and all(value.isfinite().all() for value in state(kept).values())
 
 
@@ -428,7 +441,7 @@ def test_in_bfloat16_a_student_learns_as_well(store: Store) -> None:
         student = make(CNN.architecture, CNN.hyper, SIGNATURE, KEY)
         training = Training(student, replace(CNN.regime, steps=30), torch.device("cpu"), dtype=dtype)
         for rows in itertools.islice(StoreDataset(store).endless(20, KEY, 0), 30):
-            training.take(Lesson(rows))
+            training.take(DistillationBatch(rows))
         losses[dtype], weights[dtype] = training.loss, torch.cat([w.flatten() for w in student.parameters()])
         assert {weight.dtype for weight in student.parameters()} == {torch.float32}
     assert 0 < losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)

@@ -15,7 +15,7 @@ from onnxcake.synthesis.source import Classify
 from onnxcake.synthesis.sources.boundary import Boundary, BoundaryDraft
 from onnxcake.synthesis.sources.sign_opt import Box, Search
 from onnxcake.synthesis.step import Context
-from onnxcake.teacher.capabilities import View
+from onnxcake.teacher.capabilities import MethodInputs
 from onnxcake.teacher.signature import Signature
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def signature(classes: int = 2, size: int = SIZE, **more: Any) -> Signature:
 
 
 def context(own: Signature) -> Context:
-    return Context(own, View(), Key(0), CPU, 8)
+    return Context(own, MethodInputs(), Key(0), CPU, 8)
 
 
 def half_spaces(x: Tensor) -> Tensor:

@@ -26,11 +26,11 @@ from onnxcake.synthesis.losses.classification import Classification
 from onnxcake.synthesis.losses.contrastive import Contrastive
 from onnxcake.synthesis.losses.total_variation import TotalVariation
 from onnxcake.synthesis.schedules import SCHEDULES, Constant, Decay
-from onnxcake.synthesis.source import Asked, Source
+from onnxcake.synthesis.source import Source, Targets
 from onnxcake.synthesis.sources.pixels import PixelDraft, Pixels
 from onnxcake.synthesis.spec import Synthesis
 from onnxcake.synthesis.step import Context, Leaves, Loss, Step, Weighted
-from onnxcake.synthesis.synthesizer import Maker
+from onnxcake.synthesis.synthesizer import Synthesizer
 from onnxcake.synthesis.updates import UPDATES, Langevin, Sgd
 from onnxcake.teacher.teacher import Teacher
 
@@ -81,13 +81,13 @@ def table(teachers: dict[str, Teacher]) -> Teacher:
 
 
 def make_batch(teacher: Teacher, synthesis: Synthesis, index: int, key: Key, attempt: int = 0) -> Batch:
-    return Maker(teacher, synthesis, key).attempt(index, attempt)
+    return Synthesizer(teacher, synthesis, key).attempt(index, attempt)
 
 
 def synthesize(
     teacher: Teacher, synthesis: Synthesis, store: Store, key: Key, told: Callable[[int], None] = lambda passes: None
 ) -> None:
-    synthesize_with(Maker(teacher, synthesis, key, tick=lambda passes, queries=0: told(passes)), store)
+    synthesize_with(Synthesizer(teacher, synthesis, key, tick=lambda passes, queries=0: told(passes)), store)
 
 
 def recipe(**changes: Any) -> Synthesis:
@@ -214,8 +214,8 @@ class Given(Source):
     def begin(self, context: Context) -> None:
         return None
 
-    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
-        return Asked(torch.arange(rows * groups) % groups)
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Targets:
+        return Targets(torch.arange(rows * groups) % groups)
 
 
 @pytest.mark.parametrize("chunk", [2, 20])

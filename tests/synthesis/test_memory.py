@@ -21,17 +21,17 @@ from onnxcake.synthesis.replay import MEMORIES, Replay, ReplayState
 from onnxcake.synthesis.schedules import Constant
 from onnxcake.synthesis.sources.noise import Noise
 from onnxcake.synthesis.spec import Synthesis
-from onnxcake.synthesis.state import Lasting
+from onnxcake.synthesis.state import State
 from onnxcake.synthesis.step import Context
-from onnxcake.synthesis.synthesizer import Maker
+from onnxcake.synthesis.synthesizer import Synthesizer
 from onnxcake.synthesis.updates import Sgd
-from onnxcake.teacher.capabilities import View
+from onnxcake.teacher.capabilities import MethodInputs
 from onnxcake.teacher.signature import Signature
 
 CPU = torch.device("cpu")
 SIGMAS = 5
 CLASSES, BATCH = 3, 16
-NOBODY: Any = None  # a bank asks no maker
+NOBODY: Any = None  # a bank asks no synthesizer
 
 
 class Known:
@@ -57,7 +57,7 @@ def signature(shape: tuple[int, ...] = (6,), **values: Any) -> Signature:
     return Signature("x", shape, "y", "logits", CLASSES, **values)
 
 
-def maker(of: Signature, batch: int = BATCH, told: list[int] | None = None) -> Maker:
+def synthesizer(of: Signature, batch: int = BATCH, told: list[int] | None = None) -> Synthesizer:
     synthesis = Synthesis(
         source=Noise(),
         labels=Independent(),
@@ -78,11 +78,11 @@ def maker(of: Signature, batch: int = BATCH, told: list[int] | None = None) -> M
             told[0] += passes
             told[1] += queries
 
-    return Maker(teacher, synthesis, Key(0).at("maker"), tick=tick)
+    return Synthesizer(teacher, synthesis, Key(0).at("synthesizer"), tick=tick)
 
 
 def context(of: Signature | None = None, batch: int = BATCH, seed: int = 0) -> Context:
-    return Context(of or signature(), View(), Key(seed).at("parts"), CPU, batch)
+    return Context(of or signature(), MethodInputs(), Key(seed).at("parts"), CPU, batch)
 
 
 def numbered(number: int, batch: int = BATCH) -> Batch:
@@ -179,10 +179,10 @@ SMALL = Replay(latent=4, width=4, step_size=1e-2)
 every_shape = pytest.mark.parametrize("of", SHAPES, ids=["vector", "image", "signal"])
 
 
-def fitted(replay: Replay, of: Signature, rounds: int, own: Maker | None = None, seed: int = 0) -> ReplayState:
+def fitted(replay: Replay, of: Signature, rounds: int, own: Synthesizer | None = None, seed: int = 0) -> ReplayState:
     state = replay.begin(context(of, seed=seed))
     for number in range(rounds):
-        replay.remember(state, on_a_plane(of, number), number, own or maker(of), key(number))
+        replay.remember(state, on_a_plane(of, number), number, own or synthesizer(of), key(number))
     return state
 
 
@@ -204,7 +204,7 @@ def test_it_learns_to_read_back_what_it_has_seen(of: Signature) -> None:
 
 @every_shape
 def test_recollections_are_samples_with_the_teachers_answers(of: Signature) -> None:
-    own = maker(of)
+    own = synthesizer(of)
     state = SMALL.begin(context(of))
     assert SMALL.recall(state, own, key(0)) is None, "nothing was fitted yet"
     SMALL.remember(state, on_a_plane(of, 0), 0, own, key(0))
@@ -223,7 +223,7 @@ def test_recollections_are_samples_with_the_teachers_answers(of: Signature) -> N
 
 def test_before_anything_was_fitted_nobody_is_asked() -> None:
     told = [0, 0]
-    own = maker(signature(), told=told)
+    own = synthesizer(signature(), told=told)
     assert Replay().recall(Replay(latent=3, width=2).begin(context()), own, key(0)) is None and told == [0, 0]
 
 
@@ -231,7 +231,7 @@ def test_before_anything_was_fitted_nobody_is_asked() -> None:
 def test_a_share_of_a_batch_is_recalled(batch: int, share: float, recalled: int) -> None:
     """Two at least, which BatchNorm can normalise; half of each batch is fitted, and as many of its own."""
     told = [0, 0]
-    replay, own = replace(SMALL, share=share, fits=3), maker(signature(), batch, told)
+    replay, own = replace(SMALL, share=share, fits=3), synthesizer(signature(), batch, told)
     state = replay.begin(context(batch=batch))
     half = batch // 2
     replay.remember(state, on_a_plane(signature(), 0, batch), 0, own, key(0))
@@ -245,7 +245,7 @@ def test_a_share_of_a_batch_is_recalled(batch: int, share: float, recalled: int)
 
 @pytest.mark.parametrize("batch", [2, 3])
 def test_tiny_batches_are_remembered_too(batch: int) -> None:
-    own, state = maker(signature(), batch), SMALL.begin(context(batch=batch))
+    own, state = synthesizer(signature(), batch), SMALL.begin(context(batch=batch))
     for number in range(2):
         SMALL.remember(state, on_a_plane(signature(), number, batch), number, own, key(number))
     assert SMALL.recall(state, own, key(9)) is not None
@@ -254,7 +254,7 @@ def test_tiny_batches_are_remembered_too(batch: int) -> None:
 def test_whole_numbers_are_recalled_where_the_file_takes_them() -> None:
     of = signature(input_dtype="uint8", range=(0.0, 255.0), location=(127.5,), deviation=(60.0,))
     state = fitted(SMALL, of, 1)
-    rows = SMALL.recall(state, maker(of), key(5))
+    rows = SMALL.recall(state, synthesizer(of), key(5))
     assert rows is not None and torch.equal(rows[0], rows[0].round()) and rows[0].min() >= 0 and rows[0].max() <= 255
 
 
@@ -270,7 +270,7 @@ def test_recollections_are_moved_toward_sure_and_balanced_answers() -> None:
     state = fitted(replay, of, 3)
     falls = []
     for number in range(20):
-        pair = [replace(replay, recall_step=step).recall(state, maker(of), key(number)) for step in (1e-9, 2e-2)]
+        pair = [replace(replay, recall_step=step).recall(state, synthesizer(of), key(number)) for step in (1e-9, 2e-2)]
         falls.append(aim(pair[0][1], 5.0) - aim(pair[1][1], 5.0))  # type: ignore[index]
     assert sum(fall > 0 for fall in falls) > 15 and sum(falls) > 0
 
@@ -289,7 +289,7 @@ def test_the_divergence_draws_codes_toward_their_prior() -> None:
 
 @pytest.mark.parametrize("fits", [1, 4], ids=["found when recalled", "found when fitted"])
 def test_steps_far_too_large_are_said_to_be(fits: int) -> None:
-    of, own = signature(), maker(signature())
+    of, own = signature(), synthesizer(signature())
     replay = replace(SMALL, step_size=1e30, fits=fits)
     state = replay.begin(context(of))
     with pytest.raises(Diverged) as caught:
@@ -302,15 +302,15 @@ def test_steps_far_too_large_are_said_to_be(fits: int) -> None:
 # --- checkpoints -------------------------------------------------------------------------------------------
 
 
-def lasting(state: nn.Module) -> Lasting:
-    return Lasting({"memory": state}, {"memory": getattr(state, "leaves", None)})
+def lasting(state: nn.Module) -> State:
+    return State({"memory": state}, {"memory": getattr(state, "leaves", None)})
 
 
 @pytest.mark.parametrize("memory", [Bank(entries=3, every=2, share=0.5), SMALL], ids=MEMORIES)
 @pytest.mark.parametrize("rounds", [0, 1, 3])
 def test_a_state_goes_on_where_it_was(rounds: int, memory: Memory) -> None:
     """Through plain tensors into a memory that begins elsewhere: it then does the same, to the bit."""
-    of, own = signature(), maker(signature())
+    of, own = signature(), synthesizer(signature())
 
     def on(state: nn.Module, first: int, last: int) -> list[Tensor]:
         seen = []

@@ -21,7 +21,7 @@ from onnxcake.synthesis.losses.sample_entropy import SampleEntropy
 from onnxcake.synthesis.losses.statistics import Statistics, _Moments
 from onnxcake.synthesis.losses.total_variation_l2 import TotalVariationL2
 from onnxcake.synthesis.step import Context, Loss, Step
-from onnxcake.teacher.capabilities import LastLayer, View
+from onnxcake.teacher.capabilities import LastLayer, MethodInputs
 from onnxcake.teacher.capabilities import Statistics as Known
 from onnxcake.teacher.signature import Signature
 
@@ -42,13 +42,15 @@ def by_hand(x: Any = ((0.0,), (0.0,)), **more: Any) -> Step:
     return Step(x, torch.zeros(len(x), dtype=torch.int64), ask=lambda: student, draw=draw, **more)
 
 
-def known(*layers: tuple[list[float], list[float]], scale: float = 1.0) -> View:
+def known(*layers: tuple[list[float], list[float]], scale: float = 1.0) -> MethodInputs:
     """Means and variances of the taps "0", "1", …"""
     means, variances = (tuple(torch.tensor(values) for values in side) for side in zip(*layers, strict=True))
-    return View(Known(tuple(str(number) for number in range(len(layers))), means, variances, "batch_norm", scale))
+    return MethodInputs(
+        Known(tuple(str(number) for number in range(len(layers))), means, variances, "batch_norm", scale)
+    )
 
 
-def begin(loss: Loss, view: View, kind: Any = "logits") -> Any:
+def begin(loss: Loss, view: MethodInputs, kind: Any = "logits") -> Any:
     return loss.begin(Context(Signature("x", (3,), "y", kind, 2), view, Key(0), torch.device("cpu"), 2))
 
 
@@ -87,7 +89,7 @@ class Row:
     loss: Loss
     step: Step
     value: float
-    view: View = field(default_factory=View)
+    view: MethodInputs = field(default_factory=MethodInputs)
 
 
 SAME = torch.ones(3, 2)
@@ -120,7 +122,7 @@ TABLE = {
         Activation(),
         by_hand(taps={"f": torch.tensor([[1.0, -2], [3, 0]])}),
         -6 / 4,
-        View(last_layer=LastLayer(torch.zeros(2, 2), torch.zeros(2), "f")),
+        MethodInputs(last_layer=LastLayer(torch.zeros(2, 2), torch.zeros(2), "f")),
     ),
     "disagreement": Row(Disagreement(), ANSWERS, -(FIRST + SECOND) / 2),
     "disagreement, masked": Row(Disagreement(masked=True), ANSWERS, -FIRST / 2),
@@ -156,7 +158,7 @@ class Small(nn.Module):
             self.student = nn.Sequential(nn.Flatten(), nn.Linear(40, 6), nn.Tanh(), nn.Linear(6, CLASSES))
         self.double()
         ones = (torch.full((3,), 0.5), torch.full((5,), 0.2))
-        self.view = View(
+        self.view = MethodInputs(
             Known(("maps", "features"), ones, (2 * ones[0], 2 * ones[1]), "batch_norm", 1.5),
             LastLayer(self.last.weight.detach(), self.last.bias.detach(), "features"),
         )
@@ -302,14 +304,14 @@ def test_statistics_are_those_that_batch_norm_sees() -> None:
     biased = norm.running_var * (40 - 1) / 40
     for distance in ("l2", "kl"):
         loss = Statistics(distance)
-        view = View(Known(("t",), (norm.running_mean,), (biased,), "batch_norm"))
+        view = MethodInputs(Known(("t",), (norm.running_mean,), (biased,), "batch_norm"))
         assert loss(by_hand(torch.zeros(4, 1), taps={"t": tap}), begin(loss, view)).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_kl_of_gaussians_against_torch_and_without_variance() -> None:
     N, mean, variance = torch.distributions.Normal, torch.tensor([0.3, -1]), torch.tensor([2.0, 0.5])
     loss, tap = Statistics("kl"), normal(50, 2).float()
-    state = begin(loss, View(Known(("t",), (mean,), (variance,), "batch_norm")))
+    state = begin(loss, MethodInputs(Known(("t",), (mean,), (variance,), "batch_norm")))
     own = N(tap.mean(0), tap.var(0, correction=0).sqrt())
     expected = torch.distributions.kl_divergence(own, N(mean, variance.sqrt())).sum()
     torch.testing.assert_close(loss(by_hand(torch.zeros(50, 1), taps={"t": tap}), state), expected, rtol=1e-4, atol=0)
@@ -371,7 +373,7 @@ def test_balance_is_lowest_for_equal_shares_and_entropy_for_sure_samples() -> No
 
 def test_activation_without_features_is_zero_and_has_a_gradient() -> None:
     logits = torch.ones(2, 2, requires_grad=True)
-    value = Activation()(by_hand(logits=logits), begin(Activation(), View()))
+    value = Activation()(by_hand(logits=logits), begin(Activation(), MethodInputs()))
     assert value.item() == 0 and torch.equal(torch.autograd.grad(value, logits)[0], torch.zeros(2, 2))
 
 
@@ -459,7 +461,7 @@ def test_the_usual_temperatures_and_reductions() -> None:
 def test_l1_takes_no_notice_of_what_the_answers_do_not_tell(kind: Any, centred: bool) -> None:
     """Adding a number to all logits of a sample leaves its probabilities, or its single score, as they are."""
     loss = Disagreement("l1")
-    state = begin(loss, View(), kind)
+    state = begin(loss, MethodInputs(), kind)
     values = [loss(by_hand(logits=TEACHER, student=STUDENT + shift), state).item() for shift in (0.0, 5.0)]
     assert (values[0] == pytest.approx(values[1], rel=1e-5)) == centred
 

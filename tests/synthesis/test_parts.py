@@ -18,12 +18,12 @@ from onnxcake.synthesis.labels import LABELS
 from onnxcake.synthesis.labels.hard import Balanced, Independent, RowPermutation
 from onnxcake.synthesis.replay import MEMORIES
 from onnxcake.synthesis.schedules import SCHEDULES, Constant, Cosine, Decay
-from onnxcake.synthesis.source import Asked
+from onnxcake.synthesis.source import Targets
 from onnxcake.synthesis.sources import SOURCES
 from onnxcake.synthesis.sources.pixels import PixelDraft, Pixels
 from onnxcake.synthesis.step import Context, Leaves
 from onnxcake.synthesis.updates import UPDATES, Adam, Langevin, Sgd, Sign
-from onnxcake.teacher.capabilities import LastLayer, View
+from onnxcake.teacher.capabilities import LastLayer, MethodInputs
 from onnxcake.teacher.signature import Signature
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def counted(labels: Tensor, classes: int) -> Tensor:
 
 
 def context(signature: Signature, **view: Any) -> Context:
-    return Context(signature, View(**view), Key(0).at("parts"), CPU, 8)
+    return Context(signature, MethodInputs(**view), Key(0).at("parts"), CPU, 8)
 
 
 def inputs(shape: tuple[int, ...] = (2, 3, 3), classes: int = 4, **values: Any) -> Signature:
@@ -140,14 +140,14 @@ def test_policies_say_what_they_cannot_do(policy: Any, classes: int, groups: int
         assert policy(2, groups, classes, generator("fits")).labels.shape == (2 * groups,)
 
 
-def asked_by(name: str, noise: torch.Generator) -> Asked:
+def asked_by(name: str, noise: torch.Generator) -> Targets:
     """What a policy by its name asks of 150 samples of a teacher of six classes."""
     weight = torch.randn(6, 9, generator=generator("weight"))
     unit = torch.nn.functional.normalize(weight, dim=1)
     last = LastLayer(weight, torch.zeros(6), "features")
     policy = LABELS[name]()
     begun = policy.begin(context(inputs(classes=6), last_layer=last, similarity=unit @ unit.T))
-    asked: Asked = policy(50, 3, 6, noise, begun)
+    asked: Targets = policy(50, 3, 6, noise, begun)
     return asked
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from onnxcake.core.rng import Key
 from onnxcake.synthesis.labels.soft import LEAST, Dirichlet, Features
-from onnxcake.synthesis.source import Asked
+from onnxcake.synthesis.source import Targets
 from onnxcake.synthesis.step import Context
-from onnxcake.teacher.capabilities import LastLayer, View
+from onnxcake.teacher.capabilities import LastLayer, MethodInputs
 from onnxcake.teacher.signature import Signature
 
 SIGMAS = 5  # seeds are fixed, so a bound is passed once and for all; a wrong distribution is far outside
@@ -21,15 +21,15 @@ SIMILARITY = torch.tensor([[1.0, 0.2, -0.6], [0.2, 1.0, 0.1], [-0.6, 0.1, 1.0]])
 
 def context(**view: object) -> Context:
     signature = Signature("x", (4,), "y", "logits", 3)
-    return Context(signature, View(**view), Key(0), torch.device("cpu"), 8)  # type: ignore[arg-type]
+    return Context(signature, MethodInputs(**view), Key(0), torch.device("cpu"), 8)  # type: ignore[arg-type]
 
 
-def drawn(policy: Dirichlet | Features, samples: int, own: Context, *, groups: int = 1, seed: int = 0) -> Asked:
+def drawn(policy: Dirichlet | Features, samples: int, own: Context, *, groups: int = 1, seed: int = 0) -> Targets:
     generator, begun = Key(seed).generator(), policy.begin(own)
     return policy(samples // groups, groups, 3, generator, begun)  # type: ignore[arg-type]
 
 
-def targets(asked: Asked) -> Tensor:
+def targets(asked: Targets) -> Tensor:
     assert asked.targets is not None
     return asked.targets.double()
 
@@ -108,7 +108,7 @@ def last_layer(weight: Tensor, bias: Tensor) -> Context:
     return context(last_layer=LastLayer(weight, bias, "features"))
 
 
-def logits(asked: Asked) -> Tensor:
+def logits(asked: Targets) -> Tensor:
     """What the targets' softmax was taken of, but for each row's mean."""
     log = targets(asked).log()
     return log - log.mean(1, keepdim=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.rng import Key
-from onnxcake.synthesis.source import Asked, Draft, Source
+from onnxcake.synthesis.source import Draft, Source, Targets
 from onnxcake.synthesis.sources.data import Data
 from onnxcake.synthesis.sources.generator import Generator, GeneratorDraft, Learning, Together
 from onnxcake.synthesis.sources.latent import Latent, LatentDraft, MetaDraft, MetaLatent
@@ -20,7 +20,7 @@ from onnxcake.synthesis.sources.noise import Noise
 from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.sources.pool import Particles, Pool
 from onnxcake.synthesis.step import Context, Leaves
-from onnxcake.teacher.capabilities import View
+from onnxcake.teacher.capabilities import MethodInputs
 from onnxcake.teacher.signature import Signature
 
 CPU = torch.device("cpu")
@@ -30,9 +30,11 @@ SMALL: dict[str, Any] = {"latent": 6, "width": 4}
 LEARNING: list[Source] = [Generator(**SMALL), Latent(**SMALL), MetaLatent(**SMALL), MetaLatent(**SMALL, meta="reptile")]
 
 
-def context(shape: tuple[int, ...] = (2, 3, 3), *, view: View | None = None, seed: int = 0, **values: Any) -> Context:
+def context(
+    shape: tuple[int, ...] = (2, 3, 3), *, view: MethodInputs | None = None, seed: int = 0, **values: Any
+) -> Context:
     signature = Signature("x", shape, "y", "logits", 4, **values)
-    return Context(signature, view or View(), Key(seed).at("parts"), CPU, 8)
+    return Context(signature, view or MethodInputs(), Key(seed).at("parts"), CPU, 8)
 
 
 def key(number: int = 0) -> Key:
@@ -120,7 +122,7 @@ def test_noise_has_no_labels_and_nothing_that_lasts() -> None:
 def given(held: int, *, labelled: bool = True) -> Context:
     """Inputs that tell their own number, and labels that follow from it."""
     inputs = torch.arange(float(held)).view(-1, 1, 1, 1).expand(-1, 2, 3, 3).contiguous()
-    return context(view=View(data=(inputs, torch.arange(held) % 4 if labelled else None)))
+    return context(view=MethodInputs(data=(inputs, torch.arange(held) % 4 if labelled else None)))
 
 
 def test_real_inputs_come_with_their_labels() -> None:
@@ -442,7 +444,7 @@ def test_a_conditional_generator_follows_the_class_asked_for() -> None:
 
     def made(labels: Tensor) -> Tensor:
         draft = source.draft(8, there, key(), lasting)
-        draft.told(Asked(labels))
+        draft.told(Targets(labels))
         return draft.render()
 
     ones, others = torch.zeros(8, dtype=torch.int64), torch.full((8,), classes - 1)
@@ -450,7 +452,7 @@ def test_a_conditional_generator_follows_the_class_asked_for() -> None:
     free = Generator(latent=6, width=4)
     draft = free.draft(8, there, key(), held := free.begin(there))
     before = draft.render()
-    draft.told(Asked(others))
+    draft.told(Targets(others))
     assert held is not None and torch.equal(draft.render(), before), "it is told nothing"
 
 

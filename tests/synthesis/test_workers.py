@@ -21,7 +21,7 @@ from onnxcake.synthesis.schedules import Constant
 from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.spec import Synthesis
 from onnxcake.synthesis.step import Weighted
-from onnxcake.synthesis.synthesizer import Maker
+from onnxcake.synthesis.synthesizer import Synthesizer
 from onnxcake.synthesis.updates import Sgd
 from onnxcake.teacher.teacher import Teacher
 
@@ -43,7 +43,7 @@ def store_of(made: Synthesis, folder: Path) -> Store:
     return Store.create(folder, Layout("k", {}, made.batches, 0, 1, made.batch, (5,), 3))
 
 
-class Stopping(Maker):
+class Stopping(Synthesizer):
     """Batch 2 is never done; another fails when that has begun."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -93,7 +93,7 @@ def test_where_nothing_can_be_written_the_workers_end(
 def test_each_worker_keeps_to_one_core(teacher: Teacher, tmp_path: Path) -> None:
     seen = set[tuple[str, int]]()
 
-    class Looking(Maker):
+    class Looking(Synthesizer):
         def make(self, index: int, ask: bool = True) -> Batch:
             seen.add((threading.current_thread().name, torch.get_num_threads()))
             return super().make(index, ask)

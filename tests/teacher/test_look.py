@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from onnxcake.core.errors import UsageError
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import find_capabilities
-from onnxcake.teacher.autotune import Pace, apply
+from onnxcake.teacher.autotune import ExecutionMode, apply
 from onnxcake.teacher.capabilities import Statistics
 from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import Options
@@ -214,7 +214,7 @@ def test_taps_share_the_weights_of_the_answer(tmp_path: Path) -> None:
 def test_taps_are_laid_out_as_the_answer_is(tmp_path: Path) -> None:
     """The weights that it does not share, too: or the timing's choice would hold for a part of the network alone."""
     teacher = Teacher.load(kept(seeded(plain), (2, 8, 8), tmp_path / "t.onnx"))
-    apply(Pace(channels_last=True), teacher.graph)
+    apply(ExecutionMode(channels_last=True), teacher.graph)
     teacher.answer(inputs_of(2, 8, 8), teacher.offers.convolutions)
     weights = [
         b for b in teacher._tapped[teacher.offers.convolutions].buffers() if b.dim() == 4 and b[0, 0].numel() > 1

@@ -18,7 +18,7 @@ from torch import Tensor
 from onnxcake.core.errors import TeacherError, UnsupportedTeacher
 from onnxcake.teacher import sandbox
 from onnxcake.teacher.options import Options
-from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.scores import logits_to_output
 from onnxcake.teacher.teacher import Teacher
 
 RANDOM = np.random.default_rng(0)
@@ -174,7 +174,9 @@ def test_it_answers_as_its_file(name: str, tmp_path: Path) -> None:
     teacher = Teacher.load(path)
     inputs = torch.randn(COUNT, *teacher.signature.input_shape, generator=torch.Generator().manual_seed(3))
     expected = file.answers(path, inputs)
-    torch.testing.assert_close(way_back(teacher.signature)(teacher.logits(inputs)), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        logits_to_output(teacher.signature)(teacher.logits(inputs)), expected, atol=1e-4, rtol=1e-3
+    )
     assert file.note in " ".join(teacher.signature.assumptions)
     if file.note:
         assert teacher.facts.baked_batch == file.batch
@@ -315,7 +317,7 @@ def test_a_branch_by_the_data_of_one_input(name: str, tmp_path: Path) -> None:
     teacher = Teacher.load(path)
     inputs = torch.randn(40, 8, generator=torch.Generator().manual_seed(3))
     expected = file.answers(path, inputs)
-    back = way_back(teacher.signature)
+    back = logits_to_output(teacher.signature)
     torch.testing.assert_close(back(teacher.logits(inputs)), expected, atol=1e-4, rtol=1e-3)
     leaf = inputs.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(back(teacher.logits(leaf)).sum(), leaf)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher.scores import Logits, way_back
+from onnxcake.teacher.scores import Logits, logits_to_output
 from onnxcake.teacher.teacher import Teacher
 
 N = helper.make_node
@@ -275,7 +275,7 @@ def test_outputs(row: Kind, tmp_path: Path, runtime: Runtime) -> None:
     assert logits.shape == (9, signature.classes)
     rows = FROM_LOGITS[signature.output_kind](logits).reshape(9, -1)
     torch.testing.assert_close(rows, file.reshape(9, -1), **near)
-    torch.testing.assert_close(way_back(signature)(logits), file, **near)
+    torch.testing.assert_close(logits_to_output(signature)(logits), file, **near)
     leaf = x.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(teacher.logits(leaf)[:, -1].sum(), leaf)
     assert gradient.isfinite().all() and gradient.flatten(1).any(1).all()
@@ -714,7 +714,7 @@ def assert_answers_as_the_file(teacher: Teacher, model: onnx.ModelProto, runtime
         assert inputs.min() >= low - 1e-3 and inputs.max() <= high + 1e-3
     whole = signature.whole(inputs)
     file = by_runtime(model, signature.output_name, whole, runtime)
-    torch.testing.assert_close(way_back(signature)(teacher.logits(whole)), file, atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(logits_to_output(signature)(teacher.logits(whole)), file, atol=5e-3, rtol=5e-3)
     torch.testing.assert_close(teacher.logits_of_standard(standard), teacher.logits(inputs))
     leaf = standard.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(teacher.logits_of_standard(leaf)[:, 0].sum(), leaf)

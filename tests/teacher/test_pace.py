@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from onnxcake.core.rng import Key
 from onnxcake.runtime import processor
 from onnxcake.teacher import autotune
-from onnxcake.teacher.autotune import PLAIN, Pace
+from onnxcake.teacher.autotune import PLAIN, ExecutionMode
 from onnxcake.teacher.teacher import Teacher
 
 
@@ -31,17 +31,17 @@ class Timings:
     What a way gives is really computed, in the plain way; ``fails`` raise an error, ``wrong`` point elsewhere.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Mapping[Pace, float], **instead: Any) -> None:
-        self.seconds, self.asked, self.now = seconds, list[Pace](), 0.0
-        self.fails: Mapping[Pace, Exception] = instead.get("fails", {})
-        self.wrong: Collection[Pace] = instead.get("wrong", ())
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Mapping[ExecutionMode, float], **instead: Any) -> None:
+        self.seconds, self.asked, self.now = seconds, list[ExecutionMode](), 0.0
+        self.fails: Mapping[ExecutionMode, Exception] = instead.get("fails", {})
+        self.wrong: Collection[ExecutionMode] = instead.get("wrong", ())
         self.real = autotune._gradient
         monkeypatch.setattr(autotune, "_gradient", self.gradient)
         monkeypatch.setattr(autotune, "_now", lambda: self.now)
         monkeypatch.setattr(autotune, "_FOUND", {})
         monkeypatch.setattr(processor, "features", lambda: frozenset({"avx512_bf16"}))
 
-    def gradient(self, teacher: Teacher, x: Tensor, how: Pace) -> tuple[Tensor, Tensor]:
+    def gradient(self, teacher: Teacher, x: Tensor, how: ExecutionMode) -> tuple[Tensor, Tensor]:
         how = replace(how, threads=None, workers=1)
         self.asked.append(how)
         self.now += self.took(how)
@@ -50,21 +50,21 @@ class Timings:
         logits, gradient = self.real(teacher, x, PLAIN)
         return logits, -gradient if how in self.wrong else gradient
 
-    def took(self, how: Pace) -> float:
+    def took(self, how: ExecutionMode) -> float:
         return self.seconds[how]
 
 
 PASSES = 100_000  # many: worth a timing
 
 
-def chosen(teacher: Teacher, workers: int = 1) -> Pace:
+def chosen(teacher: Teacher, workers: int = 1) -> ExecutionMode:
     """The way that is chosen where all threads are as fast as one."""
     found = autotune.chosen(teacher, 8, PASSES, workers)
     assert found.threads == 1
     return replace(found, threads=None)
 
 
-LAST, LOW, BOTH = Pace(True), Pace(dtype="bfloat16"), Pace(True, "bfloat16")
+LAST, LOW, BOTH = ExecutionMode(True), ExecutionMode(dtype="bfloat16"), ExecutionMode(True, "bfloat16")
 SECONDS = {PLAIN: 0.010, LAST: 0.008, LOW: 0.005, BOTH: 0.004}  # on however many threads
 NO_KERNEL = RuntimeError("no such kernel")
 
@@ -88,7 +88,11 @@ def is_last(teacher: Teacher) -> bool:
     ids=["the fastest", "another", "one that points elsewhere", "ones that fail", "none by enough"],
 )
 def test_the_fastest_that_agrees_is_chosen(
-    seconds: dict[Pace, float], instead: Any, best: Pace, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+    seconds: dict[ExecutionMode, float],
+    instead: Any,
+    best: ExecutionMode,
+    teacher: Teacher,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Timings(monkeypatch, SECONDS | seconds, **instead)
     assert chosen(teacher) == best
@@ -144,11 +148,11 @@ def test_all_of_the_timing_takes_seconds(
     """Whatever a sample takes, also where other ways are slower, as long as gradients of one sample fit."""
 
     class Growing(Timings):
-        def gradient(self, teacher: Teacher, x: Tensor, how: Pace) -> tuple[Tensor, Tensor]:
+        def gradient(self, teacher: Teacher, x: Tensor, how: ExecutionMode) -> tuple[Tensor, Tensor]:
             self.samples = len(x)
             return super().gradient(teacher, x, how)
 
-        def took(self, how: Pace) -> float:
+        def took(self, how: ExecutionMode) -> float:
             return slow * self.samples * (1.0 if how == PLAIN else slower)
 
     timed = Growing(monkeypatch, {})
@@ -206,7 +210,7 @@ def test_two_workers_where_they_are_faster(
     """Of the fastest way, which takes 4 ms; side by side two gradients take so long."""
     Timings(monkeypatch, SECONDS)
     monkeypatch.setattr(autotune, "_side_by_side", lambda *_: seconds)
-    assert chosen(teacher, 2) == Pace(True, "bfloat16", workers)
+    assert chosen(teacher, 2) == ExecutionMode(True, "bfloat16", workers)
     assert chosen(teacher, 1).workers == 1
 
 
@@ -217,10 +221,10 @@ def test_as_many_threads_as_pay_off(
     alone: float, threads: int, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is tried after that is tried on as many threads, and the number that was given comes back."""
-    asked, before = list[tuple[Pace, int]](), torch.get_num_threads()
+    asked, before = list[tuple[ExecutionMode, int]](), torch.get_num_threads()
 
     class OfThreads(Timings):
-        def took(self, how: Pace) -> float:
+        def took(self, how: ExecutionMode) -> float:
             asked.append((how, torch.get_num_threads()))
             return 0.01 * (alone if torch.get_num_threads() == 1 else 1.0) * (0.5 if how.channels_last else 1.0)
 
@@ -228,14 +232,16 @@ def test_as_many_threads_as_pay_off(
     monkeypatch.setattr(autotune, "_given", None)
     torch.set_num_threads(2)
     try:
-        assert autotune.chosen(teacher, 8, PASSES) == Pace(True, threads=threads)
+        assert autotune.chosen(teacher, 8, PASSES) == ExecutionMode(True, threads=threads)
         assert torch.get_num_threads() == 2
         assert {count for how, count in asked if how.channels_last} == {threads}
         autotune.use_threads(1)
         assert (torch.get_num_threads(), autotune.threads_given()) == (1, 2)
         autotune.use_threads(1)
         assert autotune.threads_given() == 2, "said twice"
-        assert autotune.chosen(teacher, 8, PASSES) == Pace(True, threads=threads), "the same again in this process"
+        assert autotune.chosen(teacher, 8, PASSES) == ExecutionMode(True, threads=threads), (
+            "the same again in this process"
+        )
     finally:
         torch.set_num_threads(before)
 
@@ -277,7 +283,7 @@ def test_short_work_is_not_worth_a_timing(teacher: Teacher, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("how", [LAST, LOW, BOTH], ids=str)
-def test_answers_stay_those_in_float32(how: Pace, teacher: Teacher) -> None:
+def test_answers_stay_those_in_float32(how: ExecutionMode, teacher: Teacher) -> None:
     x = torch.randn(16, 3, 12, 12, generator=Key(1).generator())
     autotune.apply(PLAIN, teacher.graph)
     logits, gradient = autotune._gradient(teacher, x, PLAIN)
@@ -291,7 +297,7 @@ def test_answers_stay_those_in_float32(how: Pace, teacher: Teacher) -> None:
 
 @pytest.mark.parametrize("dynamo", [False, True], ids=["legacy", "dynamo"])
 @pytest.mark.parametrize("how", [LAST, BOTH], ids=str)
-def test_three_dimensions_are_laid_out_too(how: Pace, dynamo: bool, tmp_path: Path) -> None:
+def test_three_dimensions_are_laid_out_too(how: ExecutionMode, dynamo: bool, tmp_path: Path) -> None:
     with Key(1).at("teacher").as_default():
         net = nn.Sequential(
             nn.Conv3d(2, 6, 3), nn.ReLU(), nn.Conv3d(6, 6, 1, groups=2), nn.Flatten(), nn.Linear(384, 4)

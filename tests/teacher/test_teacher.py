@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from onnxcake.core.errors import UsageError
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher.facts import Facts
-from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.scores import logits_to_output
 from onnxcake.teacher.teacher import Teacher
 
 CLASSES = 5
@@ -107,7 +107,7 @@ def test_answers_are_the_files(body: str, tail: str, opset: int, tmp_path: Path,
     assert teacher.facts.opset == opset
     probabilities = {"logits": file.softmax(1), "log_probabilities": file.exp()}.get(kind, file)
     torch.testing.assert_close(logits.softmax(1), probabilities, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(way_back(teacher.signature)(logits), file, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits_to_output(teacher.signature)(logits), file, atol=1e-4, rtol=1e-4)
     if tail != "normalised otherwise":  # the very tensor before the tail, not just equal up to a shift
         torch.testing.assert_close(logits, make().eval()(x), atol=1e-4, rtol=1e-4)
 

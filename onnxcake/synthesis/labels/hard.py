@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.quantities import NonNegative
-from ..source import Asked
+from ..source import Targets
 from ..step import Context, Need
 
 
@@ -22,7 +22,7 @@ class Labels:
         """What is worked out once for a run, on the CPU; handed to every call."""
         return None
 
-    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Targets:
         """What rows · groups samples are asked to be, row after row, on the CPU."""
         raise NotImplementedError
 
@@ -41,9 +41,9 @@ class RowPermutation(Labels):
 
     prior: tuple[NonNegative, ...] | None = None
 
-    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Targets:
         weights = _weights(self.prior, classes).expand(rows, -1)
-        return Asked(torch.multinomial(weights, groups, replacement=False, generator=generator).flatten())
+        return Targets(torch.multinomial(weights, groups, replacement=False, generator=generator).flatten())
 
     def unfit(self, classes: int, groups: int) -> str | None:
         many = f"groups is {groups}, but there are only {classes} classes" if groups > classes else None
@@ -60,9 +60,9 @@ class Independent(Labels):
 
     prior: tuple[NonNegative, ...] | None = None
 
-    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Targets:
         weights = _weights(self.prior, classes)
-        return Asked(torch.multinomial(weights, rows * groups, replacement=True, generator=generator))
+        return Targets(torch.multinomial(weights, rows * groups, replacement=True, generator=generator))
 
     def unfit(self, classes: int, groups: int) -> str | None:
         return _prior_unfit(self.prior, classes, 1)
@@ -72,8 +72,8 @@ class Independent(Labels):
 class Balanced(Labels):
     """The classes one after the other, so that each is asked for equally often."""
 
-    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Asked:
-        return Asked(torch.arange(rows * groups) % classes)
+    def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Targets:
+        return Targets(torch.arange(rows * groups) % classes)
 
 
 def _weights(prior: tuple[float, ...] | None, classes: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.quantities import Positive
-from ..source import Asked
+from ..source import Targets
 from ..step import Context, Need
 from .hard import Labels
 
@@ -49,11 +49,11 @@ class Dirichlet(Labels):
 
     def __call__(
         self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Tensor | None = None
-    ) -> Asked:
+    ) -> Targets:
         assert begun is not None, "what `begin` gave"
         first = torch.randint(len(begun), (1,), generator=generator)
         turn = (first + torch.arange(rows * groups)) % len(begun)
-        return Asked(turn % classes, _dirichlet(begun[turn], generator).float())
+        return Targets(turn % classes, _dirichlet(begun[turn], generator).float())
 
     def unfit(self, classes: int, groups: int) -> str | None:
         return None if self.scales else "labels.dirichlet.scales is empty; it needs one value at least"
@@ -103,13 +103,13 @@ class Features(Labels):
 
     def __call__(
         self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Drawing | None = None
-    ) -> Asked:
+    ) -> Targets:
         assert begun is not None, "what `begin` gave"
         z = torch.randn(rows * groups, len(begun.factor), generator=generator, dtype=torch.float64)
         drawn = z @ begun.factor * self.sigma
         if begun.weight is not None and begun.bias is not None:
             drawn = (drawn.clamp_min(0) if self.rectified else drawn) @ begun.weight.T + begun.bias
-        return Asked(drawn.argmax(1), torch.softmax(drawn / self.temperature, dim=1).float())
+        return Targets(drawn.argmax(1), torch.softmax(drawn / self.temperature, dim=1).float())
 
 
 @dataclass(frozen=True)

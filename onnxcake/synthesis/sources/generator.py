@@ -13,7 +13,7 @@ from ...core.errors import RecipeError
 from ...core.quantities import Count, Positive
 from ...core.rng import Key
 from ..generator_networks import Head, generator
-from ..source import Asked, Draft, Source
+from ..source import Draft, Source, Targets
 from ..step import Context, Leaves
 
 
@@ -107,7 +107,7 @@ class GeneratorDraft(Draft):
         self.leaves = [lasting.leaves]
         self._network, self._z, self._classes = lasting.network, z, classes
 
-    def told(self, asked: Asked) -> None:
+    def told(self, asked: Targets) -> None:
         if self._classes:
             self._z = torch.cat([self._z, F.one_hot(asked.labels, self._classes).to(self._z)], 1)
 

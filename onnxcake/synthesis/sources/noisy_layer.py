@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...core.quantities import Count
 from ...core.rng import Key
 from ..generator_networks import Head, generator
-from ..source import Asked, Draft, Source
+from ..source import Draft, Source, Targets
 from ..step import Context, Leaves
 from .generator import Learning
 
@@ -48,7 +48,7 @@ class NoisyDraft(Draft):
         self.leaves = [lasting.leaves, Leaves([layers, torch.zeros_like(layers[:, 0])])]
         self._network, self._classes = lasting.network, layers.shape[1]
 
-    def told(self, asked: Asked) -> None:
+    def told(self, asked: Targets) -> None:
         classes, places = F.one_hot(asked.labels, self._classes).float(), torch.arange(len(asked.labels))
         self._rows, self._layer = classes, (places // self._classes).to(asked.labels.device)
 

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxcake.core.errors import OnnxcakeError
 from onnxcake.runtime.process import shared
 from onnxcake.teacher import sandbox
-from onnxcake.teacher.scores import way_back
+from onnxcake.teacher.scores import logits_to_output
 from onnxcake.teacher.teacher import Teacher
 
 QUICK_S = 10.0  # processor seconds that a refusal may take
@@ -164,7 +164,7 @@ def answers_as_its_file(
     ]
     expected = torch.from_numpy(np.concatenate(parts).astype(np.float32))
     with torch.no_grad():
-        got = way_back(signature)(teacher.logits(inputs.float()))
+        got = logits_to_output(signature)(teacher.logits(inputs.float()))
     scale = expected.abs().max().clamp_min(1e-2)
     assert got.shape == expected.shape
     assert ((got - expected).abs().max() / scale).item() < tolerance
