@@ -57,7 +57,7 @@ SMALL: dict[str, Any] = {"latent": 4, "width": 2}
 class Judged(Loss):
     """A term that learns a layer and remembers a mean, so that both must survive a stop."""
 
-    def begin(self, context: Context) -> nn.Module:
+    def init_state(self, context: Context) -> nn.Module:
         with context.key.at("judged").as_default():
             return Judge(context.signature.classes)
 
@@ -125,27 +125,35 @@ WAYS = {
     ),
     "latent, kept": Way(Latent(**SMALL), TrainingSchedule(4, 4, first=1), INVERTED, batches=2, per_shard=3),
     "meta, kept, live": Way(
-        MetaLatent(**SMALL), TrainingSchedule(4, 4), INVERTED, held_out=3, regime={"live": True, "augment": (shaken,)}
+        MetaLatent(**SMALL),
+        TrainingSchedule(4, 4),
+        INVERTED,
+        held_out=3,
+        regime={"query_teacher": True, "augment": (shaken,)},
     ),
     "pool, fresh, live": Way(
         Pool(size=60, renew=0.1),
         TrainingSchedule(6, 3, learn_from="fresh"),
         INVERTED,
         Sign(Constant(0.05)),
-        regime={"live": True, "augment": (shaken,)},
+        regime={"query_teacher": True, "augment": (shaken,)},
     ),
     "rates, fresh, live": Way(
         Pool(size=60, renew=0.1),
         TrainingSchedule(6, 3, first=1, learn_from="fresh"),
         INVERTED,
         Sign(Constant(0.05)),
-        regime={"live": True, "augment": (shaken,), "rates": (0.1, 1.0, 2.0)},
+        regime={"query_teacher": True, "augment": (shaken,), "lr_factors": (0.1, 1.0, 2.0)},
     ),
-    "rates, same": Way(GENERATOR, TrainingSchedule(6, 3, learn_from="same"), ADVERSARIAL, regime={"rates": (0.1, 1.0)}),
+    "rates, same": Way(
+        GENERATOR, TrainingSchedule(6, 3, learn_from="same"), ADVERSARIAL, regime={"lr_factors": (0.1, 1.0)}
+    ),
     "rates, kept": Way(
-        Pixels(), TrainingSchedule(5, 3), INVERTED, held_out=1, per_shard=2, regime={"rates": (0.1, 1.0)}
+        Pixels(), TrainingSchedule(5, 3), INVERTED, held_out=1, per_shard=2, regime={"lr_factors": (0.1, 1.0)}
     ),
-    "rates, one round": Way(Pixels(), TrainingSchedule(1, 9), INVERTED[:1], batches=3, regime={"rates": (0.1, 1.0)}),
+    "rates, one round": Way(
+        Pixels(), TrainingSchedule(1, 9), INVERTED[:1], batches=3, regime={"lr_factors": (0.1, 1.0)}
+    ),
     "learnt loss, kept": Way(
         Pixels(), TrainingSchedule(5, 3), (*INVERTED, Weighted("judged", 1.0, Judged())), held_out=1, per_shard=2
     ),
@@ -217,7 +225,7 @@ def begun(way: Way, teacher: Teacher, folder: Path, *, noise: int = 0, ask: Any 
     training = Training(student_spec(teacher), replace(regime, **way.regime), CPU, ask or teacher.answer)
     synthesis = synthesis_of(way)
     asked = training.student if "student" in synthesis.needs else None
-    synthesizer = Synthesizer(teacher, synthesis, KEY.at("synthesizer"), student=asked)
+    synthesizer = Synthesizer(teacher, synthesis, KEY.at("maker"), student=asked)
     shape = teacher.signature.input_shape
     layout = Layout("k", {}, way.kept, way.held_out, way.per_shard, BATCH, shape, CLASSES)
     store = Store.create(folder / "store", layout)
@@ -244,7 +252,7 @@ def agreement(student: nn.Module) -> float:
 
 
 def finished(way: Way, teacher: Teacher, folder: Path, **given: Any) -> dict[str, Any]:
-    run = begun(way, teacher, folder, watch=agreement, **given)
+    run = begun(way, teacher, folder, evaluate=agreement, **given)
     student = run.run()
     assert student is run.training.student and not student.training
     assert run.store.complete and run.training.step == way.schedule.total
@@ -266,7 +274,7 @@ def unbroken(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Call
     def of(way: Way) -> Unbroken:
         if id(way) not in known:
             folder = tmp_path_factory.mktemp("unbroken")
-            run = begun(way, teacher, folder, watch=agreement)
+            run = begun(way, teacher, folder, evaluate=agreement)
             seen = events(run)
             run.run()
             known[id(way)] = Unbroken(end_of(folder, run), len(seen))
@@ -297,7 +305,7 @@ def events(run: Rounds, moment: int = -1, how: Callable[[], None] = crash) -> li
         if len(seen) == moment:
             how()
 
-    run.tick = lambda: told("learnt")
+    run.on_step = lambda: told("learnt")
     run.synthesizer.tick = lambda passes, queries=0: told("asked")
     return seen
 
@@ -306,7 +314,7 @@ def broken(
     way: Way, teacher: Teacher, folder: Path, moment: int, how: Callable[[], None], noise: int = 1, **given: Any
 ) -> Rounds:
     """A run that was broken at an event."""
-    run = begun(way, teacher, folder, noise=noise, watch=agreement, **given)
+    run = begun(way, teacher, folder, noise=noise, evaluate=agreement, **given)
     events(run, moment, how)
     with pytest.raises((Crash, Interrupted)), interrupt.handled():
         run.run()
@@ -352,7 +360,7 @@ def test_crashed_again_and_again(way: Way, teacher: Teacher, tmp_path: Path, unb
     between = (way.batches * (way.steps + 1) + 12) * (2 if way.schedule.memory is REPLAY else 1)
     starts = 0
     while True:
-        run = begun(way, teacher, tmp_path, noise=starts, watch=agreement)
+        run = begun(way, teacher, tmp_path, noise=starts, evaluate=agreement)
         events(run, between + 7 * starts)
         try:
             run.run()
@@ -368,11 +376,11 @@ def test_stopped_by_a_signal_in_every_round(way: Way, teacher: Teacher, tmp_path
     """A signal in a student's step: where the samples are kept the step is the last, else the round is finished."""
     reached = [0]
     while True:
-        run = begun(way, teacher, tmp_path, noise=len(reached), watch=agreement)
+        run = begun(way, teacher, tmp_path, noise=len(reached), evaluate=agreement)
         assert run.training.step == reached[-1], "nothing that was done is done again"
         if run.round == way.schedule.rounds:
             break
-        run.tick = lambda: interrupt.requested() or terminate()
+        run.on_step = lambda: interrupt.requested() or terminate()
         with pytest.raises(Interrupted), interrupt.handled():
             run.run()
         interrupt._received = None
@@ -402,7 +410,7 @@ def test_states_are_numbered_upwards_and_two_are_kept(way: Way, teacher: Teacher
 def test_a_finished_run_does_nothing(teacher: Teacher, tmp_path: Path, unbroken: Any) -> None:
     way = WAYS["same"]
     finished(way, teacher, tmp_path)
-    run = begun(way, teacher, tmp_path, watch=agreement)
+    run = begun(way, teacher, tmp_path, evaluate=agreement)
     seen = events(run)
     run.run()
     assert seen == [] and end_of(tmp_path, run) == unbroken(way).end
@@ -453,7 +461,7 @@ def test_a_held_out_shard_is_made_again_alone(way: Way, teacher: Teacher, tmp_pa
     """From what the last round has left, whatever other held-out batches are there."""
     finished(way, teacher, tmp_path)
     flip(shards(tmp_path)[-1])
-    run = begun(way, teacher, tmp_path, watch=agreement)
+    run = begun(way, teacher, tmp_path, evaluate=agreement)
     seen = events(run)
     run.run()
     assert end_of(tmp_path, run) == unbroken(way).end
@@ -503,8 +511,8 @@ def test_starts_thrown_away_are_counted_over_a_stop(teacher: Teacher, tmp_path: 
     expected = finished(way, teacher, tmp_path / "unbroken")
     counts = [begun(way, teacher, tmp_path / "unbroken").store.batch(index).attempts for index in range(5)]  # type: ignore[union-attr]
     assert counts[0] + counts[1] > 0 and 0 in counts
-    while (run := begun(way, teacher, tmp_path / "broken", watch=agreement)).round < way.schedule.rounds:
-        run.tick = terminate
+    while (run := begun(way, teacher, tmp_path / "broken", evaluate=agreement)).round < way.schedule.rounds:
+        run.on_step = terminate
         with pytest.raises(Interrupted), interrupt.handled():
             run.run()
         interrupt._received = None
@@ -562,13 +570,13 @@ def test_held_out_batches_come_from_what_the_last_round_has_left(way: Way, teach
 def test_the_student_learns_from_all_that_was_kept_and_no_more(teacher: Teacher, tmp_path: Path) -> None:
     run, seen = begun(WAYS["latent, kept"], teacher, tmp_path), dict[int, set[tuple[float, ...]]]()
     made = made_by(run)
-    take = run.training.take
+    take = run.training.step_on
 
     def noted(lesson: DistillationBatch) -> None:
         seen.setdefault(run.round, set()).update(map(tuple, lesson.fresh[0].tolist()))
         take(lesson)
 
-    run.training.take = noted  # type: ignore[method-assign]
+    run.training.step_on = noted  # type: ignore[method-assign]
     run.run()
     assert sorted(seen) == [1, 2, 3]
     for number, rows in seen.items():
@@ -644,7 +652,7 @@ def test_a_student_that_begins_later(teacher: Teacher, tmp_path: Path) -> None:
         real()
 
     run.make = make  # type: ignore[method-assign]
-    run.tick = lambda: ticks.append(run.round)
+    run.on_step = lambda: ticks.append(run.round)
     run.run()
     assert unlearnt == {0: True, 1: True, 2: True, 3: True, 4: True, 5: False}
     assert ticks == [4, 4, 4, 5, 5, 5] and way.schedule.total == 6
@@ -704,7 +712,7 @@ def test_the_student_learns_in_train_mode_and_is_asked_in_eval_mode(way: Way, te
     student = run.training.student
     holder.append(student)
     assert run.synthesizer is not None
-    make, take = run.synthesizer.make, run.training.take
+    make, take = run.synthesizer.make, run.training.step_on
 
     def same_buffers(index: int, ask: bool = True) -> Batch:
         before = {name: value.clone() for name, value in student.state_dict().items()}
@@ -719,7 +727,7 @@ def test_the_student_learns_in_train_mode_and_is_asked_in_eval_mode(way: Way, te
         learning.append(student.training)
         assert int(student.state_dict()["net.1.num_batches_tracked"]) == before + 1
 
-    run.synthesizer.make, run.training.take = same_buffers, noted  # type: ignore[method-assign]
+    run.synthesizer.make, run.training.step_on = same_buffers, noted  # type: ignore[method-assign]
     assert not run.run().training
     assert modes == [False] * ((way.total + way.held_out) * way.steps)
     assert learning == [True] * way.schedule.total
@@ -757,7 +765,7 @@ def test_passes_and_queries_are_told_exactly(way: Way, teacher: Teacher, tmp_pat
     batches = way.total + way.held_out
     if way.schedule.memory is not REPLAY:
         assert told[0] == run.synthesizer.synthesis.teacher_passes == batches * BATCH * way.steps
-        live = way.regime.get("live", False)
+        live = way.regime.get("query_teacher", False)
         fresh = way.schedule.total if way.schedule.learn_from == "fresh" and not live else 0
         asked = batches if way.schedule.asks else way.held_out  # of fresh drafts alone the answers are looked at
         assert told[1] == (asked + fresh) * BATCH
@@ -800,7 +808,7 @@ def test_the_curve(rounds: int, steps: int, first: int, points: int, teacher: Te
     )
     total = (rounds - first) * steps
     spent = iter(range(1000))
-    run = begun(way, teacher, tmp_path / "unbroken", watch=agreement, spent=lambda: {"seconds": next(spent)})
+    run = begun(way, teacher, tmp_path / "unbroken", evaluate=agreement, spent=lambda: {"seconds": next(spent)})
     run.run()
     reached = [point["student_steps"] for point in run.curve]
     assert len(reached) == points <= POINTS + 1 and reached == sorted(set(reached)) and reached[-1] == total
@@ -809,7 +817,7 @@ def test_the_curve(rounds: int, steps: int, first: int, points: int, teacher: Te
     assert [point["seconds"] for point in run.curve] == list(range(points))
     assert run.curve[-1]["agreement"] == agreement(run.training.student)
     broken(way, teacher, tmp_path / "broken", (rounds + total) // 2 + 1, crash)
-    again = begun(way, teacher, tmp_path / "broken", watch=agreement)
+    again = begun(way, teacher, tmp_path / "broken", evaluate=agreement)
     assert 0 < len(again.curve) < points
     again.run()
     plain = [{"student_steps": point["student_steps"], "agreement": point["agreement"]} for point in run.curve]

@@ -87,7 +87,7 @@ def check(name: str, path: Path, options: dict[str, Any]) -> dict[str, list[dict
         made["channels"].append(row)
         ranks = None if share == 1 else pruner.ranks(Goal(keep=share), Tools())
         if ranks is not None:
-            made["products"].append(_row(name, share, pruner.ranked(ranks).as_it_is(), x, None))
+            made["products"].append(_row(name, share, pruner.factorise(ranks).as_it_is(), x, None))
         elif share < 1:
             made["products"].append({"name": name, "keep": share, "ok": True, "why": "no ranks reach it"})
     return made

@@ -67,7 +67,7 @@ def train(
     begins = beginning(chosen, made.teacher, student, folder, made.seed)
     size = samples.layout.batches * samples.layout.batch
     student_spec = StudentSpec.of(chosen, made.teacher, size, seed, begins.start, plans.weight_bits(chosen)).of_a_set()
-    if student_spec.regime.live or student_spec.regime.match is not None:
+    if student_spec.regime.query_teacher or student_spec.regime.match is not None:
         raise StoreError(
             "the recipe's student asks the teacher as it learns, and only a set is given",
             where=folder,

@@ -74,9 +74,9 @@ def cut_of(
     )
     if like is not None or drop_blocks:
         answers = partial(_answers, runtime=runtime, inputs=_looks(teacher, key))
-        pruner = pruner.shallower(drop_blocks, answers) if like is None else pruner.like(like, answers)
+        pruner = pruner.drop_blocks(drop_blocks, answers) if like is None else pruner.match_blocks(like, answers)
     if like is not None:
-        pruned = pruner.alike(like, pruner.scores(score, key, tools))
+        pruned = pruner.match_shapes(like, pruner.scores(score, key, tools))
     else:
         product = _product(pruner, goal, key, tools) if low_rank == "auto" else None
         if product is None:
@@ -93,7 +93,7 @@ def _product(pruner: Pruner, goal: Goal, key: Key, tools: Tools) -> Pruned | Non
     if ranks is None:
         return None
     by_cut = pruner.lost_by_cut(goal, pruner.scores("weights", key, tools), tools)
-    return pruner.ranked(ranks).as_it_is() if pruner.lost_by_rank(ranks) < _MUCH_LESS * by_cut else None
+    return pruner.factorise(ranks).as_it_is() if pruner.lost_by_rank(ranks) < _MUCH_LESS * by_cut else None
 
 
 def _narrower(pruner: Pruner, goal: Goal, score: Score, key: Key, tools: Tools) -> Pruned:

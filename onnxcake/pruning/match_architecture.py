@@ -25,7 +25,7 @@ def matrices(graph: Plain) -> dict[str, Shape]:
     return {name: _made_first(node, place, graph.constants[name].shape) for name, node, place in _weighted(graph)}
 
 
-def shallower(graph: Plain, want: Sequence[Shape], answers: Answers, name: str) -> Plain:
+def drop_blocks(graph: Plain, want: Sequence[Shape], answers: Answers, name: str) -> Plain:
     """The graph without as many residual blocks as the other network lacks, those first that matter least.
 
     Args:

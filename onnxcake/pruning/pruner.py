@@ -54,7 +54,7 @@ class Pruner:
                 remedy="Train a student of another kind instead: onnxcake extract -o student.architecture=mlp.",
             )
 
-    def shallower(self, number: int, answers: Answers) -> Pruner:
+    def drop_blocks(self, number: int, answers: Answers) -> Pruner:
         """The same without the residual blocks that matter least to the answers.
 
         Args:
@@ -76,15 +76,18 @@ class Pruner:
             graph = without_least(graph, found, answers)
         return Pruner(self.opened, *self.names, graph)
 
-    def like(self, shapes: Sequence[Shape], answers: Answers) -> Pruner:
-        """The same with as many residual blocks as another network of the family; see `like.shallower`."""
+    def match_blocks(self, shapes: Sequence[Shape], answers: Answers) -> Pruner:
+        """Leave out residual blocks until there are as many as in another network of the family.
+
+        See `match_architecture.drop_blocks`.
+        """
         return Pruner(
             self.opened,
             *self.names,
-            match_architecture.shallower(self.followed.graph, shapes, answers, self.opened.name),
+            match_architecture.drop_blocks(self.followed.graph, shapes, answers, self.opened.name),
         )
 
-    def alike(self, shapes: Sequence[Shape], worth: Numbers) -> Pruned:
+    def match_shapes(self, shapes: Sequence[Shape], worth: Numbers) -> Pruned:
         """The student whose weights have the shapes of another network's; see `like.dropped`."""
         return self._pruned(match_architecture.dropped(self.followed, self.families, worth, shapes, self.opened.name))
 
@@ -93,7 +96,7 @@ class Pruner:
 
         What is then chosen from is the index between the two: the rank.
         """
-        return self.ranked({factor.name: factor.full for factor in self._tied()})
+        return self.factorise({factor.name: factor.full for factor in self._tied()})
 
     def ranks(self, goal: Goal, tools: Tools) -> dict[str, int] | None:
         """The ranks that reach a goal with all channels, each matrix keeping one share of its energy; None if none do.
@@ -107,13 +110,13 @@ class Pruner:
             if goal.by_parameters:
                 saved = sum(f.weight.size - f.parameters(ranks[f.name]) for f in found if f.name in ranks)
                 return whole - saved <= goal.parameters_of(self.parameters)
-            return self.ranked(ranks).fits(goal, tools)
+            return self.factorise(ranks).fits(goal, tools)
 
         if not found or not fits(0.0):
             return None
         return levelled(found, largest(fits, turns=_TURNS if goal.by_parameters else _TURNS_OF_FILES))
 
-    def ranked(self, ranks: Mapping[str, int]) -> Pruner:
+    def factorise(self, ranks: Mapping[str, int]) -> Pruner:
         """The same with these matrices as products of two, by singular values."""
         return Pruner(self.opened, *self.names, factorised(self.followed.graph, ranks, self.factors))
 

@@ -135,9 +135,9 @@ def work(rounds: Rounds, spent: RunCost, show: ProgressMeter, progress: Progress
             stage.advance(1, "" if math.isnan(loss) else f"loss {loss:.4f}")
 
         if offline:
-            rounds.tick = advance
+            rounds.on_step = advance
         else:
-            rounds.turn = advance
+            rounds.on_round = advance
         return cast(Student, rounds.run())
 
 

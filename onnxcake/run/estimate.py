@@ -67,10 +67,10 @@ def forecast(job: Job, runtime: Runtime, finished: int = 0, timed: tuple[float, 
     synthesis, schedule, regime = job.synthesis, job.student_spec.schedule, job.student_spec.regime
     batches = synthesis.total + synthesis.held_out - (finished if schedule.rounds == 1 else 0)
     sample_bytes = 4 * (job.teacher.signature.size + job.teacher.signature.classes) + 8
-    fresh = regime.taken if schedule.learn_from == "fresh" else 0
-    asked = (batches if schedule.asks else synthesis.held_out) + (0 if regime.live else fresh)
+    fresh = regime.total_steps if schedule.learn_from == "fresh" else 0
+    asked = (batches if schedule.asks else synthesis.held_out) + (0 if regime.query_teacher else fresh)
     lesson = regime.batch if schedule.learn_from == "kept" else synthesis.batch
-    queries = asked * synthesis.batch + (regime.taken * lesson if regime.live else 0)
+    queries = asked * synthesis.batch + (regime.total_steps * lesson if regime.query_teacher else 0)
     batch_s, step_s = timed or times(job, runtime)
     return Forecast(
         batches=batches,
@@ -79,7 +79,7 @@ def forecast(job: Job, runtime: Runtime, finished: int = 0, timed: tuple[float, 
         store_bytes=(job.layout.batches + job.layout.held_out) * synthesis.batch * sample_bytes,
         student_steps=regime.steps,
         synthesis_s=batches * batch_s,
-        training_s=regime.taken * step_s,
+        training_s=regime.total_steps * step_s,
     )
 
 
@@ -142,8 +142,8 @@ def _set(job: Job, ahead: Forecast) -> str:
     if kept:
         return f"set        {kept} batches of {synthesis.batch} samples{held_out}, {size(ahead.store_bytes)}"
     return (
-        f"set        none is kept: {synthesis.rounds:,} rounds, {job.student_spec.schedule.steps} student steps in each, "
-        f"batches of {synthesis.batch}"
+        f"set        none is kept: {synthesis.rounds:,} rounds, "
+        f"{job.student_spec.schedule.steps} student steps in each, batches of {synthesis.batch}"
     )
 
 
@@ -171,7 +171,7 @@ def times(job: Job, runtime: Runtime, moment_s: float = _MOMENT_S) -> tuple[floa
     torch.set_num_threads(job.plan.threads)
     memory, state, remember_s = schedule.memory, None, 0.0
     if memory is not None:
-        kept = state = memory.begin(synthesizer.context).to(synthesizer.teacher.device)
+        kept = state = memory.init_state(synthesizer.context).to(synthesizer.teacher.device)
         remember_s = _timed(
             lambda number: memory.remember(kept, batch, 0, synthesizer, key.at("remember", number)), moment_s
         )[0]
@@ -183,7 +183,7 @@ def times(job: Job, runtime: Runtime, moment_s: float = _MOMENT_S) -> tuple[floa
             yield training.prepare(lesson, key.at("draw", number).generator())
 
     with ahead(lessons(), job.plan.beside) as coming:
-        step_s = _timed(lambda number: training.take(next(coming)), moment_s)[0]
+        step_s = _timed(lambda number: training.step_on(next(coming)), moment_s)[0]
     return (fresh + each * job.synthesis.steps) / workers + remember_s, step_s
 
 
@@ -191,7 +191,7 @@ def _rows(job: Job, synthesizer: Synthesizer, batch: Batch, key: Key) -> Rows:
     """What a step is about: a fresh draft, the batch, or as much of it as a step sees."""
     schedule, regime = job.student_spec.schedule, job.student_spec.regime
     if schedule.learn_from == "fresh":
-        batch = synthesizer.fresh(key, ask=not regime.live)
+        batch = synthesizer.fresh(key, ask=not regime.query_teacher)
     rows = batch.inputs, batch.logits, batch.labels
     if schedule.learn_from != "kept":
         return rows

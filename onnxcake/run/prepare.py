@@ -220,7 +220,7 @@ def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> 
     autotune.use_threads(plan.threads)
     if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":
         side_by_side = min(plan.threads, synthesis.batches // _BATCHES) if synthesis.rounds == 1 else 1
-        found = autotune.chosen(teacher, plan.chunk, synthesis.teacher_passes, max(side_by_side, 1))
+        found = autotune.fastest_mode(teacher, plan.chunk, synthesis.teacher_passes, max(side_by_side, 1))
         # Where rounds are too short for a timing, networks are small, and several threads would wait for each other.
         threads = found.threads or (1 if plan.beside and synthesis.rounds > 1 else plan.threads)
         plan = replace(plan, **{**asdict(found), "threads": threads, "beside": min(plan.beside, threads)})

@@ -69,10 +69,10 @@ class Rounds:
         schedule: when the student learns, and from what.
         checkpoints: where the state is kept.
         key: what the order of samples, augmentations and recollections depend on.
-        watch: the student's agreement on real inputs, for the curve; None if there are none.
+        evaluate: gives the student's agreement on real inputs, for the curve; None if there are none.
         spent: seconds, teacher passes and teacher queries so far, for the curve.
-        tick: told after each student step.
-        turn: told after each round.
+        on_step: told after each student step.
+        on_round: told after each round.
         beside: threads of torch that prepare the next lesson while the student takes one, and as many for the student;
             0 for one after the other.
     """
@@ -83,10 +83,10 @@ class Rounds:
     schedule: TrainingSchedule
     checkpoints: Checkpoints
     key: Key
-    watch: Callable[[nn.Module], float] | None = None
+    evaluate: Callable[[nn.Module], float] | None = None
     spent: Callable[[], dict[str, Any]] = dict
-    tick: Callable[[], None] = lambda: None
-    turn: Callable[[], None] = lambda: None
+    on_step: Callable[[], None] = lambda: None
+    on_round: Callable[[], None] = lambda: None
     beside: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
 
@@ -94,7 +94,7 @@ class Rounds:
         self.round, self.made, self._latest = 0, False, _nothing()
         self._memory: nn.Module | None = None
         if self.schedule.memory is not None and self.synthesizer is not None:
-            self._memory = self.schedule.memory.begin(self.synthesizer.context).to(self.training.device)
+            self._memory = self.schedule.memory.init_state(self.synthesizer.context).to(self.training.device)
         layout = self.store.layout
         self._pool: Pool | None = None
         if self.schedule.rounds > 1 and layout.batches:
@@ -158,9 +158,9 @@ class Rounds:
                 return
         with ahead(self._lessons(before, steps), self.beside) as lessons:
             for lesson in lessons:
-                self.training.take(lesson)
+                self.training.step_on(lesson)
                 self._look()
-                self.tick()
+                self.on_step()
                 if not anywhere or self.training.step == before + steps:
                     continue
                 stop = interrupt.requested()
@@ -169,7 +169,7 @@ class Rounds:
                 if stop:
                     return
         self.round, self.made = self.round + 1, False
-        self.turn()
+        self.on_round()
         late = time.monotonic() - self._saved_at > _SAVE_S
         due = self.training.step - self._saved >= self.training.regime.checkpoint_every
         if late or due or interrupt.requested() or self.round == self.schedule.rounds:
@@ -179,7 +179,7 @@ class Rounds:
         """Has the student try its learning rates, on samples such as it will see, and compares them on a few others."""
         steps, key = self.training.regime.trial, self.key.at("rates")
         held = list(self._others(key.at("held"), _COMPARED))
-        self.training.choose(lambda: self._others(key.at("trial"), steps), held, key)
+        self.training.search_lr_factor(lambda: self._others(key.at("trial"), steps), held, key)
 
     def _others(self, key: Key, count: int) -> Iterator[DistillationBatch]:
         """Batches that are none of the run's; fewer if a signal comes."""
@@ -194,7 +194,7 @@ class Rounds:
         batch = self._latest
         if self.schedule.learn_from == "fresh":
             assert self.synthesizer is not None, "what is not kept has to be made"
-            batch = self.synthesizer.fresh(key, number, ask=not self.training.regime.live)
+            batch = self.synthesizer.fresh(key, number, ask=not self.training.regime.query_teacher)
         return batch.inputs, batch.logits, batch.labels
 
     def _lessons(self, before: int, steps: int) -> Iterator[DistillationBatch]:
@@ -231,8 +231,8 @@ class Rounds:
     def _look(self) -> None:
         """Adds a point to the curve, a few times over the run."""
         step, total = self.training.step, self.training.regime.steps
-        if self.watch is not None and step * POINTS // total > (step - 1) * POINTS // total:
-            agreement = self.watch(self.training.student.eval())
+        if self.evaluate is not None and step * POINTS // total > (step - 1) * POINTS // total:
+            agreement = self.evaluate(self.training.student.eval())
             self.curve.append({**self.spent(), "student_steps": step, "agreement": agreement})
 
     # --- checkpoints -------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Rounds:
         return State({**own.modules, "memory": self._memory}, {**own.leaves, "memory": held})
 
     def _save(self) -> None:
-        self.training.look()  # what is not finite is not kept
+        self.training.check_finite()  # what is not finite is not kept
         tensors = {**self.training.tensors(), **self._lasting.tensors()}
         for batch in self.store.waiting if self._pool is not None else ():
             named = {"inputs": batch.inputs, "logits": batch.logits, "labels": batch.labels}

@@ -50,8 +50,8 @@ class Regime:
         augment: what changes inputs on their way to the student.
         match: what is compared besides the answers.
         retain: the inner step size of the acquire/retain step, or None.
-        rates: factors on the optimiser's learning rate, of which `Training.choose` takes one; the one nearest to 1 is
-            taken where nothing can be tried.
+        lr_factors: factors on the optimiser's learning rate, of which `Training.search_lr_factor` takes one; the one
+            nearest to 1 is taken where nothing can be tried.
     """
 
     steps: int
@@ -61,23 +61,23 @@ class Regime:
     learning_rate: LearningRate
     checkpoint_every: int
     multilabel: bool = False
-    live: bool = False
+    query_teacher: bool = False
     augment: tuple[Change, ...] = ()
     match: Match | None = None
     retain: float | None = None
     optimiser_key: str = OPTIMISER
-    rates: tuple[float, ...] = (1.0,)
+    lr_factors: tuple[float, ...] = (1.0,)
 
     @property
     def trial(self) -> int:
         """Steps at each of the rates before the first one; 0 where there is no choice, or the run is too short."""
         steps = min(_TRIAL, self.steps // _SHARE)
-        return steps if len(self.rates) > 1 and steps >= _LEAST else 0
+        return steps if len(self.lr_factors) > 1 and steps >= _LEAST else 0
 
     @property
-    def taken(self) -> int:
+    def total_steps(self) -> int:
         """All steps, those of the trials included."""
-        return self.steps + self.trial * len(self.rates)
+        return self.steps + self.trial * len(self.lr_factors)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Training:
         self.student, self.regime, self.device, self._ask = student.to(device), regime, device, ask
         self.dtype: Dtype = dtype
         self.optimiser = regime.optimiser.build(student.parameters())
-        self.rate = min(regime.rates, key=lambda rate: abs(math.log(rate)))
+        self.rate = min(regime.lr_factors, key=lambda rate: abs(math.log(rate)))
         self.step, self.loss = 0, math.nan
         self._last: Tensor | None = None  # the loss of the last step, not looked at yet
         watch = student.watch if isinstance(student, Student) else partial(Watch, student)
@@ -143,18 +143,18 @@ class Training:
         fresh = self._prepared(lesson.fresh, draw)
         return DistillationBatch(fresh, None if lesson.memory is None else self._prepared(lesson.memory, draw))
 
-    def take(self, lesson: DistillationBatch) -> None:
+    def step_on(self, lesson: DistillationBatch) -> None:
         """One step, on a lesson from `prepare`.
 
         Raises:
             Diverged: at a loss or weights that are not finite; looked at now and then.
         """
-        loss = self._take(lesson, self.step, self.regime.steps)
+        loss = self._backward(lesson, self.step, self.regime.steps)
         self.step, self._last = self.step + 1, loss
         if self.step % _LOOK_EVERY == 0 or self.finished:
-            self.look()
+            self.check_finite()
 
-    def choose(
+    def search_lr_factor(
         self, lessons: Callable[[], Iterable[DistillationBatch]], held: Sequence[DistillationBatch], key: Key
     ) -> None:
         """Takes one of the regime's rates: the highest of those after which the loss is about the least.
@@ -170,11 +170,11 @@ class Training:
         """
         start = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
         lost: dict[float, float] = {}
-        for rate in self.regime.rates:
+        for rate in self.regime.lr_factors:
             self.rate = rate
             for number, lesson in enumerate(lessons()):
                 prepared = self.prepare(lesson, key.at("augment", number).generator())
-                self._take(prepared, number, self.regime.trial)
+                self._backward(prepared, number, self.regime.trial)
             lost[rate] = sum(self._loss(each, key.at("held", number)) for number, each in enumerate(held))
             self.student.load_state_dict(start)
             self.optimiser = self.regime.optimiser.build(self.student.parameters())
@@ -189,7 +189,7 @@ class Training:
             loss = float(self.loss_of(self.student, self._prepared(lesson.rows, key.generator())))
         return loss if math.isfinite(loss) else math.inf
 
-    def _take(self, lesson: DistillationBatch, number: int, steps: int) -> Tensor:
+    def _backward(self, lesson: DistillationBatch, number: int, steps: int) -> Tensor:
         """Step ``number`` of so many; its loss."""
         factor, momentum = self.regime.learning_rate.at(number, steps)
         set_rate(self.optimiser, self.regime.optimiser.lr * self.rate * factor, momentum)
@@ -221,13 +221,13 @@ class Training:
         for change in self.regime.augment:
             assert draw is not None
             inputs = change(inputs, draw)
-        if self.regime.live:
+        if self.regime.query_teacher:
             assert self._ask is not None, "a live regime is given the teacher"
             with torch.no_grad():
                 logits = self._ask(inputs, ())[0]
         return inputs, logits, labels
 
-    def look(self) -> None:
+    def check_finite(self) -> None:
         """Takes note of the last step's loss.
 
         Raises:

@@ -24,7 +24,7 @@ class Memory:
     attribute of it, may name `Leaves` whose moments go along.
     """
 
-    def begin(self, context: Context) -> nn.Module:
+    def init_state(self, context: Context) -> nn.Module:
         """An empty memory."""
         raise NotImplementedError
 
@@ -51,7 +51,7 @@ class Bank(Memory):
     every: Count = 1
     share: Share = 1.0
 
-    def begin(self, context: Context) -> BankState:
+    def init_state(self, context: Context) -> BankState:
         samples = max(1, round(self.share * context.batch))
         return BankState(self.entries, samples, context.signature.input_shape, context.signature.classes)
 

@@ -55,7 +55,7 @@ class Replay(Memory):
     divergence: NonNegative = 1e-5
     balance: NonNegative = 5.0
 
-    def begin(self, context: Context) -> ReplayState:
+    def init_state(self, context: Context) -> ReplayState:
         with context.key.at("replay").as_default():
             return ReplayState(self, context)
 

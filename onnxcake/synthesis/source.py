@@ -76,7 +76,7 @@ class Source:
     independent: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = ()
 
-    def begin(self, context: Context) -> nn.Module | None:
+    def init_state(self, context: Context) -> nn.Module | None:
         """What lasts from one batch to the next; kept in checkpoints."""
         return None
 

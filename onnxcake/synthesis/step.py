@@ -136,7 +136,7 @@ class Loss:
         """Whether it learns or remembers from one batch to the next."""
         return False
 
-    def begin(self, context: Context) -> nn.Module | None:
+    def init_state(self, context: Context) -> nn.Module | None:
         """What it learns or remembers, at the start of a run."""
         return None
 

@@ -50,9 +50,9 @@ class Synthesizer:
         self._student, self._classify = student, classify
         view = view or MethodInputs()
         self.context = Context(teacher.signature, view, key.at("parts"), teacher.device, synthesis.batch)
-        self.source = synthesis.source.begin(self.context)
-        self.states = {term.name: term.loss.begin(self.context) for term in synthesis.losses}
-        self._begun = synthesis.labels.begin(self.context)
+        self.source = synthesis.source.init_state(self.context)
+        self.states = {term.name: term.loss.init_state(self.context) for term in synthesis.losses}
+        self._begun = synthesis.labels.init_state(self.context)
         for state in (self.source, *self.states.values()):
             if state is not None:
                 state.to(teacher.device)

@@ -69,7 +69,7 @@ _Case = tuple[str, int, int, int, str]
 _FOUND: dict[_Case, ExecutionMode] = {}  # what was timed in this process: noise does not turn a run's key
 
 
-def chosen(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> ExecutionMode:
+def fastest_mode(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> ExecutionMode:
     """The fastest way for so many gradients, ``chunk`` samples at once; the plain one where that is as good.
 
     Args:

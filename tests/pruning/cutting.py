@@ -199,7 +199,7 @@ def check_products(teacher: Teacher, share: float) -> None:
     ranks = pruner.ranks(Goal(keep=share), Tools())
     if ranks is None:
         return
-    student = pruner.ranked(ranks).as_it_is()
+    student = pruner.factorise(ranks).as_it_is()
     assert student.parameters[1] <= share * student.parameters[0]
     assert [sum(layer.parameters[side] for layer in student.layers) for side in (0, 1)] == list(student.parameters)
     model = onnx.load_model_from_string(student.content)

@@ -101,14 +101,14 @@ def test_the_block_that_matters_least_is_left_out(tmp_path: Path) -> None:
     weights["w2"] *= 1e-4  # the first block adds next to nothing
     pruner = pruner_of(tmp_path, RESIDUAL, **weights)
     x = noise(6, 8)
-    shallow = pruner.shallower(1, lambda content: said(content, x))
+    shallow = pruner.drop_blocks(1, lambda content: said(content, x))
     student = pruned(shallow, Goal(keep=1.0))
     assert student.parameters[1] == student.parameters[0] - 2 * 16 * 32
     a = x @ weights["w0"]
     wanted = (a + np.maximum(a @ weights["w3"], 0) @ weights["w4"]) @ weights["w5"]
     assert np.allclose(said(student.content, x), wanted, rtol=1e-3, atol=1e-3)
     with pytest.raises(NothingToCut, match="fewer than 3 residual blocks"):
-        pruner.shallower(3, lambda content: said(content, x))
+        pruner.drop_blocks(3, lambda content: said(content, x))
 
 
 def test_where_nothing_can_be_left_out_it_says_so(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def begun(net: nn.Module, rates: tuple[float, ...], lr: float = 1e-2) -> Trainin
         optimiser=AdamOptimiser(lr=lr),
         learning_rate=Cosine(),
         checkpoint_every=500,
-        rates=rates,
+        lr_factors=rates,
     )
     return Training(net, regime, CPU)
 
@@ -53,17 +53,17 @@ class Apart:
             self.near[5].weight.mul_(3.03)  # type: ignore[operator, union-attr]
             self.near[5].bias.mul_(3.03)  # type: ignore[operator, union-attr]
 
-    def choose(self, training: Training) -> float:
+    def search_lr_factor(self, training: Training) -> float:
         trial = training.regime.trial
-        training.choose(lambda: lessons(self.teacher, trial, 1), list(lessons(self.teacher, 4, 2)), Key(0))
+        training.search_lr_factor(lambda: lessons(self.teacher, trial, 1), list(lessons(self.teacher, 4, 2)), Key(0))
         return training.rate
 
 
 def test_who_is_near_is_stepped_less_than_who_is_far() -> None:
     apart = Apart()
-    assert apart.choose(begun(apart.far, (0.01, 0.1, 1.0))) == 1.0
-    assert apart.choose(begun(apart.near, (0.01, 0.1, 1.0))) == 0.01
-    assert apart.choose(begun(apart.near, (1.0,))) == 1.0
+    assert apart.search_lr_factor(begun(apart.far, (0.01, 0.1, 1.0))) == 1.0
+    assert apart.search_lr_factor(begun(apart.near, (0.01, 0.1, 1.0))) == 0.01
+    assert apart.search_lr_factor(begun(apart.near, (1.0,))) == 1.0
 
 
 def test_the_student_is_as_it_was() -> None:
@@ -71,14 +71,14 @@ def test_the_student_is_as_it_was() -> None:
     apart.far = network(normalised=True)
     before = copy.deepcopy(apart.far.state_dict())
     training = begun(apart.far, (0.1, 1.0))
-    apart.choose(training)
+    apart.search_lr_factor(training)
     assert all(torch.equal(value, before[name]) for name, value in apart.far.state_dict().items())
     assert training.step == 0 and not training.optimiser.state
     fresh = begun(copy.deepcopy(apart.far), (1.0,))
     for each in (training, fresh):
         each.rate = 1.0
         for lesson in lessons(apart.teacher, 3, 5):
-            each.take(lesson)
+            each.step_on(lesson)
     pairs = zip(training.student.parameters(), fresh.student.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
@@ -90,14 +90,14 @@ def test_the_rate_taken_is_what_a_step_goes() -> None:
         net = network()
         training, before = begun(net, (1.0,)), net[0].weight.detach().clone()  # type: ignore[index]
         training.rate = rate
-        training.take(next(lessons(network(), 1, 3)))
+        training.step_on(next(lessons(network(), 1, 3)))
         moved.append((net[0].weight.detach() - before).abs().max())  # type: ignore[index]
     assert float(moved[1] / moved[0]) == pytest.approx(0.1, rel=0.05)
 
 
 def test_a_rate_at_which_all_is_lost_is_not_taken() -> None:
     apart = Apart()
-    assert apart.choose(begun(apart.far, (1.0, 1e12))) == 1.0
+    assert apart.search_lr_factor(begun(apart.far, (1.0, 1e12))) == 1.0
 
 
 @pytest.mark.parametrize(("rates", "steps", "trial"), [((1.0,), 600, 0), ((1.0, 2.0), 600, 15), ((1.0, 2.0), 60, 0)])

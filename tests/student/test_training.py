@@ -170,7 +170,7 @@ def stopped(run: Rounds, step: int, how: Callable[[], None]) -> None:
         if run.training.step == step:
             how()
 
-    run.tick = tick
+    run.on_step = tick
     run.run()
 
 
@@ -245,7 +245,7 @@ def test_a_finished_training_is_not_trained_further(store: Store, tmp_path: Path
     done = finished(CNN, store, tmp_path)
     before = names(tmp_path)
     again, ticks = begun(CNN, store, tmp_path), list[int]()
-    again.tick = lambda: ticks.append(1)
+    again.on_step = lambda: ticks.append(1)
     assert again.training.finished
     assert not again.run().training and ticks == []
     assert_same(again.training, done)
@@ -325,7 +325,7 @@ def test_two_checkpoints_are_kept(every: int, kept: list[int], store: Store, tmp
     leftover = tmp_path / ".step-000000003-0000000000000000.safetensors.99.tmp"
     leftover.write_bytes(b"half")
     run, most = begun(CNN, store, tmp_path, checkpoint_every=every), list[int]()
-    run.tick = lambda: most.append(len(checkpoints(tmp_path)))
+    run.on_step = lambda: most.append(len(checkpoints(tmp_path)))
     run.run()
     assert steps_of(tmp_path) == kept and max(most) <= 2
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
@@ -352,7 +352,7 @@ def test_it_learns(student_spec: StudentSpec, store: Store, tmp_path: Path) -> N
 
     student = run.training.student
     before = loss(student.eval())
-    run.tick = lambda: losses.append(run.training.loss)
+    run.on_step = lambda: losses.append(run.training.loss)
     assert run.run() is student and not student.training
     assert loss(student) < 0.7 * before
     assert len(losses) == 200 and math.isnan(losses[48]) and not math.isnan(losses[49])
@@ -428,7 +428,7 @@ def test_weights_that_the_last_step_broke_are_no_student(store: Store, tmp_path:
 def test_a_diverging_training_is_stopped_soon(store: Store, tmp_path: Path) -> None:
     broken = begun(CNN, store, tmp_path, steps=10_000, learning_rate=Leap(0), checkpoint_every=10_000)
     ticks: list[int] = []
-    broken.tick = lambda: ticks.append(1)
+    broken.on_step = lambda: ticks.append(1)
     with pytest.raises(Diverged, match="at step 50"):
         broken.run()
     assert len(ticks) < 50 and steps_of(tmp_path) == []
@@ -441,7 +441,7 @@ def test_in_bfloat16_a_student_learns_as_well(store: Store) -> None:
         student = make(CNN.architecture, CNN.hyper, SIGNATURE, KEY)
         training = Training(student, replace(CNN.regime, steps=30), torch.device("cpu"), dtype=dtype)
         for rows in itertools.islice(StoreDataset(store).endless(20, KEY, 0), 30):
-            training.take(DistillationBatch(rows))
+            training.step_on(DistillationBatch(rows))
         losses[dtype], weights[dtype] = training.loss, torch.cat([w.flatten() for w in student.parameters()])
         assert {weight.dtype for weight in student.parameters()} == {torch.float32}
     assert 0 < losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)

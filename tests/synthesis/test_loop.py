@@ -211,7 +211,7 @@ class Given(Source):
     def draft(self, samples: int, context: Context, key: Key, lasting: Any, number: int = 0) -> PixelDraft:
         return PixelDraft(self.start[:samples].clone(), None)
 
-    def begin(self, context: Context) -> None:
+    def init_state(self, context: Context) -> None:
         return None
 
     def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Targets:

@@ -115,7 +115,7 @@ def entries(state: BankState) -> list[int]:
 
 def test_the_oldest_entry_makes_room() -> None:
     bank = Bank(entries=3)
-    state = bank.begin(context())
+    state = bank.init_state(context())
     there = []
     for number in range(8):
         bank.remember(state, numbered(number), number, NOBODY, key(number))
@@ -126,7 +126,7 @@ def test_the_oldest_entry_makes_room() -> None:
 @pytest.mark.parametrize(("every", "there"), [(1, [6, 7, 8, 9]), (2, [2, 4, 6, 8]), (4, [0, 4, 8]), (20, [0])])
 def test_one_batch_in_so_many_is_remembered(every: int, there: list[int]) -> None:
     bank = Bank(entries=4, every=every)
-    state = bank.begin(context())
+    state = bank.init_state(context())
     for number in range(10):
         bank.remember(state, numbered(number), number, NOBODY, key(number))
     assert sorted(entries(state)) == there
@@ -135,7 +135,7 @@ def test_one_batch_in_so_many_is_remembered(every: int, there: list[int]) -> Non
 @pytest.mark.parametrize(("share", "samples"), [(1.0, 16), (0.5, 8), (0.125, 2), (0.1, 2), (0.001, 1)])
 def test_a_share_of_a_batch_makes_an_entry(share: float, samples: int) -> None:
     bank, batch = Bank(entries=2, share=share), numbered(7)
-    state = bank.begin(context())
+    state = bank.init_state(context())
     bank.remember(state, batch, 0, NOBODY, key(0))
     rows = bank.recall(state, NOBODY, key(1))
     assert rows is not None
@@ -146,7 +146,7 @@ def test_a_share_of_a_batch_makes_an_entry(share: float, samples: int) -> None:
 @pytest.mark.parametrize("filled", [1, 2, 4, 9])
 def test_any_filled_entry_is_recalled_as_often(filled: int) -> None:
     bank, draws = Bank(entries=4), 2000
-    state = bank.begin(context())
+    state = bank.init_state(context())
     assert bank.recall(state, NOBODY, key(0)) is None, "there is nothing yet"
     for number in range(1, filled + 1):
         bank.remember(state, numbered(number), number, NOBODY, key(number))
@@ -165,7 +165,7 @@ def test_any_filled_entry_is_recalled_as_often(filled: int) -> None:
 
 def test_a_recollection_depends_on_its_key_alone() -> None:
     bank = Bank(entries=10)
-    state = bank.begin(context())
+    state = bank.init_state(context())
     for number in range(10):
         bank.remember(state, numbered(number), number, NOBODY, key(number))
     drawn = [bank.recall(state, NOBODY, Key(0).at(n))[0][0, 0].item() for n in (*range(20), *range(20))]  # type: ignore[index]
@@ -180,7 +180,7 @@ every_shape = pytest.mark.parametrize("of", SHAPES, ids=["vector", "image", "sig
 
 
 def fitted(replay: Replay, of: Signature, rounds: int, own: Synthesizer | None = None, seed: int = 0) -> ReplayState:
-    state = replay.begin(context(of, seed=seed))
+    state = replay.init_state(context(of, seed=seed))
     for number in range(rounds):
         replay.remember(state, on_a_plane(of, number), number, own or synthesizer(of), key(number))
     return state
@@ -205,7 +205,7 @@ def test_it_learns_to_read_back_what_it_has_seen(of: Signature) -> None:
 @every_shape
 def test_recollections_are_samples_with_the_teachers_answers(of: Signature) -> None:
     own = synthesizer(of)
-    state = SMALL.begin(context(of))
+    state = SMALL.init_state(context(of))
     assert SMALL.recall(state, own, key(0)) is None, "nothing was fitted yet"
     SMALL.remember(state, on_a_plane(of, 0), 0, own, key(0))
     before = {name: value.clone() for name, value in state.named_parameters()}
@@ -224,7 +224,7 @@ def test_recollections_are_samples_with_the_teachers_answers(of: Signature) -> N
 def test_before_anything_was_fitted_nobody_is_asked() -> None:
     told = [0, 0]
     own = synthesizer(signature(), told=told)
-    assert Replay().recall(Replay(latent=3, width=2).begin(context()), own, key(0)) is None and told == [0, 0]
+    assert Replay().recall(Replay(latent=3, width=2).init_state(context()), own, key(0)) is None and told == [0, 0]
 
 
 @pytest.mark.parametrize(("batch", "share", "recalled"), [(16, 0.125, 2), (16, 0.5, 8), (40, 0.2, 8), (5, 0.125, 2)])
@@ -232,7 +232,7 @@ def test_a_share_of_a_batch_is_recalled(batch: int, share: float, recalled: int)
     """Two at least, which BatchNorm can normalise; half of each batch is fitted, and as many of its own."""
     told = [0, 0]
     replay, own = replace(SMALL, share=share, fits=3), synthesizer(signature(), batch, told)
-    state = replay.begin(context(batch=batch))
+    state = replay.init_state(context(batch=batch))
     half = batch // 2
     replay.remember(state, on_a_plane(signature(), 0, batch), 0, own, key(0))
     assert told == [3 * half, 0]
@@ -245,7 +245,7 @@ def test_a_share_of_a_batch_is_recalled(batch: int, share: float, recalled: int)
 
 @pytest.mark.parametrize("batch", [2, 3])
 def test_tiny_batches_are_remembered_too(batch: int) -> None:
-    own, state = synthesizer(signature(), batch), SMALL.begin(context(batch=batch))
+    own, state = synthesizer(signature(), batch), SMALL.init_state(context(batch=batch))
     for number in range(2):
         SMALL.remember(state, on_a_plane(signature(), number, batch), number, own, key(number))
     assert SMALL.recall(state, own, key(9)) is not None
@@ -291,7 +291,7 @@ def test_the_divergence_draws_codes_toward_their_prior() -> None:
 def test_steps_far_too_large_are_said_to_be(fits: int) -> None:
     of, own = signature(), synthesizer(signature())
     replay = replace(SMALL, step_size=1e30, fits=fits)
-    state = replay.begin(context(of))
+    state = replay.init_state(context(of))
     with pytest.raises(Diverged) as caught:
         replay.remember(state, on_a_plane(of, 0), 0, own, key(0))
         replay.recall(state, own, key(0))
@@ -321,10 +321,10 @@ def test_a_state_goes_on_where_it_was(rounds: int, memory: Memory) -> None:
                 seen += [] if rows is None else [tensor.clone() for tensor in rows]
         return seen
 
-    whole, kept = memory.begin(context(of)), memory.begin(context(of))
+    whole, kept = memory.init_state(context(of)), memory.init_state(context(of))
     on(kept, 0, rounds)
     tensors = {name: tensor.clone() for name, tensor in lasting(kept).tensors().items()}
-    back = memory.begin(context(of, seed=1))
+    back = memory.init_state(context(of, seed=1))
     lasting(back).restore(tensors)
     found, expected = on(back, rounds, 6), on(whole, 0, 6)[-3 * 3 * (6 - rounds) :]
     assert len(found) == len(expected) == 3 * 3 * (6 - rounds)

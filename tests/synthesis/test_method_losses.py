@@ -51,7 +51,7 @@ def known(*layers: tuple[list[float], list[float]], scale: float = 1.0) -> Metho
 
 
 def begin(loss: Loss, view: MethodInputs, kind: Any = "logits") -> Any:
-    return loss.begin(Context(Signature("x", (3,), "y", kind, 2), view, Key(0), torch.device("cpu"), 2))
+    return loss.init_state(Context(Signature("x", (3,), "y", kind, 2), view, Key(0), torch.device("cpu"), 2))
 
 
 # Two layers; the first has m = (1, 2) and v = (1, 1), the second, in space, m = 3 and v = (4 + 0 + 0 + 4) / 4.
@@ -180,7 +180,7 @@ class Small(nn.Module):
     def of_samples(self, row: Row) -> Callable[[Tensor], Tensor]:
         """The loss as a function of the samples; what it takes as constant is computed at the first ones."""
         signature = Signature("x", SHAPE, "y", "logits", CLASSES)
-        state = row.loss.begin(Context(signature, self.view, Key(0), torch.device("cpu"), SAMPLES))
+        state = row.loss.init_state(Context(signature, self.view, Key(0), torch.device("cpu"), SAMPLES))
         state = None if state is None else state.double()
         held = self.step(normal(), row.loss).taps
 

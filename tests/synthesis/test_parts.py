@@ -146,7 +146,7 @@ def asked_by(name: str, noise: torch.Generator) -> Targets:
     unit = torch.nn.functional.normalize(weight, dim=1)
     last = LastLayer(weight, torch.zeros(6), "features")
     policy = LABELS[name]()
-    begun = policy.begin(context(inputs(classes=6), last_layer=last, similarity=unit @ unit.T))
+    begun = policy.init_state(context(inputs(classes=6), last_layer=last, similarity=unit @ unit.T))
     asked: Targets = policy(50, 3, 6, noise, begun)
     return asked
 
@@ -372,7 +372,7 @@ def test_a_start_depends_on_its_key_alone() -> None:
             torch.manual_seed(noise)
             starts.append(draft(Pixels(), inputs(), 5, n).render())
     assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
-    assert Pixels.independent and Pixels().begin(context(inputs())) is None
+    assert Pixels.independent and Pixels().init_state(context(inputs())) is None
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def context(**view: object) -> Context:
 
 
 def drawn(policy: Dirichlet | Features, samples: int, own: Context, *, groups: int = 1, seed: int = 0) -> Targets:
-    generator, begun = Key(seed).generator(), policy.begin(own)
+    generator, begun = Key(seed).generator(), policy.init_state(own)
     return policy(samples // groups, groups, 3, generator, begun)  # type: ignore[arg-type]
 
 
@@ -39,28 +39,28 @@ def targets(asked: Targets) -> Tensor:
 
 def test_concentrations_are_the_rows_from_0_to_1_times_the_scale() -> None:
     rows = torch.tensor([[1, 0.5, 0], [1 / 9, 1, 0], [0, 0.4375, 1]])
-    alpha = Dirichlet((1.0, 0.1)).begin(context(similarity=SIMILARITY))
+    alpha = Dirichlet((1.0, 0.1)).init_state(context(similarity=SIMILARITY))
     assert torch.allclose(alpha, torch.cat([rows + LEAST, rows * 0.1 + LEAST]).double(), atol=1e-6)
 
 
 def test_the_released_code_undoes_the_scale() -> None:
     own = context(similarity=SIMILARITY)
-    once = Dirichlet((1.0,)).begin(own)
-    assert torch.equal(Dirichlet((1.0, 0.1), scaled="before").begin(own), torch.cat([once, once]))
+    once = Dirichlet((1.0,)).init_state(own)
+    assert torch.equal(Dirichlet((1.0, 0.1), scaled="before").init_state(own), torch.cat([once, once]))
     a, b = (drawn(policy, 600, own) for policy in (Dirichlet((1.0, 1.0)), Dirichlet((1.0, 0.1), scaled="before")))
     assert torch.equal(targets(a), targets(b))
 
 
 def test_the_min_max_of_the_whole_matrix_changes_nothing() -> None:
     whole = (SIMILARITY - SIMILARITY.min()) / (SIMILARITY.max() - SIMILARITY.min())
-    a, b = (Dirichlet().begin(context(similarity=matrix)) for matrix in (SIMILARITY, whole))
+    a, b = (Dirichlet().init_state(context(similarity=matrix)) for matrix in (SIMILARITY, whole))
     assert torch.allclose(a, b, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 20.0])
 def test_dirichlet_targets_have_the_moments_of_theory(scale: float) -> None:
     policy, own, samples = Dirichlet((scale,)), context(similarity=SIMILARITY), 60_000
-    asked, alpha = drawn(policy, samples, own), policy.begin(own)
+    asked, alpha = drawn(policy, samples, own), policy.init_state(own)
     for label in range(3):
         s = targets(asked)[asked.labels == label]
         total = alpha[label].sum()
@@ -90,7 +90,7 @@ def test_every_class_gets_every_scale_equally_often() -> None:
 
 
 def test_classes_that_are_all_alike_share_alike() -> None:
-    alpha = Dirichlet((2.0,)).begin(context(similarity=torch.ones(3, 3)))
+    alpha = Dirichlet((2.0,)).init_state(context(similarity=torch.ones(3, 3)))
     assert torch.allclose(alpha, torch.full((3, 3), 2.0 + LEAST, dtype=torch.float64))
 
 

@@ -111,8 +111,8 @@ def test_noise_is_clipped_only_where_a_range_is_known() -> None:
 
 
 def test_noise_has_no_labels_and_nothing_that_lasts() -> None:
-    draft = Noise().draft(3, context(), key(), Noise().begin(context()))
-    assert Noise.independent and Noise().begin(context()) is None
+    draft = Noise().draft(3, context(), key(), Noise().init_state(context()))
+    assert Noise.independent and Noise().init_state(context()) is None
     assert draft.asked() is None and draft.outer() is None and draft.render() is draft.render()
 
 
@@ -157,7 +157,7 @@ def test_each_order_of_inputs_is_another() -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_samples_of_any_shape_follow_their_leaves(source: Source, shape: tuple[int, ...]) -> None:
     there = context(shape, range=(-2.0, 2.0))
-    draft = source.draft(8, there, key(), source.begin(there))
+    draft = source.draft(8, there, key(), source.init_state(there))
     assert draft.render().shape == (8, *shape)
     assert all(tensor.is_leaf and tensor.requires_grad for leaves in draft.leaves for tensor in leaves.tensors)
     before = (draft.render() - 1).abs().mean().item()
@@ -172,7 +172,7 @@ def test_the_same_key_gives_the_same_bits(source: Source) -> None:
     def rendered(number: int, ambient: int) -> Tensor:
         with Key(ambient).as_default():  # whatever torch's own stream holds
             there = given(50)
-            draft = source.draft(8, there, key(number), source.begin(there), number)
+            draft = source.draft(8, there, key(number), source.init_state(there), number)
             if draft.leaves:
                 stepped(draft, 2)
             return draft.render()
@@ -183,7 +183,7 @@ def test_the_same_key_gives_the_same_bits(source: Source) -> None:
 
 @pytest.mark.parametrize("source", [Generator(**SMALL), MetaLatent(**SMALL), Pool(size=20)], ids=repr)
 def test_first_weights_depend_on_the_runs_seed(source: Source) -> None:
-    first, again, other = (source.begin(context(seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (source.init_state(context(seed=seed)) for seed in (0, 0, 1))
     assert first is not None and again is not None and other is not None
     assert same(state(first), state(again)) and not same(state(first), state(other))
 
@@ -191,7 +191,7 @@ def test_first_weights_depend_on_the_runs_seed(source: Source) -> None:
 @pytest.mark.parametrize("source", LEARNING, ids=repr)
 def test_one_sample_is_refused_with_the_reason(source: Source) -> None:
     with pytest.raises(RecipeError, match="2 samples"):
-        source.draft(1, context((5,)), key(), source.begin(context((5,))))
+        source.draft(1, context((5,)), key(), source.init_state(context((5,))))
 
 
 def test_latent_codes_are_standard_normal() -> None:
@@ -206,7 +206,7 @@ def test_latent_codes_are_standard_normal() -> None:
 
 
 def begun(source: Generator | MetaLatent, there: Context) -> Learning:
-    lasting = source.begin(there)
+    lasting = source.init_state(there)
     assert isinstance(lasting, Learning)
     return lasting
 
@@ -298,7 +298,7 @@ def test_networks_share_a_batch_and_learn_each_from_its_part() -> None:
 def test_each_batch_restarts_from_its_key() -> None:
     """CMI: nothing of a batch is left for the next one, whatever was made between."""
     source, there = Latent(**SMALL), context()
-    assert Latent.independent and source.begin(there) is None
+    assert Latent.independent and source.init_state(there) is None
     first = source.draft(8, there, key(0), None)
     start = first.render().detach()
     stepped(first, 3)
@@ -329,7 +329,7 @@ def test_restarted_weights_are_small_normal_numbers() -> None:
     ids=repr,
 )
 def test_z_has_a_step_size_of_its_own(source: Latent | MetaLatent, rates: list[float]) -> None:
-    lasting = source.begin(context())
+    lasting = source.init_state(context())
     draft = source.draft(8, context(), key(), lasting)
     assert [leaves.rate for leaves in draft.leaves] == rates
     assert [tensor.shape for tensor in draft.leaves[0].tensors] == [(8, 6)]
@@ -407,7 +407,7 @@ def test_reptile_steps_towards_where_the_copy_went() -> None:
 
 def test_a_draft_that_was_never_stepped_moves_nothing() -> None:
     for source in (MetaLatent(**SMALL), MetaLatent(**SMALL, meta="reptile")):
-        draft = source.draft(8, context(), key(), source.begin(context()))
+        draft = source.draft(8, context(), key(), source.init_state(context()))
         assert all(gradient.abs().max() == 0 for gradient in draft.outer()[1])
 
 
@@ -433,13 +433,13 @@ def test_the_meta_step_makes_a_better_start() -> None:
 def test_drafts_are_what_the_loop_expects() -> None:
     there = context()
     for source, kind in zip(LEARNING, (GeneratorDraft, LatentDraft, MetaDraft, MetaDraft), strict=True):
-        assert type(source.draft(8, there, key(), source.begin(there))) is kind
+        assert type(source.draft(8, there, key(), source.init_state(there))) is kind
 
 
 def test_a_conditional_generator_follows_the_class_asked_for() -> None:
     source = Generator(latent=6, width=4, conditional=True)
     there = given(20)
-    lasting = source.begin(there)
+    lasting = source.init_state(there)
     classes = there.signature.classes
 
     def made(labels: Tensor) -> Tensor:
@@ -450,7 +450,7 @@ def test_a_conditional_generator_follows_the_class_asked_for() -> None:
     ones, others = torch.zeros(8, dtype=torch.int64), torch.full((8,), classes - 1)
     assert torch.equal(made(ones), made(ones)) and not torch.allclose(made(ones), made(others))
     free = Generator(latent=6, width=4)
-    draft = free.draft(8, there, key(), held := free.begin(there))
+    draft = free.draft(8, there, key(), held := free.init_state(there))
     before = draft.render()
     draft.told(Targets(others))
     assert held is not None and torch.equal(draft.render(), before), "it is told nothing"
@@ -460,7 +460,7 @@ def test_a_conditional_generator_follows_the_class_asked_for() -> None:
 
 
 def particles(source: Pool, there: Context) -> Particles:
-    lasting = source.begin(there)
+    lasting = source.init_state(there)
     assert isinstance(lasting, Particles)
     return lasting
 
@@ -521,7 +521,7 @@ def test_a_pool_sizes_itself() -> None:
 def test_particles_stay_within_the_range_from_the_start() -> None:
     bounded = context((2, 9), range=(0.0, 1.0), mean=(0.5,), std=(0.25,))
     for source in (Pool(size=50), Pixels(prior="fields", clip="known")):
-        x = source.draft(8, bounded, key(), source.begin(bounded)).render()
+        x = source.draft(8, bounded, key(), source.init_state(bounded)).render()
         assert x.min() == -2 and x.max() == 2
     free = Pixels(prior="fields", clip="known").draft(8, context((2, 9)), key(), None).render()
     assert free.abs().max() > 2

@@ -57,9 +57,9 @@ class Timings:
 PASSES = 100_000  # many: worth a timing
 
 
-def chosen(teacher: Teacher, workers: int = 1) -> ExecutionMode:
+def fastest_mode(teacher: Teacher, workers: int = 1) -> ExecutionMode:
     """The way that is chosen where all threads are as fast as one."""
-    found = autotune.chosen(teacher, 8, PASSES, workers)
+    found = autotune.fastest_mode(teacher, 8, PASSES, workers)
     assert found.threads == 1
     return replace(found, threads=None)
 
@@ -95,7 +95,7 @@ def test_the_fastest_that_agrees_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Timings(monkeypatch, SECONDS | seconds, **instead)
-    assert chosen(teacher) == best
+    assert fastest_mode(teacher) == best
     assert is_last(teacher) == best.channels_last
 
 
@@ -108,7 +108,7 @@ def test_a_way_that_fails_in_whatever_way_is_left_out(
     error: Exception, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Timings(monkeypatch, SECONDS, fails={LAST: error, LOW: error, BOTH: error})
-    assert chosen(teacher) == PLAIN and not is_last(teacher)
+    assert fastest_mode(teacher) == PLAIN and not is_last(teacher)
 
 
 def test_a_layout_that_cannot_be_had_is_left_out(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_a_layout_that_cannot_be_had_is_left_out(teacher: Teacher, monkeypatch: 
 
     Timings(monkeypatch, SECONDS)
     monkeypatch.setattr(autotune, "lay_out", fails)
-    assert chosen(teacher) == LOW
+    assert fastest_mode(teacher) == LOW
 
 
 def test_threads_side_by_side_that_fail_are_left_out(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_threads_side_by_side_that_fail_are_left_out(teacher: Teacher, monkeypat
 
     Timings(monkeypatch, SECONDS)
     monkeypatch.setattr(autotune, "_side_by_side", fails)
-    assert chosen(teacher, 2) == BOTH
+    assert fastest_mode(teacher, 2) == BOTH
 
 
 @pytest.mark.parametrize(("seconds", "times"), [(0.1, 1), (0.02, 2), (0.005, 6)], ids=["far", "clearly", "not"])
@@ -136,7 +136,7 @@ def test_a_trial_ends_once_it_is_slower(
 ) -> None:
     """Than the best so far: the first gradient may be five times as slow, as what it needs is made then."""
     timed = Timings(monkeypatch, SECONDS | {LOW: seconds})
-    chosen(teacher)
+    fastest_mode(teacher)
     assert timed.asked.count(LOW) == times and timed.asked.count(BOTH) == 6
 
 
@@ -156,7 +156,7 @@ def test_all_of_the_timing_takes_seconds(
             return slow * self.samples * (1.0 if how == PLAIN else slower)
 
     timed = Growing(monkeypatch, {})
-    found = autotune.chosen(teacher, 512, 1_000_000)
+    found = autotune.fastest_mode(teacher, 512, 1_000_000)
     assert replace(found, threads=None) == PLAIN
     assert timed.now <= max(autotune._MOST_S + min(slow, 1), 3 * slow)
     assert ({LAST, BOTH, LOW} <= set(timed.asked)) == (slow < 0.4), "all are tried where that fits"
@@ -179,7 +179,7 @@ def test_bfloat16_is_tried_where_the_processor_has_it(
     """An unknown processor is tried."""
     timed = Timings(monkeypatch, SECONDS)
     monkeypatch.setattr(processor, "features", lambda: frozenset(flags))
-    assert chosen(teacher) == (BOTH if tried else LAST)
+    assert fastest_mode(teacher) == (BOTH if tried else LAST)
     assert (LOW in timed.asked) == (BOTH in timed.asked) == tried
 
 
@@ -210,8 +210,8 @@ def test_two_workers_where_they_are_faster(
     """Of the fastest way, which takes 4 ms; side by side two gradients take so long."""
     Timings(monkeypatch, SECONDS)
     monkeypatch.setattr(autotune, "_side_by_side", lambda *_: seconds)
-    assert chosen(teacher, 2) == ExecutionMode(True, "bfloat16", workers)
-    assert chosen(teacher, 1).workers == 1
+    assert fastest_mode(teacher, 2) == ExecutionMode(True, "bfloat16", workers)
+    assert fastest_mode(teacher, 1).workers == 1
 
 
 @pytest.mark.parametrize(
@@ -232,14 +232,14 @@ def test_as_many_threads_as_pay_off(
     monkeypatch.setattr(autotune, "_given", None)
     torch.set_num_threads(2)
     try:
-        assert autotune.chosen(teacher, 8, PASSES) == ExecutionMode(True, threads=threads)
+        assert autotune.fastest_mode(teacher, 8, PASSES) == ExecutionMode(True, threads=threads)
         assert torch.get_num_threads() == 2
         assert {count for how, count in asked if how.channels_last} == {threads}
         autotune.use_threads(1)
         assert (torch.get_num_threads(), autotune.threads_given()) == (1, 2)
         autotune.use_threads(1)
         assert autotune.threads_given() == 2, "said twice"
-        assert autotune.chosen(teacher, 8, PASSES) == ExecutionMode(True, threads=threads), (
+        assert autotune.fastest_mode(teacher, 8, PASSES) == ExecutionMode(True, threads=threads), (
             "the same again in this process"
         )
     finally:
@@ -264,22 +264,22 @@ def test_side_by_side_is_timed_on_one_core_each(teacher: Teacher, monkeypatch: p
 
 def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timings(monkeypatch, SECONDS)
-    first, count = autotune.chosen(teacher, 8, PASSES), len(timed.asked)
+    first, count = autotune.fastest_mode(teacher, 8, PASSES), len(timed.asked)
     autotune.apply(PLAIN, teacher.graph)
-    assert autotune.chosen(teacher, 8, PASSES) == first == replace(BOTH, threads=1) and len(timed.asked) == count
-    assert autotune.chosen(teacher, 4, PASSES) == replace(BOTH, threads=1) and len(timed.asked) > count
+    assert autotune.fastest_mode(teacher, 8, PASSES) == first == replace(BOTH, threads=1) and len(timed.asked) == count
+    assert autotune.fastest_mode(teacher, 4, PASSES) == replace(BOTH, threads=1) and len(timed.asked) > count
 
 
 def test_what_failed_at_the_work_is_not_chosen_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     Timings(monkeypatch, SECONDS)
-    assert chosen(teacher) == BOTH
+    assert fastest_mode(teacher) == BOTH
     autotune.leave_out(teacher)
-    assert chosen(teacher) == PLAIN and not is_last(teacher)
+    assert fastest_mode(teacher) == PLAIN and not is_last(teacher)
 
 
 def test_short_work_is_not_worth_a_timing(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timings(monkeypatch, SECONDS)
-    assert autotune.chosen(teacher, 8, 40) == PLAIN and set(timed.asked) == {PLAIN}
+    assert autotune.fastest_mode(teacher, 8, 40) == PLAIN and set(timed.asked) == {PLAIN}
 
 
 @pytest.mark.parametrize("how", [LAST, LOW, BOTH], ids=str)

@@ -18,7 +18,7 @@ class Labels:
 
     needs: ClassVar[tuple[Need, ...]] = ()
 
-    def begin(self, context: Context) -> Any:
+    def init_state(self, context: Context) -> Any:
         """What is worked out once for a run, on the CPU; handed to every call."""
         return None
 

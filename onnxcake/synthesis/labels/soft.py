@@ -37,7 +37,7 @@ class Dirichlet(Labels):
     scales: tuple[Positive, ...] = (1.0, 0.1)
     scaled: Literal["after", "before"] = "after"
 
-    def begin(self, context: Context) -> Tensor:
+    def init_state(self, context: Context) -> Tensor:
         """The concentrations [scales · classes, classes], float64, those of the first scale first."""
         similarity = context.view.similarity
         assert similarity is not None, "resolved with the needs"
@@ -89,7 +89,7 @@ class Features(Labels):
     rectified: bool = True
     temperature: Positive = 1.0
 
-    def begin(self, context: Context) -> Drawing:
+    def init_state(self, context: Context) -> Drawing:
         """What the logits are drawn with."""
         last, similarity = context.view.last_layer, context.view.similarity
         if last is not None:

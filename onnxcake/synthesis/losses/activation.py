@@ -19,7 +19,7 @@ class Activation(Loss):
 
     needs: ClassVar[tuple[Need, ...]] = ("features",)
 
-    def begin(self, context: Context) -> nn.Module | None:
+    def init_state(self, context: Context) -> nn.Module | None:
         last = context.view.last_layer
         return None if last is None else _Features(last.features)
 

@@ -45,7 +45,7 @@ class Disagreement(Loss):
     temperature: Positive | Literal["auto"] = "auto"
     detach_teacher: bool = False
 
-    def begin(self, context: Context) -> nn.Module | None:
+    def init_state(self, context: Context) -> nn.Module | None:
         signature = context.signature
         shifted = signature.task == "binary" or signature.output_kind in ("probabilities", "log_probabilities")
         return _Centred() if shifted and self.distance == "l1" else None

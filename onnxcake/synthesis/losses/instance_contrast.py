@@ -58,7 +58,7 @@ class InstanceContrast(Loss):
     def lasts(self) -> bool:
         return True
 
-    def begin(self, context: Context) -> nn.Module | None:
+    def init_state(self, context: Context) -> nn.Module | None:
         known = context.view.statistics
         assert known is not None, "needs are resolved before a run"
         count = len(known.taps) if isinstance(self.layers, str) else min(self.layers, len(known.taps))

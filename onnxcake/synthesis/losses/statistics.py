@@ -49,7 +49,7 @@ class Statistics(Loss):
     def lasts(self) -> bool:
         return self.momentum > 0
 
-    def begin(self, context: Context) -> nn.Module | None:
+    def init_state(self, context: Context) -> nn.Module | None:
         assert context.view.statistics is not None, "needs are resolved before a run"
         return _Matched(context.view.statistics, self.momentum)
 

@@ -44,7 +44,7 @@ class Generator(Source):
     networks: Count = 1
     conditional: bool = False
 
-    def begin(self, context: Context) -> Learning:
+    def init_state(self, context: Context) -> Learning:
         with context.key.at("generator").as_default():
             made = [self._network(context) for _ in range(self.networks)]
         return Learning((made[0] if len(made) == 1 else Together(made)).to(context.device))

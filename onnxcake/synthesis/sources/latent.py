@@ -74,7 +74,7 @@ class MetaLatent(Source):
     latent_rate: Positive = 5.0
     outer_rate: Positive = 10.0
 
-    def begin(self, context: Context) -> Learning:
+    def init_state(self, context: Context) -> Learning:
         with context.key.at("generator").as_default():
             network = generator(context.signature, latent=self.latent, width=self.width, head=self.head)
         return Learning(network.to(context.device), self.outer_rate)

@@ -31,7 +31,7 @@ class NoisyLayer(Source):
     width: Count = 64
     head: Head = "range"
 
-    def begin(self, context: Context) -> Learning:
+    def init_state(self, context: Context) -> Learning:
         with context.key.at("generator").as_default():
             return Learning(generator(context.signature, latent=self.latent, width=self.width, head=self.head))
 

@@ -42,7 +42,7 @@ class Pool(Source):
     renew: Part = 0.03
     contrast: tuple[Positive, Positive] | Literal["auto"] = "auto"
 
-    def begin(self, context: Context) -> Particles:
+    def init_state(self, context: Context) -> Particles:
         held = max(_BATCHES * context.batch, min(_SAMPLES, _BYTES // (4 * context.signature.size)))
         size = held if isinstance(self.size, str) else self.size
         start = self._fields(size, context, context.key.at("pool").generator())
