@@ -103,7 +103,7 @@ class Examiner:
         self.stage(BUILDING)
         built = build(safe, limits, path.name)
         self.exam.found |= describe_graph(built.converted)
-        if built.refusal is not None and any(one.unfit for one in built.blocked):
+        if built.refusal is not None and any(one.unfit or one.missing for one in built.blocked):
             self.unclear = built  # onnxruntime is asked why: in the second stage
             return costs(built.converted)
         if built.refusal is not None:
@@ -134,8 +134,8 @@ class Examiner:
         """The second stage: runs it in onnxruntime and in torch, forward and backward."""
         self.stage("running it in onnxruntime")
         if self.unclear is not None:
-            output = self.unclear.safe.chosen or next(iter(self.unclear.safe.outputs))
-            safe = self.unclear.safe
+            safe, known = self.unclear.safe, self.unclear.converted.values
+            output = safe.chosen or next((name for name in safe.outputs if name not in known), next(iter(safe.outputs)))
             session = partial(self._session, output, safe)
             error = what_onnxruntime_says(self.unclear, session, self.path.name, self.options.sized)
             if error is not self.unclear.refusal:  # the conversion is not at fault
