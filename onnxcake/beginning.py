@@ -18,12 +18,14 @@ from .rng import Key
 from .student import Start
 from .teacher import Facts, Teacher
 
-# Parameters up to which a teacher of which nothing can be cut is its own student: 40 kB, a linear model as a rule.
+# Parameters up to which a teacher of which nothing can be cut, or only too much, is its own student: 40 kB.
 _SMALL = 10_000
-# Those whose numbers lie in an operator's attributes, as an SVM's do, can be neither cut nor trained: up to 400 kB.
+# Those of one layer, and those whose numbers lie in an operator's attributes, as an SVM's do, and can be neither cut
+# nor trained: up to 400 kB.
 _FIXED = 100_000
 _IN_ATTRIBUTES = {"SVMClassifier", "SVMRegressor", "LinearClassifier", "LinearRegressor"}
-_SAMPLES, _ALIKE = 512, 0.95  # inputs, and the share of them on which a linear model of which less is left is to agree
+ALIKE = 0.95  # of inputs, on which a small teacher's student is to agree with it, or is the teacher itself
+_SAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,9 @@ def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Beginning:
             if _layers(teacher) == 1 and teacher.facts.parameters <= _SMALL:
                 _keep_alike(teacher, pruned.content, Key(seed), runtime)
     except UnsupportedTeacher as error:
-        if isinstance(error, NothingToCut) and (whole := _whole(teacher, goal)) is not None:
+        if isinstance(error, NothingToCut) and (own := whole(teacher, goal)) is not None:
             note = f"student: {error.what}; it is the teacher's own graph, whole, as no other of its size answers alike"
-            return Beginning(whole, key, note)
+            return Beginning(own, key, note)
         instead = "one of the teacher's family is named instead" if goal.named is None else "it begins from noise"
         return Beginning(None, key, f"student: {error.what}; {instead}")
     return Beginning(Start.like(pruned.content, teacher.signature, runs.START), key)
@@ -139,11 +141,11 @@ def _keep_alike(teacher: Teacher, content: bytes, key: Key, runtime: Runtime) ->
     for session in sides:
         session.close()
     kinds = (signature.output_kind, signature.output_kind)
-    if compare(answers[0], answers[1], None, kinds).agreement.value < _ALIKE:
+    if compare(answers[0], answers[1], None, kinds).agreement.value < ALIKE:
         raise NothingToCut("nothing can be left out of its only layer", where=teacher.name, remedy="")
 
 
-def _whole(teacher: Teacher, goal: Auto) -> Start | None:
+def whole(teacher: Teacher, goal: Auto) -> Start | None:
     """The teacher's own graph, where it is so small that a stranger gains nothing; None where it is larger or unfit."""
     if goal.named is not None or teacher.facts.parameters > _FIXED:
         return None
@@ -153,7 +155,8 @@ def _whole(teacher: Teacher, goal: Auto) -> Start | None:
         start = Start.like(content, signature, runs.START, still=True)
         start.check(signature)
         learns = start.parameters() > 0
-        if (teacher.facts.parameters > _SMALL) if learns else not _IN_ATTRIBUTES & teacher.facts.operators.keys():
+        most = _FIXED if _layers(teacher) == 1 else _SMALL  # what one layer loses, none makes up for
+        if (teacher.facts.parameters > most) if learns else not _IN_ATTRIBUTES & teacher.facts.operators.keys():
             return None
     except OnnxcakeError:
         return None

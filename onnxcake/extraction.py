@@ -17,6 +17,7 @@ from .child import Array
 from .errors import StoreError
 from .forecast import Forecast, describe, forecast, times
 from .job import Request
+from .keeping import kept_whole
 from .limits import Budget
 from .ort import Runtime
 from .plan import Plan
@@ -144,7 +145,7 @@ def run(request: Request, progress: Progress) -> Report:
             maker = maker_of(job, key, training, runtime, show)
             watch = None if job.probe is None else watcher(job.teacher, job.probe)
             rounds = rounds_of(job.pupil, training, store, out, spent, maker, watch, job.plan.beside)
-            student = work(rounds, spent, show, progress)
+            job, student = kept_whole(job, work(rounds, spent, show, progress), runtime)
             return result.finish(
                 out,
                 job.run,

@@ -19,7 +19,7 @@ from ..errors import ConversionMismatch, OnnxcakeError, TeacherError, Unsupporte
 from ..graph.baked import candidates
 from ..graph.convert import convert
 from ..graph.cost import costs, dearest, multiply_adds
-from ..graph.ends import Head, head, tail
+from ..graph.ends import Head, head
 from ..graph.float_twin import float_twin, is_quantised
 from ..graph.load import load
 from ..graph.node import Depends
@@ -36,7 +36,7 @@ from .classes import check_places, check_scores, label_beside
 from .description import describe_file, describe_graph, told
 from .facts import Facts
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
-from .opened import Opened
+from .opened import Opened, ended
 from .options import Options
 from .output import output_kind
 from .scores import Logits, way_back
@@ -125,9 +125,10 @@ class Examiner:
     def _open(self, built: Built) -> Opened:
         assert built.output is not None
         file = self.exam.found["file"]
-        ends = (built.output, tail(built.converted, built.output))
         self.built, self.fixed = built, built.fixed
-        self.opened = Opened(built.safe, built.converted, *ends, file["sha256"], file["bytes"], self.path.name)
+        rebuilt = partial(convert, fixed=built.fixed, limits=self.limits)
+        ends = ended(built.safe, built.converted, built.output, rebuilt)
+        self.opened = Opened(*ends, file["sha256"], file["bytes"], self.path.name)
         return self.opened
 
     def run(self) -> None:

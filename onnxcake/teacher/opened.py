@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -12,6 +13,7 @@ from ..errors import BadTeacherFile
 from ..graph.convert import Converted, convert
 from ..graph.ends import Tail, tail
 from ..graph.load import TeacherFile, load, load_bytes
+from ..graph.logs import with_logs
 from ..graph.normalise import SafeGraph, normalise
 from ..graph.parameters import parameters_of
 from ..graph.records import LIMITS, Limits
@@ -44,7 +46,9 @@ class Opened:
         return parameters_of(self.safe.cut(self.output))
 
     def end(self, kind: OutputKind) -> str:
-        """The value that logits are taken from: what goes into a last Softmax or Sigmoid, else the output."""
+        """The value that logits are taken from: what a last Softmax or Sigmoid takes, logarithms, else the output."""
+        if self.tail.logs and kind in ("probabilities", "binary_probability"):
+            return self.tail.logs
         squashed = self.tail.kind in ("softmax", "log_softmax", "sigmoid")
         return self.tail.logits if squashed and kind != "logits" else self.output
 
@@ -98,4 +102,26 @@ def _built(
     safe = safe if batch is None else safe.of_batch(batch)
     converted = convert(safe, fixed=fixed, limits=limits, trained=trained)
     output = choose_output(converted, file.name)
-    return Opened(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)
+    rebuilt = partial(convert, fixed=fixed, limits=limits, trained=trained)
+    return Opened(*ended(safe, converted, output, rebuilt), file.digest, file.size_bytes, file.name)
+
+
+def ended(
+    safe: SafeGraph, converted: Converted, output: str, convert: Callable[[SafeGraph], Converted]
+) -> tuple[SafeGraph, Converted, str, Tail]:
+    """Find what stands before an output; of probabilities that end in no Softmax or Sigmoid, write the logarithms.
+
+    Args:
+        convert: builds a graph as ``converted`` was.
+
+    Returns:
+        The first fields of `Opened`.
+    """
+    end = tail(converted, output)
+    found = with_logs(converted, output) if end.kind is None and not end.unbounded else None
+    if found is None:
+        return safe, converted, output, end
+    built = convert(found[0])
+    if found[1] not in built.values:
+        return safe, converted, output, end
+    return found[0], built, output, replace(end, logs=found[1])
