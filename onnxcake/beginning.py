@@ -20,8 +20,8 @@ from .teacher import Facts, Teacher
 
 # Parameters up to which a teacher of which nothing can be cut, or only too much, is its own student: 40 kB.
 _SMALL = 10_000
-# Those of one layer, and those whose numbers lie in an operator's attributes, as an SVM's do, and can be neither cut
-# nor trained: up to 400 kB.
+# Those of one layer or of features of unknown scale, and those whose numbers lie in an operator's attributes, as an
+# SVM's do, and can be neither cut nor trained: up to 400 kB.
 _FIXED = 100_000
 _IN_ATTRIBUTES = {"SVMClassifier", "SVMRegressor", "LinearClassifier", "LinearRegressor"}
 ALIKE = 0.95  # of inputs, on which a small teacher's student is to agree with it, or is the teacher itself
@@ -155,7 +155,8 @@ def whole(teacher: Teacher, goal: Auto) -> Start | None:
         start = Start.like(content, signature, runs.START, still=True)
         start.check(signature)
         learns = start.parameters() > 0
-        most = _FIXED if _layers(teacher) == 1 else _SMALL  # what one layer loses, none makes up for
+        # What one layer loses, none makes up for; where no scale of features is known, nothing tells what is lost.
+        most = _FIXED if _layers(teacher) == 1 or signature.of_unknown_scale else _SMALL
         if (teacher.facts.parameters > most) if learns else not _IN_ATTRIBUTES & teacher.facts.operators.keys():
             return None
     except OnnxcakeError:
