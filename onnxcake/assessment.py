@@ -115,6 +115,12 @@ def alarms(seen: Mapping[str, tuple[Array, Array]], held_out: Array, signature: 
                 )
         if len(np.unique(np.concatenate([of_student for _, of_student in classes.values()]))) == 1:
             told.append("the student names one class for every sample of every family")
+    empty = {name: float(np.isnan(sides[0]).reshape(len(sides[0]), -1).any(1).mean()) for name, sides in seen.items()}
+    if any(empty.values()):
+        most = max(empty, key=lambda name: empty[name])
+        told.append(
+            f"the teacher's file has no answer (0 / 0) to {empty[most]:.0%} of the family {most}: none is compared"
+        )
     sure = _sure(seen["held_out"][0], signature)
     if sure > _MOST:
         told.append(

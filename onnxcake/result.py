@@ -41,7 +41,6 @@ PARITY = 1e-3  # student.onnx against torch, relative to the largest answer
 PARITY_INT8 = 5e-2  # the same where a single rounding to int8 may fall the other way
 PARITY_LOW = 2e-2  # the same where weights are stored in sixteen bits
 _MOST_ROWS = 0.99  # of the answers, that have to be the same in onnxruntime and torch
-_LEAST_ANSWERED = 0.5  # of the inputs, to which a file has an answer that is a number
 _PARITY_SAMPLES = 1000
 _LATENCY_THREADS = 1
 
@@ -234,10 +233,10 @@ def _export(student: Student, run: Run, data: StoreDataset, runtime: Runtime) ->
 def _answered(differences: Array, answers: Array) -> Array:
     """Leave out the inputs to which a file has no answer: probabilities that all are 0, divided by their sum.
 
-    Their logarithms, of which the network is trained, have one. Where most are such, none is left out.
+    Their logarithms, of which the network is trained, have one. Where all are such, none is left out.
     """
     told = np.isfinite(answers).reshape(len(answers), -1).all(1)
-    return np.asarray(differences[told]) if told.mean() > _LEAST_ANSWERED else differences
+    return np.asarray(differences[told]) if told.any() else differences
 
 
 def _on_store(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> Answers:

@@ -249,3 +249,22 @@ def test_a_network_of_a_table_of_which_half_is_idle_is_cut(tmp_path: Path) -> No
     path = saved(tmp_path, MLP, [value("x", "N", 6)], [value("y", "N", 4)], V=first, W=second)
     report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3)
     assert report.data["student"]["parameters"] <= 100 and report.data["without_data"]["expected"] > 0.999
+
+
+def test_a_file_that_answers_0_by_0_at_most_random_inputs_is_taken_and_that_is_said(tmp_path: Path) -> None:
+    """Likelihoods that all vanish in float32, divided by their sum: real rows lie near one of the classes."""
+    centres = 4 * np.random.default_rng(7).normal(size=(3, 8)).astype("f")
+    nodes = [
+        N("Unsqueeze", ["x", "axis"], ["u"]), N("Sub", ["u", "centres"], ["d"]), N("Mul", ["d", "d"], ["s"]),
+        N("ReduceSum", ["s", "last"], ["t"], keepdims=0), N("Neg", ["t"], ["n"]), N("Exp", ["n"], ["e"]),
+        N("ReduceSum", ["e", "axis"], ["r"]), N("Div", ["e", "r"], ["y"]),
+    ]  # fmt: skip
+    path = saved(
+        tmp_path, nodes, [value("x", "N", 8)], [value("y", "N", 3)],
+        centres=centres[None], axis=np.array([1]), last=np.array([2]),
+    )  # fmt: skip
+    x = (centres.repeat(20, 0) + np.random.default_rng(0).normal(size=(60, 8)) / 4).astype("f")
+    np.savez(tmp_path / "probe.npz", x=x)
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3, probe=tmp_path / "probe.npz")
+    assert report.data["agreement"]["probe"]["agreement"]["value"] == 1
+    assert any("no answer (0 / 0)" in one for one in report.data["without_data"]["alarms"])
