@@ -147,8 +147,9 @@ def _tried(name: str, wrapping: str, data: str, passes: float) -> dict[str, Any]
             break
         except OnnxcakeError as error:
             chosen, sizes = (re.search(rf"--{option} '?([\w/.:,]+)'?", error.remedy) for option in ("input", "shape"))
-            if not said and chosen and chosen[1] != "NAME":
-                said = {"input": chosen[1].rstrip(",.")}
+            named = "" if chosen is None else chosen[1].rstrip(",.")
+            if not said and named not in ("", "NAME"):
+                said = {"input": named}
                 said |= {"shape": [int(size) for size in sizes[1].strip(",.").split(",")]} if sizes else {}
                 continue
             end = "refused" if CLASSIFIERS[name][1] else NO_GRADIENT

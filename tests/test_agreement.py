@@ -179,3 +179,12 @@ def test_nothing_given_is_changed() -> None:
     before = teacher.copy(), student.copy()
     assert isinstance(compare(teacher, student, None, ("logits", "logits")), Comparison)
     assert np.array_equal(teacher, before[0]) and np.array_equal(student, before[1])
+
+
+def test_inputs_without_an_answer_are_left_out_and_a_students_lack_of_one_is_a_disagreement() -> None:
+    teacher = np.array([[0.9, 0.1], [np.nan, np.nan], [0.2, 0.8], [0.7, 0.3]], np.float32)
+    student = np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [np.nan, np.nan]], np.float32)
+    found = compare(teacher, student, np.array([0, 0, 1, 1]), ("probabilities", "probabilities"))
+    assert found.samples == 3 and found.agreement.value == pytest.approx(2 / 3)
+    assert found.kl.value == 0
+    assert found.teacher_accuracy is not None and found.teacher_accuracy.value == pytest.approx(2 / 3)

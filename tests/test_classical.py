@@ -163,3 +163,108 @@ def test_a_teacher_that_is_saturated_at_most_random_inputs_is_taken(name: str, s
     teacher, x = Teacher.load(path), torch.randn(64, 4, requires_grad=True)
     (gradient,) = torch.autograd.grad(teacher.logits(x)[:, 0].sum(), x)
     assert gradient.isfinite().all() and gradient.any()
+
+
+# what is behind a matrix product z: probabilities of two or three classes that end in no Softmax
+QUOTIENTS = {
+    "sigmoids, divided by their sum": [
+        N("Sigmoid", ["z"], ["p"]), N("ReduceSum", ["p", "axis"], ["t"], keepdims=1), N("Div", ["p", "t"], ["y"]),
+    ],
+    "sigmoids, normalised": [N("Sigmoid", ["z"], ["p"]), N("LpNormalization", ["p"], ["y"], axis=1, p=1)],
+    "a softmax by its formula": [
+        N("ReduceMax", ["z"], ["m"], axes=[1]), N("Sub", ["z", "m"], ["d"]), N("Exp", ["d"], ["e"]),
+        N("ReduceSum", ["e", "axis"], ["t"], keepdims=1), N("Div", ["e", "t"], ["y"]),
+    ],
+    "an exponential of what a log-sum-exp is subtracted of": [
+        N("ReduceLogSumExp", ["z"], ["l"], axes=[1], keepdims=0), N("Reshape", ["l", "column"], ["r"]),
+        N("Sub", ["z", "r"], ["g"]), N("Exp", ["g"], ["y"]),
+    ],
+    "a mean of two softmaxes": [
+        N("Softmax", ["z"], ["p"], axis=1), N("Neg", ["z"], ["n"]), N("Softmax", ["n"], ["q"], axis=1),
+        N("Add", ["p", "q"], ["s"]), N("Mul", ["s", "half"], ["y"]),
+    ],
+    "one class of a softmax, against the rest": [
+        N("Slice", ["z", "axis", "three", "axis"], ["two"]), N("Softmax", ["two"], ["p"], axis=1),
+        N("Slice", ["p", "axis", "second", "axis"], ["one"]), N("Sub", ["unit", "one"], ["q"]),
+        N("Concat", ["q", "one"], ["y"], axis=1),
+    ],
+    "the probability of the second of two classes": [
+        N("Slice", ["z", "axis", "three", "axis"], ["two"]), N("Softmax", ["two"], ["p"], axis=1),
+        N("Slice", ["p", "axis", "second", "axis"], ["y"]),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUOTIENTS)
+def test_logits_of_saturated_probabilities_are_exact(name: str, tmp_path: Path) -> None:
+    """Differences of the logits equal those in exact arithmetic where every probability is 0 or 1 in float32."""
+    weights = np.random.default_rng(3).normal(size=(4, 3)).astype("f")
+    constants = {"axis": np.array([1]), "half": np.float32(0.5), "unit": np.float32(1), "column": np.array([-1, 1])}
+    constants |= {"three": np.array([3]), "second": np.array([2])}
+    nodes = [N("MatMul", ["x", "W"], ["z"]), *QUOTIENTS[name]]
+    read = {one for node in nodes for one in node.input}
+    path = saved(
+        tmp_path, nodes, [value("x", "N", 4)], [value("y", "N", None)], W=weights,
+        **{one: array for one, array in constants.items() if one in read},
+    )  # fmt: skip
+    teacher = Teacher.load(path)
+    x = (200 * torch.randn(64, 4, generator=torch.Generator().manual_seed(1))).requires_grad_(True)
+    logits, z = teacher.logits(x), x.detach().double() @ torch.from_numpy(weights).double()
+    (gradient,) = torch.autograd.grad((logits[:, 0] - logits[:, 1]).sum(), x)
+    assert gradient.isfinite().all() and gradient.any()
+    wanted = {
+        "mean": torch.logaddexp(z.log_softmax(1), (-z).log_softmax(1)),
+        "sigm": torch.nn.functional.logsigmoid(z),
+        "one ": z[:, 1:].log_softmax(1),
+        "the ": z[:, 1:].log_softmax(1),
+    }.get(name[2:6] if name.startswith("a mean") else name[:4], z)
+    got, wanted = (one - one.mean(1, keepdim=True) for one in (logits.detach().double(), wanted))
+    assert (got - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+MLP = [N("Gemm", ["x", "V"], ["h"]), N("Relu", ["h"], ["r"]), N("Gemm", ["r", "W"], ["y"])]
+
+
+@pytest.mark.parametrize("said", [(), ("student.architecture={auto: {max_params: 120}}",)])
+def test_a_small_network_of_a_table_stays_whole_where_its_cut_is_not_the_same(
+    said: tuple[str, ...], tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(5)
+    weights = {"V": draw.normal(size=(6, 20)).astype("f"), "W": draw.normal(size=(20, 4)).astype("f")}
+    path = saved(tmp_path, MLP, [value("x", "N", 6)], [value("y", "N", 4)], **weights)
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3, overrides=said)
+    kept = not said
+    assert (report.data["student"]["parameters"] == 200) == kept
+    assert any("nothing is gained" in one for one in report.data["substitutes"]) == kept
+    if kept:
+        x = draw.normal(size=(50, 6)).astype("f") * 100
+        sides = [onnxruntime.InferenceSession(one) for one in (path, tmp_path / "run" / "student.onnx")]
+        np.testing.assert_allclose(*(side.run(None, {"x": x})[0] for side in sides), rtol=1e-5)
+
+
+def test_a_network_of_a_table_of_which_half_is_idle_is_cut(tmp_path: Path) -> None:
+    draw = np.random.default_rng(5)
+    first, second = draw.normal(size=(6, 20)).astype("f"), draw.normal(size=(20, 4)).astype("f")
+    first[:, 8:], second[8:] = 0, 0
+    path = saved(tmp_path, MLP, [value("x", "N", 6)], [value("y", "N", 4)], V=first, W=second)
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3)
+    assert report.data["student"]["parameters"] <= 100 and report.data["without_data"]["expected"] > 0.999
+
+
+def test_a_file_that_answers_0_by_0_at_most_random_inputs_is_taken_and_that_is_said(tmp_path: Path) -> None:
+    """Likelihoods that all vanish in float32, divided by their sum: real rows lie near one of the classes."""
+    centres = 4 * np.random.default_rng(7).normal(size=(3, 8)).astype("f")
+    nodes = [
+        N("Unsqueeze", ["x", "axis"], ["u"]), N("Sub", ["u", "centres"], ["d"]), N("Mul", ["d", "d"], ["s"]),
+        N("ReduceSum", ["s", "last"], ["t"], keepdims=0), N("Neg", ["t"], ["n"]), N("Exp", ["n"], ["e"]),
+        N("ReduceSum", ["e", "axis"], ["r"]), N("Div", ["e", "r"], ["y"]),
+    ]  # fmt: skip
+    path = saved(
+        tmp_path, nodes, [value("x", "N", 8)], [value("y", "N", 3)],
+        centres=centres[None], axis=np.array([1]), last=np.array([2]),
+    )  # fmt: skip
+    x = (centres.repeat(20, 0) + np.random.default_rng(0).normal(size=(60, 8)) / 4).astype("f")
+    np.savez(tmp_path / "probe.npz", x=x)
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3, probe=tmp_path / "probe.npz")
+    assert report.data["agreement"]["probe"]["agreement"]["value"] == 1
+    assert any("no answer (0 / 0)" in one for one in report.data["without_data"]["alarms"])

@@ -19,6 +19,7 @@ from ..run.budget import fit
 from ..run.build import ProgressMeter, rounds_of, synthesizer_of, training_of, watcher, work
 from ..run.cost import RunCost
 from ..run.estimate import Forecast, describe, forecast, times
+from ..run.keep_whole import kept_whole
 from ..run.prepare import Request
 from ..run.trial import prepare
 from ..runtime.ort import Runtime
@@ -139,7 +140,7 @@ def run(request: Request, progress: Progress) -> Report:
             synthesizer = synthesizer_of(job, key, training, runtime, show)
             watch = None if job.probe is None else watcher(job.teacher, job.probe)
             rounds = rounds_of(job.student_spec, training, store, out, spent, synthesizer, watch, job.plan.beside)
-            student = work(rounds, spent, show, progress)
+            job, student = kept_whole(job, work(rounds, spent, show, progress), runtime)
             return finish.finish(
                 out,
                 job.run,

@@ -75,16 +75,25 @@ class Answers:
 def compare(teacher: Array, student: Array, labels: Array | None, kinds: tuple[OutputKind, OutputKind]) -> Comparison:
     """Compares answers [n, …] to the same inputs.
 
+    Inputs to which the teacher has no answer (NaN, as 0 / 0 is) are left out; a student's that is none agrees with
+    nothing, and is left out of the KL divergence.
+
     Args:
         labels: right classes [n], or labels set [n, labels], if known.
         kinds: what the teacher's and the student's answers hold.
     """
+    told = ~np.isnan(teacher).reshape(len(teacher), -1).any(1)
+    if told.any() and not told.all():
+        teacher, student, labels = teacher[told], student[told], None if labels is None else labels[told]
     logs = [log_probabilities(answer, kind) for answer, kind in zip((teacher, student), kinds, strict=True)]
-    top = [rows.argmax(1) for rows in logs]
+    top = [np.where(np.isnan(rows).any(1), -1, rows.argmax(1)) for rows in logs]
     divergence = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(1).reshape(len(teacher), -1).sum(1)
+    divergence = divergence[np.isfinite(divergence)]
     asked = None if labels is None else labels.reshape(-1)
     right = [None if asked is None or len(asked) != len(t) else share(t == asked) for t in top]
-    return Comparison(len(teacher), share(top[0] == top[1]), mean(divergence), right[0], right[1])
+    return Comparison(
+        len(teacher), share(top[0] == top[1]), mean(divergence if len(divergence) else np.zeros(1)), right[0], right[1]
+    )
 
 
 def top_classes(answers: Array, kind: OutputKind) -> Array:

@@ -23,6 +23,7 @@ from ..teacher.signature import Signature
 from .agreement import ONE_CLASS, compare, log_probabilities, top_classes
 
 SAMPLES, _LEAST_SAMPLES = 1000, 100
+_ROWS, _SCALES, _ABOVE = 20, (-1.0, 3.0), 2.0  # of a table; powers of ten; deviations that positive means lie above 0
 _NUMBERS = 1 << 25  # in the inputs of a family: 222 pictures of 224×224
 _SURE = 0.999  # the probability from which an answer is saturated
 _MOST = 0.95  # of the held-out answers may be so
@@ -38,7 +39,8 @@ def families(signature: Signature, key: Key) -> dict[str, Array]:
     There are 1000 of each, and fewer of large ones, so that they fit into memory.
 
     ``fields``: smooth random fields of every contrast; ``noise``: standard normal; ``mixtures``: two fields of the
-    highest contrast, in any proportion.
+    highest contrast, in any proportion. Of a table whose features' scale is not known there is one more, ``scales``:
+    each feature has a scale of its own from 0.1 to 1000, half of them no negative values; other families know none.
     """
 
     count = max(_LEAST_SAMPLES, min(SAMPLES, _NUMBERS // signature.size))
@@ -54,7 +56,19 @@ def families(signature: Signature, key: Key) -> dict[str, Array]:
         "noise": signature.within(noise),
         "mixtures": torch.lerp(one, other, share),
     }
+    if signature.of_unknown_scale:
+        standard["scales"] = _scaled(noise, key.at("scales"))
     return {name: signature.whole(signature.to_input(x)).numpy() for name, x in standard.items()}
+
+
+def _scaled(noise: Tensor, key: Key) -> Tensor:
+    """Rows of features whose scales differ, and stay the same for some rows, as they do for a table [n, features]."""
+    draw = key.generator()
+    tables = -(-len(noise) // _ROWS)
+    scale = 10 ** torch.empty(tables, noise.shape[1]).uniform_(*_SCALES, generator=draw)
+    positive = torch.rand(tables, noise.shape[1], generator=draw) < 0.5
+    scale, positive = (one.repeat_interleave(_ROWS, 0)[: len(noise)] for one in (scale, positive))
+    return scale * torch.where(positive, (noise + _ABOVE).clamp_min(0), noise)
 
 
 def assess(teacher: Answers, student: Answers, signature: Signature, held_out: Array, key: Key) -> dict[str, Any]:
@@ -101,6 +115,12 @@ def alarms(seen: Mapping[str, tuple[Array, Array]], held_out: Array, signature: 
                 )
         if len(np.unique(np.concatenate([of_student for _, of_student in classes.values()]))) == 1:
             told.append("the student names one class for every sample of every family")
+    empty = {name: float(np.isnan(sides[0]).reshape(len(sides[0]), -1).any(1).mean()) for name, sides in seen.items()}
+    if any(empty.values()):
+        most = max(empty, key=lambda name: empty[name])
+        told.append(
+            f"the teacher's file has no answer (0 / 0) to {empty[most]:.0%} of the family {most}: none is compared"
+        )
     sure = _sure(seen["held_out"][0], signature)
     if sure > _MOST:
         told.append(

@@ -30,11 +30,14 @@ class Tail:
             classes in every row; or None.
         logits: the value before that.
         unbounded: whether it ends in a linear layer or in what gives negative numbers, and so in no probabilities.
+        logs: a value beside the file's own, of which probabilities are the softmax, or one probability the sigmoid;
+            "" if there is none. See `logs.with_logs`.
     """
 
     kind: str | None
     logits: str
     unbounded: bool = False
+    logs: str = ""
 
 
 def tail(graph: Converted, output: str) -> Tail:

@@ -44,6 +44,7 @@ _LOOK_UP = {
     **{("ai.onnx.ml", name): (0,) for name in ("OneHotEncoder", "LabelEncoder", "CategoryMapper", "DictVectorizer")},
 }
 _SIDE_BY_SIDE = {"Concat", "FeatureVectorizer"}
+_SUMMED = {"ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "Scan", "CDist"}  # over features
 # What has so much of a classifier's work in it that it must be the student's own.
 _HEAVY = {
     *("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "MatMul", "Gemm", "FusedMatMul", "FusedGemm"),
@@ -324,5 +325,10 @@ def _is_float(types: dict[str, onnx.ValueInfoProto], name: str) -> bool:
 
 
 def _works(nodes: Sequence[onnx.NodeProto], value: str, outputs: Collection[str]) -> bool:
-    """Tell whether some of the classifier's work is left behind a value."""
-    return any(node.op_type in _HEAVY for node in reaching(nodes, *outputs, stop=value))
+    """Tell whether some of the classifier's work is left behind a value.
+
+    Behind columns side by side, sums over these are such work, too: naive Bayes has no other.
+    """
+    joins = any(value in node.output and node.op_type in _SIDE_BY_SIDE for node in nodes)
+    works = _HEAVY | _SUMMED if joins else _HEAVY
+    return any(node.op_type in works for node in reaching(nodes, *outputs, stop=value))

@@ -43,6 +43,12 @@ class Auto(Goal):
         """The architecture that it is to be like, and its keys."""
         return None if self.like is None else next(iter(self.like.items()))
 
+    @property
+    def is_asked(self) -> bool:
+        """Tell whether a size is asked for, other than the half that recipes state."""
+        ends = (self.max_params, self.max_bytes, self.max_macs, self.max_latency_ms, self.named)
+        return self.keep not in (None, HALF) or any(end is not None for end in ends)
+
     def shapes(self, signature: Signature) -> tuple[Shape, ...] | None:
         """The shapes of that architecture's weights; see `student.shapes_of`."""
         return None if self.named is None else shapes_of(*self.named, signature)

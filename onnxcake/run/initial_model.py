@@ -20,12 +20,14 @@ from ..teacher.facts import Facts
 from ..teacher.teacher import Teacher
 from . import folder as runs
 
-# Parameters up to which a teacher of which nothing can be cut is its own student: 40 kB, a linear model as a rule.
+# Parameters up to which a teacher of which nothing can be cut, or only too much, is its own student: 40 kB.
 _SMALL = 10_000
-# Those whose numbers lie in an operator's attributes, as an SVM's do, can be neither cut nor trained: up to 400 kB.
+# Those of one layer or of features of unknown scale, and those whose numbers lie in an operator's attributes, as an
+# SVM's do, and can be neither cut nor trained: up to 400 kB.
 _FIXED = 100_000
 _IN_ATTRIBUTES = {"SVMClassifier", "SVMRegressor", "LinearClassifier", "LinearRegressor"}
-_SAMPLES, _ALIKE = 512, 0.95  # inputs, and the share of them on which a linear model of which less is left is to agree
+ALIKE = 0.95  # of inputs, on which a small teacher's student is to agree with it, or is the teacher itself
+_SAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,9 @@ def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Initial:
             if _layers(teacher) == 1 and teacher.facts.parameters <= _SMALL:
                 _keep_alike(teacher, pruned.content, Key(seed), runtime)
     except UnsupportedTeacher as error:
-        if isinstance(error, NothingToCut) and (whole := _whole(teacher, goal)) is not None:
+        if isinstance(error, NothingToCut) and (own := whole(teacher, goal)) is not None:
             note = f"student: {error.what}; it is the teacher's own graph, whole, as no other of its size answers alike"
-            return Initial(whole, key, note)
+            return Initial(own, key, note)
         instead = "one of the teacher's family is named instead" if goal.named is None else "it begins from noise"
         return Initial(None, key, f"student: {error.what}; {instead}")
     return Initial(InitialModel.like(pruned.content, teacher.signature, runs.START), key)
@@ -141,11 +143,11 @@ def _keep_alike(teacher: Teacher, content: bytes, key: Key, runtime: Runtime) ->
     for session in sides:
         session.close()
     kinds = (signature.output_kind, signature.output_kind)
-    if compare(answers[0], answers[1], None, kinds).agreement.value < _ALIKE:
+    if compare(answers[0], answers[1], None, kinds).agreement.value < ALIKE:
         raise NothingToCut("nothing can be left out of its only layer", where=teacher.name, remedy="")
 
 
-def _whole(teacher: Teacher, goal: Auto) -> InitialModel | None:
+def whole(teacher: Teacher, goal: Auto) -> InitialModel | None:
     """The teacher's own graph, where it is so small that a stranger gains nothing; None where it is larger or unfit."""
     if goal.named is not None or teacher.facts.parameters > _FIXED:
         return None
@@ -155,7 +157,9 @@ def _whole(teacher: Teacher, goal: Auto) -> InitialModel | None:
         start = InitialModel.like(content, signature, runs.START, still=True)
         start.check(signature)
         learns = start.parameters() > 0
-        if (teacher.facts.parameters > _SMALL) if learns else not _IN_ATTRIBUTES & teacher.facts.operators.keys():
+        # What one layer loses, none makes up for; where no scale of features is known, nothing tells what is lost.
+        most = _FIXED if _layers(teacher) == 1 or signature.of_unknown_scale else _SMALL
+        if (teacher.facts.parameters > most) if learns else not _IN_ATTRIBUTES & teacher.facts.operators.keys():
             return None
     except OnnxcakeError:
         return None

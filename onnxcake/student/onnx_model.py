@@ -139,7 +139,7 @@ class InitialModel:
         source, output = safe.input_name, safe.value_names[self.opened.output]
         if self.kind == signature.output_kind and self.output_shape == signature.output_shape:
             return Ends(source, output, *names)
-        if self.kind in _SQUASHED and not self.before:
+        if self.kind in _SQUASHED and (not self.before or self.opened.tail.logs):
             what = f"it gives {self.kind.replace('_', '-')}, and not by a Softmax or Sigmoid at its end"
             raise _refused(
                 self.name,

@@ -42,8 +42,11 @@ def open_session(
         raise TeacherError(f"onnxruntime cannot load it: {first_line(error)}", where=name, remedy=remedy) from error
 
 
-def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:
+def answers(session: Session, inputs: list[Array], name: str, quotients: bool = False) -> list[Array]:
     """What onnxruntime says to each batch, as the file shapes it.
+
+    Args:
+        quotients: whether answers are probabilities divided by their sum, which may be 0 / 0 for some inputs.
 
     Raises:
         TeacherError: if the runtime refuses.
@@ -66,9 +69,11 @@ def answers(session: Session, inputs: list[Array], name: str) -> list[Array]:
                 where=name,
                 remedy="Choose the value with the class scores, one row for each input, with --output NAME.",
             )
-        if not (result < np.inf).all():
+        if not (result < np.inf).all() and (not quotients or (result == np.inf).any()):
             raise DeadTeacher("its answers to random inputs are not finite", where=name, remedy=CHECK_VALUES)
         results.append(result)
+    if quotients and not any(np.isfinite(rows_of(result)).all(1).any() for result in results):
+        raise DeadTeacher("its answers to random inputs are all 0 / 0", where=name, remedy=CHECK_VALUES)
     if not np.allclose(session.run(inputs[0]), results[0], rtol=1e-3, atol=1e-5, equal_nan=True):
         raise UnsupportedTeacher(
             "two runs on the same input differ: it draws random numbers",

@@ -23,7 +23,7 @@ from ..graph.build_log import Limits
 from ..graph.convert import convert
 from ..graph.cost import costs, dearest, multiply_adds
 from ..graph.dequantise import float_twin, is_quantised
-from ..graph.head_and_tail import Head, head, tail
+from ..graph.head_and_tail import Head, head
 from ..graph.values import Depends
 from ..onnxfile.load import load
 from ..onnxfile.normalise import normalise
@@ -40,7 +40,7 @@ from .free_batch import Built, build, check_baked, what_onnxruntime_says, with_e
 from .front_values import measured, runs
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
 from .input_values import advice, values_of
-from .open_graph import OpenGraph
+from .open_graph import OpenGraph, ended
 from .options import Options
 from .output import output_kind
 from .scores import Logits, logits_to_output
@@ -106,7 +106,7 @@ class Examiner:
         self.stage(BUILDING)
         built = build(safe, limits, path.name)
         self.exam.found |= describe_graph(built.converted)
-        if built.refusal is not None and any(one.unfit for one in built.blocked):
+        if built.refusal is not None and any(one.unfit or one.missing for one in built.blocked):
             self.unclear = built  # onnxruntime is asked why: in the second stage
             return costs(built.converted)
         if built.refusal is not None:
@@ -128,17 +128,18 @@ class Examiner:
     def _open(self, built: Built) -> OpenGraph:
         assert built.output is not None
         file = self.exam.found["file"]
-        ends = (built.output, tail(built.converted, built.output))
         self.built, self.fixed = built, built.fixed
-        self.opened = OpenGraph(built.safe, built.converted, *ends, file["sha256"], file["bytes"], self.path.name)
+        rebuilt = partial(convert, fixed=built.fixed, limits=self.limits)
+        ends = ended(built.safe, built.converted, built.output, rebuilt)
+        self.opened = OpenGraph(*ends, file["sha256"], file["bytes"], self.path.name)
         return self.opened
 
     def run(self) -> None:
         """The second stage: runs it in onnxruntime and in torch, forward and backward."""
         self.stage("running it in onnxruntime")
         if self.unclear is not None:
-            output = self.unclear.safe.chosen or next(iter(self.unclear.safe.outputs))
-            safe = self.unclear.safe
+            safe, known = self.unclear.safe, self.unclear.converted.values
+            output = safe.chosen or next((name for name in safe.outputs if name not in known), next(iter(safe.outputs)))
             session = partial(self._session, output, safe)
             error = what_onnxruntime_says(self.unclear, session, self.path.name, self.options.sized)
             if error is not self.unclear.refusal:  # the conversion is not at fault
@@ -222,7 +223,8 @@ class Examiner:
             signature.to_input(checks.random_inputs(signature.shape, Key(0).at("parity", n), n)) for n in self.batches
         ]
         inputs = [signature.whole(draw).numpy() for draw in draws]
-        expected = checks.answers(session, inputs, opened.name)
+        quotients = bool(opened.tail.logs)
+        expected = checks.answers(session, inputs, opened.name, quotients)
         checks.check_alone(session, inputs[-1], expected[-1], 10 * self._tolerance(), opened.name)
         more = signature.whole(
             signature.to_input(
@@ -230,6 +232,8 @@ class Examiner:
             )
         )
         rows = checks.rows_of(session.run_in_batches(more.numpy(), self.batches[0]))
+        answered = np.isfinite(rows).all(1)
+        rows = rows[answered] if quotients and answered.any() else rows
         labelled = label_beside(opened.converted, opened.output) is not None
         kind = output_kind(rows, opened.tail, output, self.options.task, opened.name, labelled)
         said = self.options.task is not None or self.options.output is not None

@@ -26,6 +26,7 @@ from .output import choose_output
 
 _CLOSE = 1e-3  # of the largest answer
 _FEW = (1, 2, 3)  # batches, where one is looked for that runs at all
+_UNKNOWN = "is not a registered function/op"  # as onnxruntime says
 _LARGE = 2e8  # bytes of a file that is not read again and again
 
 
@@ -159,7 +160,7 @@ def check_baked(way: Built, session: Session, x: Array, asked: int | None, file:
 
 
 def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str, given: str = "") -> OnnxcakeError:
-    """Say why a graph runs nowhere, where its nodes do not fit one another; the refusal itself if it does run.
+    """Say why a graph runs nowhere: it lacks an operator, or its nodes do not fit; the refusal itself if it does run.
 
     Args:
         session: opens the model as the file declares it.
@@ -168,9 +169,10 @@ def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str,
     assert way.refusal is not None
     batches = _FEW if way.safe.batch is None else (way.safe.batch,)
     what = ""
+    missing = any(one.missing for one in way.blocked)
     try:
         opened = session()
-        for batch in batches:
+        for batch in () if missing else batches:
             try:
                 opened.run(np.zeros((batch, *way.safe.input_shape), np.float32))
                 return way.refusal
@@ -179,6 +181,11 @@ def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str,
                 what = what or f"onnxruntime cannot run it, on a batch of {said}: {first_line(error)}"
     except TeacherError as error:
         what = error.what
+        if missing and _UNKNOWN in what:
+            what = f"onnxruntime cannot run the file, as it lacks an operator; {way.refusal.what}"
+            return UnsupportedTeacher(what, where=file, remedy=way.refusal.remedy)
+    if missing:
+        return way.refusal
     return UnsupportedTeacher(
         way.safe.with_names(what),
         where=file,

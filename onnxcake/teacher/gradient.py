@@ -223,7 +223,9 @@ def dying_steps(graph: nn.Module, x: Tensor) -> list[tuple[str, str]]:
         open_before = [t for t in given if t.requires_grad]
         if not open_before:
             continue
-        cut = not any(t.requires_grad for t in results)
+        # Where nothing of the answer has a gradient, an operator of which a part has none (TopK's places) ends it.
+        followed = any if out.requires_grad else all
+        cut = not followed(t.requires_grad for t in results)
         if cut or (alive(results) and not alive(open_before)):
             ends.append((step.name, step.op))
     return ends[-3:]

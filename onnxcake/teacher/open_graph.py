@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -12,6 +13,7 @@ from ..core.errors import BadTeacherFile
 from ..graph.build_log import LIMITS, Limits
 from ..graph.convert import Converted, convert
 from ..graph.head_and_tail import Tail, tail
+from ..graph.log_probabilities import with_logs
 from ..graph.parameters import parameters_of
 from ..onnxfile.load import TeacherFile, load, load_bytes
 from ..onnxfile.normalise import normalise
@@ -45,7 +47,9 @@ class OpenGraph:
         return parameters_of(self.safe.cut(self.output))
 
     def end(self, kind: OutputKind) -> str:
-        """The value that logits are taken from: what goes into a last Softmax or Sigmoid, else the output."""
+        """The value that logits are taken from: what a last Softmax or Sigmoid takes, logarithms, else the output."""
+        if self.tail.logs and kind in ("probabilities", "binary_probability"):
+            return self.tail.logs
         squashed = self.tail.kind in ("softmax", "log_softmax", "sigmoid")
         return self.tail.logits if squashed and kind != "logits" else self.output
 
@@ -99,4 +103,26 @@ def _built(
     safe = safe if batch is None else safe.of_batch(batch)
     converted = convert(safe, fixed=fixed, limits=limits, trained=trained)
     output = choose_output(converted, file.name)
-    return OpenGraph(safe, converted, output, tail(converted, output), file.digest, file.size_bytes, file.name)
+    rebuilt = partial(convert, fixed=fixed, limits=limits, trained=trained)
+    return OpenGraph(*ended(safe, converted, output, rebuilt), file.digest, file.size_bytes, file.name)
+
+
+def ended(
+    safe: SafeGraph, converted: Converted, output: str, convert: Callable[[SafeGraph], Converted]
+) -> tuple[SafeGraph, Converted, str, Tail]:
+    """Find what stands before an output; of probabilities that end in no Softmax or Sigmoid, write the logarithms.
+
+    Args:
+        convert: builds a graph as ``converted`` was.
+
+    Returns:
+        The first fields of `OpenGraph`.
+    """
+    end = tail(converted, output)
+    found = with_logs(converted, output) if end.kind is None and not end.unbounded else None
+    if found is None:
+        return safe, converted, output, end
+    built = convert(found[0])
+    if found[1] not in built.values:
+        return safe, converted, output, end
+    return found[0], built, output, replace(end, logs=found[1])

@@ -108,6 +108,12 @@ class Signature:
         return len(self.shape) == 3 and min(self.shape[1:]) > 1
 
     @property
+    def of_unknown_scale(self) -> bool:
+        """Tell whether inputs are rows of features of which neither the file nor the user shows the values."""
+        plain = not any(self.location) and all(one == 1 for one in self.deviation)
+        return len(self.input_shape) == 1 and plain and self.range is None and self.mean is None
+
+    @property
     def size(self) -> int:
         """Numbers in one input."""
         return math.prod(self.input_shape)

@@ -126,6 +126,19 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
         "o",
         (2, 5),
     ),
+    "columns whose distances to a few rows are summed": (
+        [
+            N("Concat", ["age", "income", "height"], ["h"], axis=1),
+            N("Unsqueeze", ["h", "middle"], ["u"]),
+            N("Sub", ["u", "rows"], ["d"]),
+            N("Mul", ["d", "d"], ["s"]),
+            N("ReduceSum", ["s", "last"], ["y"], keepdims=0),
+        ],
+        {"middle": long(1), "rows": normal(4, 3), "last": long(2)},
+        COLUMNS,
+        "h",
+        (3,),
+    ),
     "columns": (
         [N("Concat", ["age", "income", "height"], ["h"], axis=1), *DENSE],
         {"W": normal(3, 3)},

@@ -312,6 +312,7 @@ OPERATORS = {
     "several kinds of unsupported operators": bad(
         UnsupportedTeacher,
         (
+            "onnxruntime cannot run the file, as it lacks an operator; it cannot be converted: ",
             "acme.Secret-3: no conversion for this operator (at 'a', 'c', 'd' and 1 more)",
             "acme.Other-3: no conversion for this operator (at 'b')",
         ),
@@ -851,6 +852,15 @@ def test_outputs(row: Bad, tmp_path: Path) -> None:
 # --- M14 to M16: no gradient, no answer, no second answer ---------------------------------------------------
 
 DEAD = {
+    "places of the largest, compared": bad(
+        DeadTeacher,
+        ("no gradient", "'k' (TopK)"),
+        HIDDEN,
+        N("TopK", ["h", "two"], ["values", "places"], name="k"),
+        N("Cast", ["places"], ["p"], to=1),
+        N("MatMul", ["p", "V"], ["y"]),
+        weights={"two": np.array([2], np.int64), "V": W[:2]},
+    ),
     "rounded": bad(
         DeadTeacher, ("gradient", "'r' (Round)"), N("Round", ["x"], ["z"], name="r"), N("MatMul", ["z", "W"], ["y"])
     ),
