@@ -145,7 +145,7 @@ def run(request: Request, progress: Progress) -> Report:
             maker = maker_of(job, key, training, runtime, show)
             watch = None if job.probe is None else watcher(job.teacher, job.probe)
             rounds = rounds_of(job.pupil, training, store, out, spent, maker, watch, job.plan.beside)
-            job, student = kept_whole(job, work(rounds, spent, show, progress), runtime)
+            job, student = kept_whole(job, work(rounds, spent, show, progress), runtime, progress.say)
             return result.finish(
                 out,
                 job.run,
