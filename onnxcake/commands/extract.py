@@ -140,7 +140,7 @@ def run(request: Request, progress: Progress) -> Report:
             synthesizer = synthesizer_of(job, key, training, runtime, show)
             watch = None if job.probe is None else watcher(job.teacher, job.probe)
             rounds = rounds_of(job.student_spec, training, store, out, spent, synthesizer, watch, job.plan.beside)
-            job, student = kept_whole(job, work(rounds, spent, show, progress), runtime)
+            job, student = kept_whole(job, work(rounds, spent, show, progress), runtime, progress.say)
             return finish.finish(
                 out,
                 job.run,

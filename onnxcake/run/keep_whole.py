@@ -6,6 +6,7 @@ that was cut, and halving it saves nobody anything. A student of larger teachers
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..core.rng import Key
@@ -23,7 +24,7 @@ from .prepare import Job
 _SAME = 0.999
 
 
-def kept_whole(job: Job, student: Student, runtime: Runtime) -> tuple[Job, Student]:
+def kept_whole(job: Job, student: Student, runtime: Runtime, say: Callable[[str], None]) -> tuple[Job, Student]:
     """Compare a student that was cut out of a small teacher of a table with it; the teacher itself where they differ.
 
     They are compared on the real inputs of ``--probe`` where there are any, else on the families of
@@ -31,6 +32,7 @@ def kept_whole(job: Job, student: Student, runtime: Runtime) -> tuple[Job, Stude
 
     Args:
         student: as it was trained.
+        say: is told why the teacher itself is taken.
 
     Returns:
         (the job, its notes saying why the student is the teacher's own graph, if it is; the student.)
@@ -57,6 +59,7 @@ def kept_whole(job: Job, student: Student, runtime: Runtime) -> tuple[Job, Stude
         f"at least {least:.1%} are asked for); so it is the teacher's own graph, whole, and nothing is gained "
         f"(-o 'student.architecture={{auto: {{max_params: {size}}}}}' cuts it nevertheless)"
     )
+    say(note)
     student_spec = replace(job.student_spec, start=teachers, parameters=teachers.parameters())
     view = replace(job.view, notes=(*job.view.notes, note))
     return replace(job, student_spec=student_spec, view=view), student_spec.student(Key(job.run.seed))
