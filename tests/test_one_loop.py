@@ -189,7 +189,7 @@ def test_samples_and_generators_are_stepped_in_one_place(everywhere: list[Place]
 
 
 def test_a_student_is_stepped_in_one_place(everywhere: list[Place]) -> None:
-    take = ("student/training.py", "Training._take")
+    take = ("student/training.py", "Training._backward")
     assert of(everywhere, "steps an optimiser") == [take]
     # The other looks where a teacher's gradient ends.
     assert set(of(everywhere, "goes backward")) == {take, ("teacher/gradient.py", "dying_steps")}

@@ -42,7 +42,7 @@ from onnxcake.core.errors import (
 from onnxcake.graph import build
 from onnxcake.graph.build_log import Limits
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher.examine import Examination
+from onnxcake.teacher.examine import Examiner
 from onnxcake.teacher.options import Options
 
 F16, I64, U8 = TensorProto.FLOAT16, TensorProto.INT64, TensorProto.UINT8
@@ -1024,7 +1024,7 @@ class Examined:
     """A file examined in this process, with one operator's conversion replaced."""
 
     def __init__(self, model: onnx.ModelProto, folder: Path, runtime: Runtime) -> None:
-        self.examiner = Examination(runtime)
+        self.examiner = Examiner(runtime)
         self.path = saved(model, folder)
 
     def error(self) -> OnnxcakeError:
