@@ -69,7 +69,7 @@ def _exit_code(command: Callable[[], Any]) -> int:
 def _outcome(command: Callable[[], Any]) -> int:
     """Run the command; tell what went wrong on stderr, and on stdout too if ``--json`` asks for an object."""
     try:
-        with interrupt.handled(), waiting.shown():
+        with interrupt.handled(), waiting.shown(quiet="--json" in sys.argv):
             command()
     except SystemExit as end:  # typer's own: help, version, and usage with its message on stderr
         return end.code if isinstance(end.code, int) else 0

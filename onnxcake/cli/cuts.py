@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.waiting import waited
 from .options import (
     HoldOption,
     InputOption,
@@ -19,8 +20,8 @@ from .options import (
     StdOption,
     TaskOption,
     TeacherArgument,
+    begin,
     options_of,
-    start_sandbox,
     tell,
 )
 
@@ -61,10 +62,11 @@ def shrink(
     as_json: JsonOption = False,
 ) -> None:
     """Cut a smaller model out of a teacher's own graph, without training it."""
-    start_sandbox()
-    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+    begin(f"cutting a smaller model out of {teacher.name}")
+    with waited("loading libraries"):
+        options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..commands.shrink import goal_of, run
+        from ..commands.shrink import goal_of, run
 
     goal = goal_of(
         {

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.waiting import waited
 from .options import (
     DeviceOption,
     HoldOption,
@@ -21,9 +22,9 @@ from .options import (
     StdOption,
     TaskOption,
     TeacherArgument,
+    begin,
     options_of,
     print_json,
-    start_sandbox,
     tell,
 )
 
@@ -41,10 +42,11 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a teacher is, whether it can be used, and what is in the way."""
-    start_sandbox()
-    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+    begin(f"inspecting {teacher.name}")
+    with waited("loading libraries"):
+        options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..commands.inspect import inspect as run_inspect
+        from ..commands.inspect import inspect as run_inspect
 
     found = run_inspect(teacher, options)
     if as_json:
@@ -72,10 +74,11 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two classifiers in onnxruntime."""
-    start_sandbox()
-    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+    begin(f"comparing {student.name} with {teacher.name}")
+    with waited("loading libraries"):
+        options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..commands.verify import verify as run_verify
+        from ..commands.verify import verify as run_verify
 
     tell(run_verify(teacher, student, probe=probe, store=store, options=options), as_json)
 
@@ -95,10 +98,11 @@ def record(
     device: DeviceOption = "cpu",
 ) -> None:
     """Record what a teacher's layers see on real data, to hand over instead of the data (--stats)."""
-    start_sandbox()
-    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+    begin(f"recording statistics of {teacher.name}")
+    with waited("loading libraries"):
+        options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..commands.record import record_files
+        from ..commands.record import record_files
 
     names = record_files(teacher, data, out, options, device, lambda note: typer.echo(note, err=True))
     typer.echo(f"{out}: means and variances of {len(names)} values")

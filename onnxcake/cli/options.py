@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from ..core import waiting
 from ..core.errors import OnnxcakeError, UsageError
 from ..core.files import is_there
 from ..core.number_files import SUFFIXES, read_numbers
-from ..core.waiting import wait_for
 
 TeacherArgument = Annotated[Path, typer.Argument(metavar="TEACHER", help="The classifier, an .onnx file.")]
 RecipeOption = Annotated[
@@ -104,12 +104,18 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))  # in ASCII: a teacher's names may hold what a terminal obeys
 
 
-def start_sandbox() -> None:
-    """Lets the process that looks at the teacher load its libraries while this one does too."""
-    from ..runtime.process import shared
+def begin(task: str, *, sandbox: bool = True) -> None:
+    """Write a command's first line, before anything slow is imported.
 
-    wait_for("loading libraries")
-    shared("onnxcake.teacher.sandbox").start()
+    Args:
+        task: what the command does, with the file's name.
+        sandbox: start the process that looks at the teacher: it loads its libraries while this one does too.
+    """
+    waiting.begin(task)
+    if sandbox:
+        from ..runtime.process import shared
+
+        shared("onnxcake.teacher.sandbox").start()
 
 
 def options_of(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.progress import Progress
+from ..core.waiting import waited
 from .options import (
     BudgetOption,
     DataOption,
@@ -30,9 +31,9 @@ from .options import (
     StudentOption,
     TaskOption,
     TeacherArgument,
+    begin,
     options_of,
     print_json,
-    start_sandbox,
     tell,
 )
 
@@ -62,15 +63,16 @@ def extract(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
 ) -> None:
     """Make a student of a teacher. The same command again goes on where it stopped."""
-    start_sandbox()
-    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+    begin(f"extracting a student from {teacher.name}")
+    with waited("loading libraries"):
+        options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from dataclasses import asdict
+        from dataclasses import asdict
 
-    from ..commands.extract import look_ahead, run
-    from ..recipe.limits import Budget
-    from ..run.budget import fit
-    from ..run.prepare import Request
+        from ..commands.extract import look_ahead, run
+        from ..recipe.limits import Budget
+        from ..run.budget import fit
+        from ..run.prepare import Request
 
     request = Request(
         teacher=teacher,
@@ -106,7 +108,9 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train another student on a set that exists."""
-    from ..commands.train import train as run_train
+    begin(f"training a student on the set of {store}", sandbox=False)
+    with waited("loading libraries"):
+        from ..commands.train import train as run_train
 
     report = run_train(store, recipe, out, overrides or (), seed, device, Progress(), student)
     tell(report, as_json, report.check_floor)
@@ -139,13 +143,14 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Compare methods on one teacher: the same student, budget and evaluation for all."""
-    start_sandbox()
-    options = options_of(input_, output, shape, task, range_, mean, std, hold)
+    begin(f"comparing methods on {teacher.name}")
+    with waited("loading libraries"):
+        options = options_of(input_, output, shape, task, range_, mean, std, hold)
 
-    from ..commands.bench import bench as run_bench
-    from ..commands.bench import parse_only
-    from ..recipe.limits import Budget
-    from ..run.prepare import Request
+        from ..commands.bench import bench as run_bench
+        from ..commands.bench import parse_only
+        from ..recipe.limits import Budget
+        from ..run.prepare import Request
 
     request = Request(
         teacher=teacher,

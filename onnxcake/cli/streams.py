@@ -12,10 +12,11 @@ import io
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from ..core import waiting
 from ..core.errors import OutputError
 
 _DESCRIPTORS = 3
@@ -28,16 +29,19 @@ class _Guard(io.RawIOBase):
     Args:
         raw: the stream below; None for one that was closed before the start.
         waits: whether to wait for a slow reader of a stream that does not block; else what it does not take is dropped.
+        before: is called before each write to a terminal.
     """
 
-    def __init__(self, raw: Any, *, waits: bool) -> None:
-        self._raw, self._waits = raw, waits
+    def __init__(self, raw: Any, *, waits: bool, before: Callable[[], None] = lambda: None) -> None:
+        self._raw, self._waits, self._before = raw, waits, before
         self.failure: OSError | None = None
 
     def write(self, content: Any) -> int:
         """Write all of ``content``, or drop it."""
         size, done = len(content), 0
         try:
+            if self.isatty():
+                self._before()
             while done < size:
                 if self._raw is None:
                     raise OSError(errno.EBADF, "the stream is closed")
@@ -103,7 +107,7 @@ def _guard_of(stream: TextIO | None, *, waits: bool) -> _Guard | None:
     if stream not in (sys.__stdout__, sys.__stderr__):
         return None
     buffer = getattr(stream, "buffer", None)
-    return None if buffer is None else _Guard(getattr(buffer, "raw", buffer), waits=waits)
+    return None if buffer is None else _Guard(getattr(buffer, "raw", buffer), waits=waits, before=waiting.hide)
 
 
 def _text(guard: _Guard, before: TextIO | None) -> TextIO:

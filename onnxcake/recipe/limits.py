@@ -9,8 +9,8 @@ from typing import Any
 
 from ..core.errors import UsageError
 from ..core.json_files import EXACT
-from ..core.progress import duration
 from ..core.quantities import LARGEST, Count, CountOrNone, Positive
+from ..core.units import duration
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = r"(\d+\.?\d*|\.\d+)\s*([smh])"

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..core import files, json_files
 from ..core.errors import RecipeError, StoreError
-from ..core.progress import duration
+from ..core.units import duration
 from .curves import Curve, curves_png
 from .report import Report
 

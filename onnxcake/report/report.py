@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core.errors import BelowFloor
-from ..core.progress import duration, size
 from ..core.text import printable
+from ..core.units import duration, size
 from ..recipe.limits import Budget
 from ..recipe.sections import RequireSection
 from ..runtime import ort

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core.errors import BelowFloor
-from ..core.progress import size
 from ..core.text import printable, shown
+from ..core.units import size
 
 _LONGEST = 200  # characters of one text on the terminal
 _LISTED = 500  # layers on the terminal; --json has them all

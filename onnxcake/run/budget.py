@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.errors import RecipeError, StoreError
 from ..core.files import is_there
-from ..core.progress import duration
+from ..core.units import duration
 from ..recipe.limits import Budget, Scaling
 from ..recipe.recipe import Recipe
 from ..runtime.ort import Runtime

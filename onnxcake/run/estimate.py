@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import torch
 
 from ..core.prefetch import ahead
-from ..core.progress import duration, size
 from ..core.rng import Key
+from ..core.units import duration, size
 from ..core.waiting import waited
 from ..runtime.ort import Runtime
 from ..store.shard import Batch

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..core import errors
 from ..core.arrays import Array
 from ..core.errors import BadTeacherFile, OnnxcakeError, TeacherError
 from ..core.text import first_line
-from ..core.waiting import wait_for
+from ..core.waiting import waited
 from ..graph.build_log import LIMITS
 from ..onnxfile.load import LIMIT_NODES, LIMIT_WEIGHTS, measure
 from ..runtime.process import (
@@ -101,20 +102,24 @@ class Airlock:
         self._child.start()
         self.stage = "the process was started"
         try:
-            wait_for("loading libraries")
-            self._ask({"do": "start"}, memory)
-            measured = self._ask({"do": "measure", **question}, memory, asked)
-            asked.megabytes += min(measured["bytes_outside"], LIMIT_WEIGHTS) / 1e6
-            asked.nodes, asked.loops = measured["nodes"], measured["loops"]
-            answer = self._ask({"do": "read", "memory": memory, **question}, memory, asked)
-            if answer["error"] is None:
-                asked.multiply_adds, asked.steps, asked.turns = (answer["cost"][k] for k in ("macs", "steps", "turns"))
-                answer = self._ask({"do": "probe"}, memory, asked)
+            with waited("loading libraries to read the file with") as wait:
+
+                def show(stage: str) -> None:
+                    wait.now(f"{path.name}: {stage}")
+
+                self._ask({"do": "start"}, memory)
+                show("measuring the file")
+                measured = self._ask({"do": "measure", **question}, memory, asked)
+                asked.megabytes += min(measured["bytes_outside"], LIMIT_WEIGHTS) / 1e6
+                asked.nodes, asked.loops = measured["nodes"], measured["loops"]
+                answer = self._ask({"do": "read", "memory": memory, **question}, memory, asked, show)
+                if answer["error"] is None:
+                    macs, asked.steps, asked.turns = (answer["cost"][k] for k in ("macs", "steps", "turns"))
+                    asked.multiply_adds = macs
+                    answer = self._ask({"do": "probe"}, memory, asked, show)
         except WorkerDied as death:
             error = _given_up(death, self.stage, asked, path.name)
             return Examination({"file": {"name": path.name}}, None, error)
-        finally:
-            wait_for("")
         facts = None if answer["facts"] is None else Facts.from_dict(answer["facts"])
         return Examination(answer["found"], facts, None if answer["error"] is None else _error(answer["error"]))
 
@@ -122,14 +127,20 @@ class Airlock:
         """Ends the child; the next file would start a fresh one."""
         self._child.close()
 
-    def _ask(self, question: dict[str, Any], memory: int, asked: _Asked | None = None) -> dict[str, Any]:
+    def _ask(
+        self,
+        question: dict[str, Any],
+        memory: int,
+        asked: _Asked | None = None,
+        show: Callable[[str], None] = lambda stage: None,
+    ) -> dict[str, Any]:
         def allowance() -> ResourceLimits:
             seconds = _START_S if asked is None else asked.seconds(self.stage)
             return ResourceLimits(memory, seconds, seconds * (1 if asked is None else _WALL))
 
         def on_note(note: dict[str, Any]) -> ResourceLimits:
             self.stage = str(note["stage"])
-            wait_for(self.stage)
+            show(self.stage)
             return allowance()
 
         try:

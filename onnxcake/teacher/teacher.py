@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.arrays import Array
 from ..core.errors import UsageError
-from ..core.waiting import wait_for
+from ..core.waiting import waited
 from ..onnxfile.front import Front
 from . import find_capabilities, sandbox
 from .capabilities import Statistics, TeacherCapabilities
@@ -131,12 +131,12 @@ class Teacher:
         assert exam.facts is not None
         facts = exam.facts
         fixed = facts.fixed_batch is not None
-        wait_for("building the graph")
-        opened = open_graph(path, options, fixed=fixed, digest=facts.digest, batch=facts.baked_batch)
-        graph = opened.logits(facts.signature.output_kind)
-        part = opened.safe.cut(opened.output)
-        wait_for("")
-        return cls(facts, part.SerializeToString(), opened.safe.beside(part), graph.to(place), place, opened)
+        with waited(f"{path.name}: building the graph"):
+            opened = open_graph(path, options, fixed=fixed, digest=facts.digest, batch=facts.baked_batch)
+            graph = opened.logits(facts.signature.output_kind)
+            part = opened.safe.cut(opened.output)
+            model, weights, graph = part.SerializeToString(), opened.safe.beside(part), graph.to(place)
+        return cls(facts, model, weights, graph, place, opened)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """[batch, …] in input units → logits [batch, classes]; differentiable."""
