@@ -102,7 +102,7 @@ class Airlock:
         self._child.start()
         self.stage = "the process was started"
         try:
-            with waited("loading libraries to read the file with") as wait:
+            with waited("starting the process that reads the file") as wait:
 
                 def show(stage: str) -> None:
                     wait.now(f"{path.name}: {stage}")
