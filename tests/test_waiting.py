@@ -175,6 +175,7 @@ def test_a_function_is_told_for_as_long_as_it_runs(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr(ticker, "LOOK_S", 0.01)
     monkeypatch.setattr(ticker, "AFTER_S", 0.0)
+    monkeypatch.setattr(waiting, "_FRESH_S", 0.0)
 
     @waiting.waited("timing")
     def failing() -> None:
