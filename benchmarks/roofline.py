@@ -69,7 +69,7 @@ def main() -> int:
         passed("float32")
     operations, (matrix, copy) = counter.get_total_flops(), ceilings(said.device)
     plain = 0.0
-    for way in (PLAIN, *autotune.others(there)):
+    for way in (PLAIN, *autotune.alternatives(there)):
         autotune.apply(way, there.graph)
         taken = seconds(lambda dtype=way.dtype: passed(dtype), said.times, said.device)
         plain = plain or taken

@@ -17,7 +17,7 @@ from onnxcake.evaluate.probes.parts import Probe
 from onnxcake.run import requirements
 from onnxcake.synthesis.losses import LOSSES
 from onnxcake.synthesis.step import Weighted
-from onnxcake.teacher.capabilities import MethodInputs, Statistics
+from onnxcake.teacher.capabilities import ActivationStatistics, MethodInputs
 from onnxcake.teacher.teacher import Teacher
 
 KEY = Key(0).at("needs")
@@ -142,7 +142,7 @@ def test_statistics_that_nothing_can_stand_for_are_refused(net: str, why: str, t
 
 @pytest.mark.parametrize("net", ["mlp", "folded", "surviving"])
 def test_recorded_statistics_go_before_all(net: str, teachers: dict[str, Teacher]) -> None:
-    recorded = Statistics(("v1",), (torch.zeros(3),), (torch.ones(3),), "recorded")
+    recorded = ActivationStatistics(("v1",), (torch.zeros(3),), (torch.ones(3),), "recorded")
     for only in (False, True):
         view = resolved({"statistics"}, teachers[net], recorded=recorded, only_recorded=only)
         assert view.statistics == recorded and view.notes == ()
@@ -174,7 +174,7 @@ def test_an_optional_term_takes_no_substitute(
         Weighted("statistics", 1.0, LOSSES["statistics"](optional=True)),
         Weighted("classification", 1.0, LOSSES["classification"]()),
     ]
-    recorded = Statistics(("v1",), (torch.zeros(3),), (torch.ones(3),), "recorded") if given else None
+    recorded = ActivationStatistics(("v1",), (torch.zeros(3),), (torch.ones(3),), "recorded") if given else None
     names, why = requirements.left_out(terms, teachers[net], KEY, recorded)
     assert names == left and len(why) == len(left) and all(text.startswith(told) for text in why)
     needed = Weighted("statistics", 1.0, LOSSES["statistics"]())

@@ -139,7 +139,7 @@ def test_a_graph_may_hold_sequences(handmade: Any, tmp_path: Path, runtime: Runt
 def test_a_fit_is_that_of_least_squares(export: Any, tmp_path: Path) -> None:
     """One layer whose target it cannot give: torch.linalg.lstsq on the same inputs finds the same weights."""
     torch.manual_seed(0)
-    graph = reconstruct._Student.of(
+    graph = reconstruct._FittedStudent.of(
         reconstruct.InitialModel.like(
             export(nn.Linear(12, 4), VECTOR, tmp_path / "net.onnx").read_bytes(),
             Teacher.load(tmp_path / "net.onnx").signature,

@@ -24,7 +24,7 @@ import torch
 
 from onnxcake.core.rng import Key
 from onnxcake.pruning.choices import Numbers
-from onnxcake.pruning.goal import Goal, Pruned, Tools
+from onnxcake.pruning.goal import Goal, Measurements, Pruned
 from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import Options
@@ -77,15 +77,15 @@ def check(name: str, path: Path, options: dict[str, Any]) -> dict[str, list[dict
     """Cuts one teacher at each size, by its channels and by products of two; the rows to keep of each."""
     opened = open_graph(path, Options.of(**options))
     pruner = Pruner(opened, "input", "output")
-    worth = pruner.scores("weights", Key(0), Tools())
+    worth = pruner.scores("weights", Key(0), Measurements())
     x = torch.randn(3, *opened.safe.input_shape, generator=Key(0).generator())
     teacher = _answers(path, opened.safe.outputs[opened.output], x)
     made: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for share in SHARES:
-        row = _row(name, share, pruner.to(Goal(keep=share), worth, Tools()), x, teacher if share == 1 else None)
+        row = _row(name, share, pruner.to(Goal(keep=share), worth, Measurements()), x, teacher if share == 1 else None)
         row["next"] = None if _on_target(row) else _next(pruner, worth, row)
         made["channels"].append(row)
-        ranks = None if share == 1 else pruner.ranks(Goal(keep=share), Tools())
+        ranks = None if share == 1 else pruner.ranks(Goal(keep=share), Measurements())
         if ranks is not None:
             made["products"].append(_row(name, share, pruner.factorise(ranks).as_it_is(), x, None))
         elif share < 1:
@@ -111,7 +111,7 @@ def _next(pruner: Pruner, worth: Numbers, row: dict[str, Any]) -> float | None:
     """The next larger share that can be cut, where the target was missed: widths are whole numbers."""
     total, largest = row["parameters"]
     for more in range(1, 51):
-        size = pruner.to(Goal(keep=min(row["keep"] + more / 100, 1.0)), worth, Tools()).parameters[1]
+        size = pruner.to(Goal(keep=min(row["keep"] + more / 100, 1.0)), worth, Measurements()).parameters[1]
         if size > largest:
             return size / total
     return None

@@ -1,4 +1,4 @@
-"""The closed list of things that can go wrong, each with what, where, what to do, and an exit code.
+"""Define the closed list of errors, each with what, where, what to do, and an exit code.
 
 Exit codes, for pipelines to act on:
 
@@ -25,7 +25,13 @@ from .text import printable
 
 
 class OnnxcakeError(Exception):
-    """Anything onnxcake refuses or cannot do, said as *where: what* and, on its own line, what to do."""
+    """Base of all errors: a refusal or failure, worded as *where: what* and, on its own line, what to do.
+
+    Args:
+        what: what is wrong, in words for the user.
+        where: the file, option or place in a recipe that the error is about.
+        remedy: what the user can do about it with what is at hand.
+    """
 
     exit_code = 1
 
@@ -40,7 +46,7 @@ class OnnxcakeError(Exception):
         return f"{head}\n  {self.remedy}" if self.remedy else head
 
     def as_dict(self) -> dict[str, Any]:
-        """The parts, for ``--json``."""
+        """Return the parts of the error as plain values, for ``--json``."""
         return {
             "error": type(self).__name__,
             "what": self.what,
@@ -51,75 +57,75 @@ class OnnxcakeError(Exception):
 
 
 class UsageError(OnnxcakeError):
-    """An argument that does not fit."""
+    """Argument of a command or function that does not fit."""
 
     exit_code = 2
 
 
 class ProbeError(UsageError):
-    """A probe file that cannot be read or does not fit the teacher."""
+    """Probe file that cannot be read or does not fit the teacher."""
 
 
 class RecipeError(OnnxcakeError):
-    """Every mistake of a recipe, all at once, each with its place."""
+    """Mistakes of a recipe, all of them at once, each with its line and column."""
 
     exit_code = 3
 
 
 class Diverged(OnnxcakeError):
-    """A loss stayed non-finite after retries with fresh keys."""
+    """Loss that stayed non-finite after retries with fresh random keys."""
 
     exit_code = 3
 
 
 class TeacherError(OnnxcakeError):
-    """The teacher cannot be used."""
+    """Teacher that cannot be used; the subclasses say why."""
 
     exit_code = 4
 
 
 class BadTeacherFile(TeacherError):
-    """Not a readable, well-formed ONNX model."""
+    """File that is not a readable, well-formed ONNX model."""
 
 
 class UnsupportedTeacher(TeacherError):
-    """A valid model that is not (yet) a classifier we can differentiate."""
+    """Valid ONNX model that is not (yet) a classifier with a gradient."""
 
 
 class ConversionMismatch(TeacherError):
-    """The converted graph and onnxruntime disagree."""
+    """Converted graph whose outputs differ from onnxruntime's."""
 
 
 class DeadTeacher(TeacherError):
-    """No usable gradient reaches the input, or the answer never changes."""
+    """Teacher without a usable gradient at its input, or with one and the same output for all inputs."""
 
 
 class BelowFloor(OnnxcakeError):
-    """The work is complete, but the student misses what was asked: a recipe's ``require`` floor, or a cut's goal."""
+    """Complete work whose student misses what was asked: a recipe's ``require`` floor, or a cut's goal."""
 
     exit_code = 5
 
 
 class StoreError(OnnxcakeError):
-    """The store is damaged beyond repair, or belongs to another run."""
+    """Store that is damaged beyond repair, or belongs to another run."""
 
     exit_code = 6
 
 
 class OutputError(OnnxcakeError):
-    """Output cannot be written."""
+    """Output that cannot be written."""
 
     exit_code = 7
 
 
 class TryAgain(OnnxcakeError):
-    """A passing condition: the same command may succeed later."""
+    """Passing condition under which the same command may succeed later."""
 
     exit_code = 75
 
 
 class Interrupted(BaseException):
-    """A SIGINT or SIGTERM, on its way to the exit; not an Exception, so that nothing swallows it."""
+    """SIGINT or SIGTERM, raised up to the program's exit; not an Exception, so that no handler swallows it."""
 
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum

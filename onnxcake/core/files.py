@@ -1,4 +1,4 @@
-"""The only module that opens files for writing.
+"""Write files; no other module opens one for writing.
 
 A file is either complete under its final name or not there at all: write a temporary in the same folder,
 flush, fsync, rename, fsync the folder. A name may carry the digest of its content, so that a flipped bit or
@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from .errors import OutputError, TryAgain
 
 TEMPORARY = ".tmp"
-DIGEST_CHARACTERS = 16
-_BLOCK = 1 << 20
+DIGEST_CHARACTERS = 16  # hex digits, 64 bits
+_BLOCK = 1 << 20  # bytes read at once
 
 _REMEDY = {
     errno.ENOSPC: "The disk is full. Free some space and run the same command again; finished work is kept.",
@@ -39,7 +39,7 @@ _REMEDY = {
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into an `OutputError` that names ``path``."""
+    """Turn the operating system's refusals inside the block into an `OutputError` that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -49,7 +49,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes ``folder`` and its parents, and proves that it can be written to.
+    """Make ``folder`` and its parents, and write a trial file to prove that the folder can be written to.
 
     Raises:
         OutputError: if it cannot be made or written to.
@@ -73,11 +73,11 @@ def check_target(path: Path, *, stream: bool = True) -> None:
         OutputError: otherwise.
     """
     if _is_stream(path) and not stream:
-        raise _in_the_way(path, "a device or a pipe")
+        raise _not_replaceable(path, "a device or a pipe")
 
 
 def make_parent(path: Path) -> None:
-    """`make_folder` of the folder that ``path`` is to lie in; devices and pipes are where they are.
+    """Make the folder that ``path`` is to lie in, unless ``path`` is a device or a pipe.
 
     Raises:
         OutputError: as `make_folder` and `check_target`.
@@ -87,7 +87,7 @@ def make_parent(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Puts ``content`` under ``path``, whole or not at all, safe against a kill and against power loss.
+    """Write ``content`` under ``path``, whole or not at all, safe against a kill and against power loss.
 
     What is no regular file is never replaced: a character device or a pipe gets the content written into it.
 
@@ -117,7 +117,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether a path leads to something; one that the system cannot even look up leads to nothing."""
+    """Tell whether ``path`` leads to something; a path that the system cannot even look up does not."""
     try:
         return path.exists()
     except OSError:  # a name that is too long, a loop of links, a folder that nobody may read
@@ -125,20 +125,20 @@ def is_there(path: Path) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of ``value`` as indented JSON, keys in the order given."""
+    """Write ``value`` as indented JSON with `write_atomic`, keys in the order given."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, text.encode(errors="backslashreplace"))  # a file's name may hold lone surrogates
 
 
 def write_with_digest(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
-    """`write_atomic` under ``stem-<first 16 hex digits of sha256>suffix``; returns that path."""
+    """Write ``content`` with `write_atomic` as ``stem-<first 16 hex digits of sha256>suffix``; return that path."""
     path = folder / f"{stem}-{sha256(content)[:DIGEST_CHARACTERS]}{suffix}"
     write_atomic(path, content)
     return path
 
 
 def digest_holds(path: Path) -> bool:
-    """Whether ``path`` is a regular file (no link) whose name carries the digest of what it holds."""
+    """Tell whether ``path`` is a regular file (no link) whose name carries the digest of its content."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return False
@@ -148,7 +148,7 @@ def digest_holds(path: Path) -> bool:
 
 
 def move(path: Path, folder: Path) -> Path:
-    """Moves a file into ``folder`` (made if need be), beside what may have its name there already."""
+    """Move a file into ``folder`` (made if need be) under its name, numbered if that name is taken; return the path."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         target, number = folder / path.name, 0
@@ -160,20 +160,20 @@ def move(path: Path, folder: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Removes a file that may be gone already."""
+    """Remove a file that may be gone already."""
     with writing(path):
         path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
-    """Removes the temporaries that a killed run left in ``folder``; the caller holds the folder's lock."""
+    """Remove the temporaries that a killed run left in ``folder``; the caller holds the folder's lock."""
     for leftover in folder.glob(f".*{TEMPORARY}"):
         remove(leftover)
 
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Holds ``folder`` against a second onnxcake run; the system frees it whatever way this process ends.
+    """Lock ``folder`` against a second onnxcake run; the system frees the lock however this process ends.
 
     Raises:
         TryAgain: if another run holds it.
@@ -192,12 +192,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def sha256(content: bytes) -> str:
-    """The digest of ``content``, in hex."""
+    """Return the SHA-256 digest of ``content``, in hex."""
     return hashlib.sha256(content).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """The digest of a file's content, in hex, read block by block."""
+    """Return the SHA-256 digest of a file's content, in hex, read block by block."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -206,7 +206,7 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical(value: Any) -> bytes:
-    """One byte string for each JSON value, whatever the order of its keys: what keys are made from."""
+    """Serialise a JSON value to bytes that do not depend on the order of its keys; store keys are digests of them."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -227,10 +227,10 @@ def _is_stream(path: Path) -> bool:
         return False
     kinds = {stat.S_ISLNK: "a link", stat.S_ISDIR: "a folder", stat.S_ISSOCK: "a socket", stat.S_ISBLK: "a disk"}
     name = next((name for is_kind, name in kinds.items() if is_kind(mode)), "no regular file")
-    raise _in_the_way(path, f"{name} to {path.readlink()}" if stat.S_ISLNK(mode) else name)
+    raise _not_replaceable(path, f"{name} to {path.readlink()}" if stat.S_ISLNK(mode) else name)
 
 
-def _in_the_way(path: Path, name: str) -> OutputError:
+def _not_replaceable(path: Path, name: str) -> OutputError:
     remedy = "Move it away, or choose another name with --out."
     return OutputError(f"is {name}, which is not replaced by a file", where=path, remedy=remedy)
 

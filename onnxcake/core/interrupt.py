@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: stop soon, keep what is finished, exit 130 or 143.
+"""Stop at SIGINT or SIGTERM: keep finished work and exit 130 or 143.
 
 A signal raises `Interrupted` where the program stands. Code that must not be left half-way (a training step
 whose state is about to be saved) runs inside `deferred` and asks `requested` between its steps. A second
@@ -31,7 +31,7 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Installs the handlers for the block; for a command's main thread only."""
+    """Install the signal handlers for the block; for a command's main thread only."""
     global _received
     _received = None
     before = {signum: signal.signal(signum, _on_signal) for signum in _signals}
@@ -45,7 +45,7 @@ def handled() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """A signal inside the block is only noted, and raised at the block's end."""
+    """Defer a signal inside the block: note it, and raise `Interrupted` at the block's end."""
     global _deferred
     outer, _deferred = _deferred, True
     try:
@@ -57,5 +57,5 @@ def deferred() -> Iterator[None]:
 
 
 def requested() -> bool:
-    """Whether a signal has come."""
+    """Tell whether a signal has come."""
     return _received is not None

@@ -1,7 +1,7 @@
-"""Reading back the JSON that a run keeps: every file against the types of a dataclass, in one place.
+"""Read back the JSON files of a run, each validated against the types of a dataclass.
 
-The files are anyone's to edit. What does not hold what it should is one error, whatever is wrong with it: a value of
-another type or out of range, a key too many or too few, a number that is not finite, a nesting without end.
+Users may edit the files. Whatever does not fit is one kind of error: a value of another type or out of range, a key too
+many or too few, a number that is not finite, or too deep a nesting.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from .text import first_line, shown
 
 # For a dataclass, as its ``__pydantic_config__``: no other keys, no value bent into another type.
 EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-LIMIT_BYTES = 1 << 28
+LIMIT_BYTES = 1 << 28  # 256 MiB, far above what a run writes
 AGAIN = "Choose another --out, or remove the file: what it holds is made again."
 
 Kind = TypeVar("Kind")
 
 
 def read(path: Path, kind: type[Kind], remedy: str) -> Kind:
-    """The value in a file, of a type that pydantic knows.
+    """Read a JSON file as a value of ``kind``, a type that pydantic knows.
 
     Args:
-        remedy: what to do about a file that holds something else.
+        remedy: what the user can do about a file that holds something else.
 
     Raises:
-        StoreError: if it cannot be read, or does not hold such a value.
+        StoreError: if the file cannot be read, or does not hold such a value.
     """
     try:
         if not path.is_file():
@@ -40,7 +40,7 @@ def read(path: Path, kind: type[Kind], remedy: str) -> Kind:
             content = file.read(LIMIT_BYTES + 1)
         if len(content) > LIMIT_BYTES:
             raise ValueError(f"it is larger than {LIMIT_BYTES >> 20} MiB")
-        value = json.loads(content, parse_constant=_not_finite, parse_float=_finite)
+        value = json.loads(content, parse_constant=_refuse_non_finite, parse_float=_parse_finite)
         return of(value, kind)
     except RecursionError as error:
         raise StoreError("cannot be read back: it is nested too deeply", where=path, remedy=remedy) from error
@@ -50,10 +50,10 @@ def read(path: Path, kind: type[Kind], remedy: str) -> Kind:
 
 
 def of(value: Any, kind: type[Kind]) -> Kind:
-    """A plain value as one of such a type, lists for tuples allowed.
+    """Validate a plain value as one of ``kind``, lists for tuples allowed.
 
     Raises:
-        ValueError: naming the place where it is none.
+        ValueError: naming the place that does not fit.
     """
     try:
         # Through JSON: only there are lists what tuples are written as.
@@ -65,12 +65,12 @@ def of(value: Any, kind: type[Kind]) -> Kind:
         raise ValueError(f"{shown(place)}: {text}" if place else text) from error
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{shown(text)} is not a finite number")
     return number
 
 
-def _not_finite(text: str) -> float:
+def _refuse_non_finite(text: str) -> float:
     raise ValueError(f"{text} is not a finite number")

@@ -28,7 +28,7 @@ def read_numbers(path: Path) -> npt.NDArray[Any]:
         UsageError: if it cannot be read, or holds anything else.
     """
     try:
-        array = np.asarray(_READERS.get(path.suffix.lower(), _numpy)(path))
+        array = np.asarray(_READERS.get(path.suffix.lower(), _read_numpy)(path))
     except OSError as error:
         raise _refused(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # damage makes zipfile, json and numpy raise errors of their own
@@ -38,7 +38,7 @@ def read_numbers(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _numpy(path: Path) -> Any:
+def _read_numpy(path: Path) -> Any:
     loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
@@ -48,19 +48,19 @@ def _numpy(path: Path) -> Any:
         return loaded[loaded.files[0]]
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _csv(path: Path) -> Any:
-    return _table(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+def _read_csv(path: Path) -> Any:
+    return _parse_rows(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
 
 
-def _txt(path: Path) -> Any:
-    return _table(re.split(r"[\s,;]+", line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines())
+def _read_txt(path: Path) -> Any:
+    return _parse_rows(re.split(r"[\s,;]+", line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines())
 
 
-def _table(lines: Iterable[list[str]]) -> Any:
+def _parse_rows(lines: Iterable[list[str]]) -> Any:
     rows = [row for row in lines if any(cell.strip() for cell in row)]
     if rows and not all(map(_is_number, rows[0][1:] or rows[0])):
         rows = rows[1:]
@@ -78,7 +78,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-_READERS = {".json": _json, ".csv": _csv, ".txt": _txt}
+_READERS = {".json": _read_json, ".csv": _read_csv, ".txt": _read_txt}
 
 
 def _refused(path: Path, why: str) -> UsageError:

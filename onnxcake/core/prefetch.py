@@ -1,4 +1,4 @@
-"""What comes next is made by another thread while what came last is used."""
+"""Prefetch items: compute the next one in another thread while the caller uses the last one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _END = object()
 
 @contextmanager
 def ahead(items: Iterator[Item], threads: int) -> Iterator[Iterator[Item]]:
-    """The items in their order, each made while the one before is used; nothing is made when the block has ended.
+    """Iterate over ``items`` in order, each computed while the one before is used; nothing is computed after the block.
 
-    One thread at a time makes items, and what that raises is raised where the item would have come. Torch lets go of
-    the interpreter while it computes, so that the two share the cores.
+    One thread at a time computes items, and an exception in it is raised where the item would have come. Torch releases
+    the interpreter lock while it computes, so that both threads share the cores.
 
     Args:
-        threads: of torch, for the thread that makes, and as many for this one within the block. At 0 there is no other
-            thread, and an item is made when it is asked for.
+        threads: torch's threads for the computing thread, and as many for the caller's within the block. At 0 there is
+            no other thread, and an item is computed when the caller asks for it.
     """
     if not threads:
         yield items

@@ -1,4 +1,4 @@
-"""The kinds of numbers that recipes hold; parts use them as field types, and the recipe checks them."""
+"""Define the kinds of numbers that recipes hold, as field types that the recipe's schema checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random fields: noise of every smoothness and every contrast, for inputs of any shape.
+"""Draw random fields: noise of every smoothness and every contrast, for inputs of any shape.
 
 White noise tells a network little about what it does on real inputs, which are smooth at some scale, often flat at the
 ends of their range, and sharply bounded in between. A Gaussian random field that is blurred at a scale of its own,
@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SHARPEST = 0.25  # deviations of the blur, in places: as good as none,
-_SMOOTHEST = 0.2  # and in sides, where a side holds two or three waves
-_UNLIKE = math.log(2)  # deviation of an image's smoothness along each of its sides, as a logarithm
-_COARSE = (2, 4, 8, 16)  # places in a side of the noise that is enlarged
+_SHARPEST = 0.25  # least deviation of the blur, in pixels: as good as no blur
+_SMOOTHEST = 0.2  # greatest deviation of the blur, as a share of the side, which then holds two or three waves
+_UNLIKE = math.log(2)  # standard deviation of the log of the blur between the sides of one image
+_COARSE = (2, 4, 8, 16)  # pixels in a side of the noise that is enlarged
 
 
 def fields(
     samples: int, shape: tuple[int, ...], generator: torch.Generator, contrast: tuple[float, float] = (0.5, 4.0)
 ) -> Tensor:
-    """Gaussian random fields [samples, *shape] in standard units, not cut off at any range.
+    """Draw Gaussian random fields [samples, *shape] in standard units, not clipped to any range.
 
     Each sample is white noise, blurred along each side by a Gaussian whose deviation is drawn log-uniformly from a
     quarter of a place to a fifth of the side; sides wrap around. An image is about as smooth along one side as along
@@ -37,23 +37,24 @@ def fields(
     """
     x = torch.randn(samples, *shape, generator=generator)
     alike = torch.rand(samples, generator=generator) if len(shape) > 2 else None
-    for side in _sides(shape):
-        x = _blurred(x, side, generator, alike)
+    for side in _smooth_axes(shape):
+        x = _blur(x, side, generator, alike)
     if len(shape) > 2 and shape[0] > 1:
-        share = _for_each(torch.rand(samples, generator=generator), x)
-        x = x / _deviation(x)
+        share = _broadcast_to_batch(torch.rand(samples, generator=generator), x)
+        x = x / _root_mean_square(x)
         common = x.mean(1, keepdim=True) * math.sqrt(shape[0])
         x = share.sqrt() * common + (1 - share).sqrt() * x
     low, high = map(math.log, contrast)
-    scale = _for_each((low + (high - low) * torch.rand(samples, generator=generator)).exp(), x)
-    middle = _for_each(torch.randn(samples, generator=generator), x)
-    return scale * (x / _deviation(x) + middle)
+    scale = _broadcast_to_batch((low + (high - low) * torch.rand(samples, generator=generator)).exp(), x)
+    middle = _broadcast_to_batch(torch.randn(samples, generator=generator), x)
+    return scale * (x / _root_mean_square(x) + middle)
 
 
 def coarse(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Images of the shape of ``like`` [n, channels, height, width], each of mean 0 and deviation 1: another kind.
+    """Draw images of the shape of ``like`` [n, channels, height, width], of mean 0 and deviation 1, from coarse noise.
 
-    Normal noise of a few places, enlarged; each is a sum of several sizes in proportions of its own.
+    Normal noise on grids of 2 to 16 places a side is enlarged bilinearly; each image is a sum of all sizes in random
+    proportions.
     """
     count, channels, *size = like.shape
     total = torch.zeros_like(like)
@@ -65,16 +66,16 @@ def coarse(like: Tensor, generator: torch.Generator) -> Tensor:
     return total / total.std((1, 2, 3), keepdim=True)
 
 
-def _sides(shape: tuple[int, ...]) -> range:
-    """The axes of a batch along which neighbours are alike."""
+def _smooth_axes(shape: tuple[int, ...]) -> range:
+    """Return the axes of a batch along which neighbouring values are correlated."""
     return range(1, 3) if len(shape) == 2 else range(2, len(shape) + 1)
 
 
-def _blurred(x: Tensor, side: int, generator: torch.Generator, alike: Tensor | None) -> Tensor:
-    """Each sample blurred along ``side`` through its spectrum, by as much as is drawn for it.
+def _blur(x: Tensor, side: int, generator: torch.Generator, alike: Tensor | None) -> Tensor:
+    """Blur each sample along axis ``side`` through its spectrum, by a deviation drawn for the sample.
 
     Args:
-        alike: how smooth each is, whichever side, 0 … 1; None for a draw of this side's own.
+        alike: each sample's smoothness on all of its axes [samples], 0 … 1; None to draw one for this axis alone.
     """
     size = x.shape[side]
     low, high = math.log(_SHARPEST), math.log(max(_SMOOTHEST * size, _SHARPEST))
@@ -92,10 +93,10 @@ def _blurred(x: Tensor, side: int, generator: torch.Generator, alike: Tensor | N
     return blurred
 
 
-def _deviation(x: Tensor) -> Tensor:
-    """Root mean square of each sample; its mean is 0 but for chance."""
-    return _for_each(x.flatten(1).square().mean(1).sqrt().clamp_min(1e-6), x)
+def _root_mean_square(x: Tensor) -> Tensor:
+    """Return the root mean square of each sample, shaped to broadcast; the mean is 0 up to chance."""
+    return _broadcast_to_batch(x.flatten(1).square().mean(1).sqrt().clamp_min(1e-6), x)
 
 
-def _for_each(values: Tensor, like: Tensor) -> Tensor:
+def _broadcast_to_batch(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.dim() - 1))

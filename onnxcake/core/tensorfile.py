@@ -1,4 +1,4 @@
-"""Tensors with facts about them as one safetensors file whose bytes depend on nothing else.
+"""Read and write tensors with facts about them as one safetensors file whose bytes depend on nothing else.
 
 safetensors writes string metadata in no fixed order, so all facts go into one entry, as canonical JSON.
 """
@@ -21,16 +21,16 @@ _ENTRY = "onnxcake"
 
 
 def pack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
-    """The bytes of a file that holds ``tensors`` and ``facts`` (JSON values)."""
+    """Serialise ``tensors`` and ``facts`` (JSON values) to the bytes of a file."""
     content: bytes = save(tensors, {_ENTRY: canonical(facts).decode()})
     return content
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (mapped into memory, read when touched) and facts of a file that `pack` made.
+    """Read the tensors (memory-mapped, read when touched) and facts of a file that `pack` made.
 
     Raises:
-        what `UNREADABLE` names: if it is none.
+        SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError: (`UNREADABLE`) if it is no such file.
     """
     with safe_open(path, framework="pt") as file:
         facts = json.loads((file.metadata() or {})[_ENTRY])
@@ -38,7 +38,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """`read` of a file whose name carries its digest.
+    """Read a file with `read` if its name carries its digest.
+
+    Returns:
+        None if the file is damaged, is no such file, or holds something else than its name says.
 
     None if the file is damaged, is no such file, or holds something else than its name says.
     """

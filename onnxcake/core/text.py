@@ -9,23 +9,23 @@ SHOWN_CHARACTERS = 100
 
 
 def shown(name: object) -> str:
-    """A name out of an untrusted file, escaped and cut to 100 characters, in quotes."""
+    """Return a name out of an untrusted file escaped, cut to 100 characters, in quotes."""
     text = ascii(str(name))
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…'"
 
 
 def printable(text: str) -> str:
-    """``text`` with all that a terminal might obey escaped: control and direction characters, half surrogates."""
+    """Escape all characters of ``text`` that a terminal might obey: control, direction, lone surrogates."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def first_line(error: Exception, limit: int = 300) -> str:
-    """The first line of a library's message, escaped and cut: it may quote an untrusted file."""
+    """Return the first line of a library's message, escaped and cut, as the message may quote an untrusted file."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:limit].encode("unicode_escape").decode("ascii")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` when a known word is close, else nothing."""
+    """Return `` (did you mean 'x'?)`` when a known word is close, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

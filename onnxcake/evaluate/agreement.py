@@ -1,4 +1,4 @@
-"""How alike two classifiers are, judged by the answers that onnxruntime gives for both."""
+"""Compare two classifiers by the answers that onnxruntime gives for both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TINY = 1e-30  # a probability of zero, in logarithms
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its 95 % confidence interval."""
+    """Hold a figure with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -27,10 +27,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How alike two classifiers are on the same inputs.
+    """Hold the agreement of two classifiers on the same inputs.
 
     Attributes:
-        samples: how many inputs.
+        samples: number of inputs.
         agreement: share of inputs on which both name the same class; for multi-label classifiers, share of all
             yes-or-no decisions on which both decide alike (Wilson interval).
         kl: KL(teacher ‖ student), mean over inputs, in nats; for multi-label classifiers the sum over labels.
@@ -44,18 +44,18 @@ class Comparison:
     student_accuracy: Figure | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data; what is not known is left out."""
+        """Convert to plain data without the figures that are not known."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Holds what teacher and student answer to the same inputs.
+    """Hold the answers of teacher and student to the same inputs.
 
     Attributes:
         teacher, student: answers [n, …].
         labels: right classes [n], or labels set [n, labels], if known.
-        kinds: what the teacher's and the student's answers hold.
+        kinds: of the teacher's and the student's answers.
     """
 
     teacher: Array
@@ -64,18 +64,18 @@ class Answers:
     kinds: tuple[OutputKind, OutputKind]
 
     def comparison(self) -> Comparison:
-        """Compare them, see `compare`."""
+        """Compare the answers, see `compare`."""
         return compare(self.teacher, self.student, self.labels, self.kinds)
 
     def doubts(self, source: str) -> list[str]:
-        """Say what makes the comparison doubtful, see `one_sided`."""
+        """Word why the comparison is doubtful, if it is, see `one_sided`."""
         return one_sided(self.teacher, self.student, self.kinds, f"the {source.replace('_', '-')} inputs")
 
 
 def compare(teacher: Array, student: Array, labels: Array | None, kinds: tuple[OutputKind, OutputKind]) -> Comparison:
-    """Compares answers [n, …] to the same inputs.
+    """Compare answers [n, …] to the same inputs.
 
-    Inputs to which the teacher has no answer (NaN, as 0 / 0 is) are left out; a student's that is none agrees with
+    Inputs to which the teacher has no answer (NaN, as 0 / 0 is) are left out; a student's NaN agrees with
     nothing, and is left out of the KL divergence.
 
     Args:
@@ -97,12 +97,12 @@ def compare(teacher: Array, student: Array, labels: Array | None, kinds: tuple[O
 
 
 def top_classes(answers: Array, kind: OutputKind) -> Array:
-    """The class [n] that each of a classifier's answers [n, …] names."""
+    """Return the class [n] that each of a classifier's answers [n, …] names."""
     return np.asarray(log_probabilities(answers, kind).argmax(1))
 
 
 def one_sided(teacher: Array, student: Array, kinds: tuple[OutputKind, OutputKind], inputs: str) -> list[str]:
-    """Say whether the teacher or the student answers (nearly) every input alike, in words.
+    """Word a warning if the teacher or the student answers (nearly) every input alike.
 
     A student that always names the commoner class agrees with its teacher as often as that class is named: the
     agreement alone does not show it. For multi-label classifiers a class is a set of labels.
@@ -131,7 +131,7 @@ def one_sided(teacher: Array, student: Array, kinds: tuple[OutputKind, OutputKin
 
 
 def _commonest(answers: Array, kind: OutputKind) -> tuple[float, str]:
-    """The share of the commonest decision, and the decision in words."""
+    """Return the share of the commonest decision, and the decision in words."""
     named = top_classes(answers, kind).reshape(len(answers), -1)
     values, counts = np.unique(named, axis=0, return_counts=True)
     most = int(counts.argmax())
@@ -141,7 +141,7 @@ def _commonest(answers: Array, kind: OutputKind) -> tuple[float, str]:
 
 
 def share(hits: Array) -> Figure:
-    """The share of true entries, with Wilson's 95 % interval (1927)."""
+    """Return the share of true entries, with Wilson's 95 % interval (1927)."""
     n, z = len(hits), CONFIDENCE
     p = float(hits.mean())
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -150,14 +150,14 @@ def share(hits: Array) -> Figure:
 
 
 def mean(values: Array) -> Figure:
-    """The mean, with the normal 95 % interval; of a single value, that value alone."""
+    """Return the mean, with the normal 95 % interval; of a single value, that value alone."""
     centre = float(values.mean())
     spread = CONFIDENCE * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return Figure(centre, centre - spread, centre + spread)
 
 
 def log_probabilities(answer: Array, kind: OutputKind) -> Array:
-    """A classifier's answers → log-probabilities [n, classes], float64; [n · labels, 2] for a multi-label one."""
+    """Convert answers to log-probabilities [n, classes], float64; [n · labels, 2] for a multi-label classifier."""
     rows = answer.reshape(len(answer), -1).astype(np.float64)
     if kind.startswith(("binary", "multilabel")):
         each = rows.reshape(-1, 1)

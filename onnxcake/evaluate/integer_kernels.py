@@ -56,11 +56,11 @@ def arithmetic_here(
 
 
 def saturated(side: str, told: Mapping[str, Any]) -> list[str]:
-    """Say in words that a file's answers here are not those that it means; nothing where they are.
+    """Word a warning if a file's answers on this processor differ from its exact arithmetic.
 
     Args:
-        side: what the file is called.
-        told: with what `arithmetic_here` gives.
+        side: name of the file in the message.
+        told: holds the result of `arithmetic_here`.
     """
     host = told.get("host")
     if host is None or host["agreement"] >= _DOUBTFUL:

@@ -1,4 +1,4 @@
-"""What a run can know of its student without data: agreement on inputs that neither was made for, and alarms.
+"""Assess a student without data: its agreement on inputs that neither model was made for, and alarms.
 
 A student that agrees with its teacher on what it was trained on may have learnt nothing that counts. So the two are
 compared on families of inputs that are drawn afresh and have little to do with each other. Students cut from their
@@ -34,7 +34,7 @@ Answers = Callable[[Array], Array]  # inputs → what onnxruntime answers
 
 
 def families(signature: Signature, key: Key) -> dict[str, Array]:
-    """Inputs as the file takes them [n, …], by family: none of them belongs to any recipe.
+    """Draw inputs as the file takes them [n, …], by family; no recipe makes any of them.
 
     There are 1000 of each, and fewer of large ones, so that they fit into memory.
 
@@ -62,7 +62,7 @@ def families(signature: Signature, key: Key) -> dict[str, Array]:
 
 
 def _scaled(noise: Tensor, key: Key) -> Tensor:
-    """Rows of features whose scales differ, and stay the same for some rows, as they do for a table [n, features]."""
+    """Scale rows of features differently by feature, the same for some rows, as in a table [n, features]."""
     draw = key.generator()
     tables = -(-len(noise) // _ROWS)
     scale = 10 ** torch.empty(tables, noise.shape[1]).uniform_(*_SCALES, generator=draw)
@@ -72,7 +72,7 @@ def _scaled(noise: Tensor, key: Key) -> Tensor:
 
 
 def assess(teacher: Answers, student: Answers, signature: Signature, held_out: Array, key: Key) -> dict[str, Any]:
-    """Agreement on each family, their mean as the figure to expect at least on real inputs, and what is alarming.
+    """Compute the agreement on each family, their mean as the figure to expect at least on real inputs, and alarms.
 
     Args:
         held_out: samples that the run has made and not learnt from, as the file takes them.
@@ -94,7 +94,7 @@ def assess(teacher: Answers, student: Answers, signature: Signature, held_out: A
 
 
 def alarms(seen: Mapping[str, tuple[Array, Array]], held_out: Array, signature: Signature) -> list[str]:
-    """What makes the figures doubtful, in words.
+    """Word what makes the figures doubtful.
 
     Args:
         seen: the teacher's and the student's answers by family, those to ``held_out`` among them.
@@ -132,14 +132,14 @@ def alarms(seen: Mapping[str, tuple[Array, Array]], held_out: Array, signature: 
 
 
 def _sure(answers: Array, signature: Signature) -> float:
-    """The share of answers with nearly all probability on one class; 0 where there are no classes to choose from."""
+    """Return the share of answers with nearly all probability on one class; 0 unless one class is chosen."""
     if signature.task != "multiclass":
         return 0.0
     return float((log_probabilities(answers, signature.output_kind).max(1) > math.log(_SURE)).mean())
 
 
 def _duplicates(inputs: Array) -> float:
-    """The share of samples whose nearest other lies within a small part of the median distance."""
+    """Return the share of samples whose nearest neighbour lies within a small part of the median distance."""
     rows = torch.from_numpy(np.asarray(inputs[:SAMPLES], np.float32)).flatten(1)
     if len(rows) < 3:
         return 0.0

@@ -1,4 +1,4 @@
-"""Find the batches that a file may have baked in: exporters write the one that they traced with into constants."""
+"""Find the batch sizes that a file may have baked in: exporters write the one that they traced with into constants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STATES = {"LSTM", "GRU", "RNN", "Loop", "Scan"}  # with states that may be stor
 
 
 def candidates(converted: Converted) -> list[int]:
-    """List the batches that may be baked in, the likeliest first: 1, 2, then what the constants show.
+    """List the batch sizes that may be baked in, the likeliest first: 1, 2, then what the constants show.
 
     Nodes that could not be converted come first, then those whose inputs are shapes or stored states.
     """
@@ -32,7 +32,7 @@ def candidates(converted: Converted) -> list[int]:
 
 
 def _sizes(converted: Converted, node: onnx.NodeProto) -> Iterator[int]:
-    """The numbers of a node's constant inputs that may be a batch."""
+    """Iterate over the numbers of a node's constant inputs that may be a batch size."""
     for name in node.input:
         value = converted.constant(name)
         if value is None or not value.numel():
@@ -40,8 +40,8 @@ def _sizes(converted: Converted, node: onnx.NodeProto) -> Iterator[int]:
         if value.dtype.is_floating_point:
             yield from value.shape[:2] if value.dim() > 1 else ()
         elif value.dim() <= 1:
-            yield _first(value)
+            yield _first_number(value)
 
 
-def _first(value: Tensor) -> int:
+def _first_number(value: Tensor) -> int:
     return int(value.reshape(-1)[0])

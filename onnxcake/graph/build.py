@@ -1,4 +1,4 @@
-"""A safe graph → a differentiable torch module, by running it once before there is data.
+"""Build a differentiable torch module from a safe graph, by running the graph once before there is data.
 
 Every node is converted and run at two trial batch sizes. What depends on nothing is folded into a constant;
 what depends only on the batch (shapes and what is computed from them) becomes whole numbers of the form
@@ -36,7 +36,7 @@ _DEEPEST = 64  # sub-graphs and functions within one another
 
 
 class Builder:
-    """Builds one `Graph`.
+    """Build one `Graph`.
 
     Args:
         functions: the model's own functions, by (domain, name).
@@ -73,7 +73,7 @@ class Builder:
     # Values
 
     def dtype_of(self, elem_type: int) -> torch.dtype:
-        """The torch dtype that stands for an ONNX element type.
+        """Return the torch dtype that stands for an ONNX element type.
 
         Raises:
             Obstacle: for a type without one.
@@ -84,13 +84,13 @@ class Builder:
         return self.precision if self.precision is not None and dtype in _FLOATS else dtype
 
     def constant(self, value: Any) -> Value:
-        """A value that depends on nothing."""
+        """Make a value that depends on nothing."""
         slot = next(self._slots)
         self.constants[slot] = value
         return Value(Depends.NOTHING, (value, value), slot)
 
     def derived(self, function: Function, *values: Value) -> Value:
-        """What a function makes of values that depend on nothing: one constant for all graphs that need it."""
+        """Make a constant by a function of values that depend on nothing; all graphs that need it share one."""
         slots = tuple(value.slot for value in values)
         if (function, slots) not in self._derived:
             made = self.constant(function(*(value.seen[0] for value in values)).contiguous())
@@ -99,18 +99,18 @@ class Builder:
         return self._derived[function, slots]
 
     def input(self, shapes: tuple[Sequence[int], Sequence[int]], dtype: torch.dtype) -> Value:
-        """A value that is data, of these shapes at the two trial batches."""
+        """Make a value that depends on data, of these shapes at the two trial batches."""
         seen = tuple(torch.empty(tuple(shape), dtype=dtype, device="meta") for shape in shapes)
         return Value(Depends.DATA, (seen[0], seen[1]), next(self._slots))
 
     def fresh(self, seen: tuple[Any, Any]) -> Value:
-        """A value that is data, as seen at the trial batches: what a sub-graph gets from one turn to the next."""
+        """Make a value that depends on data, shaped as at the trial batches, for a loop to carry between iterations."""
         return Value(Depends.DATA, (meta(seen[0]), meta(seen[1])), next(self._slots))
 
     # Graphs
 
     def graph(self, proto: onnx.GraphProto, opsets: dict[str, int], inputs: dict[str, Value]) -> list[Value]:
-        """Builds a main graph; returns its outputs, those that could not be built left out."""
+        """Build a main graph; return its outputs, except those that could not be built."""
         self._frame = Frame(opsets, {}, dict(inputs))
         self.values = self._frame.values
         for declared in proto.input:
@@ -119,7 +119,7 @@ class Builder:
         return self._body(proto)
 
     def inline(self, proto: onnx.GraphProto, inputs: Sequence[Value]) -> list[Value]:
-        """Builds a sub-graph in place."""
+        """Build a sub-graph in place; return its outputs."""
         outer = self._frame
         formal = dict(zip((value.name for value in proto.input), inputs, strict=False))
         self._frame = Frame(outer.opsets, outer.attributes, formal, outer, outer.depth + 1)
@@ -134,7 +134,7 @@ class Builder:
             self._frame = outer
 
     def module(self, proto: onnx.GraphProto, inputs: Sequence[Value]) -> tuple[Graph, list[Value], list[Value]]:
-        """A sub-graph as a module of its own, for what is decided at run time.
+        """Build a sub-graph as a module of its own, for branches and loops that are decided at run time.
 
         Returns:
             (the module, whose inputs are those given and then the outer values it reads; those outer values;
@@ -176,11 +176,11 @@ class Builder:
             self._frame.values[tensor.values.name] = self.constant(dense_of(tensor, self.dtype_of))
 
     def opset(self, domain: str) -> int:
-        """The version of a domain's operators where the builder is."""
+        """Return the opset version of a domain at the builder's present place."""
         return self._frame.opsets.get(domain, 0)
 
     def look_up(self, name: str) -> Value | None:
-        """The value of a name, in this graph or one around it."""
+        """Find the value of a name, in this graph or one around it."""
         frame: Frame | None = self._frame
         while frame is not None:
             if name in frame.values:
@@ -215,7 +215,7 @@ class Builder:
                     self._frame.values[name] = value
 
     def convert(self, proto: onnx.NodeProto, version: int, inputs: list[Value | None]) -> list[Value]:
-        """Adds a node with its inputs given, whatever its proto calls them; returns its outputs."""
+        """Add a node with its inputs given, whatever its proto calls them; return its outputs."""
         proto = bound(proto, self._frame.attributes)
         converter = find(proto.domain, proto.op_type)
         if (proto.domain, proto.op_type) in self.functions or converter is None:
@@ -237,7 +237,7 @@ class Builder:
     def _expand(
         self, proto: onnx.NodeProto, version: int, inputs: list[Value | None], dry: bool = False
     ) -> list[Value]:
-        """A node whose operator is a function, the model's or the standard's, built from that function's body."""
+        """Build a node whose operator is a function, the model's or the standard's, from that function's body."""
         function = self.functions.get((proto.domain, proto.op_type)) or standard_function(proto, version, inputs)
         if function is None:
             raise _Missing("no conversion for this operator", around("without this operator"))
@@ -276,7 +276,7 @@ class Builder:
     # Running
 
     def run(self, node: Node, function: Function) -> list[Value]:
-        """Runs a converted node on what is known, and adds it to the steps unless it is a constant."""
+        """Run a converted node on what is known, and add it to the steps unless it is a constant."""
         arguments = node.arguments()
         depends = max((depends_of(a) for a in arguments), default=Depends.NOTHING)
         if node.known is not None and depends == Depends.DATA:
@@ -292,7 +292,7 @@ class Builder:
         if depends == Depends.NOTHING:
             values = [self.constant(value) for value, _ in pairs]
         else:
-            values = [self._known(pair, depends) for pair in pairs]
+            values = [self._as_value(pair, depends) for pair in pairs]
         if depends != Depends.DATA:
             step = Step(function, called, tuple(v.slot for v in values), several, node.proto.name, node.op)
             self.lineage.note(step, (a for a in arguments if isinstance(a, Value)), values)
@@ -306,8 +306,8 @@ class Builder:
     def _run_at(self, function: Function, arguments: list[Argument], trial: int, depends: Depends) -> Any:
         return run_at(function, arguments, trial, self.batches[trial], depends, self.limits.value_bytes)
 
-    def _known(self, pair: tuple[Any, Any], depends: Depends) -> Value:
-        """A result as a value; a constant if it depended on the batch and came out the same for both."""
+    def _as_value(self, pair: tuple[Any, Any], depends: Depends) -> Value:
+        """Wrap a result as a value; as a constant if it depended on the batch and came out the same for both."""
         if depends == Depends.BATCH and same(*pair) and self.batches[0] != self.batches[1]:
             return self.constant(pair[0])
         value = Value(depends, pair, next(self._slots))
@@ -323,10 +323,11 @@ class Builder:
         weights: Sequence[Value] = (),
         statistics: Sequence[Value] = (),
     ) -> Graph:
-        """The module of those steps that the outputs need.
+        """Build the module of those steps that the outputs depend on.
 
         Args:
-            weights: constants to be trained, as far as the steps compute with them and nothing was fixed by them.
+            inputs, outputs: the module's, in order.
+            weights: constants to be trained, as far as the steps compute with them and no step was fixed by them.
             statistics: constants that belong to the module's state, though they are not trained.
         """
         kept, _ = _needed(self.steps, outputs)
@@ -342,7 +343,7 @@ class Builder:
         return graph.eval()
 
     def _listed(self, constants: dict[int, Any]) -> list[Step]:
-        """Steps that make constant sequences of their tensors, which move with the module."""
+        """Build steps that make constant sequences of their tensors, which then move with the module."""
         steps = []
         for slot, value in list(constants.items()):
             if isinstance(value, list) and any(isinstance(v, Tensor) for v in value):
@@ -354,15 +355,15 @@ class Builder:
 
 
 class _Missing(Obstacle):
-    """No converter and no function body."""
+    """Operator without a converter and without a function body."""
 
 
 class _Reported(Exception):
-    """Something inside is blocked, and was told."""
+    """Signal that a node inside is blocked, and was recorded."""
 
 
 def _needed(steps: Sequence[Step], outputs: Sequence[Value]) -> tuple[list[Step], set[int]]:
-    """The steps that the outputs depend on, in order, and all slots that these touch."""
+    """Select the steps that the outputs depend on, in order, and all slots that these steps touch."""
     needed = {value.slot for value in outputs}
     kept: list[Step] = []
     for step in reversed(steps):

@@ -1,4 +1,4 @@
-"""What a builder tells: limits, what it converted, what is in the way, and where it looks names up."""
+"""Record what a builder converted and what it could not, within limits, and where it looks up names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .values import Depends, Value
 
 @dataclass(frozen=True)
 class Limits:
-    """What a graph may ask for while it is built: bytes in one value, and nodes once loops are unrolled."""
+    """Limit what a graph may ask for while it is built: bytes in one value, and nodes once loops are unrolled."""
 
     value_bytes: int = 4 << 30
     steps: int = 200_000
@@ -22,14 +22,14 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Blocked:
-    """A node that cannot be converted.
+    """Describe a node that cannot be converted.
 
     Attributes:
         node: its name in the graph; ``op``: its operator, with domain and version.
         why, remedy: in words.
         missing: whether the operator has no converter at all.
         limit: whether it asks for more than a graph may, whatever the batch.
-        unfit: whether its conversion failed, on inputs that do not fit it or by a mistake of ours.
+        unfit: whether its conversion failed, on inputs that do not fit it or by a fault of the converter.
     """
 
     node: str
@@ -43,7 +43,7 @@ class Blocked:
 
 @dataclass(frozen=True)
 class Record:
-    """A converted node: its operator, who converts it, and the shapes and dtype of what goes in and comes out.
+    """Describe a converted node: its operator, its converter, and the shapes of its inputs and outputs.
 
     Shapes are those at the first trial batch; None stands for an absent input or a sequence.
     """
@@ -62,7 +62,7 @@ class Record:
 
 @dataclass
 class Frame:
-    """Where names are looked up: a graph, a sub-graph (sees its parent's names), or a function (does not)."""
+    """Look up names in a graph, a sub-graph (which sees its parent's names), or a function (which does not)."""
 
     opsets: dict[str, int]
     attributes: dict[str, onnx.AttributeProto]

@@ -1,4 +1,4 @@
-"""A safe graph → every value of it that could be built, and modules that end in a chosen one."""
+"""Convert a safe graph: build every value of it that can be built, and modules that end in chosen values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .values import Depends, Obstacle, Value
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a graph.
+    """Hold the values of a converted graph and the nodes that could not be converted.
 
     Attributes:
         values: what is known of each value, by its safe name.
@@ -39,14 +39,14 @@ class Converted:
     _fixed: bool
 
     def module(self, *outputs: str) -> nn.Module:
-        """The frozen module [batch, …] float32 → the named value(s), in eval mode."""
+        """Build the frozen module [batch, …] float32 → the named value(s), in eval mode."""
         graph = self._builder.finish([self._input], [self.values[name] for name in outputs])
         if not self._fixed:
             return graph
         return in_pieces(graph, self.safe.batch or 1, self.safe.input_shape)
 
     def trained(self, outputs: Sequence[str], weights: Sequence[str], statistics: Sequence[str]) -> Graph:
-        """The graph [batch, …] float32 → the named value(s), of a model that was converted to be trained.
+        """Build the trainable graph [batch, …] float32 → the named value(s), if it was converted to be trained.
 
         Args:
             weights: constants that become parameters, as far as the graph can be trained in them.
@@ -56,14 +56,14 @@ class Converted:
         return self._builder.finish([self._input], *named)
 
     def nodes_reaching(self, output: str) -> list[Record]:
-        """The converted nodes that ``output`` depends on."""
+        """List the converted nodes that ``output`` depends on."""
         names = {node.name for node in reaching(self.safe.model.graph.node, output)}
         known = {node.name for node in self.safe.model.graph.node}
         # A function's or sub-graph's own nodes have names that only their caller knows.
         return [record for record in self.records if record.node in names or record.node not in known]
 
     def blockers(self, output: str) -> list[Blocked]:
-        """The blocked nodes that ``output`` depends on."""
+        """List the blocked nodes that ``output`` depends on."""
         names = {node.name for node in reaching(self.safe.model.graph.node, output)}
         inner = {name for node in self.safe.model.graph.node if node.name in names for name in _inside(node)}
         # A function's or sub-graph's own nodes have names that only their caller knows.
@@ -72,16 +72,16 @@ class Converted:
 
     @property
     def batch(self) -> int:
-        """The first trial batch, which the shapes in `records` are of."""
+        """Return the first trial batch, which the shapes in `records` are of."""
         return self._builder.batches[0]
 
     @property
     def other_batch(self) -> int:
-        """The second trial batch; the same where the batch is fixed."""
+        """Return the second trial batch; the same as the first where the batch is fixed."""
         return self._builder.batches[1]
 
     def constant(self, name: str) -> Tensor | None:
-        """The value of a name that depends on nothing."""
+        """Return the tensor of a name that depends on nothing; None for any other name."""
         value = self.values.get(name)
         if value is None or value.depends != Depends.NOTHING or not isinstance(value.seen[0], Tensor):
             return None
@@ -89,7 +89,7 @@ class Converted:
 
 
 def convert(safe: SafeGraph, *, fixed: bool = False, limits: Limits = LIMITS, trained: bool = False) -> Converted:
-    """Builds all that can be built of a graph, floats in float32.
+    """Convert all that can be converted of a graph, floats in float32.
 
     Integer inputs are relaxed: the graph takes float32 in their place.
 
@@ -127,7 +127,7 @@ def _inside(node: onnx.NodeProto) -> list[str]:
 
 
 def in_pieces(graph: Graph, batch: int, shape: tuple[int, ...]) -> nn.Module:
-    """A graph of a fixed batch as one of any batch, by torch.vmap where its operators allow that."""
+    """Wrap a graph of a fixed batch to take any batch, by torch.vmap where its operators allow that."""
     pieces = Vectorised(graph, batch)
     try:
         with torch.no_grad():
@@ -138,7 +138,7 @@ def in_pieces(graph: Graph, batch: int, shape: tuple[int, ...]) -> nn.Module:
 
 
 class Pieces(nn.Module):
-    """A graph of a fixed ``batch`` for any number of inputs: in pieces, the last one filled up with zeros."""
+    """Run a graph of a fixed ``batch`` on any number of inputs: in pieces, the last one padded with zeros."""
 
     def __init__(self, graph: Graph, batch: int) -> None:
         super().__init__()
@@ -152,12 +152,12 @@ class Pieces(nn.Module):
         return self.answers(x)[:count]
 
     def answers(self, x: Tensor) -> Tensor:
-        """The graph's, to a whole number of pieces."""
+        """Return the graph's outputs for a whole number of pieces."""
         raise NotImplementedError
 
 
 class Vectorised(Pieces):
-    """All pieces at once."""
+    """Run all pieces at once, by torch.vmap."""
 
     def answers(self, x: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no rule for vmap
@@ -166,7 +166,7 @@ class Vectorised(Pieces):
 
 
 class Repeated(Pieces):
-    """One piece after the other."""
+    """Run one piece after the other."""
 
     def answers(self, x: Tensor) -> Tensor:
         return torch.cat([self.graph(piece) for piece in x.split(self.batch)])

@@ -1,4 +1,4 @@
-"""What a graph costs to run."""
+"""Estimate what a graph costs to run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Shapes = Sequence[tuple[int, ...] | None]
 
 
 def multiply_adds(graph: Converted, output: str) -> int:
-    """Multiply-adds of one input on the way to ``output``: convolutions, matrix products, recurrent layers."""
+    """Count the multiply-adds of one input up to ``output``: convolutions, matrix products, recurrent layers."""
     return round(sum(_of(record) for record in graph.nodes_reaching(output)) / graph.batch)
 
 
 def costs(graph: Converted) -> dict[str, int]:
-    """Count what a run of a graph takes besides multiply-adds (``macs``, 0 here).
+    """Count the costs of running a graph besides multiply-adds (``macs``, 0 here).
 
-    ``steps``: its operators, loops written out; ``turns``: at most so many time steps of recurrent layers, and turns of
-    loops over an axis, that are taken when it is run.
+    ``steps``: its operators, loops unrolled; ``turns``: at most so many time steps of recurrent layers, and iterations
+    of loops over an axis, that are taken when it is run.
     """
     turns = 0
     for record in graph.records:
@@ -34,17 +34,17 @@ def costs(graph: Converted) -> dict[str, int]:
 
 
 def dearest(graph: Converted, output: str) -> Record:
-    """The node on the way to ``output`` that takes the most multiply-adds."""
+    """Find the node with the most multiply-adds among those that ``output`` depends on."""
     return max(graph.nodes_reaching(output), key=_of)
 
 
 def _of(record: Record) -> int:
-    """Multiply-adds of one node at the trial batch."""
+    """Count the multiply-adds of one node at the trial batch."""
     return of_node(record.proto, record.inputs, record.outputs)
 
 
 def of_node(proto: onnx.NodeProto, ins: Shapes, outs: Shapes) -> int:
-    """Multiply-adds of a node between values of these shapes; None stands for an absent input."""
+    """Count the multiply-adds of a node between values of these shapes; None stands for an absent input."""
     kind = proto.op_type
     out = outs[0] if outs else None
     if out is None or not ins or ins[0] is None:

@@ -1,4 +1,4 @@
-"""A quantised model → its float twin: the same model, nothing rounded.
+"""Convert a quantised model to its float twin: the same model without rounding.
 
 Rounding makes a model piecewise constant, so differences tell nothing of its slope. In the twin, quantised values
 are floats that stand between the whole numbers too; they are clipped where rounding would leave the range. So the
@@ -27,26 +27,26 @@ _FULL_PRECISION = 1  # MatMulNBits' accuracy_level for float32
 
 
 def is_quantised(model: onnx.ModelProto) -> bool:
-    """Whether values that depend on the model's input are rounded to grids."""
+    """Tell whether values that depend on the model's input are rounded to grids."""
     load()
     constant = _Constants(model.graph)
     return any(_rounds(node) for node in model.graph.node if not constant.made_by(node))
 
 
 def holds_rounding(content: bytes) -> bool:
-    """Tell `is_quantised` of a model at hand as bytes."""
+    """Tell whether a model at hand as bytes is quantised (`is_quantised`)."""
     return is_quantised(onnx.ModelProto.FromString(content))
 
 
 def float_twin(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The twin of a model without functions of its own; inputs of small integers become float32.
+    """Build the float twin of a model without functions of its own; inputs of small integers become float32.
 
     Weights are not read, so their data may lie elsewhere.
 
     Raises:
         Obstacle: if something quantised lies in a sub-graph, or with scales whose place cannot be worked out.
     """
-    twin = _Twin(_spelled_out(model))
+    twin = _Twin(_expand_quantised(model))
     for node in model.graph.node:
         if node.op_type in _WHOLE and not node.domain:
             twin.stands_for(TensorProto.INT32, node.output[0])
@@ -65,13 +65,13 @@ def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 class _Constants:
-    """The values that do not depend on the model's input."""
+    """Track the values that do not depend on the model's input."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.names = {"", *(w.name for w in graph.initializer), *(w.values.name for w in graph.sparse_initializer)}
 
     def made_by(self, node: onnx.NodeProto) -> bool:
-        """Whether a node makes constants. To be asked of all nodes in order."""
+        """Tell whether a node makes constants, and note its outputs; to be called for all nodes in order."""
         inner = any(a.g.node or a.graphs for a in node.attribute)
         if inner or not self.names.issuperset(node.input) or (not node.input and node.op_type != "Constant"):
             return False
@@ -82,8 +82,8 @@ class _Constants:
 # First: quantised operators spelled out
 
 
-def _spelled_out(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with each quantised operator written as what it stands for."""
+def _expand_quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Expand each quantised operator into QuantizeLinear, DequantizeLinear and float operators."""
     load()
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -110,7 +110,7 @@ def _spelled_out(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...] | None]]:
-    """Element type and shape (−1: open) of each value, as far as onnx can tell."""
+    """Infer the element type and shape (−1: open) of each value, as far as onnx can."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     known = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -125,7 +125,7 @@ def _inferred(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...] | 
 
 
 class _Twin:
-    """The twin of a model in which only QuantizeLinear and DequantizeLinear are left of what is quantised."""
+    """Build the twin of a model whose only quantised operators are QuantizeLinear and DequantizeLinear."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model, self.known = model, _inferred(model)
@@ -135,7 +135,7 @@ class _Twin:
         self.nodes: list[onnx.NodeProto] = []
 
     def stands_for(self, kind: int, name: str) -> None:
-        """Says that a value is floats in place of another type."""
+        """Note that a value is floats in place of another type."""
         self.floats.add(name)
         self.known[name] = kind, self.known.get(name, (0, None))[1]
 
@@ -199,7 +199,7 @@ class _Twin:
         self._add("Cast", x, out=node.output[0], to=to if to in _FLOATS else TensorProto.FLOAT)
 
     def _dynamic(self, node: onnx.NodeProto) -> None:
-        """As if by a scale of 1 and without a zero point, so that its scale is no function of x."""
+        """Replace DynamicQuantizeLinear by a scale of 1 and no zero point, so that its scale is no function of x."""
         self._add("Cast", node.input[0], out=node.output[0], to=TensorProto.FLOAT)
         for name, number in zip(node.output[1:], (1.0, 0.0), strict=False):
             self._number(number, out=name)
@@ -230,7 +230,7 @@ class _Twin:
         return name if name in self.floats else self._add("Cast", name, to=TensorProto.FLOAT)
 
     def _aligned(self, node: onnx.NodeProto, place: int) -> str:
-        """A scale or zero point as floats, of the shape that broadcasts to x."""
+        """Return a scale or zero point as floats, of the shape that broadcasts to x."""
         name = self._real(node.input[place])
         shape = self.known.get(node.input[place], (0, None))[1]
         if shape is None or len(shape) != 1 or shape == (1,):

@@ -1,4 +1,4 @@
-"""Read from the first operators of a graph what values it takes.
+"""Infer from the first operators of a graph what values it takes.
 
 Operators that only rescale or rearrange the input make every number of theirs scale · x + shift of one number x of the
 input. The scale and the shift are read off the converted graph itself: the gradient of the sum of such a value, and of
@@ -36,7 +36,7 @@ _LEAST_ROWS = 8  # of a table that is taken for samples, as support vectors are
 
 @dataclass(frozen=True)
 class Reading:
-    """Holds what one value shows of the input.
+    """Hold what one value shows of the input.
 
     Attributes:
         mean, deviation: of the value, broadcastable to it.
@@ -56,7 +56,7 @@ _PLAIN = Reading(torch.zeros(1), torch.ones(1))
 
 @dataclass(frozen=True)
 class InputHints:
-    """Holds what the first operators show, for each number of the input in the file's own layout [input shape].
+    """Hold what the first operators show, for each number of the input in the file's own layout [input shape].
 
     Attributes:
         scale, shift: the input becomes scale · x + shift of mean 0 and deviation 1; None if nothing rescales it.
@@ -75,7 +75,7 @@ class InputHints:
 
 @dataclass(frozen=True)
 class _Path:
-    """Holds the operators that rescaled the input up to a value, and whether each had a number for each feature."""
+    """Hold the operators that rescaled the input up to a value, and whether each had a number for each feature."""
 
     operators: tuple[str, ...] = ()
     by_feature: bool = True
@@ -83,7 +83,7 @@ class _Path:
 
 @dataclass
 class _Walk:
-    """Follow the input through all that only rescales or rearranges it."""
+    """Follow the input through all operators that only rescale or rearrange it."""
 
     graph: Converted
     rows: bool  # whether an input is one row of features, which may be taken apart and put together
@@ -107,7 +107,7 @@ class _Walk:
                 self.readings.setdefault(name, replace(_PLAIN, operators=self.paths[name].operators))
 
     def _through(self, node: onnx.NodeProto, read: list[str]) -> _Path | None:
-        """The path of what a node makes, if that is the input rescaled or rearranged; else None."""
+        """Return the path of a node's outputs, if they are the input rescaled or rearranged; else None."""
         kind, path = node.op_type, self.paths[read[0]]
         if node.domain not in ("", "ai.onnx.ml"):
             return None
@@ -153,7 +153,7 @@ class _Walk:
         return made
 
     def _move(self, node: onnx.NodeProto, read: str) -> None:
-        """Note that pictures are moved from channels last to channels first."""
+        """Note that pictures are transposed from channels last to channels first."""
         if node.op_type == "Transpose" and _attribute(node, "perm") == [0, 3, 1, 2]:
             self.channels_last = self.channels_last or self._shape(read) == self.graph.safe.input_shape
 
@@ -162,13 +162,13 @@ class _Walk:
     def _end(self, node: onnx.NodeProto, read: list[str]) -> None:
         for name in read:
             path = self.paths[name]
-            reading = self._shown(node, name, path)
+            reading = self._read_last(node, name, path)
             if reading is None and path.operators and node.op_type not in _CURVED:
                 reading = _PLAIN
             if reading is not None and name not in self.readings:
                 self.readings[name] = replace(reading, operators=(*path.operators, *reading.operators))
 
-    def _shown(self, node: onnx.NodeProto, name: str, path: _Path) -> Reading | None:
+    def _read_last(self, node: onnx.NodeProto, name: str, path: _Path) -> Reading | None:
         """Read what the operator that ends the walk shows of its input."""
         kind = node.op_type
         if kind == "QuantizeLinear" and name == node.input[0]:
@@ -206,7 +206,7 @@ class _Walk:
         return replace(_PLAIN, low=ends[0], high=ends[1], operators=("QuantizeLinear",))
 
     def _table(self, node: onnx.NodeProto, name: str) -> Reading | None:
-        """Rows that stand beside the input: support vectors, samples that it is compared with, classes' means."""
+        """Read mean and deviation from rows that the input is compared with, such as support vectors."""
         if node.op_type == "SVMClassifier":
             vectors = torch.tensor(_attribute(node, "support_vectors") or [], dtype=torch.float64)
             width = math.prod(self._shape(name))
@@ -227,7 +227,7 @@ class _Walk:
         return Reading(table.double().mean(0), _above_zero(table.double().std(0)), operators=(what,))
 
     def _of_classes(self, node: onnx.NodeProto, means: Tensor) -> Reading | None:
-        """Means of classes, whose squared distances are divided by the classes' variances (naive Bayes)."""
+        """Read mean and deviation from the classes' means and variances of naive Bayes."""
         readers = {name: n for n in self.graph.safe.model.graph.node for name in n.input}
         square = readers.get(node.output[0])
         divided = None if square is None or square.op_type != "Pow" else readers.get(square.output[0])
@@ -248,7 +248,7 @@ class _Walk:
 
 
 def input_hints(graph: Converted) -> InputHints:
-    """Read what rescales, quantises, cuts or moves the input first."""
+    """Infer from the operators that rescale, quantise, clip or transpose the input first what values it has."""
     shape = graph.safe.input_shape
     looks_last = len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4
     walk = _Walk(graph, rows=len(shape) == 1)
@@ -281,7 +281,7 @@ def _with(found: InputHints, reading: Reading, scale: Numbers, shift: Numbers) -
 
 
 def _affine(graph: Converted, name: str, reading: Reading) -> tuple[Numbers, Numbers]:
-    """Scale and shift of each number of the input in (value − mean) / deviation; 0 and 0 where it is not in there."""
+    """Compute each input number's scale and shift in (value − mean) / deviation; 0 and 0 where it has no part."""
     x = torch.zeros(1, *graph.safe.input_shape, dtype=torch.float64, requires_grad=True)
     value = graph.module(name).double()(x).double()
     standard = (value - reading.mean) / reading.deviation
@@ -292,7 +292,7 @@ def _affine(graph: Converted, name: str, reading: Reading) -> tuple[Numbers, Num
 
 
 def _above_zero(deviation: Tensor) -> Tensor:
-    """Deviations, those of zero (a feature that never changes) as 1."""
+    """Replace deviations of zero (of features that never change) by 1."""
     return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
 

@@ -1,4 +1,4 @@
-"""Operators that are functions: the standard's bodies, and the calls into them."""
+"""Find the standard's bodies of operators that are functions, and bind calls to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .values import Value
 
 
 def standard_function(proto: onnx.NodeProto, version: int, inputs: Sequence[Value | None]) -> onnx.FunctionProto | None:
-    """The body that the standard gives for an operator, where it is a function; else None."""
+    """Return the body that the standard gives for an operator, where it is a function; else None."""
     try:
         schema = onnx.defs.get_schema(proto.op_type, version, proto.domain)
     except Exception:  # noqa: BLE001 - onnx's own exception type; an operator that the standard does not know
@@ -34,7 +34,7 @@ def standard_function(proto: onnx.NodeProto, version: int, inputs: Sequence[Valu
 
 
 def without(nodes: Iterable[onnx.NodeProto], absent: set[str]) -> Iterable[onnx.NodeProto]:
-    """Nodes of a function, with inputs that the call left out left out of them too."""
+    """Iterate over a function's nodes, with inputs that the call left out left out of them too."""
     for node in nodes:
         if absent.intersection(node.input):
             copy = onnx.NodeProto()
@@ -46,7 +46,7 @@ def without(nodes: Iterable[onnx.NodeProto], absent: set[str]) -> Iterable[onnx.
 
 
 def outer_names(proto: onnx.GraphProto) -> set[str]:
-    """All names that a sub-graph reads, its own among them."""
+    """Collect all names that a sub-graph reads, its own among them."""
     names: set[str] = {out.name for out in proto.output}
     for node in proto.node:
         names.update(node.input)
@@ -57,7 +57,7 @@ def outer_names(proto: onnx.GraphProto) -> set[str]:
 
 
 def bound(proto: onnx.NodeProto, attributes: dict[str, onnx.AttributeProto]) -> onnx.NodeProto:
-    """A function's node with references to the function's attributes replaced by what the call gives."""
+    """Replace references to a function's attributes in one of its nodes by what the call gives."""
     if not any(a.ref_attr_name for a in proto.attribute):
         return proto
     made = onnx.NodeProto()

@@ -1,4 +1,4 @@
-"""Patterns that exporters write out, back as the one torch call they came from.
+"""Fuse patterns of nodes that exporters write out back into the one torch call that they came from.
 
 A graph that runs op by op keeps every intermediate value for the backward pass and reads memory once for each.
 Each pattern is a rule: it looks at one node and the nodes that feed it, and offers one function in their place,
@@ -16,8 +16,8 @@ from .patterns import Derived, Patterns
 from .values import Depends, Function, Obstacle, Value
 
 
-def _parted(steps: Sequence[Step], graph: Patterns) -> list[Step]:
-    """Slices, or single places, that together are the whole of a tensor, as one split of it.
+def _fuse_slices(steps: Sequence[Step], graph: Patterns) -> list[Step]:
+    """Replace slices, or single entries, that together are the whole of a tensor by one split of it.
 
     The backward pass of a slice fills a tensor of zeros as large as the whole; that of a split joins the parts.
     """
@@ -57,7 +57,7 @@ def _split(sizes: tuple[int, ...], axis: int) -> Function:
 
 
 def _part(node: Node) -> tuple[int, int, int] | None:
-    """(axis, start, end) of a slice along one axis, or of a single place; None for anything else."""
+    """Return (axis, start, end) of a slice along one axis, or of a single entry; None for anything else."""
     source = node.inputs[0]
     if node.proto.domain or node.op not in ("Slice", "Gather") or source is None or source.depends != Depends.DATA:
         return None
@@ -80,7 +80,7 @@ def _part(node: Node) -> tuple[int, int, int] | None:
 
 
 def _bounds(node: Node) -> tuple[tuple[int, ...], ...]:
-    """Starts, ends, axes and steps of a Slice."""
+    """Return the starts, ends, axes and steps of a Slice."""
     if node.version < 10:
         starts, ends = tuple(node.attr("starts")), tuple(node.attr("ends"))
         return starts, ends, tuple(node.attr("axes", range(len(starts)))), (1,) * len(starts)
@@ -90,9 +90,9 @@ def _bounds(node: Node) -> tuple[tuple[int, ...], ...]:
 
 
 def fuse(steps: Sequence[Step], graph: Patterns, derived: Callable[..., Value], values: dict[int, Value]) -> list[Step]:
-    """The steps with every pattern that fits replaced; those that nobody reads any longer are still there."""
+    """Replace every pattern that fits by its fused step; steps that are no longer read remain."""
     result: list[Step] = []
-    steps = _parted(steps, graph)
+    steps = _fuse_slices(steps, graph)
     for step in steps:
         slot = step.results[0] if len(step.results) == 1 else None
         node = graph.makers.get(slot) if slot is not None else None

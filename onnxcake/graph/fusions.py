@@ -1,4 +1,4 @@
-"""The rules of `fuse`: each looks at one node and what feeds it, and offers one torch call in their place."""
+"""Define the rules of `fuse`: each matches one node and its inputs, and offers one torch call in their place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .values import Depends, Value
 
 
 def _last_axis_only(node: Node | None, value: Value) -> bool:
-    """Whether a reduction is over the last axis alone and keeps it."""
+    """Tell whether a reduction is over the last axis alone and keeps it."""
     if node is None or not node.attr("keepdims", 1):
         return False
     axes = node.attr("axes")
@@ -41,7 +41,7 @@ _GELU_TANH = [
 
 
 def activation(graph: Patterns, node: Node, value: Value) -> Fused | None:
-    """GELU, SiLU and hard-swish, as older exports and opsets write them out."""
+    """Fuse GELU, SiLU and hard-swish, as older exports and opsets write them out."""
     if node.op not in ("Mul", "Div"):
         return None
     if (found := graph.first(value, *_GELU)) is not None:
@@ -68,7 +68,7 @@ _SIGMOID = [p for s in _SUMS for p in (("Reciprocal", s), ("Div", 1.0, s))]
 
 
 def sigmoid(graph: Patterns, node: Node, value: Value) -> Fused | None:
-    """A sigmoid by its formula: its exponential is infinite below −88, and so no gradient comes out of it."""
+    """Fuse a sigmoid written as its formula, whose exponential, and so gradient, is not finite below −88."""
     found = graph.first(value, *_SIGMOID) if node.op in ("Reciprocal", "Div") else None
     return None if found is None else Fused(torch.sigmoid, (found["x"],))
 
@@ -79,7 +79,7 @@ _NORMED = [("Div", _CENTRED, ("Sqrt", ("Add", ("ReduceMean", s), "epsilon"))) fo
 
 
 def layer_norm(graph: Patterns, node: Node, value: Value) -> Fused | None:
-    """Layer normalisation over the last axis, as opsets before 17 write it out."""
+    """Fuse layer normalisation over the last axis, as opsets before 17 write it out."""
     if node.op != "Add":
         return None
     found = graph.first(value, *(("Add", ("Mul", n, "scale"), "shift") for n in _NORMED))
@@ -103,7 +103,7 @@ def _means(graph: Patterns, value: Value, depth: int = 7) -> list[Node]:
 
 
 def linear(graph: Patterns, node: Node, value: Value) -> Fused | None:
-    """A matrix product with weights and a bias: one call."""
+    """Fuse a matrix product with weights and a bias into one call."""
     if node.op != "Add":
         return None
     found = graph.first(value, ("Add", ("MatMul", "x", "weight"), "bias"))
@@ -118,15 +118,15 @@ def linear(graph: Patterns, node: Node, value: Value) -> Fused | None:
         or bias.seen[0].shape != weight.seen[0].shape[1:]
     ):
         return None
-    return Fused(F.linear, (x, Derived(_turned, (weight,)), bias))
+    return Fused(F.linear, (x, Derived(_transpose, (weight,)), bias))
 
 
-def _turned(weight: Tensor) -> Tensor:
+def _transpose(weight: Tensor) -> Tensor:
     return weight.t()
 
 
 def attention(graph: Patterns, node: Node, value: Value) -> Fused | None:
-    """softmax(q kᵀ · scale + mask) v: one call that does not keep the attention matrix."""
+    """Fuse softmax(q kᵀ · scale + mask) v into one call that does not keep the attention matrix."""
     if node.op != "MatMul":
         return None
     found = graph.first(value, ("MatMul", ("Softmax", "scores"), "v"))
@@ -168,7 +168,7 @@ def attention(graph: Patterns, node: Node, value: Value) -> Fused | None:
 
 
 def _unscaled(graph: Patterns, value: Value, scale: float) -> tuple[Value, float]:
-    """A value before it was multiplied by a number, and that number times ``scale``."""
+    """Return a value before its multiplication by a number, and that number times ``scale``."""
     node = graph.maker(value)
     if node is None or node.op not in ("Mul", "Div") or node.proto.domain:
         return value, scale
@@ -189,7 +189,7 @@ def _softmax_over_last(graph: Patterns, node: Node) -> bool:
 
 
 def transposed(graph: Patterns, node: Node, value: Value) -> Fused | None:
-    """Matrices transposed by way of one axis for all leading ones: a view."""
+    """Replace a transpose of matrices with all leading axes flattened into one by a view."""
     if node.op != "Reshape":
         return None
     found = graph.first(value, ("Reshape", ("Transpose", ("Reshape", "x", "there")), "back"))
@@ -203,9 +203,11 @@ def transposed(graph: Patterns, node: Node, value: Value) -> Fused | None:
     return Fused(lambda x: x.transpose(-2, -1), (found["x"],))
 
 
-def normalised(graph: Patterns, node: Node, value: Value) -> Fused | None:
-    """A convolution and its BatchNormalization, where nobody looks at what is between them: scale and shift go into
-    the weights, which are far fewer than the activations, and these need not be read and kept once more.
+def batch_norm(graph: Patterns, node: Node, value: Value) -> Fused | None:
+    """Fold a BatchNormalization into the convolution before it, where the value between is read nowhere else.
+
+    Scale and shift go into the weights, which are far fewer than the activations, and these need not be read and kept
+    once more.
     """
     conv = graph.maker(node.inputs[0])
     if node.op != "BatchNormalization" or node.attr("training_mode", 0) or conv is None or conv.op != "Conv":
@@ -226,7 +228,7 @@ def normalised(graph: Patterns, node: Node, value: Value) -> Fused | None:
 
 @dataclass(frozen=True)
 class _ScaledWeight:
-    """A convolution's weight [out, …], its outputs scaled as a BatchNormalization does."""
+    """Scale a convolution's weight [out, …] by what the BatchNormalization scales its outputs by."""
 
     epsilon: float
 
@@ -236,7 +238,7 @@ class _ScaledWeight:
 
 @dataclass(frozen=True)
 class _ScaledBias:
-    """The bias that goes with it."""
+    """Compute the bias of a convolution that a BatchNormalization was folded into."""
 
     epsilon: float
 
@@ -246,4 +248,4 @@ class _ScaledBias:
 
 
 Rule = Callable[[Patterns, Node, Value], Fused | None]
-RULES: tuple[Rule, ...] = (activation, sigmoid, layer_norm, attention, linear, transposed, normalised)
+RULES: tuple[Rule, ...] = (activation, sigmoid, layer_norm, attention, linear, transposed, batch_norm)

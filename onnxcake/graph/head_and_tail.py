@@ -1,4 +1,4 @@
-"""What the two ends of a graph show: what values go in, and what kind of scores come out."""
+"""Read what the two ends of a graph show: what values go in, and what kind of scores come out."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _QUANTISED = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
 
 @dataclass(frozen=True)
 class Tail:
-    """Holds the kind of a graph's end, and what went into that.
+    """Hold the kind of a graph's last operators, and the value before them.
 
     Attributes:
         kind: "softmax", "log_softmax", "sigmoid", "unit_norm"; "ranked" for the largest in order, which stand for other
             classes in every row; or None.
-        logits: the value before that.
-        unbounded: whether it ends in a linear layer or in what gives negative numbers, and so in no probabilities.
+        logits: the value before those operators.
+        unbounded: whether the graph ends in a linear layer or in negative numbers, and so in no probabilities.
         logs: a value beside the file's own, of which probabilities are the softmax, or one probability the sigmoid;
             "" if there is none. See `logs.with_logs`.
     """
@@ -41,7 +41,7 @@ class Tail:
 
 
 def tail(graph: Converted, output: str) -> Tail:
-    """What the end of the graph shows about an output, past casts and reshapes."""
+    """Read what the last operators show about an output, past casts and reshapes."""
     makers = {name: node for node in graph.safe.model.graph.node for name in node.output}
 
     def back(name: str) -> onnx.NodeProto | None:
@@ -80,7 +80,7 @@ def tail(graph: Converted, output: str) -> Tail:
 
 
 def _over_classes(graph: Converted, node: onnx.NodeProto) -> bool:
-    """Whether a Softmax is over the only axis, but for the batch, that is longer than one."""
+    """Tell whether a Softmax is over the only axis, but for the batch, that is longer than one."""
     old = graph.safe.opsets.get("", 0) < 13  # flattens what follows the axis
     axis = _attribute(node, "axis", 1 if old else -1)
     return _is_over_classes(graph, node.input[0], axis) or (old and axis == 1)
@@ -106,7 +106,7 @@ def _regression(node: onnx.NodeProto) -> bool:
 
 
 def _norm_of(makers: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> bool:
-    """Whether a Div divides a value by that value's own norm."""
+    """Tell whether a Div divides a value by that value's own norm."""
     name, passed = node.input[1], 0
     while (below := makers.get(name)) is not None and passed < 4:
         if below.op_type == "ReduceL2":
@@ -122,7 +122,7 @@ Bound = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Head:
-    """What the beginning of a graph shows about the values it takes.
+    """Hold what the first operators of a graph show about the values it takes.
 
     A tuple holds one number for all, one for each channel, or one for each number of an input, in the file's layout.
 
@@ -149,7 +149,7 @@ def head(graph: Converted) -> Head:
     begun = input_hints(graph)
     seen = ", ".join(begun.operators)
     shape = graph.safe.input_shape
-    shown = _spread(begun, shape)
+    shown = _undo_normalisation(begun, shape)
     limits = _QUANTISED.get(graph.safe.input_type)
     if limits is not None:
         seen = "its integer type" + (f", {seen}" if seen else "")
@@ -191,7 +191,7 @@ _OF_MEAN = 1 / 3  # a guess at the deviation of positive features, of which the 
 
 @dataclass(frozen=True)
 class _Shown:
-    """Give what was read as numbers that broadcast to an input."""
+    """Hold what was read as numbers that broadcast to an input."""
 
     low: Any = None
     high: Any = None
@@ -200,8 +200,8 @@ class _Shown:
     guessed: bool = False
 
 
-def _spread(begun: InputHints, shape: tuple[int, ...]) -> _Shown:
-    """Say what a normalisation x → scale · x + shift shows of x."""
+def _undo_normalisation(begun: InputHints, shape: tuple[int, ...]) -> _Shown:
+    """Derive the values of x from a normalisation x → scale · x + shift."""
     if begun.scale is None or begun.shift is None:
         return _Shown()
     scale, shift = begun.scale, begun.shift
@@ -231,7 +231,7 @@ def _spread(begun: InputHints, shape: tuple[int, ...]) -> _Shown:
 
 
 def _raw_end(mean: Numbers, deviation: Numbers) -> float | None:
-    """1 or 255, whichever raw values from 0 on can have this mean and this deviation; None if neither."""
+    """Return 1 or 255, whichever raw values from 0 on can have this mean and this deviation; None if neither."""
     for end in (1.0, 255.0):
         inside = (mean >= 0).all() and (mean <= end).all() and (deviation <= end).all()
         # of values in 0…end the variance is at most mean · (end − mean)
@@ -241,7 +241,7 @@ def _raw_end(mean: Numbers, deviation: Numbers) -> float | None:
 
 
 def _packed(values: Any, shape: tuple[int, ...], channels_last: bool, near: float = 0.0) -> tuple[float, ...]:
-    """Numbers for an input, as one for all or one for each channel where they are alike, or deviate by ``near``."""
+    """Reduce an input's numbers to one for all or one for each channel, if they agree up to rounding or ``near``."""
     whole = np.broadcast_to(np.asarray(values, np.float64), shape)
     every, channels = tuple(range(len(shape))), len(shape) - 1 if channels_last else 0
     for others in (every, tuple(axis for axis in every if axis != channels)):

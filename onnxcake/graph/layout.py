@@ -1,4 +1,4 @@
-"""Lay a network's convolution weights out in memory, the channels first or last; values stay as they are."""
+"""Arrange a network's convolution weights in memory, channels first or last; the values do not change."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by rank: convolut
 
 
 def lay_out(network: nn.Module, channels_last: bool) -> None:
-    """Lay out all tensors of a network that may be the weights of convolutions.
+    """Arrange all tensors of a network that may be the weights of convolutions.
 
-    One that cannot be laid out so stays as it is: layouts are only meant to be faster.
+    A tensor that cannot be arranged so stays as it is: layouts are only meant to be faster.
     """
     for module in network.modules():
         for parameter in module._parameters.values():
@@ -23,7 +23,7 @@ def lay_out(network: nn.Module, channels_last: bool) -> None:
 
 
 def is_laid_out_last(network: nn.Module) -> bool:
-    """Check whether any tensor of a network has the channels last, and not first as well."""
+    """Tell whether any tensor of a network has the channels last, and not first as well."""
     return any(
         tensor.dim() in _LAST and tensor.is_contiguous(memory_format=_LAST[tensor.dim()]) and not tensor.is_contiguous()
         for tensor in (*network.parameters(), *network.buffers())
@@ -31,7 +31,7 @@ def is_laid_out_last(network: nn.Module) -> bool:
 
 
 def has_layouts(network: nn.Module) -> bool:
-    """Check whether a network has tensors that can be laid out in more than one way."""
+    """Tell whether a network has tensors that can be arranged in more than one layout."""
     return any(tensor.dim() in _LAST for tensor in (*network.parameters(), *network.buffers()))
 
 

@@ -1,4 +1,4 @@
-"""Weights of a graph fitted to what its steps should give, as it is run."""
+"""Fit weights of a graph to what its steps should compute, by least squares, as the graph is run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Weights = Mapping[Any, Tensor]  # by slot
 
 
 def made(step: Step) -> int | None:
-    """The slot of what a step gives."""
+    """Return the slot of a step's result."""
     return step.results[0]
 
 
 class Fit:
-    """Fits the weights of some steps as the graph is run, and lets it go on with them.
+    """Fit the weights of some steps as the graph is run, and let the graph go on with the fitted weights.
 
     Args:
-        steps: the numbers of steps that follow one another alone: layers, and what is affine in what they give.
-        target: what they should give.
-        held: the inputs that are not fitted to.
-        turns: of conjugate gradients, at most.
+        steps: the numbers of consecutive steps: layers, and steps that are affine in their outputs.
+        target: what the last step should compute.
+        held: mask of the inputs that are held out from the fit.
+        turns: iterations of conjugate gradients, at most.
     """
 
     def __init__(self, graph: Graph, steps: Sequence[int], target: Tensor, held: Tensor, turns: int) -> None:
@@ -38,7 +38,7 @@ class Fit:
 
     @property
     def functions(self) -> dict[int, Callable[..., Any]]:
-        """For `Graph.with_functions`."""
+        """Return the functions for `Graph.with_functions`."""
         return {number: partial(self._called, number) for number in self.steps}
 
     def _called(self, number: int, *given: Any) -> Any:
@@ -53,7 +53,7 @@ class Fit:
         return value
 
     def _halves(self) -> list[list[int]]:
-        """The slots of what is fitted together: of a product the first half's weight, and all the rest."""
+        """Group the slots that are fitted together: of a product the first factor's weight, and all the rest."""
         halves: list[list[int]] = []
         for number in self.steps:
             step = self.graph.steps[number]
@@ -65,7 +65,7 @@ class Fit:
         return halves
 
     def _value(self, weights: Weights) -> Tensor:
-        """What the last step gives, with these weights in place of those that the graph has."""
+        """Compute the last step's output, with these weights in place of the graph's."""
         value: Any = None
         for before, number in zip([None, *self.steps], self.steps, strict=False):
             step = self.graph.steps[number]
@@ -79,17 +79,18 @@ class Fit:
         return value
 
     def _fit(self, slots: list[int]) -> None:
-        """Steps weights, in which the value is affine, to where its squared distance to the target is least.
+        """Step weights, in which the output is affine, to the least squared distance from the target.
 
-        Conjugate gradients on the normal equations (Hestenes and Stiefel, 1952), from where the weights are. They go
-        first where the inputs vary most; they are stopped where inputs that were held out gain no more.
+        Conjugate gradients on the normal equations (Hestenes and Stiefel, 1952), started from the present weights. They
+        move
+        first where the inputs vary most; they are stopped where the held-out inputs gain no more.
         """
         now = {slot: self.graph.get_parameter(name_of(slot)) for slot in slots}
         nothing = {slot: torch.zeros_like(weight) for slot, weight in now.items()}
         base, moved = self._value(nothing), nothing
         rest = self.target - self._value({})
         best, chosen, since = _mean_square(rest[self.held]), nothing, 0
-        slope = self._slope(nothing, rest)
+        slope = self._gradient(nothing, rest)
         way, size = slope, _square(slope)
         for _ in range(self.turns):
             along = self._value(way) - base
@@ -102,14 +103,14 @@ class Fit:
             lost, since = _mean_square(rest[self.held]), since + 1
             if lost < best:
                 best, chosen, since = lost, moved, 0
-            slope = self._slope(nothing, rest)
+            slope = self._gradient(nothing, rest)
             size, before = _square(slope), size
             way = {slot: slope[slot] + size / before * way[slot] for slot in slots}
         for slot, weight in now.items():
             weight.data += chosen[slot]
 
-    def _slope(self, at: Weights, rest: Tensor) -> dict[int, Tensor]:
-        """Half of how the squared distance falls with the weights, over the inputs that are fitted to."""
+    def _gradient(self, at: Weights, rest: Tensor) -> dict[int, Tensor]:
+        """Compute half of the negative gradient of the squared distance, over the inputs that are fitted to."""
         fitted = rest.clone()
         fitted[self.held] = 0
         with torch.enable_grad():

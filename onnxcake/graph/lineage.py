@@ -1,8 +1,8 @@
-"""How a graph's constants come out of the file's weights, so that the graph can be trained in these.
+"""Record how a graph's constants are computed from the file's weights, so that the graph can be trained in these.
 
-What depends on nothing is worked out while a graph is built. If it was worked out from a weight, a graph that is
-trained has to do so again at every call, or it would not compute with the weight as it is by then. Where a converter
-has looked at a weight's numbers and made something of them that cannot be done again, the weight must stay as it is.
+A constant is computed once, while the graph is built. If it was computed from a weight, a trained graph has to do so
+again at every call, or it would not compute with the weight's present numbers. Where a converter has read a weight's
+numbers and derived something that cannot be computed again, the weight must stay as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Note:
 
 @dataclass
 class Lineage:
-    """Everything that was worked out before there is data, in order.
+    """Hold every constant that was computed before there is data, in order.
 
     Attributes:
         fixed: slots of constants that must stay as they are.
@@ -35,7 +35,7 @@ class Lineage:
     _notes: list[_Note] = field(default_factory=list)
 
     def note(self, step: Step, sources: Iterable[Value], made: Sequence[Value]) -> None:
-        """Keeps how ``made`` came out of ``sources``, none of which depend on data."""
+        """Note how ``made`` was computed from ``sources``, none of which depend on data."""
         given = tuple(sources)
         self._notes.append(_Note(step, given, tuple(made)))
         of_batch = any(value.depends == Depends.BATCH for value in given)
@@ -44,7 +44,7 @@ class Lineage:
             self.fixed.update(value.slot for value in given)
 
     def unfolded(self, needed: set[int], weights: Iterable[Value]) -> tuple[list[Step], set[int], set[int]]:
-        """What a graph that is trained in ``weights`` has to work out at every call.
+        """List the steps that a graph which is trained in ``weights`` has to compute at every call.
 
         Args:
             needed: the slots that its steps touch.

@@ -1,4 +1,4 @@
-"""Write the logarithm of probabilities that a file makes in other ways than by a last Softmax or Sigmoid.
+"""Compute the logarithm of probabilities that a file makes in other ways than by a last Softmax or Sigmoid.
 
 Naive Bayes takes an exponential of what it has subtracted a log-sum-exp of, one-versus-rest classifiers divide sigmoids
 by their sum, averages of softmaxes stand at the end of ensembles. Such probabilities are 0 or 1 in float32 wherever
@@ -33,7 +33,7 @@ Rule = Callable[[str], "str | None"]
 
 
 def with_logs(graph: Converted, output: str) -> tuple[SafeGraph, str] | None:
-    """Write what a softmax (of several scores) or a sigmoid (of one) makes the output of, beside the file's own nodes.
+    """Add nodes that compute the logits whose softmax (several scores) or sigmoid (one score) is the output.
 
     Returns:
         (the graph with these nodes, the value); None where the output is not made of probabilities.
@@ -57,7 +57,7 @@ def with_logs(graph: Converted, output: str) -> tuple[SafeGraph, str] | None:
 
 @dataclass
 class _Logs:
-    """Writes logarithms of values: `log` that of v, `complement` that of 1 − v; None where no rule is known."""
+    """Write nodes for logarithms of values: `log` for v, `complement` for 1 − v; None where no rule is known."""
 
     graph: Converted
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -76,7 +76,7 @@ class _Logs:
         return self._once(name, True, self._complement)
 
     def written(self) -> SafeGraph:
-        """The graph with the new nodes."""
+        """Return the graph with the new nodes."""
         model = onnx.ModelProto()
         model.CopyFrom(self.safe.model)
         model.graph.node.extend(self.nodes)
@@ -110,7 +110,7 @@ class _Logs:
         return self.node("Neg", self.node("Softplus", name))
 
     def added(self, logs: list[str]) -> str:
-        """The logarithm of a sum, of those of its parts."""
+        """Write the logarithm of a sum from those of its parts."""
         total = logs[0]
         for one in logs[1:]:
             total = self.node("Add", total, self.node("Softplus", self.node("Sub", one, total)))
@@ -137,7 +137,7 @@ class _Logs:
     def _log(self, node: onnx.NodeProto) -> str | None:
         kind = node.op_type
         if kind in _MOVES:
-            return self._moved(node, self.log)
+            return self._rearranged(node, self.log)
         if node.domain:
             return self._share(node) if kind == "Normalizer" and _attribute(node, "norm") == b"L1" else None
         if kind == "Softmax":
@@ -159,7 +159,7 @@ class _Logs:
     def _complement(self, node: onnx.NodeProto) -> str | None:
         kind = node.op_type
         if kind in _MOVES:
-            return self._moved(node, self.complement)
+            return self._rearranged(node, self.complement)
         if kind == "Sigmoid" and not node.domain:
             return self.minus_softplus(node.input[0])
         if kind == "Sub" and self._is_one(node.input[0]):
@@ -170,8 +170,8 @@ class _Logs:
             return None if told is None else self.node("Gather", told, self.constant(np.array([1, 0])), axis=1)
         return None
 
-    def _moved(self, node: onnx.NodeProto, rule: Rule) -> str | None:
-        """The rule of a value that only rearranges others."""
+    def _rearranged(self, node: onnx.NodeProto, rule: Rule) -> str | None:
+        """Apply a rule to the inputs of a value that only rearranges them."""
         if node.op_type == "Cast" and _attribute(node, "to") not in _FLOATS:
             return None
         data = len(node.input) if node.op_type == "Concat" else 1
@@ -223,7 +223,7 @@ class _Logs:
         return node is not None and node.op_type == kind and node.input[0] == of and self._axis(node) == 1
 
     def _axis(self, node: onnx.NodeProto) -> int | None:
-        """The only axis of a reduction, from 0; None if there are several, or they are not known."""
+        """Return the only axis of a reduction, from 0; None if there are several, or they are not known."""
         axes = _attribute(node, "axes")
         if axes is None and len(node.input) > 1:
             given = self.graph.constant(node.input[1])

@@ -1,4 +1,4 @@
-"""The graph as it runs: a straight list of tensor functions."""
+"""Run a graph as a straight list of tensor functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .values import Function, Sizes
 
 @dataclass(frozen=True)
 class Step:
-    """One function, the slots or sizes it is called with, and the slots of what it returns (None: not kept).
+    """Call one function: its arguments as slots or sizes, and the slots of its results (None: not kept).
 
     ``several`` says that it returns a tuple; ``name`` and ``op`` are those of the node it comes from.
     """
@@ -31,12 +31,12 @@ Watch = Callable[[Step, list[Any], Any], None]
 
 
 class Graph(nn.Module):
-    """Steps in order. Called with the model's input tensor(s); the first one's length is the batch.
+    """Run steps in order on the model's input tensor(s); the first one's length is the batch.
 
     Args:
-        constants: what the steps read that nothing makes, by slot.
+        constants: by slot, the constants that the steps read.
         weights: the slots of those that are parameters; if there are any, the others are no part of the state.
-        statistics: the slots of those that are a part of it nevertheless.
+        statistics: the slots of those that are a part of the state nevertheless.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class Graph(nn.Module):
 
     @property
     def constants(self) -> frozenset[int]:
-        """The slots of the tensors that nothing makes."""
+        """Return the slots of the constant tensors."""
         return frozenset((*self._weights, *self._places))
 
     @property
     def weights(self) -> frozenset[int]:
-        """The slots of those that are parameters."""
+        """Return the slots of the constant tensors that are parameters."""
         return frozenset(self._weights)
 
     def _compiled(self) -> list[tuple[Any, ...]]:
-        """(function, arguments, whether all are slots, result, slots that are free afterwards) of each step."""
+        """List (function, arguments, whether all are slots, result, slots that are free afterwards) of each step."""
         last: dict[int, int] = {}
         for number, step in enumerate(self.steps):
             for slot in (*step.arguments, *step.results):
@@ -97,15 +97,15 @@ class Graph(nn.Module):
         return calls
 
     def with_functions(self, functions: Mapping[int, Function]) -> Graph:
-        """The same graph, its constants shared, with other functions for the steps of these numbers."""
+        """Return the same graph, its constants shared, with other functions for the steps of these numbers."""
         twin = copy.copy(self)
         twin._calls = tuple((functions.get(number, call[0]), *call[1:]) for number, call in enumerate(self._calls))
         return twin
 
     def run(self, batch: int, *inputs: Any, watch: Watch | None = None) -> list[Any]:
-        """All outputs for a batch of the model's inputs, ``inputs`` in this graph's order.
+        """Compute all outputs for a batch of the model's inputs, ``inputs`` in this graph's order.
 
-        ``watch`` is told each step, what it was called with, and what came out.
+        ``watch`` is called with each step, its arguments, and its result.
         """
         values: list[Any] = [None] * self._slots
         for slot, constant in zip(self._places, self._buffers.values(), strict=True):
@@ -135,13 +135,13 @@ class Graph(nn.Module):
         return [values[slot] for slot in self.outputs]
 
     def forward(self, *inputs: Tensor) -> Any:
-        """The output, or a tuple of them if there are several."""
+        """Return the output, or a tuple of them if there are several."""
         out = self.run(inputs[0].shape[0] if inputs and inputs[0].dim() else 1, *inputs)
         return out[0] if len(out) == 1 else tuple(out)
 
 
 def name_of(slot: int) -> str:
-    """What the constant of a slot is called in the module."""
+    """Return the name of a slot's constant in the module."""
     return f"c{slot}"
 
 

@@ -1,4 +1,4 @@
-"""What a converter sees of one node: its attributes, and what is known of its inputs while the graph is built."""
+"""Give a converter access to one node: its attributes, and what is known of its inputs while the graph is built."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .values import Depends, Function, Obstacle, Sizes, Value
 
 
 class Host(Protocol):
-    """The part of `Builder` that nodes and converters may use.
+    """Declare the part of `Builder` that nodes and converters may use.
 
     Attributes:
         batches: the two trial batch sizes.
         fixed_batch: a batch that the file has baked in.
         precision: the dtype that all floating-point types are computed in; None keeps each its own.
         trained: whether the graph is going to be trained in its weights.
-        makers: the nodes of the graph that is being built, by the slot of what they make.
-        turns: how often the loops around the node turn, all together.
-        unrolled: how many nodes all loops have asked for.
+        makers: the nodes of the graph that is being built, by the slot of their outputs.
+        turns: the number of iterations of the loops around the node, all together.
+        unrolled: the number of nodes that all loops have asked for.
     """
 
     batches: tuple[int, int]
@@ -74,11 +74,11 @@ class Host(Protocol):
 
 @dataclass(eq=False)
 class Node:
-    """One node, its inputs known as far as they can be before there is data.
+    """Hold one node, its inputs known as far as they can be before there is data.
 
     The function that a converter returns is called with the node's inputs in order: a tensor for each that was
     not taken (`ints`, `constant`, … take), a tuple of Python ints for each that `sizes` was asked for, None for
-    an absent optional one; then whatever `extra` added.
+    an absent optional one; then the arguments that `extra` added.
     """
 
     proto: onnx.NodeProto
@@ -92,39 +92,39 @@ class Node:
 
     @property
     def op(self) -> str:
-        """The operator's name."""
+        """Return the operator's name."""
         return str(self.proto.op_type)
 
     @property
     def outputs(self) -> int:
-        """How many outputs the node names; a function with several returns a tuple of at least as many."""
+        """Count the outputs that the node names; a function with several returns a tuple of at least as many."""
         return len(self.proto.output)
 
     def wanted(self, index: int) -> bool:
-        """Whether the node names its output ``index``."""
+        """Tell whether the node names its output ``index``."""
         return index < len(self.proto.output) and bool(self.proto.output[index])
 
     # Attributes
 
     def attr(self, name: str, default: Any = None) -> Any:
-        """An attribute: int, float, str, a list of these, a tensor, or a GraphProto; ``default`` if absent."""
+        """Return an attribute: int, float, str, a list of these, a tensor, or a GraphProto; ``default`` if absent."""
         for attribute in self.proto.attribute:
             if attribute.name == name:
                 return from_attribute(attribute, self.dtype_of)
         return default
 
     def dtype_of(self, elem_type: int) -> torch.dtype:
-        """The torch dtype that stands for an ONNX element type here (low precision is computed in float32)."""
+        """Return the torch dtype that stands for an ONNX element type here (low precision is computed in float32)."""
         return self.builder.dtype_of(elem_type)
 
     # Inputs
 
     def has(self, index: int) -> bool:
-        """Whether input ``index`` is given."""
+        """Tell whether input ``index`` is given."""
         return index < len(self.inputs) and self.inputs[index] is not None
 
     def value(self, index: int) -> Value:
-        """Input ``index``.
+        """Return input ``index``.
 
         Raises:
             Obstacle: if it is absent.
@@ -135,35 +135,35 @@ class Node:
         return value
 
     def maker(self, index: int) -> Node | None:
-        """The node that makes input ``index`` in the same graph, for operators that are better joined."""
+        """Return the node of this graph that makes input ``index``, for operators that are better joined, or None."""
         return self.builder.makers.get(self.value(index).slot)
 
     def sample(self, index: int) -> Any:
-        """Input ``index`` as seen at the first trial batch; a meta tensor if it depends on data."""
+        """Return input ``index`` as seen at the first trial batch; a meta tensor if it depends on data."""
         return self.value(index).seen[0]
 
     def dtype(self, index: int) -> torch.dtype:
-        """The dtype of input ``index``."""
+        """Return the dtype of input ``index``."""
         dtype: torch.dtype = self.sample(index).dtype
         return dtype
 
     def rank(self, index: int) -> int:
-        """The number of dimensions of input ``index``."""
+        """Return the number of dimensions of input ``index``."""
         rank: int = self.sample(index).dim()
         return rank
 
     def dims(self, index: int) -> Sizes:
-        """The shape of input ``index``, as it depends on the batch."""
+        """Return the shape of input ``index``, as a function of the batch."""
         first, second = (tuple(t.shape) for t in self.value(index).seen)
         return Sizes.through(self.builder.batches, (first, second))
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """The shape of input ``index``, its batch-dependent entries −1."""
+        """Return the shape of input ``index``, its batch-dependent entries −1."""
         dims = self.dims(index)
         return tuple(-1 if slope else base for slope, base in zip(dims.slope, dims.base, strict=True))
 
     def size(self, index: int, axis: int) -> int:
-        """One dimension of input ``index``.
+        """Return one dimension of input ``index``.
 
         Raises:
             Obstacle: if it depends on the batch.
@@ -174,11 +174,11 @@ class Node:
         return size
 
     def is_constant(self, index: int) -> bool:
-        """Whether input ``index`` is given and depends on nothing."""
+        """Tell whether input ``index`` is given and depends on nothing."""
         return self.has(index) and self.value(index).depends == Depends.NOTHING
 
     def constant(self, index: int) -> Tensor:
-        """Takes input ``index``, known now; on the CPU. Work numbers out of it, do not close over it.
+        """Take input ``index``, known now, on the CPU. Compute numbers from it; do not close over it.
 
         Raises:
             Obstacle: if it depends on data or batch.
@@ -195,16 +195,16 @@ class Node:
         return tensor
 
     def derived(self, function: Function, *indices: int) -> Value:
-        """A constant worked out by ``function`` from constant inputs, and again at every call if they are trained."""
+        """Make a constant by ``function`` of constant inputs, recomputed at every call if they are trained."""
         self._taken.update(indices)
         return self.builder.derived(function, *map(self.value, indices))
 
     def take(self, index: int) -> None:
-        """Keeps input ``index`` from the function."""
+        """Leave input ``index`` out of the function's arguments."""
         self._taken.add(index)
 
     def ints(self, index: int) -> tuple[int, ...]:
-        """Takes input ``index`` as whole numbers known now; () if it is absent.
+        """Take input ``index`` as whole numbers known now; () if it is absent.
 
         Raises:
             Obstacle: if they depend on data or batch.
@@ -214,7 +214,7 @@ class Node:
         return tuple(int(i) for i in self.constant(index).reshape(-1).tolist())
 
     def numbers(self, index: int) -> Sizes:
-        """What is known of input ``index`` as whole numbers, batch-dependent or not; nothing is taken.
+        """Return input ``index`` as whole numbers, batch-dependent or not, without taking it.
 
         Raises:
             Obstacle: if they depend on data.
@@ -230,44 +230,44 @@ class Node:
         return Sizes.through(self.builder.batches, (first, second))
 
     def sizes(self, index: int) -> None:
-        """Has the function get input ``index`` as a tuple of ints, worked out from the batch when it runs."""
+        """Pass input ``index`` to the function as a tuple of ints, computed from the batch when it runs."""
         self._instead[index] = self.numbers(index)
 
     def replace(self, index: int, tensor: Tensor) -> None:
-        """Has the function get ``tensor``, a constant worked out now, in the place of input ``index``."""
+        """Pass ``tensor``, a constant computed now, to the function in the place of input ``index``."""
         self._instead[index] = self.builder.constant(tensor)
 
     def extra(self, value: Tensor | Sizes | Value) -> None:
-        """A further argument for the function: a tensor (moved with the module), sizes (given as ints), a value."""
+        """Pass a further argument to the function: a tensor (moved with the module), sizes (given as ints), a value."""
         self._extra.append(self.builder.constant(value) if isinstance(value, Tensor) else value)
 
     # Sub-graphs
 
     def inline(self, graph: onnx.GraphProto, inputs: Sequence[Value]) -> list[Value]:
-        """Builds a sub-graph in place, with ``inputs`` for its own; returns its outputs."""
+        """Build a sub-graph in place, with ``inputs`` for its own; return its outputs."""
         return self.builder.inline(graph, inputs)
 
     def module(self, graph: onnx.GraphProto, inputs: Sequence[Value]) -> tuple[Graph, list[Value], list[Value]]:
-        """A sub-graph as a module, for what is decided at run time; see `Builder.module`."""
+        """Build a sub-graph as a module, for branches and loops that are decided at run time; see `Builder.module`."""
         return self.builder.module(graph, inputs)
 
     def call(self, function: Function, *inputs: Value, outputs: int = 1) -> list[Value]:
-        """Adds a function of some values, for what stands around a sub-graph; returns its results."""
+        """Add a function of some values, for what stands around a sub-graph; return its results."""
         proto = onnx.NodeProto(op_type=self.op, name=self.proto.name, output=[""] * outputs)
         return self.builder.run(Node(proto, self.version, list(inputs), self.builder), function)
 
     def standard(self, op: str, version: int, *inputs: Value | None, **attributes: Any) -> Value:
-        """The result of another operator of the standard, converted as a part of this node."""
+        """Convert another operator of the standard as a part of this node; return its result."""
         names = ["" if value is None else f"input{place}" for place, value in enumerate(inputs)]
         proto = onnx.helper.make_node(op, names, ["output"], name=self.proto.name, **attributes)
         return self.builder.convert(proto, version, list(inputs))[0]
 
-    def gives(self, first: Any, second: Any) -> None:
-        """Says what the function gives at the two trial batches, where the meta device cannot tell."""
+    def declare_results(self, first: Any, second: Any) -> None:
+        """Declare what the function returns at the two trial batches, where the meta device cannot tell."""
         self.known = (first, second)
 
     def arguments(self) -> list[Value | Sizes | None]:
-        """What the function is called with."""
+        """List the arguments that the function is called with."""
         given: list[Value | Sizes | None] = [
             self._instead.get(i, value) for i, value in enumerate(self.inputs) if i not in self._taken
         ]

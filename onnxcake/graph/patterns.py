@@ -1,4 +1,4 @@
-"""Matching patterns of nodes in a graph that is being built."""
+"""Match patterns of nodes in a graph that is being built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Bound = dict[str, Value]
 
 @dataclass(frozen=True)
 class Derived:
-    """What a function makes of constants."""
+    """Compute a constant by a function of constants."""
 
     function: Function
     values: tuple[Value, ...]
@@ -28,14 +28,14 @@ class Derived:
 
 @dataclass(frozen=True)
 class Fused:
-    """A function, and what it is called with."""
+    """Call a function with its arguments in place of a pattern."""
 
     function: Function
     arguments: tuple[Value | Derived, ...]
 
 
 class Patterns:
-    """The steps of a graph before it is finished, seen from a value: who makes it, how many read it."""
+    """Match patterns against the steps of an unfinished graph: which node makes a value, how many read it."""
 
     def __init__(self, steps: Sequence[Step], makers: dict[int, Node], outputs: Sequence[Value]) -> None:
         self.steps, self.makers = steps, makers
@@ -43,20 +43,20 @@ class Patterns:
         self.readers.update(value.slot for value in outputs)
 
     def maker(self, value: Value | None) -> Node | None:
-        """The node that makes a value which depends on data."""
+        """Return the node that makes a value which depends on data; None for other values."""
         return None if value is None else self.makers.get(value.slot)
 
     def call(self, value: Value) -> Step | None:
-        """The step that makes a value."""
+        """Return the step that makes a value; None if none does."""
         return next((step for step in self.steps if value.slot in step.results), None)
 
     def once(self, node: Node, kind: str) -> bool:
-        """Whether what feeds ``node`` and comes from an operator ``kind`` is read by it alone."""
+        """Tell whether the inputs of ``node`` that an operator ``kind`` makes are read by it alone."""
         feeding = [v for v in node.inputs if (made := self.maker(v)) is not None and made.op == kind]
         return all(self.readers[v.slot] == 1 for v in feeding if v is not None)
 
     def match(self, value: Value | None, pattern: Pattern, bound: Bound) -> Iterator[Bound]:
-        """All ways in which ``pattern`` fits the nodes that make ``value``."""
+        """Iterate over all ways in which ``pattern`` fits the nodes that make ``value``."""
         if value is None:
             return
         if isinstance(pattern, str):
@@ -83,12 +83,12 @@ class Patterns:
                 yield from self._match_all(given[1:], wanted[1:], first)
 
     def first(self, value: Value, *patterns: Pattern) -> Bound | None:
-        """The first fit of the first pattern that fits."""
+        """Return the first fit of the first pattern that fits; None if none does."""
         return next((found for pattern in patterns for found in self.match(value, pattern, {})), None)
 
 
 def scalar(value: Value | None) -> float | None:
-    """A constant of one number."""
+    """Return a constant of one number as a float; None for any other value."""
     if value is None or value.depends != Depends.NOTHING or not isinstance(value.seen[0], Tensor):
         return None
     if value.seen[0].numel() != 1:

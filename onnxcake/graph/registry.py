@@ -15,7 +15,7 @@ CONVERTERS: dict[tuple[str, str], Converter] = {}
 
 
 def op(*names: str, domain: str = "") -> Callable[[Converter], Converter]:
-    """Registers a converter for all versions of the named operators of a domain ("" is ai.onnx)."""
+    """Register a converter for all versions of the named operators of a domain ("" is ai.onnx)."""
 
     def register(converter: Converter) -> Converter:
         for name in names:
@@ -28,7 +28,7 @@ def op(*names: str, domain: str = "") -> Callable[[Converter], Converter]:
 
 
 def find(domain: str, name: str) -> Converter | None:
-    """The converter of an operator, or None."""
+    """Return the converter of an operator, or None."""
     load()
     return CONVERTERS.get((domain, name))
 

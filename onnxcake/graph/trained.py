@@ -1,4 +1,4 @@
-"""A graph that is trained in its file's weights."""
+"""Train a graph in its file's weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Trained:
-    """A module, and what its parameters and statistics are in the file.
+    """Hold a trainable module, and the file's names of its parameters and statistics.
 
     Attributes:
         graph: [batch, …] → the value(s) that were asked for; its weights are parameters.
         weights: by the names of the module's parameters and of those of its buffers that are statistics.
-        names: what the file calls each.
+        names: the file's name of each.
     """
 
     graph: Graph
@@ -35,26 +35,26 @@ class Trained:
 
     @property
     def parameters(self) -> int:
-        """Numbers that are trained."""
+        """Count the numbers that are trained."""
         return sum(parameter.numel() for parameter in self.graph.parameters())
 
     def draw(self, inputs: Tensor) -> None:
-        """Draws the weights anew, from the default generator, and has the statistics be those of ``inputs``."""
+        """Draw the weights anew, from the default generator, and set the statistics to those of ``inputs``."""
         for name, parameter in self.graph.named_parameters():
             self.weights[name].draw(parameter)
         apart = self._apart()
         apart.load_state_dict(self.graph.state_dict())
-        _settle(apart, inputs)
+        _set_statistics(apart, inputs)
         self.graph.load_state_dict(apart.state_dict())
 
     def values(self) -> dict[str, Array]:
-        """The present numbers of weights and statistics, by the file's names."""
+        """Return the present numbers of weights and statistics, by the file's names."""
         state = self.graph.state_dict()
         return {name: state[own].cpu().numpy() for own, name in self.names.items()}
 
 
 def trained(converted: Converted, *outputs: str) -> Trained:
-    """The graph that ends in values of a model that was converted to be trained."""
+    """Build the trainable graph that ends in ``outputs``, of a model that was converted to be trained."""
     found = weights_of(converted.safe)
     statistics = [name for name, weight in found.items() if weight.role == "statistic"]
     parts = [name for name in found if name not in statistics], statistics
@@ -64,19 +64,19 @@ def trained(converted: Converted, *outputs: str) -> Trained:
     names = {name: converted.safe.value_names[named[name]] for name in held}
     weights = {name: found[named[name]] for name in held}
     # What is asked for is computed: so no normalisation is a part of its convolution.
-    ends = [*outputs, *_normalised(converted, outputs)]
+    ends = [*outputs, *_inputs_of_batch_norms(converted, outputs)]
     return Trained(graph, weights, names, lambda: converted.trained(ends, *parts))
 
 
-def _normalised(converted: Converted, outputs: Sequence[str]) -> list[str]:
-    """What goes into the BatchNormalizations that the outputs depend on."""
+def _inputs_of_batch_norms(converted: Converted, outputs: Sequence[str]) -> list[str]:
+    """List the inputs of the BatchNormalizations that the outputs depend on."""
     kept = reaching(converted.safe.model.graph.node, *outputs)
     return [node.input[0] for node in kept if node.op_type == "BatchNormalization" and not node.domain]
 
 
 @torch.no_grad()
-def _settle(graph: Graph, inputs: Tensor) -> None:
-    """Has every BatchNormalization normalise as it would in training: the first batch is ``inputs``."""
+def _set_statistics(graph: Graph, inputs: Tensor) -> None:
+    """Set the statistics of every BatchNormalization to those of its input for ``inputs``, as in training."""
     state = {slot for slot in graph.constants if name_of(slot) in graph.state_dict()}
     steps = {
         number: _settling(step.function)

@@ -1,4 +1,4 @@
-"""Running a function before there is data: for real on what is known, on the meta device on what is not."""
+"""Run a function before there is data: on real values where they are known, else on the meta device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Argument = Value | Sizes | None
 def run_at(
     function: Function, arguments: Sequence[Argument], trial: int, batch: int, depends: Depends, limit_bytes: int
 ) -> Any:
-    """What a function gives at a trial batch: real values, or meta tensors if it depends on data.
+    """Run a function at a trial batch: on real values, or on meta tensors if it depends on data.
 
     Raises:
         Obstacle: if it asks for too much memory (found on the meta device, before it is taken), or for an
@@ -33,14 +33,14 @@ def run_at(
             raise
         except Exception:  # noqa: BLE001 - an operation that the meta device does not know
             if depends == Depends.DATA:
-                return _tried(function, given)
+                return _run_on_made_up(function, given)
         if depends == Depends.DATA:
             return meta(out)
         return function(*given)
 
 
-def _tried(function: Function, given: list[Any]) -> Any:
-    """What a function gives for made-up values, where the meta device does not know the operation."""
+def _run_on_made_up(function: Function, given: list[Any]) -> Any:
+    """Run a function on made-up values, where the meta device does not know the operation."""
     draws = [[_made_up(g, fill) for g in given] for fill in (0, 1)]
     first, second = (function(*draw) for draw in draws)
     if not _same_shapes(first, second):
@@ -52,10 +52,10 @@ def _tried(function: Function, given: list[Any]) -> Any:
 
 
 def check_bytes(out: Any, limit: int) -> None:
-    """Makes sure that a value is not too large.
+    """Check that a value is not too large.
 
     Raises:
-        Obstacle: if it is.
+        TooMuch: if it is.
     """
     asked = sum(t.numel() * t.element_size() for t in _tensors(out))
     if asked > limit:
@@ -66,7 +66,7 @@ def check_bytes(out: Any, limit: int) -> None:
 
 
 def depends_of(argument: Argument) -> Depends:
-    """What an argument depends on."""
+    """Return what an argument depends on."""
     if isinstance(argument, Value):
         return argument.depends
     return Depends.BATCH if isinstance(argument, Sizes) and not argument.fixed else Depends.NOTHING
@@ -79,7 +79,7 @@ def _seen(argument: Argument, trial: int, batch: int) -> Any:
 
 
 def meta(value: Any) -> Any:
-    """A value's tensors on the meta device, the rest as it is."""
+    """Move a value's tensors to the meta device; leave the rest as it is."""
     if isinstance(value, Tensor):
         return value.to("meta")
     return type(value)(meta(v) for v in value) if isinstance(value, (list, tuple)) else value
@@ -106,11 +106,11 @@ def _same_shapes(first: Any, second: Any) -> bool:
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two values hold the same numbers."""
+    """Tell whether two values hold the same numbers."""
     a, b = _tensors(first), _tensors(second)
     return len(a) == len(b) and all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def shape_of(value: Value | None) -> tuple[int, ...] | None:
-    """A tensor's shape at the first trial batch."""
+    """Return a tensor's shape at the first trial batch; None for what is no tensor."""
     return tuple(value.seen[0].shape) if value is not None and isinstance(value.seen[0], Tensor) else None

@@ -11,7 +11,7 @@ Function = Callable[..., Any]  # of the tensors that reach a node; returns one r
 
 
 class Obstacle(Exception):
-    """Why a node cannot be converted, and what the user can do about it; `Builder` adds which node."""
+    """Reason why a node cannot be converted, with a remedy for the user; `Builder` adds the node's name."""
 
     def __init__(self, why: str, remedy: str = "") -> None:
         self.why, self.remedy = why, remedy
@@ -19,15 +19,15 @@ class Obstacle(Exception):
 
 
 class TooMuch(Obstacle):
-    """It asks for more memory or more operators than one graph may."""
+    """Request for more memory or more operators than one graph may have."""
 
 
 class Unfit(Obstacle):
-    """Its inputs do not fit it, or its conversion is wrong: onnxruntime knows which."""
+    """Node whose inputs do not fit it, or whose conversion is wrong: onnxruntime tells which."""
 
 
 class Depends(IntEnum):
-    """What a value depends on."""
+    """Levels of what a value depends on."""
 
     NOTHING = 0  # a constant
     BATCH = 1  # only on how many inputs there are, as a shape does
@@ -36,28 +36,28 @@ class Depends(IntEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Whole numbers, each slope · batch + base."""
+    """Hold whole numbers, each slope · batch + base."""
 
     slope: tuple[int, ...]
     base: tuple[int, ...]
 
     def at(self, batch: int) -> tuple[int, ...]:
-        """The numbers for a batch."""
+        """Return the numbers for a batch."""
         return tuple(s * batch + b for s, b in zip(self.slope, self.base, strict=True))
 
     @property
     def fixed(self) -> bool:
-        """Whether the batch does not matter."""
+        """Tell whether the numbers are the same for all batches."""
         return not any(self.slope)
 
     @property
     def base_of_fixed(self) -> tuple[int, ...]:
-        """The numbers that do not depend on the batch."""
+        """Return the numbers that do not depend on the batch."""
         return tuple(b for s, b in zip(self.slope, self.base, strict=True) if not s)
 
     @classmethod
     def through(cls, batches: tuple[int, int], seen: tuple[Sequence[int], Sequence[int]]) -> Sizes:
-        """From the numbers seen at two batches.
+        """Fit slope and base to the numbers seen at two batches.
 
         Raises:
             Obstacle: if they do not lie on a line of whole numbers.
@@ -74,7 +74,7 @@ class Sizes:
 
 @dataclass(eq=False)
 class Value:
-    """A value of the graph while it is built.
+    """Hold a value of the graph while it is built.
 
     Attributes:
         depends: on what.

@@ -1,4 +1,4 @@
-"""Which of a model's constants are weights, what each is for, and how it is drawn anew.
+"""Tell which of a model's constants are weights, what each is for, and how it is initialised.
 
 A weight is a float initialiser of finite numbers. Not weights are: single numbers that no operator makes one (0.5, an
 epsilon), divisors and exponents, masks, statistics of BatchNormalization, and what a model does to its inputs first.
@@ -51,13 +51,13 @@ _PLACES: dict[str, dict[int, Role]] = {
 
 @dataclass(frozen=True)
 class Weight:
-    """What a constant is for; ``bound`` is that of a uniform draw."""
+    """Hold what a constant is for; ``bound`` is that of a uniform draw."""
 
     role: Role
     bound: float = 0.0
 
     def draw(self, tensor: Tensor) -> None:
-        """Fills a tensor as torch fills a fresh layer's, from the default generator."""
+        """Fill a tensor as torch initialises a fresh layer's, from the default generator."""
         with torch.no_grad():
             if self.role == "uniform":
                 tensor.uniform_(-self.bound, self.bound)
@@ -68,7 +68,7 @@ class Weight:
 
 
 def weights_of(safe: SafeGraph) -> dict[str, Weight]:
-    """The weights and the statistics of a model, by safe name."""
+    """Find the weights and the statistics of a model, by safe name."""
     stored = {tensor.name: tensor for tensor in safe.model.graph.initializer if tensor.data_type in _FLOATS}
     roles = _Roles(safe.model.graph.node, {name: tuple(tensor.dims) for name, tensor in stored.items()})
     found = {}
@@ -81,7 +81,7 @@ def weights_of(safe: SafeGraph) -> dict[str, Weight]:
 
 
 class _Roles:
-    """What reads each constant, itself or in another shape."""
+    """Collect the roles of each constant from the operators that read it, itself or in another shape."""
 
     def __init__(self, nodes: Any, dims: dict[str, tuple[int, ...]]) -> None:
         self.dims = dims
@@ -93,7 +93,7 @@ class _Roles:
             self._read(node)
 
     def of(self, name: str) -> Weight:
-        """The one role that says most."""
+        """Return the one role that says most."""
         rank = ("fixed", "statistic", "uniform", "scale", "shift", "slope")
         return min(self.roles.get(name, ()), key=lambda weight: rank.index(weight.role), default=Weight("token"))
 
@@ -110,7 +110,7 @@ class _Roles:
             self.first.update(node.output)
 
     def _of_input(self, node: onnx.NodeProto) -> bool:
-        """Whether nothing but the input and constants go into a node."""
+        """Tell whether a node reads nothing but the input and constants."""
         others = [self.made.get(name) for name in node.input if name not in self.first and name not in self.turned]
         return bool(self.first.intersection(node.input)) and all(
             one is None or one.op_type == "Constant" for one in others
@@ -135,7 +135,7 @@ class _Roles:
                 yield from ((place, weight) for place in range(2))
 
     def _beside(self, kind: str, makers: list[onnx.NodeProto | None]) -> Weight | None:
-        """What a constant is that is added to, or multiplied with, what one of ``makers`` makes."""
+        """Return the role of a constant that is added to, or multiplied with, the output of one of ``makers``."""
         for maker in makers:
             if maker is None:
                 continue
@@ -150,12 +150,12 @@ class _Roles:
         return None
 
     def _normalises(self, node: onnx.NodeProto) -> bool:
-        """Whether a node divides by a root, as normalisations do that are written out."""
+        """Tell whether a node divides by a root, as normalisations do that are written out."""
         divisor = self.made.get(node.input[1]) if node.op_type == "Div" else None
         return divisor is not None and divisor.op_type == "Sqrt"
 
     def _bound(self, node: onnx.NodeProto) -> float | None:
-        """1 / √fan-in of a layer, which is Kaiming's bound as torch has it; None if none of its factors is stored."""
+        """Return 1 / √fan-in of a layer, torch's Kaiming bound; None if none of its factors is stored."""
         place = next((i for i in (1, 0) if i < len(node.input) and node.input[i] in self.turned), None)
         if place is None:
             return None
@@ -177,7 +177,7 @@ def _array(safe: SafeGraph, tensor: TensorProto) -> np.ndarray[Any, Any]:
 
 
 def _is_plain(array: np.ndarray[Any, Any]) -> bool:
-    """Whether there are numbers, all of them such as weights have."""
+    """Tell whether an array holds numbers, all of them such as weights have."""
     numbers = array.astype(np.float32, copy=False)
     if not numbers.size or not np.isfinite(numbers).all() or np.abs(numbers).max() > _LARGEST:
         return False

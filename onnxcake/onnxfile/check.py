@@ -1,4 +1,4 @@
-"""ONNX's own checker, on a model that may be large, or written by onnxruntime."""
+"""Run ONNX's checker on a model that may be large, or written by onnxruntime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ASIDE = "unregistered"
 
 
 def check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
-    """ONNX's checker, on the model with its large weights as inputs: it would copy them several times.
+    """Check a model with ONNX's checker, its large weights declared as inputs, as the checker copies weights.
 
     Raises:
         BadTeacherFile: if the checker refuses it.
@@ -46,7 +46,7 @@ def check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
             remedy=f"Upgrade onnx; or convert the file to opset {newest} where a newer onnx is installed: "
             "onnx.version_converter.convert_version.",
         )
-    _set_aside(skeleton, opset)
+    _skip_unregistered(skeleton, opset)
     try:
         onnx.checker.check_model(skeleton)
     except Exception as error:
@@ -62,11 +62,11 @@ def check(proto: onnx.ModelProto, weights: dict[str, Any], name: str) -> None:
         ) from error
 
 
-def _set_aside(model: onnx.ModelProto, opset: int) -> None:
-    """Has the checker skip operators that the standard does not have at this opset.
+def _skip_unregistered(model: onnx.ModelProto, opset: int) -> None:
+    """Move operators that the standard does not have at this opset to a domain that the checker skips.
 
-    onnxruntime's optimiser writes such (LayerNormalization before opset 17, SimplifiedLayerNormalization). Those
-    that nobody knows are told later, all of them at once, with their nodes.
+    onnxruntime's optimiser writes such (LayerNormalization before opset 17, SimplifiedLayerNormalization). Operators
+    that are not known at all are reported later, all at once, with their nodes.
     """
     found = False
     for node in nested(model.graph.node):

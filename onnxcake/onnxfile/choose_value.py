@@ -93,7 +93,7 @@ def choose(
         kind = type_name(free[0].type.tensor_type.elem_type)
         what = f"input {names} is {kind}, which has no gradient"
     if found is None:
-        raise UnsupportedTeacher(what, where=file, remedy=_one_of(free, known))
+        raise UnsupportedTeacher(what, where=file, remedy=_example_options(free, known))
     tensor = types[found.value].type.tensor_type
     sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
     if tensor.HasField("shape") and not found.hold and (said or None not in sizes[1:]):
@@ -111,8 +111,8 @@ def choose(
     raise OpenSizes(what, where=file, examples=likely, value=found.value, hold=found.hold, options=options)
 
 
-def _one_of(free: Sequence[onnx.ValueInfoProto], known: Mapping[str, Held]) -> str:
-    """Write the options that choose the first input of floats, and hold the others."""
+def _example_options(free: Sequence[onnx.ValueInfoProto], known: Mapping[str, Held]) -> str:
+    """Word the options that choose the first input of floats, and hold the others."""
     first = next((v for v in free if v.type.tensor_type.elem_type in FLOATS and not is_switch(v)), None)
     if first is None:
         return (
@@ -125,7 +125,7 @@ def _one_of(free: Sequence[onnx.ValueInfoProto], known: Mapping[str, Held]) -> s
 
 
 def hold_option(name: str, value: Held) -> str:
-    """Write the option that holds an input, as a shell takes it."""
+    """Format the option that holds an input, quoted for a shell."""
     text = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, int | float) else "FILE"
     return f"--hold {_quoted(f'{name}={text}')}"
 
@@ -137,7 +137,7 @@ def _quoted(name: str) -> str:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A value that can be chosen.
+    """Propose a value to choose as the input.
 
     Attributes:
         value: its name.
@@ -149,7 +149,7 @@ class Proposal:
 
 
 def is_index(proto: onnx.ModelProto, name: str) -> bool:
-    """Tell whether an input of whole numbers is what rows of a table are looked up by."""
+    """Tell whether an input of whole numbers indexes the rows of a table."""
     return bool(_look_ups(proto.graph.node, [name]))
 
 
@@ -168,7 +168,7 @@ def _look_ups(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> set[str]
 
 
 def leaves_an_index(node: onnx.NodeProto, places: Sequence[int]) -> bool:
-    """Tell whether what an operator makes of indices, at the given places of its inputs, still is indices."""
+    """Tell whether an operator's outputs still are indices if its inputs at ``places`` are."""
     if node.op_type == "Gather" and not node.domain:
         return 0 in places
     if node.op_type == "Cast" and not node.domain:
@@ -183,7 +183,7 @@ def proposal(
     types: dict[str, onnx.ValueInfoProto],
     known: Mapping[str, Held],
 ) -> Proposal | None:
-    """Find the first value of floats that all that is made of the inputs goes through; None where there is none.
+    """Find the first value of floats that all paths from the inputs go through; None where there is none.
 
     First the inputs themselves are followed; if nothing but the classifier's own work joins them, what is looked up
     by ids alone (and inputs of floats), so that masks and lengths would be held.
@@ -211,7 +211,7 @@ def proposal(
 
 
 def _is_computed(nodes: Sequence[onnx.NodeProto], value: str, floats: set[str]) -> bool:
-    """Tell whether several inputs of floats are joined otherwise than side by side: each may be the one to choose."""
+    """Tell whether inputs of floats are combined otherwise than by concatenation: each may be the one to choose."""
     made_of = {name: {name} for name in floats}
     for node in reaching(nodes, value):
         parts = [made_of[name] for name in read_by(node) if name in made_of]
@@ -244,7 +244,7 @@ def has_no_gradient(value: onnx.ValueInfoProto) -> bool:
 
 
 def suggested(value: onnx.ValueInfoProto, known: Mapping[str, Held]) -> Held:
-    """Say what an input may be held at: what it is compared with, masks and whole numbers at 1, all else at 0.
+    """Suggest a value to hold an input at: what it is compared with, 1 for masks and whole numbers, else 0.
 
     Args:
         known: what `compared` gives.
@@ -260,7 +260,7 @@ def suggested(value: onnx.ValueInfoProto, known: Mapping[str, Held]) -> Held:
 
 
 def compared(proto: onnx.ModelProto) -> dict[str, Held]:
-    """Find the inputs that are compared with a single whole number, as a sampling rate is with 16000, and that."""
+    """Find the inputs that are compared with a whole number, as a sampling rate is with 16000, and the number."""
     graph = proto.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     tensors |= {
@@ -282,7 +282,7 @@ def compared(proto: onnx.ModelProto) -> dict[str, Held]:
 
 
 def needed_after(nodes: Sequence[onnx.NodeProto], value: str, outputs: Collection[str]) -> set[str]:
-    """Find the names that ``outputs`` need besides ``value``, for more than their sizes."""
+    """Find the names that ``outputs`` depend on besides ``value``, for more than their sizes."""
     wanted = set(outputs) - {value}
     for node in reversed(nodes):
         if wanted.intersection(node.output):
@@ -297,7 +297,7 @@ def _first_cut(
     outputs: Collection[str],
     types: dict[str, onnx.ValueInfoProto],
 ) -> str | None:
-    """Find the first value of floats without which nothing is left of what comes from ``sources`` and ``seeds``."""
+    """Find the first value of floats that separates ``sources`` and ``seeds`` from the outputs."""
     reads = [set() if node.op_type in _SIZES and not node.domain else read_by(node) for node in nodes]
     readers = Counter(name for names in reads for name in names)
     readers.update(outputs)
@@ -315,7 +315,7 @@ def _first_cut(
         live = {name for name in live if readers[name] > 0}
         if depends and not pending and len(live) == 1 and live <= set(node.output) and _is_float(types, *live):
             (value,) = live
-            return value if _works(nodes, value, outputs) else None
+            return value if _has_work_behind(nodes, value, outputs) else None
     return None
 
 
@@ -324,10 +324,10 @@ def _is_float(types: dict[str, onnx.ValueInfoProto], name: str) -> bool:
     return value is not None and value.type.tensor_type.elem_type in FLOATS
 
 
-def _works(nodes: Sequence[onnx.NodeProto], value: str, outputs: Collection[str]) -> bool:
-    """Tell whether some of the classifier's work is left behind a value.
+def _has_work_behind(nodes: Sequence[onnx.NodeProto], value: str, outputs: Collection[str]) -> bool:
+    """Tell whether some of the classifier's computation lies behind a value.
 
-    Behind columns side by side, sums over these are such work, too: naive Bayes has no other.
+    Behind concatenated columns, sums over features count, too: naive Bayes has no other.
     """
     joins = any(value in node.output and node.op_type in _SIDE_BY_SIDE for node in nodes)
     works = _HEAVY | _SUMMED if joins else _HEAVY

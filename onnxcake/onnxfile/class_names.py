@@ -1,4 +1,4 @@
-"""Reading the names of a classifier's classes, where its file has them."""
+"""Read the names of a classifier's classes, where its file has them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PASSES = {"Cast", "Reshape", "Identity", "Squeeze", "Flatten"}
 
 
 def class_names(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Read the names of the classes, in the order of their scores; numbers are told as text, () if there are none.
+    """Read the names of the classes, in the order of their scores; numbers as text, () if there are none.
 
     They stand in attributes of ai.onnx.ml's classifiers, in the table that skl2onnx looks labels up in, or in the
     file's metadata, as a list or a table from number to name in JSON or in Python's notation.
     """
-    found = (*_in_attributes(model.graph), *_looked_up(model.graph), *_in_metadata(model))
+    found = (*_in_attributes(model.graph), *_in_label_tables(model.graph), *_in_metadata(model))
     return found[0] if found else ()
 
 
@@ -45,8 +45,8 @@ def _listed(attribute: onnx.AttributeProto) -> tuple[str, ...]:
     return tuple(_text(s) for s in attribute.strings) or tuple(map(str, attribute.ints))
 
 
-def _looked_up(graph: onnx.GraphProto) -> Iterable[tuple[str, ...]]:
-    """The tables of labels whose entries are put out."""
+def _in_label_tables(graph: onnx.GraphProto) -> Iterable[tuple[str, ...]]:
+    """Read the tables of labels whose entries the graph outputs."""
     ends = {output.name for output in graph.output}
     for node in reversed(graph.node):
         if ends.isdisjoint(node.output):
@@ -71,11 +71,11 @@ def _table(tensor: onnx.TensorProto) -> tuple[str, ...]:
 
 def _in_metadata(model: onnx.ModelProto) -> Iterable[tuple[str, ...]]:
     for entry in model.metadata_props[:LIMIT_METADATA]:
-        if entry.key.casefold() in _KEYS and len(entry.value) <= _LONGEST and (names := _parsed(entry.value)):
+        if entry.key.casefold() in _KEYS and len(entry.value) <= _LONGEST and (names := _parse_names(entry.value)):
             yield names
 
 
-def _parsed(text: str) -> tuple[str, ...]:
+def _parse_names(text: str) -> tuple[str, ...]:
     for parse in (json.loads, ast.literal_eval):
         try:
             return _in_order(parse(text))
@@ -86,7 +86,7 @@ def _parsed(text: str) -> tuple[str, ...]:
 
 
 def _in_order(value: Any) -> tuple[str, ...]:
-    """A list of names, or a table whose keys are 0, 1, 2 …"""
+    """Return a list of names, or the values of a table whose keys are 0, 1, 2 …, as a tuple; () for anything else."""
     if isinstance(value, dict):
         by_place = {int(key): name for key, name in value.items()}
         value = [by_place[place] for place in sorted(by_place)] if set(by_place) == set(range(len(by_place))) else []

@@ -25,7 +25,7 @@ _IR_VERSION = 4  # before, an initialiser had to be an input too
 
 
 def lift_constants(proto: onnx.ModelProto, name: str, shared: bool = False) -> None:
-    """Turn the main graph's Constant nodes and sparse initialisers that may be weights into initialisers.
+    """Turn Constant nodes and sparse initialisers of the main graph that may be weights into initialisers.
 
     Those are tensors of floats with an axis, and large ones of any numbers.
 
@@ -53,12 +53,12 @@ def lift_constants(proto: onnx.ModelProto, name: str, shared: bool = False) -> N
         copies = [type(item).FromString(item.SerializeToString()) for item in items]
         graph.ClearField(field)
         getattr(graph, field).extend(copies)
-    graph.initializer.extend(_once(proto, lifted) if shared else lifted)
+    graph.initializer.extend(_merge_equal(proto, lifted) if shared else lifted)
     proto.ir_version = max(proto.ir_version, _IR_VERSION)
 
 
 def held_by(node: onnx.NodeProto, name: str) -> TensorProto | None:
-    """Read the tensor that a Constant node of numbers gives; None for any other node.
+    """Read the tensor that a Constant node of numbers holds; None for any other node.
 
     Args:
         name: the file's, for messages.
@@ -81,7 +81,7 @@ def held_by(node: onnx.NodeProto, name: str) -> TensorProto | None:
 
 
 def dense(sparse: onnx.SparseTensorProto, name: str) -> TensorProto:
-    """Write a sparse tensor out: its values at their places, zeros elsewhere, under the name of its values.
+    """Convert a sparse tensor to a dense one of the same name: its values at their places, zeros elsewhere.
 
     Args:
         name: the file's, for messages.
@@ -119,8 +119,8 @@ def _may_be_weights(tensor: TensorProto) -> bool:
     return bool(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize >= _LARGE)
 
 
-def _once(proto: onnx.ModelProto, tensors: Iterable[TensorProto]) -> list[TensorProto]:
-    """Keep the first of equal tensors, and have whatever reads the others read that."""
+def _merge_equal(proto: onnx.ModelProto, tensors: Iterable[TensorProto]) -> list[TensorProto]:
+    """Keep the first of equal tensors, and redirect the readers of the others to it."""
     first: dict[bytes, str] = {}
     instead: dict[str, str] = {}
     kept = []

@@ -19,7 +19,7 @@ _TABLES = {"Gather", "GatherElements", "GatherND"}
 
 
 def dequantise_rows_early(proto: onnx.ModelProto) -> None:
-    """Put a DequantizeLinear of one scale directly behind the look-up whose rows it reads, in place.
+    """Move a DequantizeLinear of one scale directly behind the look-up whose rows it reads, in place.
 
     It commutes with the operators between, so that no answer changes. A value between that is read elsewhere, or is
     an output, keeps its place.
@@ -46,11 +46,11 @@ def dequantise_rows_early(proto: onnx.ModelProto) -> None:
             continue
         rows = next(free for n in itertools.count(1) if (free := f"{name}_dequantized_{n}") not in taken)
         taken.add(rows)
-        _moved(graph, node, between[::-1], rows)
+        _move_before(graph, node, between[::-1], rows)
 
 
-def _moved(graph: onnx.GraphProto, node: onnx.NodeProto, between: list[onnx.NodeProto], rows: str) -> None:
-    """Move a node before those between, which then place its floats, the last of them under its output's name."""
+def _move_before(graph: onnx.GraphProto, node: onnx.NodeProto, between: list[onnx.NodeProto], rows: str) -> None:
+    """Move a node before those in ``between``, the last of which then has its output's name."""
     first, last, result = between[0], between[-1], node.output[0]
     passed = {name for one in between for name in one.output}
     described = [value for value in graph.value_info if value.name not in passed]

@@ -1,4 +1,4 @@
-"""A model of quantised operators, written so that no processor's integer kernels saturate.
+"""Rewrite quantised operators so that no processor's integer kernels saturate.
 
 On x86 without VNNI (AVX2 or AVX-512 alone) onnxruntime multiplies unsigned with signed bytes by `vpmaddubsw`, which
 adds two products in 16 bits and saturates: 2·255·127 > 2¹⁵ − 1. That is so at each optimisation level, wherever the
@@ -22,7 +22,7 @@ _OFFSET, _ZERO = "offset%", "zero%"
 
 @dataclass(frozen=True)
 class _Product:
-    """The places of a product's inputs: values a and weights b, each with its zero point; None for floats."""
+    """Hold the places of a product's inputs: values a and weights b, each with its zero point; None for floats."""
 
     a: int | None
     a_zero: int | None
@@ -46,9 +46,9 @@ _NAMES = {name.encode() for _, name in _PRODUCTS}
 
 
 def exact(content: bytes) -> bytes:
-    """Write a model's products of unsigned with signed bytes as products of unsigned ones.
+    """Rewrite a model's products of unsigned with signed bytes as products of unsigned ones.
 
-    What holds none of them comes back as it is, whether it is a model or not.
+    Bytes that hold none of these operators are returned unchanged, whether they are a model or not.
     """
     if not any(name in content for name in _NAMES):
         return content
@@ -69,7 +69,7 @@ class _Writer:
         self.count = 0
 
     def graph(self, graph: onnx.GraphProto) -> None:
-        """Write a graph and the graphs in it, in place."""
+        """Rewrite a graph and its sub-graphs in place."""
         self.types.update((weight.name, weight.data_type) for weight in graph.initializer)
         self.types.update((value.name, value.type.tensor_type.elem_type) for value in graph.input)
         nodes, made = list(graph.node), dict[str, str]()
@@ -98,7 +98,7 @@ class _Writer:
             node.input[product.b_zero] = _ZERO
 
     def _moved(self, graph: onnx.GraphProto, name: str, made: dict[str, str]) -> str:
-        """Add 128 to signed bytes, which makes them unsigned; onnxruntime folds it where they are constant."""
+        """Add 128 to signed bytes, which makes them unsigned; onnxruntime folds the sum where they are constant."""
         if name not in made:
             self.count += 1
             wide, moved, made[name] = (f"{part}%{self.count}" for part in ("wide", "moved", "unsigned"))
@@ -108,12 +108,12 @@ class _Writer:
         return made[name]
 
     def _type(self, node: onnx.NodeProto, place: int, zero: int | None) -> int:
-        """Tell an input's type, by its zero point if it has one, which is of the same."""
+        """Return an input's element type; its zero point, if it has one, is of the same type."""
         names = [node.input[at] for at in (zero, place) if at is not None and _has(node, at)]
         return next((self.types[name] for name in names if self.types.get(name, 0)), _UNSIGNED)
 
     def _made(self, node: onnx.NodeProto) -> int:
-        """Tell the type of what a node makes, if it is bytes: by the zero point that comes last, or as what goes in."""
+        """Return the element type of a node's output if it is bytes, of its last zero point or its input; else 0."""
         if node.op_type in ("Constant", "Cast"):
             told = [int(a.i or a.t.data_type) for a in node.attribute if a.name in ("value", "to")]
             return told[0] if told else 0

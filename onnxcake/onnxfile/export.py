@@ -1,4 +1,4 @@
-"""A student module → ``student.onnx`` under the teacher's own names, free of host paths."""
+"""Export a student module to ``student.onnx`` under the teacher's own names, free of host paths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NONE: Mapping[str, str] = {}
 
 
 class ExportFailed(OnnxcakeError):
-    """Neither of torch's exporters could write the student: a bug."""
+    """Student that neither of torch's exporters could write: a bug."""
 
 
 def export(
@@ -38,7 +38,7 @@ def export(
     dtype: str = "float32",
     check: Callable[[bytes], None] = lambda content: None,
 ) -> bytes:
-    """The bytes of an ONNX model equal to ``module`` in eval mode, its batch dynamic.
+    """Export ``module`` in eval mode to the bytes of an equal ONNX model whose batch is dynamic.
 
     Args:
         module: maps [batch, *shape] float32 to [batch, classes].
@@ -58,7 +58,7 @@ def export(
     example = torch.zeros(2, *shape, dtype=getattr(torch, dtype))
     opset = min(max(opset, OPSETS[0]), OPSETS[1])
     errors = []
-    for exporter in (_traced, _captured):
+    for exporter in (_export_traced, _export_captured):
         try:
             with _quiet():
                 proto = exporter(module, example, opset)
@@ -73,14 +73,14 @@ def export(
 
 
 class _Float(nn.Module):
-    """Other types → float32."""
+    """Convert inputs of other types to float32."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.float()
 
 
-def _traced(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
-    """Torch's TorchScript exporter: fast, and plain graphs."""
+def _export_traced(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
+    """Export with torch's TorchScript exporter, which is fast and writes plain graphs."""
     buffer = io.BytesIO()
     torch.onnx.export(
         module,
@@ -95,8 +95,8 @@ def _traced(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelP
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _captured(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
-    """Torch's current exporter."""
+def _export_captured(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
+    """Export with torch's current exporter."""
     program = torch.onnx.export(
         module,
         (example,),
@@ -108,7 +108,7 @@ def _captured(module: nn.Module, example: torch.Tensor, opset: int) -> onnx.Mode
 
 
 def clean(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Without doc strings, metadata and producer details: they hold stack traces with this host's paths."""
+    """Remove doc strings, metadata and producer details, which hold stack traces with this host's paths."""
     proto.doc_string = ""
     proto.producer_name, proto.producer_version = PRODUCER, ""
     del proto.metadata_props[:]
@@ -139,10 +139,12 @@ def _clean_items(items: Any) -> None:
 
 
 def named(proto: onnx.ModelProto, source: str, output: str, others: Mapping[str, str] = _NONE) -> onnx.ModelProto:
-    """With its input and output called so; the exporters refuse or change some names (numbers, names in use).
+    """Rename a model's input and output; torch's exporters refuse or change some names (numbers, names in use).
 
     Args:
-        others: what else is to be called otherwise, where that name is free.
+        source: the input's new name.
+        output: the output's new name.
+        others: new names of other values, by their present ones, used where they are free.
     """
     graph = proto.graph
     new = {graph.input[0].name: source, graph.output[0].name: output}
@@ -165,7 +167,7 @@ def named(proto: onnx.ModelProto, source: str, output: str, others: Mapping[str,
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters print and warn about their own workings; errors still come through as exceptions."""
+    """Silence what the exporters print and warn about; errors still come through as exceptions."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

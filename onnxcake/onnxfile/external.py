@@ -1,4 +1,4 @@
-"""External data: weights kept in files beside the model, read by us alone.
+"""Read external data: weights kept in files beside the model.
 
 A location is a relative path under the teacher's folder. It is opened once, part by part, without following any
 link, and judged by its descriptor; neither onnx nor onnxruntime ever sees it. (CVE-2022-25882, -2024-27318,
@@ -38,18 +38,18 @@ MOST_DIMENSIONS = 64  # numpy's and torch's own limit
 
 @dataclass(frozen=True)
 class Part:
-    """An external file: its bytes and their sha256."""
+    """Describe an external file: its size in bytes and its sha256."""
 
     bytes: int
     digest: str
 
 
 def read_external(tensors: Iterable[onnx.TensorProto], model: Path, limit_bytes: int) -> dict[str, Part]:
-    """Fills in all tensors whose data lie in external files; returns those files by location.
+    """Fill in all tensors whose data lie in external files; return those files by location.
 
     Raises:
-        BadTeacherFile: a location outside the folder, through a link, missing, too short, or badly described.
-        UnsupportedTeacher: more bytes than ``limit_bytes``.
+        BadTeacherFile: for a location outside the folder, through a link, missing, too short, or badly described.
+        UnsupportedTeacher: for more bytes than ``limit_bytes``.
     """
     opened: dict[str, _Opened] = {}
     total = 0
@@ -80,7 +80,7 @@ def read_external(tensors: Iterable[onnx.TensorProto], model: Path, limit_bytes:
 
 
 def size_outside(tensors: Iterable[onnx.TensorProto], model: Path) -> int:
-    """The bytes of the external files that these tensors name, as far as they can be opened."""
+    """Sum the bytes of the external files that these tensors name, as far as the files can be opened."""
     outside = (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
     total = 0
     for location in {item.value for tensor in outside for item in tensor.external_data if item.key == "location"}:
@@ -126,7 +126,7 @@ def _entry(tensor: onnx.TensorProto, name: str) -> dict[str, str]:
 
 
 def _span(tensor: onnx.TensorProto, entry: dict[str, str], size: int, name: str) -> tuple[int, int]:
-    """Offset and length in bytes, checked against the file and the tensor's shape."""
+    """Return a tensor's offset and length in bytes, checked against the file's size and the tensor's shape."""
     numbers = entry.get("offset", "0"), entry.get("length", "0")
     if not all(_WHOLE.fullmatch(number) for number in numbers):
         raise _refused(name, tensor.name, "have an offset or length that is no number")
@@ -161,7 +161,7 @@ def _open(location: str, model: Path, tensor: str) -> _Opened:
 
 
 def _open_beneath(folder: Path, parts: tuple[str, ...]) -> int:
-    """The file's descriptor, opened part by part from the folder's, no link followed."""
+    """Open a file part by part from its folder's descriptor, without following links; return its descriptor."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     no_link = getattr(os, "O_NOFOLLOW", 0)
     if os.open not in os.supports_dir_fd:  # Windows: no descriptors of folders
@@ -180,8 +180,8 @@ def _open_beneath(folder: Path, parts: tuple[str, ...]) -> int:
         os.close(handle)
 
 
-def external_entry(tensor: onnx.TensorProto) -> None:
-    """Marks a tensor as kept in a file of its own name, for a model whose weights are handed over beside it."""
+def mark_external(tensor: onnx.TensorProto) -> None:
+    """Mark a tensor as kept in a file of its own name, for a model whose weights are handed over beside it."""
     tensor.data_location = TensorProto.EXTERNAL
     entry: Any = tensor.external_data.add()
     entry.key, entry.value = "location", tensor.name

@@ -34,12 +34,12 @@ IR_OF_DEFAULTS = 4  # from which on an input may have a value of its own
 
 
 class CannotJoin(OnnxcakeError):
-    """A student cannot be put behind a file's front: their operators are of versions that differ."""
+    """Student that cannot be joined to a file's front, as their operators are of versions that differ."""
 
 
 @dataclass(frozen=True)
 class FileInput:
-    """An input of the file.
+    """Describe an input of the file.
 
     Attributes:
         name, type: as in the file; the type is ONNX's number.
@@ -59,10 +59,10 @@ class FileInput:
     values: Values
 
     def rows(self, count: int, key: Key, still: bool = False) -> Array:
-        """Make random values for a batch of ``count``; what is held, as it is held.
+        """Draw random values for a batch of ``count``; repeat a held input's own values.
 
         Args:
-            still: floats are zeros.
+            still: make floats zeros.
         """
         shape = tuple(count if size is BATCH else size for size in self.sizes or ())
         if self.held is not None:
@@ -80,7 +80,7 @@ class FileInput:
 
 @dataclass(frozen=True)
 class Front:
-    """The part of a file before the chosen value.
+    """Hold the part of a file before the chosen value.
 
     Attributes:
         model: all of the file's inputs, the nodes that make ``value`` (none, if it is an input itself), and their
@@ -96,7 +96,7 @@ class Front:
 
     @classmethod
     def of(cls, file: TeacherFile, proto: onnx.ModelProto, source: Source, choice: Choice) -> Front | None:
-        """The front of a file for a chosen value; None where the file takes that value and nothing else."""
+        """Cut off a file's front at a chosen value; return None where the file takes that value and nothing else."""
         inputs = file_inputs(proto)
         if list(inputs) == [source.name]:
             return None
@@ -118,7 +118,10 @@ class Front:
             clean(model),
             weights,
             source.name,
-            tuple(_input(value, source, choice, value.name in used, seen[value.name]) for value in inputs.values()),
+            tuple(
+                _describe_input(value, source, choice, value.name in used, seen[value.name])
+                for value in inputs.values()
+            ),
         )
 
     @property
@@ -128,11 +131,11 @@ class Front:
 
     @property
     def axes(self) -> dict[str, int]:
-        """Find the axis of an input that is the batch."""
+        """Return the batch axis of each input that has one."""
         return {one.name: one.sizes.index(BATCH) for one in self.inputs if one.sizes and BATCH in one.sizes}
 
     def content(self) -> bytes:
-        """The front as a model by itself, its weights in it: the file's inputs → the chosen value.
+        """Serialise the front as a model by itself, its weights in it: the file's inputs → the chosen value.
 
         Inputs that it does not read have the values that they are held at, so that they may be left out.
 
@@ -156,11 +159,11 @@ class Front:
         return content
 
     def rows(self, count: int, key: Key, still: bool = False, held: bool = False) -> dict[str, Array] | None:
-        """Make random values for the inputs that the front reads; None where their sizes are not known.
+        """Draw random values for the inputs that the front reads; None where their sizes are not known.
 
         Args:
-            still: floats are zeros.
-            held: the other inputs are made, too, as they are held.
+            still: make floats zeros.
+            held: include the other inputs, at the values that they are held at.
         """
         needed = [one for one in self.inputs if one.needed or (held and one.held is not None)]
         if any(one.sizes is None for one in needed):
@@ -169,14 +172,14 @@ class Front:
 
 
 def joined(front: bytes, student: bytes) -> bytes:
-    """Put a front (`Front.content`) before a student that takes the chosen value: it then takes what the file takes.
+    """Join a front (`Front.content`) and a student that takes the chosen value to a model that takes the file's inputs.
 
     Raises:
         CannotJoin: if the two are of opsets between which their operators differ.
     """
     model, rest = onnx.ModelProto.FromString(front), onnx.ModelProto.FromString(student)
     value = model.graph.output[0].name
-    _level(model, rest)
+    _align_opsets(model, rest)
     graph = model.graph
     _rename(rest, value, _names(model))
     model.ir_version = max(model.ir_version, rest.ir_version)
@@ -202,7 +205,9 @@ def _inside(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     ]
 
 
-def _input(value: onnx.ValueInfoProto, source: Source, choice: Choice, needed: bool, values: Values) -> FileInput:
+def _describe_input(
+    value: onnx.ValueInfoProto, source: Source, choice: Choice, needed: bool, values: Values
+) -> FileInput:
     held: Held = choice.constants.get(value.name, 0)
     kind, sizes, array = value.type.tensor_type.elem_type or TensorProto.FLOAT, None, None
     try:
@@ -218,13 +223,13 @@ def _input(value: onnx.ValueInfoProto, source: Source, choice: Choice, needed: b
 
 
 def _names(model: onnx.ModelProto) -> set[str]:
-    """All names of values in a model."""
+    """Collect all names of values in a model."""
     names = {value.name for graph in graphs(model) for value in (*graph.input, *graph.output, *graph.initializer)}
     return names | {name for node in nodes(model) for name in (*node.input, *node.output)}
 
 
 def _rename(student: onnx.ModelProto, value: str, taken: set[str]) -> None:
-    """Call a student's input ``value``, and otherwise what has a name that the front has."""
+    """Rename a student's input to ``value``, and its other values where their names are taken."""
     outputs = {one.name for one in student.graph.output}
     new = {student.graph.input[0].name: value}
     own = _names(student)
@@ -241,17 +246,17 @@ def _rename(student: onnx.ModelProto, value: str, taken: set[str]) -> None:
         node.output[:] = [new.get(name, name) for name in node.output]
 
 
-def _level(front: onnx.ModelProto, student: onnx.ModelProto) -> None:
+def _align_opsets(front: onnx.ModelProto, student: onnx.ModelProto) -> None:
     """Bring a front and a student to the same opsets, in place.
 
-    Most operators are the same in neighbouring opsets: the lower part is then only said to be of the higher one.
+    Most operators are the same in neighbouring opsets: the lower part is then only declared to be of the higher one.
     """
     of_front = {one.domain: one for one in front.opset_import}
     of_student = {one.domain: one for one in student.opset_import}
     for domain in of_front.keys() & of_student.keys():
         a, b = of_front[domain].version, of_student[domain].version
         for lower, higher in ((front, b), (student, a)) if a < b else ((student, a), (front, b)):
-            if _same(lower, domain, *sorted((a, b))):
+            if _same_operators(lower, domain, *sorted((a, b))):
                 of_front[domain].version = of_student[domain].version = higher
                 break
         else:
@@ -260,7 +265,7 @@ def _level(front: onnx.ModelProto, student: onnx.ModelProto) -> None:
             _convert(front, student, min(a, b), max(a, b))
 
 
-def _same(part: onnx.ModelProto, domain: str, version: int, other: int) -> bool:
+def _same_operators(part: onnx.ModelProto, domain: str, version: int, other: int) -> bool:
     """Tell whether a part's operators of a domain are the same in two opsets."""
     kinds = {node.op_type for node in nodes(part) if node.domain == domain}
     schemas: dict[str, set[int]] = defaultdict(set)
@@ -273,7 +278,7 @@ def _same(part: onnx.ModelProto, domain: str, version: int, other: int) -> bool:
 
 
 def _convert(front: onnx.ModelProto, student: onnx.ModelProto, low: int, high: int) -> None:
-    """Bring the lower of the two to the higher opset by onnx's converter."""
+    """Convert the part of the lower opset to the higher one by onnx's converter."""
     lower = front if next(o.version for o in front.opset_import if not o.domain) == low else student
     try:
         made = onnx.version_converter.convert_version(lower, high)

@@ -20,7 +20,7 @@ LIMIT_VALUES = 1 << 26  # numbers in one input
 
 
 def plain_held(value: Any, name: str = "") -> Held:
-    """Turn a number, nested sequences or an array into plain numbers in nested tuples, which JSON can carry.
+    """Convert a number, nested sequences or an array to plain numbers in nested tuples, which JSON can carry.
 
     Raises:
         UsageError: if it holds anything else than numbers and truth values, or its rows have unlike lengths.
@@ -49,7 +49,7 @@ def sizes_of(
     held: Held,
     file: str,
 ) -> list[int | None]:
-    """Find the sizes of an input that is held, `BATCH` where an axis follows the batch.
+    """Determine the sizes of a held input, `BATCH` where an axis follows the batch.
 
     An open size is that of the chosen input's axis of the same name; else the first open axis is the batch (or, of a
     hidden state [layers, batch, features], the second one), and what else is open has the size that the user says,
@@ -92,9 +92,9 @@ def sizes_of(
             sizes = [offer[i] or "open" if size == "open" else size for i, size in enumerate(sizes)]
     if "open" in sizes:
         raise UnsupportedTeacher(
-            f"input {shown(value.name)} is to be held, and its shape {_written(dims, own)} is not known whole",
+            f"input {shown(value.name)} is to be held, and its shape {_format_sizes(dims, own)} is not known whole",
             where=file,
-            remedy=f"Say its sizes, batch included: --shape {value.name}={','.join(_example(dims, said))}.",
+            remedy=f"Say its sizes, batch included: --shape {value.name}={','.join(_example_sizes(dims, said))}.",
         )
     result = [size for size in sizes if not isinstance(size, str)]
     count = math.prod(size or 1 for size in result)
@@ -115,28 +115,29 @@ def _check_said(name: str, dims: list[int | None], own: list[str], said: Sequenc
     ):
         return
     raise UsageError(
-        f"--shape {name}={','.join(map(str, said))} does not fit input {shown(name)} ({_written(dims, own)})",
+        f"--shape {name}={','.join(map(str, said))} does not fit input {shown(name)} ({_format_sizes(dims, own)})",
         where=file,
-        remedy=f"Write --shape {name}={','.join(_example(dims, None))}, with your own numbers where sizes are open."
+        remedy=f"Write --shape {name}={','.join(_example_sizes(dims, None))}, "
+        "with your own numbers where sizes are open."
         if dims
         else "Leave it out: the input is a single number.",
     )
 
 
 def _with_batch(array: tuple[int, ...], sizes: Sequence[int | str | None]) -> tuple[int, ...]:
-    """The shape of a held array that was given without the batch, with 1 in its place."""
+    """Insert a batch of 1 into the shape of a held array that was given without the batch."""
     if BATCH in sizes and len(array) == len(sizes) - 1:
         place = list(sizes).index(BATCH)
         return (*array[:place], 1, *array[place:])
     return array
 
 
-def _example(dims: Sequence[int | None], said: Sequence[int] | None) -> list[str]:
+def _example_sizes(dims: Sequence[int | None], said: Sequence[int] | None) -> list[str]:
     filled = [1 if axis == 0 else 128 for axis in range(len(dims))] if said is None else list(said)
     return [str(size if dim is None else dim) for dim, size in zip(dims, filled, strict=True)]
 
 
-def _written(dims: Sequence[int | None], names: Sequence[str]) -> str:
+def _format_sizes(dims: Sequence[int | None], names: Sequence[str]) -> str:
     parts = (
         shown(n)[1:-1] if n and d is None else "?" if d is None else str(d) for d, n in zip(dims, names, strict=True)
     )
@@ -144,7 +145,7 @@ def _written(dims: Sequence[int | None], names: Sequence[str]) -> str:
 
 
 def held_array(value: onnx.ValueInfoProto, sizes: Sequence[int | None], held: Held, file: str) -> np.ndarray[Any, Any]:
-    """Make the array that an input is held at: of its own type and shape, 1 where an axis follows the batch.
+    """Build the array that an input is held at: of its own type and shape, 1 where an axis follows the batch.
 
     Raises:
         UnsupportedTeacher: if no number can be held for an input of this kind.
@@ -175,7 +176,7 @@ def held_array(value: onnx.ValueInfoProto, sizes: Sequence[int | None], held: He
             f"input {shown(value.name)} is {wanted} and cannot be held at values of shape "
             f"{'×'.join(map(str, given.shape))}",
             where=file,
-            remedy=_counts(value.name, math.prod(rest)),
+            remedy=_remedy_for_count(value.name, math.prod(rest)),
         )
     with np.errstate(all="ignore"):
         array = given.astype(dtype)
@@ -189,7 +190,7 @@ def held_array(value: onnx.ValueInfoProto, sizes: Sequence[int | None], held: He
     return array
 
 
-def _counts(name: str, count: int) -> str:
+def _remedy_for_count(name: str, count: int) -> str:
     if count == 1:
         return f"Give --hold {name}= one number."
     return f"Give --hold {name}= one number for all of it, {count:,} numbers, or a .npy file of its shape."
@@ -198,11 +199,11 @@ def _counts(name: str, count: int) -> str:
 def held_nodes(
     value: onnx.ValueInfoProto, array: np.ndarray[Any, Any], sizes: Sequence[int | None], source: str, prefix: str
 ) -> list[onnx.NodeProto]:
-    """Make the nodes that stand for an input which is held: a constant, repeated along an axis that is the batch.
+    """Build the nodes that replace a held input: a constant, repeated along the batch axis.
 
     Args:
         source: the value whose first size is the batch.
-        prefix: how no name of the file begins.
+        prefix: a prefix that no name of the file has.
     """
     make = onnx.helper.make_node
     full = make("Constant", [], [value.name], value=onnx.numpy_helper.from_array(array))
@@ -222,7 +223,7 @@ def held_nodes(
 
 
 def free_prefix(name: str, taken: Mapping[str, Any] | set[str]) -> str:
-    """Find how no name of the file begins, for the names of nodes that make ``name``."""
+    """Find a prefix that no name of the file has, for the names of nodes that make ``name``."""
     prefix = name
     while any(one.startswith(prefix + "/held") for one in taken):
         prefix += "/"

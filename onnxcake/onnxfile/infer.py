@@ -15,9 +15,9 @@ _LABELS = {"s": TensorProto.STRING, "i": TensorProto.INT64, "f": TensorProto.FLO
 
 
 def inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """Infer what can be known of the values of a graph, by name, its inputs and outputs included.
+    """Infer the types and sizes of a graph's values, by name, its inputs and outputs included.
 
-    What the file itself states of a value inside is kept where nothing follows from the operators.
+    What the file itself declares of a value inside is kept where nothing follows from the operators.
     """
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
@@ -28,15 +28,15 @@ def inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
             node.domain, node.op_type = "", "Cast"
             del node.attribute[:]
             node.attribute.append(helper.make_attribute("to", kind))
-    graph = _inferred(bare)
+    graph = _infer_or_bare(bare)
     if _tell_widths(bare, {value.name for value in (*graph.value_info, *graph.output) if _has_sizes(value)}):
-        graph = _inferred(bare)
+        graph = _infer_or_bare(bare)
     stated = {value.name: value for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)}
     found = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
     return {**stated, **{name: value for name, value in found.items() if _says_more(value, stated.get(name))}}
 
 
-def _inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
+def _infer_or_bare(bare: onnx.ModelProto) -> onnx.GraphProto:
     try:
         return onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     except Exception:  # noqa: BLE001 - what is not known is asked for
@@ -44,7 +44,7 @@ def _inferred(bare: onnx.ModelProto) -> onnx.GraphProto:
 
 
 def _tell_widths(bare: onnx.ModelProto, told: Collection[str]) -> bool:
-    """Let inputs stand for values whose columns their operator alone tells: behind a tokenizer onnx infers nothing.
+    """Replace operators whose attributes alone tell their columns by inputs, as onnx infers nothing behind a tokenizer.
 
     Args:
         told: the values whose sizes have been inferred.
@@ -65,7 +65,7 @@ def _has_sizes(value: onnx.ValueInfoProto) -> bool:
 
 
 def _width(node: onnx.NodeProto) -> int:
-    """Read how many columns an operator makes of each row, where its attributes alone say so; else 0."""
+    """Read from an operator's attributes how many columns it makes of each row; 0 where they do not say so."""
     said = {a.name: a.ints for a in node.attribute}
     if node.op_type == "TfIdfVectorizer" and not node.domain:
         return 1 + max(said.get("ngram_indexes", ()), default=-1)
@@ -92,7 +92,7 @@ def _says_more(value: onnx.ValueInfoProto, stated: onnx.ValueInfoProto | None) -
 
 
 def known(value: onnx.ValueInfoProto) -> int:
-    """Count what is known of a tensor: its type, its rank, and each of its sizes but the first."""
+    """Count the known facts of a tensor: its type, its rank, and each of its sizes but the first."""
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
         return 0
@@ -100,13 +100,13 @@ def known(value: onnx.ValueInfoProto) -> int:
 
 
 def file_inputs(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """Find what a file takes, by name: its inputs that it has no value for."""
+    """Return a file's inputs that have no value in the file, by name."""
     weights = {weight.name for weight in proto.graph.initializer}
     return {value.name: value for value in proto.graph.input if value.name not in weights}
 
 
 def free_inputs(proto: onnx.ModelProto, held: Collection[str], outputs: Sequence[str]) -> list[str]:
-    """Find the inputs that are not held and that the outputs depend on; all that are not held, if none is."""
+    """List the inputs that are not held and that the outputs depend on; all that are not held, if there is none."""
     free = [name for name in file_inputs(proto) if name not in held]
     used = {name for node in reaching(proto.graph.node, *outputs) for name in read_by(node)}
     return [name for name in free if name in used] or free

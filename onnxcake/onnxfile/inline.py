@@ -1,4 +1,4 @@
-"""A model with its functions written out, and nothing left in training mode."""
+"""Inline a model's functions, and take its operators out of training mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from .walk import graphs, nodes
 
 
 def inlined(file: TeacherFile) -> onnx.ModelProto:
-    """The model with its own functions in place of the calls."""
+    """Inline the model's own functions in place of their calls.
+
+    Raises:
+        BadTeacherFile: if functions call themselves.
+        UnsupportedTeacher: if the model becomes too large.
+    """
     proto = file.proto
     if not proto.functions:
         return proto
@@ -59,7 +64,7 @@ def inlined(file: TeacherFile) -> onnx.ModelProto:
 
 
 def in_evaluation_mode(proto: onnx.ModelProto) -> tuple[str, ...]:
-    """Takes Dropout and BatchNormalization out of training mode, which exporters leave them in by mistake."""
+    """Take Dropout and BatchNormalization out of training mode, in which some exporters leave them; say which."""
     read = {name for node in nodes(proto) for name in node.input} | {
         value.name for graph in graphs(proto) for value in graph.output
     }

@@ -1,4 +1,4 @@
-"""What the user chose of a model, the input that is optimised, and the others, held constant."""
+"""Hold the user's choices about a model, and find the input to optimise and the inputs to hold constant."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LIMIT_INPUT = LIMIT_VALUES  # sixteen of them, with their gradients, are looked
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user chose of a model.
+    """Hold the user's choices about a model.
 
     Attributes:
         input: the value to optimise: an input of the model, or a value inside it, before which all is cut.
@@ -44,7 +44,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Source:
-    """The chosen input: name, element type, shape without the batch, and the batch if the file fixes it.
+    """Describe the chosen input: name, element type, shape without the batch, and the batch if the file fixes it.
 
     Attributes:
         axes: what the file calls its open sizes, batch included: "" where it does not name one, None where it fixes it.
@@ -58,7 +58,7 @@ class Source:
 
     @classmethod
     def of(cls, proto: onnx.ModelProto, choice: Choice, file: str) -> Source:
-        value = _the_input(proto, choice, file)
+        value = _find_input(proto, choice, file)
         tensor = value.type.tensor_type
         if not value.type.HasField("tensor_type") and value.type.WhichOneof("value"):
             kind = value.type.WhichOneof("value")
@@ -89,7 +89,7 @@ class Source:
 
 
 def _bound(proto: onnx.ModelProto, choice: Choice) -> dict[str, int]:
-    """Collect the sizes that the user says of other inputs, by what the file calls the axes."""
+    """Collect the sizes that the user gives for other inputs, by the file's names of the axes."""
     dims = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
     said = [pair for name, shape in choice.shapes.items() for pair in zip(dims.get(name, ()), shape, strict=False)]
     return {dim.dim_param: size for dim, size in said if dim.dim_param}
@@ -108,7 +108,7 @@ def _check_size(name: str, shape: Iterable[int], file: str) -> None:
 def _shape(
     name: str, dims: list[int | None] | None, asked: tuple[int, ...] | None, params: list[str], file: str
 ) -> tuple[int | None, tuple[int, ...]]:
-    """The batch that the file fixes, or None, and one input's shape."""
+    """Return the batch that the file fixes, or None, and one input's shape."""
     if asked is not None:
         fits = dims is None or (
             len(asked) == len(dims) and all(d in (None, a) for a, d in zip(asked[1:], dims[1:], strict=True))
@@ -139,7 +139,7 @@ def _shape(
     return dims[0], tuple(d for d in dims[1:] if d is not None)
 
 
-def _the_input(proto: onnx.ModelProto, choice: Choice, file: str) -> onnx.ValueInfoProto:
+def _find_input(proto: onnx.ModelProto, choice: Choice, file: str) -> onnx.ValueInfoProto:
     inputs = file_inputs(proto)
     name = choice.input or ""
     if name in inputs:
@@ -161,7 +161,7 @@ def check_known(name: str, names: Iterable[str], what: str, file: str) -> None:
 def held_nodes(
     proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], source: Source, choice: Choice, file: str
 ) -> list[onnx.NodeProto]:
-    """Nodes that make the other inputs, held at the values of ``choice.constants``."""
+    """Build the nodes that make the other inputs, held at the values of ``choice.constants``."""
     weights = {weight.name for weight in proto.graph.initializer}
     used = {name for node in nodes for name in read_by(node)}
     others = [v for v in proto.graph.input if v.name in used - weights - {source.name}]

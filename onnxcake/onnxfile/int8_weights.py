@@ -1,7 +1,7 @@
-"""A quantised student's file: whole numbers where the exporters leave floats with an instruction to round them.
+"""Store a quantised student's weights as int8 where the exporters leave floats to be rounded in the graph.
 
-What they write for a rounded weight is float constant → QuantizeLinear → DequantizeLinear, with scales that are
-computed in the graph. After this the file holds what QuantizeLinear gives, a quarter of the bytes, and constant
+The exporters write a rounded weight as float constant → QuantizeLinear → DequantizeLinear, with scales that are
+computed in the graph. Afterwards the file holds the result of QuantizeLinear, a quarter of the bytes, and constant
 scales; and runtimes find the patterns that they have integer kernels for.
 """
 
@@ -18,9 +18,9 @@ Array = np.ndarray[Any, Any]
 
 
 def with_whole_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its rounded weights as int8, and BatchNormalization after them taken into their scales.
+    """Store the model's rounded weights as int8, and fold BatchNormalization after them into their scales.
 
-    A model without QuantizeLinear comes back as it is.
+    A model without QuantizeLinear is returned as it is.
     """
     graph = proto.graph
     if not any(node.op_type == "QuantizeLinear" for node in graph.node):
@@ -41,7 +41,7 @@ def with_whole_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Constants:
-    """The values of a graph that depend on no input; worked out when asked for."""
+    """Evaluate the values of a graph that depend on no input, when asked for."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto, self.graph = proto, proto.graph
@@ -59,11 +59,11 @@ class _Constants:
 
     def __getitem__(self, name: str) -> Array:
         if name not in self.values:
-            self.values[name] = self._worked_out(name)
+            self.values[name] = self._evaluate(name)
         return self.values[name]
 
     def put(self, name: str, value: Array) -> None:
-        """Has the file keep a value in place of the node that gives it."""
+        """Store a value as an initialiser in place of the node that computes it."""
         if name in self.made:
             self.graph.node.remove(self.made.pop(name))
         self.graph.initializer.append(numpy_helper.from_array(value, name))
@@ -71,11 +71,11 @@ class _Constants:
         self.known.add(name)
 
     def keep(self, name: str) -> None:
-        """Has the file keep what it computed so far."""
+        """Store a computed value as an initialiser."""
         if name in self.made:
             self.put(name, self[name])
 
-    def _worked_out(self, name: str) -> Array:
+    def _evaluate(self, name: str) -> Array:
         nodes: list[onnx.NodeProto] = []
         wanted = [name]
         seen = set(wanted)
@@ -93,7 +93,7 @@ class _Constants:
 
 
 def _quantised(axis: int, value: Array, scale: Array, zero: Array) -> Array:
-    """QuantizeLinear, rounded as torch does: the value times 1 / scale."""
+    """Compute QuantizeLinear, rounded as torch does: the value times 1 / scale."""
     if scale.ndim:
         shape = [-1 if place == axis % value.ndim else 1 for place in range(value.ndim)]
         scale, zero = scale.reshape(shape), zero.reshape(shape)
@@ -103,7 +103,7 @@ def _quantised(axis: int, value: Array, scale: Array, zero: Array) -> Array:
 
 
 def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, constants: _Constants) -> None:
-    """Takes a BatchNormalization into the convolution before it, whose weights are int8 with a scale per channel.
+    """Fold a BatchNormalization into the convolution before it, whose weights are int8 with a scale per channel.
 
     Exact: γ / σ of a channel goes into its scale, its sign into the whole numbers. Runtimes compute a convolution
     in whole numbers only where nothing stands between it and the next rounding but an activation.
@@ -141,7 +141,7 @@ def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, constants: _Constants) -
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Drops nodes and initialisers on which no output depends."""
+    """Remove nodes and initialisers on which no output depends."""
     used = {output.name for output in graph.output}
     kept = []
     for node in reversed(graph.node):

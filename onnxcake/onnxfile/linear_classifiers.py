@@ -1,4 +1,4 @@
-"""Write scikit-learn's linear classifiers out as matrix products, whose weights can be trained and cut.
+"""Rewrite scikit-learn's linear classifiers as matrix products, whose weights can be trained and cut.
 
 ai.onnx.ml's LinearClassifier keeps its weights in attributes and its transform inside. As a Gemm, a Softmax and an
 ArgMax it is what every other network's last layer is, and its logits can be seen.
@@ -18,7 +18,7 @@ _ML = "ai.onnx.ml"
 
 
 def write_out_linear(proto: onnx.ModelProto) -> None:
-    """Put a Gemm, a transform of the scores and an ArgMax in place of each LinearClassifier where that is the same."""
+    """Replace each LinearClassifier by a Gemm, a transform of the scores and an ArgMax where these are equivalent."""
     graph = proto.graph
     opset = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
     if opset < 9 or not any(n.op_type == "LinearClassifier" and n.domain == _ML for n in graph.node):
@@ -29,7 +29,7 @@ def write_out_linear(proto: onnx.ModelProto) -> None:
     written: list[onnx.NodeProto] = []
     for node in graph.node:
         parts = _parts(node) if node.op_type == "LinearClassifier" and node.domain == _ML else None
-        written += [node] if parts is None else _plain(graph, node, parts, used)
+        written += [node] if parts is None else _as_gemm(graph, node, parts, used)
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in written]
     del graph.node[:]
     graph.node.extend(kept)
@@ -39,7 +39,7 @@ Parts = tuple[Any, Any, Any, str]  # weights [features, scores], bias, labels, t
 
 
 def _parts(node: onnx.NodeProto) -> Parts | None:
-    """Weights, bias, labels and transform of a classifier; None where it is no product with a known transform."""
+    """Read a classifier's weights, bias, labels and transform; None where it is no product with a known transform."""
     said = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     bias = np.array(said.get("intercepts", ()), np.float32)
     numbers, words = said.get("classlabels_ints", ()), said.get("classlabels_strings", ())
@@ -56,7 +56,7 @@ def _parts(node: onnx.NodeProto) -> Parts | None:
     return weights, bias, labels, transform
 
 
-def _plain(graph: onnx.GraphProto, node: onnx.NodeProto, parts: Parts, used: set[str]) -> list[onnx.NodeProto]:
+def _as_gemm(graph: onnx.GraphProto, node: onnx.NodeProto, parts: Parts, used: set[str]) -> list[onnx.NodeProto]:
     weights, bias, labels, transform = parts
 
     def name(of: str) -> str:

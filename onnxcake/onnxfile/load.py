@@ -1,4 +1,4 @@
-"""A teacher's file → a checked ModelProto, its weights beside it, and its digest."""
+"""Load a teacher's file as a checked ModelProto, its weights beside it, and its digest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _NATIVE = {
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """What was read.
+    """Hold what was read of a teacher's file.
 
     Attributes:
         proto: the model; the data of its large weights taken out (see `weights`).
@@ -62,18 +62,18 @@ class TeacherFile:
 
 
 def load(path: Path) -> TeacherFile:
-    """Reads and checks a ``.onnx`` file and the external files it keeps weights in.
+    """Read and check a ``.onnx`` file and the external files that it keeps weights in.
 
     Raises:
-        BadTeacherFile: missing, unreadable, not a regular file, not ONNX, truncated, not well-formed, or with
+        BadTeacherFile: if it is missing, unreadable, not a regular file, not ONNX, truncated, not well-formed, or has
             external data outside its folder.
-        UnsupportedTeacher: too new, or too large.
+        UnsupportedTeacher: if it is too new, or too large.
     """
     return _checked(read_regular(path), path.name, path)
 
 
 def load_bytes(content: bytes, name: str) -> TeacherFile:
-    """Checks a model that is at hand as bytes.
+    """Check a model that is at hand as bytes.
 
     Args:
         name: for messages.
@@ -109,7 +109,9 @@ def _checked(content: bytes, name: str, path: Path | None) -> TeacherFile:
 
 
 def measure(path: Path) -> tuple[int, int, bool]:
-    """Count the bytes that a model keeps in external files and its nodes, and tell whether some of these are loops.
+    """Count the bytes that a model keeps in external files and its nodes, and tell whether there are loops among them.
+
+    Counts are 0 where the file cannot be read; `load` says why.
 
     As far as can be read; what is wrong, `load` says.
     """
@@ -149,7 +151,7 @@ def _check_size(proto: onnx.ModelProto, name: str) -> None:
 
 
 def _check_text(proto: onnx.ModelProto, name: str) -> None:
-    """Protobuf hands over a string field that is not UTF-8 as bytes, which nothing here is ready for."""
+    """Refuse strings that are not UTF-8: protobuf returns such fields as bytes, which no caller expects."""
     if any(isinstance(text, bytes) for text in _texts(proto)):
         raise BadTeacherFile(
             "it holds a name that is not text (UTF-8)",
@@ -177,7 +179,7 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str]:
 
 
 def _check_sparse(proto: onnx.ModelProto, name: str) -> None:
-    """Makes sure that sparse tensors can be written out: few numbers in a file may stand for any number of zeros."""
+    """Refuse sparse tensors that are too large when dense: few numbers in a file may stand for any number of zeros."""
     stored = ((sparse, sparse.values.name) for graph in graphs(proto) for sparse in graph.sparse_initializer)
     given = (
         (sparse, node.name)
@@ -196,10 +198,10 @@ def _check_sparse(proto: onnx.ModelProto, name: str) -> None:
 
 
 def _take_weights(proto: onnx.ModelProto, name: str, but: Container[str] = ()) -> dict[str, np.ndarray[Any, Any]]:
-    """Moves the data of large initialisers out of the proto; refuses NaN in any of them.
+    """Move the data of large initialisers out of the proto; refuse NaN in any of them.
 
     Args:
-        but: the names of those that were looked at before.
+        but: names of the initialisers that were checked before.
     """
     weights: dict[str, np.ndarray[Any, Any]] = {}
     for tensor in proto.graph.initializer:

@@ -1,4 +1,4 @@
-"""Let texts be normalised where the host does not have the language that a file names."""
+"""Replace the language of text normalisation where the host does not have it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KNOWN = "C.UTF-8"  # changes the case of all letters, and is a part of the C lib
 
 
 def with_known_locale(model: bytes) -> bytes:
-    """Name the locale that every host has in each StringNormalizer; the file's default is en_US."""
+    """Set the locale that every host has in each StringNormalizer; the file's default is en_US."""
     proto = onnx.ModelProto.FromString(model)
     for node in nodes(proto):
         if node.op_type == "StringNormalizer" and not node.domain:

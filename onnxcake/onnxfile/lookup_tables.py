@@ -17,7 +17,7 @@ _EMBEDDING = {0: 2, 1: 4}  # of EmbedLayerNormalization: ids → their table
 
 @dataclass(frozen=True)
 class Values:
-    """Holds the values that an input may have.
+    """Hold the values that an input may have.
 
     Attributes:
         limit: whole numbers are below it; None where the file does not show it.
@@ -29,7 +29,7 @@ class Values:
 
 
 def values_of_inputs(proto: onnx.ModelProto, names: Iterable[str]) -> dict[str, Values]:
-    """Find what the inputs of a graph may hold."""
+    """Find the values that the inputs of a graph may have."""
     weights = {weight.name: weight for weight in proto.graph.initializer}
     for node in proto.graph.node:
         if node.op_type == "Constant" and not node.domain:
@@ -46,14 +46,14 @@ def _values(proto: onnx.ModelProto, name: str, weights: Mapping[str, onnx.Tensor
             continue
         if choices := _listed(node, weights, places):
             return Values(None, choices)
-        limits += [limit for place in places if (limit := _rows(node, place, weights))]
+        limits += [limit for place in places if (limit := _table_rows(node, place, weights))]
         if leaves_an_index(node, places):
             indices.update(node.output)
     return Values(min(limits, default=None))
 
 
-def _rows(node: onnx.NodeProto, place: int, weights: Mapping[str, onnx.TensorProto]) -> int | None:
-    """Count the rows that an operator's input looks up in."""
+def _table_rows(node: onnx.NodeProto, place: int, weights: Mapping[str, onnx.TensorProto]) -> int | None:
+    """Count the rows of the table that an operator's input indexes."""
     if node.op_type == "OneHot" and place == 0 and node.input[1] in weights:
         return int(numpy_helper.to_array(weights[node.input[1]]).reshape(-1)[0])
     table = _EMBEDDING.get(place) if node.op_type == "EmbedLayerNormalization" else None
@@ -69,7 +69,7 @@ def _rows(node: onnx.NodeProto, place: int, weights: Mapping[str, onnx.TensorPro
 def _listed(
     node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto], places: list[int]
 ) -> tuple[str, ...] | tuple[int, ...]:
-    """The texts or numbers that an operator knows."""
+    """List the texts or numbers that an operator knows."""
     given = {a.name: a for a in node.attribute}
     for name in ("keys_strings", "cats_strings", "classes_strings", "string_vocabulary", "pool_strings"):
         if name in given:

@@ -1,4 +1,4 @@
-"""A checked ModelProto → the same model under safe names, its functions inlined, with one input."""
+"""Normalise a checked ModelProto: safe names, functions inlined, one input."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _ALL = Choice()
 
 
 def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
-    """Inlines functions, chooses the input, cuts what lies before it, renames everything. Consumes ``file.proto``.
+    """Inline functions, choose the input, cut what lies before it, rename everything. Consumes ``file.proto``.
 
     Raises:
-        UnsupportedTeacher: no single numeric input of known shape, or no output that a node makes.
-        BadTeacherFile: functions that call themselves.
-        UsageError: a name or shape in ``choice`` that the file does not have.
+        UnsupportedTeacher: if there is no single numeric input of known shape, or no output that a node makes.
+        BadTeacherFile: if functions call themselves.
+        UsageError: for a name or shape in ``choice`` that the file does not have.
     """
     proto = inlined(file)
     write_out_linear(proto)
@@ -66,7 +66,7 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
 
 
 def _forget_defaults(file: TeacherFile, proto: onnx.ModelProto, choice: Choice) -> None:
-    """Drop the value that the file gives an input by itself, where the user holds the input at another."""
+    """Remove the file's own default of an input that the user holds at another value."""
     inputs = {value.name for value in proto.graph.input}
     kept = [w for w in proto.graph.initializer if w.name not in inputs or w.name not in choice.constants]
     if len(kept) < len(proto.graph.initializer):

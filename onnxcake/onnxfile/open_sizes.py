@@ -19,7 +19,7 @@ Dims = Sequence[int | None]
 
 
 class OpenSizes(UnsupportedTeacher):
-    """A value whose sizes the file leaves open.
+    """Value whose sizes the file leaves open.
 
     Attributes:
         examples: shapes, batch included, that may fit it.
@@ -42,19 +42,19 @@ class OpenSizes(UnsupportedTeacher):
         super().__init__(what, where=where, remedy=self.say(examples[0]))
 
     def say(self, example: Sequence[int]) -> str:
-        """The remedy, with an example."""
+        """Word the remedy with an example."""
         if not self.options:
             return say_shape(example)
         return f"{self.options} --shape {','.join(map(str, example))}."
 
 
 def say_shape(example: Sequence[int]) -> str:
-    """The remedy for open sizes, with an example."""
+    """Word the remedy for open sizes, with an example."""
     return f"Say the sizes, batch included, with --shape, for example --shape {','.join(map(str, example))}."
 
 
 def examples(dims: Dims) -> list[tuple[int, ...]]:
-    """Shapes, batch included, that fit what is known of an input's sizes; the likeliest first."""
+    """Suggest shapes, batch included, that fit the known sizes of an input; the likeliest first."""
     open_at = [axis for axis, size in enumerate(dims) if axis and size is None]
     channel = _channel(dims)
     places = [axis for axis in open_at if axis != channel]
@@ -70,14 +70,14 @@ def examples(dims: Dims) -> list[tuple[int, ...]]:
 
 
 def _channel(dims: Dims) -> int | None:
-    """The axis of an image's channels: the last where its size says so, else the second."""
+    """Find the channel axis of an image: the last where its size says so, else the second."""
     if len(dims) != 4:
         return None
     return 3 if dims[3] in (1, 3, 4) and dims[1] not in (1, 3, 4) else 1
 
 
 def described(dims: Dims, names: Sequence[str]) -> str:
-    """A shape in words, open sizes by their names."""
+    """Format a shape, open sizes by their names."""
     return "×".join(
         str(size) if size is not None else shown(name)[1:-1] if name else "?"
         for size, name in zip(dims, names, strict=True)
@@ -85,7 +85,7 @@ def described(dims: Dims, names: Sequence[str]) -> str:
 
 
 def open_ones(dims: Dims, names: Sequence[str]) -> str:
-    """The open sizes but the batch, by name or by place."""
+    """List the open sizes but the batch, by name or by axis."""
     said = [
         shown(name) if name else f"number {axis + 1}"
         for axis, (size, name) in enumerate(zip(dims, names, strict=True))

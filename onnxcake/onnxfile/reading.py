@@ -1,4 +1,4 @@
-"""A file's bytes, and what they look like if they are no model."""
+"""Read a file's bytes, and guess its format if it is no model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FOREIGN = (  # how other files begin, for a message that helps: what, from whic
 
 
 def read_regular(path: Path) -> bytes:
-    """A regular file's bytes, opened once.
+    """Read a regular file's bytes, opening it once.
 
     Raises:
         BadTeacherFile: if it is missing, unreadable, something else than a file, or too large.
@@ -58,7 +58,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def not_onnx(name: str, content: bytes) -> BadTeacherFile:
-    guess = _foreign(content[:_GUESSED_FROM])
+    guess = _guess_format(content[:_GUESSED_FROM])
     if not content:
         what = "the file is empty"
     elif guess:
@@ -68,8 +68,8 @@ def not_onnx(name: str, content: bytes) -> BadTeacherFile:
     return BadTeacherFile(what, where=name, remedy=SOUND)
 
 
-def _foreign(start: bytes) -> str:
-    """What else a file may be, judged by how it starts; "" if nothing is known."""
+def _guess_format(start: bytes) -> str:
+    """Guess a file's format by its first bytes; return "" if it is not known."""
     if start.lstrip().startswith(b"<"):
         return "an HTML or XML page (a download that failed?)"
     for magic, place, what in _FOREIGN:

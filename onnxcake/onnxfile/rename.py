@@ -1,4 +1,4 @@
-"""A model under safe names.
+"""Rename every node, value and initialiser of a model to safe names.
 
 Names in a file are an attack (a quote in a node name once ended a string in generated Python source) and a
 trap for every printer, so every node, value and initialiser is renamed before anything is built or given to
@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from ..core.text import shown
-from .external import external_entry
+from .external import mark_external
 from .front import Front
 from .input_choice import Choice, Source
 from .load import LIMIT_METADATA, TeacherFile
@@ -28,7 +28,7 @@ _IR_VERSION = 10  # what older runtimes read too; later ones add nothing that is
 
 @dataclass(frozen=True)
 class SafeGraph:
-    """A model of one input under safe names.
+    """Hold a model of one input under safe names.
 
     Attributes:
         model: without the data of its large weights, which are in `weights` under the same names.
@@ -58,16 +58,16 @@ class SafeGraph:
 
     @property
     def opsets(self) -> dict[str, int]:
-        """Opset versions by domain."""
+        """Return the opset versions by domain."""
         return {o.domain: o.version for o in self.model.opset_import}
 
     def with_names(self, text: str) -> str:
-        """A library's message about `model`, with the file's own names in it."""
+        """Replace the safe names in a library's message about `model` by the file's own."""
         known = {**self.node_names, **self.value_names}
         return re.sub(r"\b[nvw]\d+\b", lambda found: shown(known.get(found[0], found[0])), text)
 
     def name_of(self, value: str) -> str:
-        """A value's name in the file, ready for a message."""
+        """Return a value's name in the file, ready for a message."""
         return shown(self.value_names.get(value, value))
 
     def of_batch(self, batch: int) -> SafeGraph:
@@ -78,7 +78,7 @@ class SafeGraph:
         return replace(self, model=model, batch=batch)
 
     def cut(self, output: str) -> onnx.ModelProto:
-        """The part that makes one output: what onnxruntime is given, with `beside` it."""
+        """Cut out the part that computes one output, for onnxruntime; `beside` returns its large weights."""
         kept = reaching(self.model.graph.node, output)
         used = {name for node in kept for name in read_by(node)} | {output}
         part = onnx.ModelProto()
@@ -92,18 +92,18 @@ class SafeGraph:
         graph.sparse_initializer.extend(w for w in self.model.graph.sparse_initializer if w.values.name in used)
         for weight in graph.initializer:
             if weight.name in self.weights:
-                external_entry(weight)
+                mark_external(weight)
         # Without a type: onnxruntime infers it. Inner values have none in the file.
         graph.output.add().name = output
         return part
 
     def beside(self, part: onnx.ModelProto) -> dict[str, np.ndarray[Any, Any]]:
-        """The large weights of a part."""
+        """Return the large weights of a part, by name."""
         return {w.name: self.weights[w.name] for w in part.graph.initializer if w.name in self.weights}
 
 
 class Renamer:
-    """Everything under the names n0…, v0…, w0…, in place."""
+    """Rename all values and nodes to n0…, v0…, w0…, in place."""
 
     def __init__(self, file: TeacherFile, proto: onnx.ModelProto, source: Source) -> None:
         self.file, self.proto, self.source = file, proto, source
@@ -183,7 +183,7 @@ class Renamer:
         return copy
 
     def graph(self, graph: onnx.GraphProto) -> None:
-        """A sub-graph, which sees the names around it."""
+        """Rename a sub-graph's values, within the scope of the names around it."""
         self.scopes.append({})
         graph.name, graph.doc_string = "inner", ""
         del graph.metadata_props[:], graph.quantization_annotation[:]
@@ -226,7 +226,7 @@ class Renamer:
 
 
 def _needed(imports: Iterable[onnx.OperatorSetIdProto], nodes: Sequence[onnx.NodeProto]) -> list[Any]:
-    """The opsets of the domains that nodes are of; the standard's in any case."""
+    """Select the opset imports of the domains that nodes are of; the standard's in any case."""
     domains, waiting = {""}, list(nodes)
     while waiting:
         node = waiting.pop()
@@ -236,14 +236,14 @@ def _needed(imports: Iterable[onnx.OperatorSetIdProto], nodes: Sequence[onnx.Nod
 
 
 def _unname(tensor: onnx.TensorProto) -> None:
-    """Takes all texts of the file off a tensor."""
+    """Remove all texts of the file from a tensor."""
     tensor.ClearField("name")
     tensor.ClearField("doc_string")
     tensor.ClearField("metadata_props")
 
 
 def _unname_sizes(kind: onnx.TypeProto) -> None:
-    """Takes the names off the sizes of a value: sizes that are not known stay unknown."""
+    """Remove the names of a value's sizes: sizes that are not known stay unknown."""
     kind.ClearField("denotation")
     if kind.HasField("sequence_type") or kind.HasField("optional_type"):
         _unname_sizes((kind.sequence_type if kind.HasField("sequence_type") else kind.optional_type).elem_type)

@@ -1,4 +1,4 @@
-"""A classifier as one plain model: what a student begins as, and is written as."""
+"""Rewrite a classifier as one self-contained model: a student's initial model and its file's form."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LOW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 def whole(file: TeacherFile) -> bytes:
-    """A file as one model: functions written out, nothing in training mode, no texts of the host. Consumes ``file``.
+    """Rewrite a file as one model: functions inlined, no training mode, no texts of the host. Consumes ``file``.
 
-    Weights that were kept outside are inside, and those that an exporter has made one because they were all ones or
-    zeros are several again. What is whole stays as it is, to the bit.
+    Weights that were kept outside are inside, and initialisers of equal ones or zeros that an exporter has merged are
+    separate again. A file that is self-contained stays as it is, to the bit.
 
     Raises:
         UnsupportedTeacher: if it is larger than one file can be.
@@ -47,7 +47,7 @@ def whole(file: TeacherFile) -> bytes:
 
 
 def _untie(proto: onnx.ModelProto) -> None:
-    """Gives each that reads an initialiser of equal numbers, such as a fresh normalisation's scale, one of its own."""
+    """Give each reader of an initialiser of equal numbers, such as a fresh normalisation's scale, a copy of its own."""
     taken = {tensor.name for tensor in proto.graph.initializer} | {
         name for node in nodes(proto) for name in node.output
     }
@@ -66,7 +66,7 @@ def _untie(proto: onnx.ModelProto) -> None:
 
 
 def _is_even(tensor: TensorProto) -> bool:
-    """Whether a tensor holds one float many times."""
+    """Tell whether a tensor holds one float many times."""
     if tensor.data_type not in FLOATS or math.prod(tensor.dims) < 2:
         return False
     array = numpy_helper.to_array(tensor)
@@ -74,7 +74,7 @@ def _is_even(tensor: TensorProto) -> bool:
 
 
 def ending_in(content: bytes, output: str) -> bytes:
-    """A whole model with one output, a value of it, and all of its inputs."""
+    """Cut a model to one output, which may be an inner value, and keep all of its inputs."""
     proto = onnx.ModelProto.FromString(content)
     known = {value.name: value for value in proto.graph.output}
     kept = reaching(proto.graph.node, output)
@@ -93,13 +93,13 @@ def ending_in(content: bytes, output: str) -> bytes:
 
 @dataclass(frozen=True)
 class Ends:
-    """What a student's file is to take and to give.
+    """Describe the input and output of a student's file.
 
     Attributes:
-        source, scores: what the model calls its input and the value that is to come out.
-        input_name, output_name: what the two are to be called.
-        squash: the operator that makes answers of the scores, such as Softmax; None if they are answers.
-        shape: of one answer, without the batch; None if it is that of the scores, as they are.
+        source, scores: the model's names of its input and of the value to output.
+        input_name, output_name: their names in the student's file.
+        squash: the operator that computes answers from the scores, such as Softmax; None if the scores are answers.
+        shape: of one answer, without the batch; None to keep that of the scores.
     """
 
     source: str
@@ -111,7 +111,7 @@ class Ends:
 
 
 def written(content: bytes, values: Mapping[str, Array], ends: Ends) -> bytes:
-    """A whole model with other numbers in its initialisers, and other ends.
+    """Replace the numbers in a model's initialisers, and its input and output.
 
     Args:
         values: by initialiser; each is stored in the initialiser's own type.
@@ -127,12 +127,12 @@ def written(content: bytes, values: Mapping[str, Array], ends: Ends) -> bytes:
 
 
 def has_low_precision(content: bytes) -> bool:
-    """Whether weights are stored in sixteen bits."""
+    """Tell whether weights are stored in sixteen bits."""
     return any(tensor.data_type in _LOW for tensor in onnx.ModelProto.FromString(content).graph.initializer)
 
 
 def _end(proto: onnx.ModelProto, ends: Ends) -> None:
-    """Leaves one input and one output, and what lies between; adds what makes answers of the scores."""
+    """Keep one input, one output and what lies between; add the nodes that compute answers from the scores."""
     graph = proto.graph
     made = _answers(proto, ends)
     output = made[-1].output[0] if made else ends.scores
@@ -153,7 +153,7 @@ def _end(proto: onnx.ModelProto, ends: Ends) -> None:
 
 
 def _answers(proto: onnx.ModelProto, ends: Ends) -> list[onnx.NodeProto]:
-    """Scores of any shape → rows → answers, of the shape that is asked for."""
+    """Build the nodes that compute answers of the requested shape from scores of any shape."""
     made: list[onnx.NodeProto] = []
     taken = {name for node in nodes(proto) for name in (*node.input, *node.output)}
     taken.update(tensor.name for tensor in proto.graph.initializer)
@@ -175,7 +175,7 @@ def _answers(proto: onnx.ModelProto, ends: Ends) -> list[onnx.NodeProto]:
 
 
 def _described(proto: onnx.ModelProto, ends: Ends, output: str) -> onnx.ValueInfoProto:
-    """The output as the file states it: that of the model, where it is one, else as can be inferred."""
+    """Describe the output: as the model declares it, else as inferred."""
     known = {value.name: value for value in proto.graph.output}
     if output in known:
         return known[output]

@@ -1,4 +1,4 @@
-"""ONNX element types and tensors ↔ torch."""
+"""Convert ONNX element types and tensors to torch."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ DTYPES: dict[int, torch.dtype] = {
 
 
 def type_name(elem_type: int) -> str:
-    """An element type's name for messages, such as float16."""
+    """Return an element type's name for messages, such as float16."""
     known = elem_type in TensorProto.DataType.values()
     return TensorProto.DataType.Name(elem_type).lower() if known else f"type {elem_type}"
 
 
 def to_tensor(proto: onnx.TensorProto, dtype_of: Callable[[int], torch.dtype]) -> Tensor:
-    """A tensor's values, a copy, as the dtype that stands for its own.
+    """Convert a tensor's values to a torch tensor (a copy) of the dtype that ``dtype_of`` returns for its type.
 
     Raises:
         KeyError: for an element type without a torch dtype (strings).
@@ -61,7 +61,7 @@ def to_tensor(proto: onnx.TensorProto, dtype_of: Callable[[int], torch.dtype]) -
 
 
 def dense_of(sparse: onnx.SparseTensorProto, dtype_of: Callable[[int], torch.dtype]) -> Tensor:
-    """A sparse tensor's values at their places, zeros elsewhere."""
+    """Convert a sparse tensor to a dense torch tensor, zeros elsewhere."""
     values, places = to_tensor(sparse.values, dtype_of), to_tensor(sparse.indices, dtype_of).long()
     flat = torch.zeros(tuple(sparse.dims), dtype=values.dtype)
     if places.dim() == 1:
@@ -72,7 +72,7 @@ def dense_of(sparse: onnx.SparseTensorProto, dtype_of: Callable[[int], torch.dty
 
 
 def from_attribute(attribute: AttributeProto, dtype_of: Callable[[int], torch.dtype]) -> Any:
-    """An attribute as int, float, str, a list of these, a tensor, or a GraphProto."""
+    """Convert an attribute to int, float, str, a list of these, a tensor, or a GraphProto."""
     kind = attribute.type
     if kind == AttributeProto.STRING:
         return attribute.s.decode("utf-8", "replace")

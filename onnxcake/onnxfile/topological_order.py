@@ -35,7 +35,7 @@ def sort_nodes(proto: onnx.ModelProto, name: str) -> None:
 
 
 def _sorted(nodes: Sequence[onnx.NodeProto], name: str) -> list[int] | None:
-    """Find the order of nodes, by their places (Kahn, 1962); None if it is the one that they have."""
+    """Return the sorted order of nodes, as indices (Kahn, 1962); None if they are in order."""
     makers = {value: place for place, node in enumerate(nodes) for value in node.output if value}
     before = [{makers[value] for value in _read(node) if value in makers} for node in nodes]
     if all(place > last for place, earlier in enumerate(before) for last in earlier):
@@ -55,12 +55,12 @@ def _sorted(nodes: Sequence[onnx.NodeProto], name: str) -> list[int] | None:
             if not waiting[later]:
                 heapq.heappush(ready, later)
     if len(order) < len(nodes):
-        raise _circle(nodes, before, set(range(len(nodes))) - set(order), name)
+        raise _cycle_error(nodes, before, set(range(len(nodes))) - set(order), name)
     return order
 
 
 def _read(node: onnx.NodeProto) -> set[str]:
-    """Collect the names that a node reads around it: its inputs, and what its sub-graphs read and do not make."""
+    """Collect the outer names that a node reads: its inputs, and what its sub-graphs read and do not make."""
     names = {value for value in node.input if value}
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
@@ -81,10 +81,10 @@ def _made_in(graph: Any) -> set[str]:
     return made | {value for node in graph.node for value in node.output}
 
 
-def _circle(
+def _cycle_error(
     nodes: Sequence[onnx.NodeProto], before: Sequence[set[int]], left: Iterable[int], name: str
 ) -> BadTeacherFile:
-    """Name a circle: from a node that is left, go back to one that it needs and that is left, until one comes again."""
+    """Find a cycle among the unsorted nodes, and word the error that names it."""
     left = set(left)
     path = [min(left)]
     while (earlier := min(before[path[-1]] & left)) not in path:

@@ -1,4 +1,4 @@
-"""Walking a model: its graphs, nodes and tensors, and what a value depends on."""
+"""Walk a model: its graphs, nodes and tensors, and what a value depends on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx
 
 
 def graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and the sub-graphs of its nodes and of the functions' nodes."""
+    """Iterate over the graph and the sub-graphs of its nodes and of the functions' nodes."""
     yield proto.graph
     for node in nodes(proto):
         for attribute in node.attribute:
@@ -19,14 +19,14 @@ def graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 
 def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node: the graph's, its sub-graphs', the functions'."""
+    """Iterate over every node: the graph's, its sub-graphs', the functions'."""
     yield from nested(proto.graph.node)
     for function in proto.functions:
         yield from nested(function.node)
 
 
 def nested(nodes: Any) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those of their sub-graphs."""
+    """Iterate over nodes and those of their sub-graphs."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
@@ -35,7 +35,7 @@ def nested(nodes: Any) -> Iterator[onnx.NodeProto]:
 
 
 def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor: initialisers, node attributes, sparse ones, and the same in sub-graphs and functions."""
+    """Iterate over every tensor: initialisers, node attributes, sparse ones, also in sub-graphs and functions."""
     for graph in graphs(proto):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
@@ -49,7 +49,7 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def reaching(nodes: Sequence[onnx.NodeProto], *outputs: str, stop: str | None = None) -> list[onnx.NodeProto]:
-    """Those of the (sorted) nodes that ``outputs`` depend on, outer values of sub-graphs included, after ``stop``."""
+    """List the (sorted) nodes that ``outputs`` depend on, outer values of sub-graphs included, after ``stop``."""
     wanted, kept = set(outputs) - {stop}, []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
@@ -59,7 +59,7 @@ def reaching(nodes: Sequence[onnx.NodeProto], *outputs: str, stop: str | None = 
 
 
 def read_by(node: onnx.NodeProto) -> set[str]:
-    """The names of all values that a node reads, its sub-graphs' included."""
+    """Collect the names of all values that a node reads, its sub-graphs' included."""
     names = {name for name in node.input if name}
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):

@@ -1,4 +1,4 @@
-"""What there is to choose: families of atoms that do the same job, of which any number may stay, but not none."""
+"""Form families of atoms that do the same job, of which any number may stay, but not none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.rng import Key
 from .dependencies import Followed
-from .folded_graph import Array, Plain
+from .folded_graph import Array, FoldedGraph
 from .indices import Axis
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -20,12 +20,12 @@ _NONE = -1  # fills the rows of atoms
 
 @dataclass(frozen=True)
 class Families:
-    """The atoms that can be dropped.
+    """Hold the atoms that can be dropped.
 
     Attributes:
         members: the atoms of each family, those of one layer's channels, say.
-        weights: the constants that training would change, by name: see `weights_of`.
-        atoms: of each axis of these, the atoms of each index, filled up with −1 [indices, most].
+        weights: names of the constants that training would change, see `weights_of`.
+        atoms: for each axis of these weights, the atoms of each index, filled up with −1 [indices, most].
     """
 
     followed: Followed
@@ -35,16 +35,16 @@ class Families:
 
     @property
     def count(self) -> int:
-        """Parameters of the whole."""
+        """Count the parameters of the whole graph."""
         return sum(int(self.followed.graph.constants[name].size) for name in self.weights)
 
     def parameters(self, dropped: Axis) -> int:
-        """Parameters once these atoms are dropped."""
+        """Count the parameters once these atoms are dropped."""
         stays, axes = self.followed.stays(dropped), self.followed.axes
         return sum(math.prod(int(stays[axis].sum()) for axis in axes[name]) for name in self.weights)
 
     def counts(self, share: float) -> list[int]:
-        """How many atoms of each family stay if about ``share`` of each does; never none.
+        """Compute how many atoms of each family stay if about ``share`` of each does; never none.
 
         Where shares fall between two numbers, families are rounded up one after the other as the share grows.
         """
@@ -55,7 +55,7 @@ class Families:
         ]
 
     def filled(self, counts: list[int], fits: Callable[[list[int]], bool]) -> list[int]:
-        """One more of each family, as far as that fits; the longest families, whose steps are finest, come last."""
+        """Add one atom to each family that still fits; the longest families, whose steps are finest, come last."""
         for number in sorted(range(len(counts)), key=lambda i: len(self.members[i])):
             more = [count + (i == number) for i, count in enumerate(counts)]
             if more[number] <= len(self.members[number]) and fits(more):
@@ -63,7 +63,7 @@ class Families:
         return counts
 
     def dropped(self, scores: Numbers, counts: list[int]) -> Axis:
-        """The atoms that fall if so many of each family stay: those of the least score."""
+        """Select the atoms to drop if so many of each family stay: those of the least score."""
         fallen = [
             atoms[np.argsort(-scores[atoms], kind="stable")][stay:]
             for atoms, stay in zip(self.members, counts, strict=True)
@@ -71,16 +71,16 @@ class Families:
         return np.concatenate(fallen) if fallen else np.zeros(0, np.int64)
 
 
-def weights_of(graph: Plain) -> dict[str, Array]:
-    """The constants that training would change: of floats, but for single numbers without an axis."""
+def weights_of(graph: FoldedGraph) -> dict[str, Array]:
+    """Return the constants that training would change: those of floats, but for single numbers without an axis."""
     return {name: array for name, array in graph.constants.items() if array.dtype.kind == "f" and array.ndim}
 
 
 def families(followed: Followed) -> Families:
-    """Finds what can be chosen.
+    """Find the families that can be chosen from.
 
-    Of two factors of one axis, such as heads and what each head holds, the longer is chosen from: it gives the finer
-    choice, and cutting both would cut twice.
+    Of two factors of one axis, such as heads and the dimensions of each head, the longer is chosen from: it gives the
+    finer choice, and cutting both would cut twice.
     """
     table = followed.table
     signature = np.zeros(followed.indices.size + 1, np.uint64)
@@ -100,8 +100,8 @@ def families(followed: Followed) -> Families:
     return Families(followed, tuple(g for i, g in enumerate(groups) if i not in held and len(g) > 1), weights, atoms)
 
 
-def _numbers(groups: list[Axis], table: Any) -> Axis:
-    """Of each atom, the number of its group."""
+def _group_numbers(groups: list[Axis], table: Any) -> Axis:
+    """Return the number of each atom's group."""
     number = np.full(table.max() + 2, _NONE, np.int64)
     for i, group in enumerate(groups):
         number[group] = i
@@ -109,8 +109,8 @@ def _numbers(groups: list[Axis], table: Any) -> Axis:
 
 
 def _unmixed(groups: list[Axis], table: Any) -> list[Axis]:
-    """Atoms that are found on the very same axes, parted where they are several factors of these."""
-    number = _numbers(groups, table)
+    """Split groups of atoms that are found on the very same axes where they are several factors of these."""
+    number = _group_numbers(groups, table)
     places = range(table.shape[1])
     couples = np.concatenate([table[:0, :1].repeat(2, 1), *(table[:, [i, j]] for i in places for j in range(i))])
     first, second = number[couples].T
@@ -120,9 +120,9 @@ def _unmixed(groups: list[Axis], table: Any) -> list[Axis]:
 
 
 def _factors(group: Axis, couples: Any) -> list[Axis]:
-    """The parts of a group such that atoms of one part never make an element together, those of two always do.
+    """Split a group into parts such that atoms of one part never make an element together, those of two always do.
 
-    What does not come apart like this is no product of axes, and nothing of it is chosen.
+    Groups that do not come apart like this are no product of axes, and nothing of them is chosen.
     """
     group = np.sort(group)
     apart = np.ones((len(group), len(group)), np.bool_)
@@ -138,8 +138,8 @@ def _factors(group: Axis, couples: Any) -> list[Axis]:
 
 
 def _held(groups: list[Axis], table: Any) -> set[int]:
-    """The families that stay whole as they are factors beside longer ones."""
-    number = _numbers(groups, table)
+    """Find the families that stay whole, as they are factors beside longer ones."""
+    number = _group_numbers(groups, table)
     pairs = np.unique(np.sort(number[table[(table != _NONE).sum(1) > 1]], axis=1), axis=0)
     held: set[int] = set()
     for row in pairs.tolist():
@@ -151,7 +151,7 @@ def _held(groups: list[Axis], table: Any) -> set[int]:
 
 
 def largest(fits: Callable[[float], bool], low: float = 0.0, high: float = 1.0, turns: int = 24) -> float:
-    """The largest share in low … high that fits, by bisection; ``low`` if none does."""
+    """Find the largest share in low … high that fits, by bisection; ``low`` if none does."""
     if fits(high):
         return high
     for _ in range(turns):

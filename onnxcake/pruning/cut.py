@@ -1,4 +1,4 @@
-"""Indices that stay → a smaller model: constants sliced, and what counts or places them written anew."""
+"""Write a smaller model from the indices that stay: constants sliced, sizes and positions recomputed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..onnxfile.export import PRODUCER, named
 from ..onnxfile.rename import INPUT
 from ..onnxfile.walk import reaching, read_by
 from .dependencies import REWRITES, Call, Followed, Writer
-from .folded_graph import Array, Plain
+from .folded_graph import Array, FoldedGraph
 from .indices import Axis
 
 _NONE: Mapping[str, str] = {}
@@ -23,15 +23,15 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def cut(followed: Followed, dropped: Sequence[int], input_name: str, output_name: str) -> onnx.ModelProto:
-    """The model without the indices that hold one of the ``dropped`` atoms. Every weight that stays is the teacher's.
+    """Write the model without the indices that hold one of the ``dropped`` atoms; weights that stay are unchanged.
 
-    Its batch is free, its input and output are called as given.
+    Its batch is free, its input and output have the given names.
     """
     return Cutter(followed, np.array(list(dropped), np.int64)).model(input_name, output_name)
 
 
 class Cutter(Writer):
-    """Writes one model."""
+    """Write one cut model."""
 
     def __init__(self, followed: Followed, dropped: Axis) -> None:
         self.followed, self.graph = followed, followed.graph
@@ -43,12 +43,12 @@ class Cutter(Writer):
     # What a rewrite may use
 
     def mask(self, axis: Axis) -> Mask:
-        """Which indices of an axis stay."""
+        """Return the mask of the indices of an axis that stay."""
         found: Mask = self._stays[axis]
         return found
 
     def shape(self, name: str) -> Sizes:
-        """A value's new shape, as it depends on the batch."""
+        """Return a value's new shape, as a function of the batch."""
         batches = self.graph.batches
         was = Sizes.through(batches, self.graph.shapes[name])
         slopes, bases = list(was.slope), list(was.base)
@@ -63,20 +63,20 @@ class Cutter(Writer):
         return Sizes(tuple(slopes), tuple(bases))
 
     def shape_of(self, name: str) -> tuple[int, ...] | None:
-        """A value's new shape at the first trial batch; None for what holds sizes."""
+        """Return a value's new shape at the first trial batch; None for values that hold sizes."""
         axes = self.followed.axes.get(name)
         return None if axes is None else tuple(self.count(axis) for axis in axes)
 
     def size(self, name: str) -> int:
-        """How many numbers are left of a constant."""
+        """Count the numbers that are left of a constant."""
         return math.prod(self.count(axis) for axis in self.followed.axes[name])
 
     def ints(self, values: Sequence[int], like: Array | None = None) -> str:
-        """A new constant of whole numbers."""
+        """Add a constant of whole numbers; return its name."""
         return self._constant(np.array(values, np.int64 if like is None else like.dtype))
 
     def sizes(self, sizes: Sizes, scalar: bool = False, kind: Any = np.int64) -> str:
-        """A value that holds these numbers, whatever the batch."""
+        """Add a value that holds these numbers for each batch; return its name."""
         if sizes.fixed:
             return self._constant(np.array(sizes.base[0] if scalar else sizes.base, kind))
         key = (sizes, scalar, np.dtype(kind))
@@ -116,13 +116,14 @@ class Cutter(Writer):
     # The whole
 
     def model(self, input_name: str, output_name: str, names: Mapping[str, str] = _NONE) -> onnx.ModelProto:
-        """The model.
+        """Write the whole model.
 
         Args:
-            names: what values and nodes are called in it, by their names in the graph; these, where there is none.
+            input_name, output_name: the model's names of its input and output.
+            names: the model's names of values and nodes, by their names in the graph; others keep these.
         """
         for call in self.followed.calls:
-            self._rewritten(call)
+            self._add_rewritten(call)
         graph = self.graph
         nodes = reaching(self._nodes, graph.output)
         read = {name for node in nodes for name in read_by(node)} | {graph.output}
@@ -139,7 +140,7 @@ class Cutter(Writer):
             node.name = names.get(node.name, node.name)
         return named(model, input_name, output_name, names)
 
-    def _rewritten(self, call: Call) -> None:
+    def _add_rewritten(self, call: Call) -> None:
         node = onnx.NodeProto()
         node.CopyFrom(call.proto)
         change = REWRITES.get(call.op) if not call.proto.domain else None
@@ -153,7 +154,7 @@ class Cutter(Writer):
         self._nodes.append(node)
 
     def _for_inner(self, name: str) -> None:
-        """Makes sizes that a node's own graphs read, under the name that they read."""
+        """Add sizes that a node's own sub-graphs read, under the name that they read."""
         if ("inner", name) not in self._made:
             self._made["inner", name] = name
             source = self._sizes_called(name)
@@ -172,8 +173,8 @@ class Cutter(Writer):
         return array
 
 
-def _output_of(model: onnx.ModelProto, graph: Plain) -> onnx.ValueInfoProto:
-    """The output's type and shape, its batch free."""
+def _output_of(model: onnx.ModelProto, graph: FoldedGraph) -> onnx.ValueInfoProto:
+    """Describe the output's type and shape, its batch free."""
     shapes = graph.shapes[graph.output]
     shape = ["batch" if len(set(sizes)) > 1 else sizes[0] for sizes in zip(*shapes, strict=True)]
     bare = onnx.ModelProto()

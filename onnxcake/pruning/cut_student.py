@@ -1,4 +1,4 @@
-"""A student cut out of a teacher, with what the cut needs besides the graph: slopes, times, and a check of the file."""
+"""Cut a student out of a teacher: measure scores and times, cut, and check the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..teacher.checks import TOLERANCE, batches_for
 from ..teacher.scores import Logits
 from ..teacher.signature import Signature
 from ..teacher.teacher import Teacher
-from .goal import Goal, LowRank, Pruned, Score, Shape, Tools
+from .goal import Goal, LowRank, Measurements, Pruned, Score, Shape
 from .pruner import Pruner
 from .reconstruct import reconstructed
 
@@ -46,12 +46,12 @@ def cut_of(
     low_rank: LowRank = "auto",
     like: Sequence[Shape] | None = None,
 ) -> Pruned:
-    """The teacher's own graph made smaller, its file checked in onnxruntime.
+    """Make the teacher's own graph smaller, and check the file in onnxruntime.
 
-    Residual blocks are left out first, if any shall be. Then matrices are written as products of two, if that takes
-    much less energy out of them than channels would, and fitted to what the teacher's layers give
-    (`onnxcake.pruning.reconstruct`); else channels and the like are left out, and matrices that are tied down on both
-    sides are such products where the goal cannot be reached without.
+    Residual blocks are left out first, if requested. Then matrices are replaced by low-rank factors, if that removes
+    much less of their energy than leaving out channels would, and fitted to the teacher's activations
+    (`onnxcake.pruning.reconstruct`); else channels and the like are left out, and matrices that are constrained on both
+    sides are replaced by low-rank factors where the goal cannot be reached otherwise.
 
     Args:
         score: by what is chosen what stays of channels and the like.
@@ -66,29 +66,29 @@ def cut_of(
     """
     signature = teacher.signature
     pruner = Pruner(teacher.opened, signature.input_name, signature.output_name)
-    tools = Tools(
+    tools = Measurements(
         draws=partial(
             draws, signature=signature, multiply_adds=teacher.facts.multiply_adds, key=key, name=teacher.name
         ),
         latency_ms=lambda content: latency_ms(runtime.load(content, THREADS, arithmetic="host"), signature.input_shape),
     )
     if like is not None or drop_blocks:
-        answers = partial(_answers, runtime=runtime, inputs=_looks(teacher, key))
+        answers = partial(_answers, runtime=runtime, inputs=_comparison_inputs(teacher, key))
         pruner = pruner.drop_blocks(drop_blocks, answers) if like is None else pruner.match_blocks(like, answers)
     if like is not None:
         pruned = pruner.match_shapes(like, pruner.scores(score, key, tools))
     else:
-        product = _product(pruner, goal, key, tools) if low_rank == "auto" else None
+        product = _cut_by_rank(pruner, goal, key, tools) if low_rank == "auto" else None
         if product is None:
-            pruned = _narrower(pruner, goal, score, key, tools)
+            pruned = _cut_by_channels(pruner, goal, score, key, tools)
         else:
             pruned = replace(product, content=reconstructed(product.content, teacher, key))
     check(teacher, pruned, key, runtime)
     return pruned
 
 
-def _product(pruner: Pruner, goal: Goal, key: Key, tools: Tools) -> Pruned | None:
-    """The student whose matrices are products of two; None where channels do not take much more out of them."""
+def _cut_by_rank(pruner: Pruner, goal: Goal, key: Key, tools: Measurements) -> Pruned | None:
+    """Cut the student by low-rank factors; return None where leaving out channels removes little more."""
     ranks = pruner.ranks(goal, tools)
     if ranks is None:
         return None
@@ -96,23 +96,23 @@ def _product(pruner: Pruner, goal: Goal, key: Key, tools: Tools) -> Pruned | Non
     return pruner.factorise(ranks).as_it_is() if pruner.lost_by_rank(ranks) < _MUCH_LESS * by_cut else None
 
 
-def _narrower(pruner: Pruner, goal: Goal, score: Score, key: Key, tools: Tools) -> Pruned:
-    """The student without some channels and the like."""
+def _cut_by_channels(pruner: Pruner, goal: Goal, score: Score, key: Key, tools: Measurements) -> Pruned:
+    """Cut the student by leaving out channels and the like."""
     worth = pruner.scores(score, key, tools)
     if not pruner.reaches(goal, worth, tools):
-        pruner = pruner.factorised()
+        pruner = pruner.with_tied_factorised()
         worth = pruner.scores(score, key, tools)
-    return pruner.to(goal, worth, tools)
+    return pruner.prune_to(goal, worth, tools)
 
 
-def _looks(teacher: Teacher, key: Key) -> Array:
-    """Inputs that models are compared on."""
+def _comparison_inputs(teacher: Teacher, key: Key) -> Array:
+    """Draw the inputs that models are compared on."""
     most = int(_MULTIPLY_ADDS / _PASSES / max(teacher.facts.multiply_adds, 1)) // _LEAST_DRAWS
     return synthetic(teacher.signature, max(2, min(_SAMPLES, most)), key.at("looks")).numpy()
 
 
 def _answers(content: bytes, runtime: Runtime, inputs: Array) -> Array:
-    """A model's answers."""
+    """Compute a model's answers."""
     session = runtime.load(content)
     answers = session.run_in_batches(inputs)
     session.close()
@@ -123,15 +123,16 @@ def _answers(content: bytes, runtime: Runtime, inputs: Array) -> Array:
 
 
 def draws(content: bytes, signature: Signature, multiply_adds: int, key: Key, name: str) -> Iterator[dict[str, Array]]:
-    """How much of a model's answers its weights are: see `pruning.scores.from_responses`.
+    """Compute the contribution of a model's weights to its answers: see `pruning.scores.from_responses`.
 
-    z is the sum of ±logit / √classes over the inputs and classes of a draw, the signs as coins fall.
+    z is the sum of ±logit / √classes over the inputs and classes of a draw, the signs random.
 
     Args:
         content: the model.
-        signature: what it takes and gives.
+        signature: of its input and output.
         multiply_adds: for one input; of a large model there are fewer draws, of fewer inputs.
-        name: what to call it in messages.
+        key: what inputs and signs are drawn from.
+        name: the model's name in messages.
 
     Yields:
         of each weight, by its name in the model, w · ∂z/∂w.
@@ -153,14 +154,14 @@ def draws(content: bytes, signature: Signature, multiply_adds: int, key: Key, na
 
 
 def _amounts(multiply_adds: int, parameters: int) -> tuple[int, int]:
-    """Draws, and inputs of each: as many as are paid for, inputs let go of first."""
+    """Choose the number of draws, and of inputs of each, within the budget; inputs are reduced first."""
     inputs = _MULTIPLY_ADDS / (_PASSES * max(multiply_adds, 1))
     number = max(_LEAST_DRAWS, int(min(_DRAWS, inputs, _SLOPES / max(parameters, 1))))
     return number, max(1, min(_SAMPLES, int(inputs / number)))
 
 
 def synthetic(signature: Signature, count: int, key: Key, first: int = 0) -> Tensor:
-    """Inputs that cost nothing [count, …], as the file takes them: normal noise, and every other image a smooth one.
+    """Draw inputs without data [count, …], as the file takes them: normal noise, and every other image a smooth one.
 
     Args:
         first: the number of the first one; odd ones are smooth.
@@ -180,7 +181,7 @@ def synthetic(signature: Signature, count: int, key: Key, first: int = 0) -> Ten
 
 
 def check(teacher: Teacher, pruned: Pruned, key: Key, runtime: Runtime) -> None:
-    """Makes sure that the file runs, whatever the batch, and is the teacher still if nothing was left out.
+    """Check that the file runs at any batch, and answers as the teacher if nothing was left out.
 
     Raises:
         UnsupportedTeacher: if not.
@@ -192,28 +193,30 @@ def check(teacher: Teacher, pruned: Pruned, key: Key, runtime: Runtime) -> None:
         session = runtime.load(pruned.content)
         answers, first = session.run(inputs), session.run(inputs[:fewer])
         session.close()
-        expected = answers if pruned.parameters[1] < pruned.parameters[0] else _asked(teacher, inputs, runtime)
+        expected = (
+            answers if pruned.parameters[1] < pruned.parameters[0] else _teacher_answers(teacher, inputs, runtime)
+        )
     except RuntimeRefused as error:
-        raise _unsound(teacher, f"onnxruntime refuses it: {first_line(error)}") from error
+        raise _unsound_error(teacher, f"onnxruntime refuses it: {first_line(error)}") from error
     shape = (batch, *((signature.scores,) if signature.output_shape is None else signature.output_shape))
     if answers.shape != shape:
-        raise _unsound(teacher, f"it answers in the shape {list(answers.shape)}, not {list(shape)}")
-    if not _alike(answers, expected):
-        raise _unsound(teacher, "nothing is left out of it, and it answers otherwise")
-    if not _alike(first, answers[:fewer]):
-        raise _unsound(teacher, "its answer to one input depends on the others of its batch")
+        raise _unsound_error(teacher, f"it answers in the shape {list(answers.shape)}, not {list(shape)}")
+    if not _same_answers(answers, expected):
+        raise _unsound_error(teacher, "nothing is left out of it, and it answers otherwise")
+    if not _same_answers(first, answers[:fewer]):
+        raise _unsound_error(teacher, "its answer to one input depends on the others of its batch")
 
 
-def _asked(teacher: Teacher, inputs: Array, runtime: Runtime) -> Array:
-    """What the teacher answers."""
+def _teacher_answers(teacher: Teacher, inputs: Array, runtime: Runtime) -> Array:
+    """Compute the teacher's answers."""
     session = runtime.load(teacher.model, weights=teacher.weights)
     answers = session.run(inputs)
     session.close()
     return answers
 
 
-def _alike(one: Array, other: Array) -> bool:
-    """Whether answers are the same, but for what the order of sums makes of them in sixteen bits."""
+def _same_answers(one: Array, other: Array) -> bool:
+    """Tell whether answers are the same up to the rounding of sums in sixteen bits."""
     if one.shape != other.shape:
         return False
     finite = np.isfinite(other)  # a logarithm of zero
@@ -221,7 +224,7 @@ def _alike(one: Array, other: Array) -> bool:
     return float(np.abs(one - other)[finite].max(initial=0)) <= TOLERANCE * scale
 
 
-def _unsound(teacher: Teacher, why: str) -> UnsupportedTeacher:
+def _unsound_error(teacher: Teacher, why: str) -> UnsupportedTeacher:
     return UnsupportedTeacher(
         f"the smaller model that was cut out of it is unsound: {why}",
         where=teacher.name,

@@ -1,4 +1,4 @@
-"""Following dependencies through a graph: what each operator says about the indices of what it reads and makes."""
+"""Follow dependencies through a graph: how each operator relates the indices of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnx
 from ..graph.values import Sizes
 from ..onnxfile.rename import INPUT
 from ..onnxfile.walk import read_by
-from .folded_graph import Array, Plain
+from .folded_graph import Array, FoldedGraph
 from .indices import Axes, Axis, Indices
 
 Keep = Callable[[Any], np.ndarray[Any, np.dtype[np.bool_]]]  # an axis → which of its indices stay
@@ -21,16 +21,16 @@ Keep = Callable[[Any], np.ndarray[Any, np.dtype[np.bool_]]]  # an axis → which
 
 @dataclass
 class Call:
-    """One node: what it reads, as far as it is known, and what it makes.
+    """Hold one node with the axes of its inputs, as far as they are known.
 
     Attributes:
         axes: of each input: the elements of each axis; None where it is absent or holds sizes.
-        seen: the inputs that its rule has looked at; the others must stay whole.
-        facts: what following found out and rewriting needs.
+        seen: the inputs that its rule has read; the others must stay whole.
+        facts: what its rule has found out and its rewriting needs.
     """
 
     proto: onnx.NodeProto
-    graph: Plain
+    graph: FoldedGraph
     indices: Indices
     axes: list[Axes | None]
     seen: set[int] = field(default_factory=set)
@@ -38,16 +38,16 @@ class Call:
 
     @property
     def op(self) -> str:
-        """The operator."""
+        """Return the operator's name."""
         return str(self.proto.op_type)
 
     @property
     def version(self) -> int:
-        """The version of the standard's operators."""
+        """Return the opset version of the standard's operators."""
         return next((o.version for o in self.graph.opsets if not o.domain), 1)
 
     def attr(self, name: str, default: Any = None) -> Any:
-        """An attribute as int, float, bytes or a list of these."""
+        """Return an attribute as int, float, bytes or a list of these."""
         for attribute in self.proto.attribute:
             if attribute.name == name:
                 value = onnx.helper.get_attribute_value(attribute)
@@ -55,11 +55,11 @@ class Call:
         return default
 
     def has(self, place: int) -> bool:
-        """Whether an input is given."""
+        """Tell whether an input is given."""
         return place < len(self.proto.input) and bool(self.proto.input[place])
 
     def input(self, place: int) -> Axes:
-        """The axes of an input.
+        """Return the axes of an input.
 
         Raises:
             CannotFollow: if it is absent or holds sizes.
@@ -70,12 +70,12 @@ class Call:
         return axes
 
     def optional(self, place: int) -> Axes | None:
-        """The axes of an input that may be absent."""
+        """Return the axes of an input that may be absent."""
         self.seen.add(place)
         return self.axes[place] if place < len(self.axes) else None
 
     def given(self) -> list[Axes]:
-        """The axes of all inputs that are given.
+        """Return the axes of all inputs that are given.
 
         Raises:
             CannotFollow: if one holds sizes, of which it is not known along which axis they lie.
@@ -86,15 +86,15 @@ class Call:
         return [axes for place in range(len(self.axes)) if (axes := self.optional(place)) is not None]
 
     def constant(self, place: int) -> Array | None:
-        """An input that depends on nothing."""
+        """Return an input that depends on nothing; None if it depends on data or batch."""
         return self.graph.constants.get(self.proto.input[place]) if self.has(place) else None
 
     def numbers(self, place: int) -> Sizes | None:
-        """An input that is whole numbers known but for the batch."""
+        """Return an input that is whole numbers known up to the batch; None if it depends on data."""
         return self.graph.numbers(self.proto.input[place]) if self.has(place) else None
 
     def ints(self, place: int, name: str = "") -> tuple[int, ...] | None:
-        """Whole numbers that are an input, or were an attribute once; None if absent.
+        """Return whole numbers that are an input, or were an attribute in earlier opsets; None if absent.
 
         Raises:
             CannotFollow: if they depend on more than constants.
@@ -109,11 +109,11 @@ class Call:
         return sizes.base
 
     def out_shape(self, place: int = 0) -> tuple[int, ...]:
-        """The shape of an output at the first trial batch."""
+        """Return the shape of an output at the first trial batch."""
         return self.graph.shapes[self.proto.output[place]][0]
 
     def shapes_of(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """A value's shapes at both trial batches."""
+        """Return a value's shapes at both trial batches."""
         if name in self.graph.shapes:
             return self.graph.shapes[name]
         shape = tuple(self.graph.constants[name].shape)
@@ -124,7 +124,7 @@ _LISTS = (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS, onnx.AttributePr
 
 
 class CannotFollow(Exception):
-    """What a node does to its indices is not known: all of them must stay."""
+    """Signal that a node's effect on indices is not known: all of them must stay."""
 
 
 Rule = Callable[[Call], list[Axes]]
@@ -132,26 +132,26 @@ Rewrite = Callable[[Call, onnx.NodeProto, "Writer"], None]
 
 
 class Writer:
-    """What a rewrite may use; see `cut.Cutter`."""
+    """Declare the part of `cut.Cutter` that rewrites may use."""
 
     def mask(self, axis: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which indices of an axis stay."""
+        """Return the mask of the indices of an axis that stay."""
         raise NotImplementedError
 
     def count(self, axis: Any) -> int:
-        """How many indices of an axis stay."""
+        """Count the indices of an axis that stay."""
         return int(self.mask(axis).sum())
 
     def shape(self, name: str) -> Sizes:
-        """A value's new shape, as it depends on the batch."""
+        """Return a value's new shape, as a function of the batch."""
         raise NotImplementedError
 
     def ints(self, values: Sequence[int], like: Array | None = None) -> str:
-        """A new constant of whole numbers."""
+        """Add a constant of whole numbers; return its name."""
         raise NotImplementedError
 
     def sizes(self, sizes: Sizes, scalar: bool = False) -> str:
-        """A value that holds these numbers, whatever the batch."""
+        """Add a value that holds these numbers for each batch; return its name."""
         raise NotImplementedError
 
     def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
@@ -164,7 +164,7 @@ REWRITES: dict[str, Rewrite] = {}
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Registers the dependency rule of some operators: input axes → output axes, with what must agree united."""
+    """Register the dependency rule of some operators: input axes → output axes; it unites axes that must agree."""
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(operators, function))
@@ -174,7 +174,7 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
 
 
 def rewrite(*operators: str) -> Callable[[Rewrite], Rewrite]:
-    """Registers how a node of some operators is changed once it is known what stays; without one it is not."""
+    """Register how a node of some operators is rewritten once it is known which indices stay."""
 
     def register(function: Rewrite) -> Rewrite:
         REWRITES.update(dict.fromkeys(operators, function))
@@ -185,15 +185,15 @@ def rewrite(*operators: str) -> Callable[[Rewrite], Rewrite]:
 
 @dataclass(frozen=True)
 class Followed:
-    """A graph's dependencies.
+    """Hold a graph's dependencies.
 
     Attributes:
         axes: the elements along each axis of each value and constant.
-        fresh: of each constant, as they were before anything was followed.
-        calls: the nodes as they were followed.
+        fresh: of each constant, its axes before anything was followed.
+        calls: the nodes with their followed axes.
     """
 
-    graph: Plain
+    graph: FoldedGraph
     indices: Indices
     axes: dict[str, Axes]
     fresh: dict[str, Axes]
@@ -201,21 +201,21 @@ class Followed:
 
     @cached_property
     def table(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The atoms of every element, filled up with −1 [elements, most]."""
+        """Return the atoms of every element, filled up with −1 [elements, most]."""
         return self.indices.table()
 
     def stays(self, dropped: Axis) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which elements stay once these atoms are dropped [elements]."""
+        """Tell for each element whether it stays once these atoms are dropped [elements]."""
         atoms = np.ones(self.indices.size + 1, np.bool_)  # the last stands for −1
         atoms[dropped] = False
         found: np.ndarray[Any, np.dtype[np.bool_]] = atoms[self.table].all(1)
         return found
 
 
-def follow(graph: Plain) -> Followed:
-    """Finds out which indices of a graph's values and constants stand and fall together.
+def follow(graph: FoldedGraph) -> Followed:
+    """Find which indices of a graph's values and constants stand and fall together.
 
-    What goes in and what comes out stays whole; so does what an operator without a rule touches.
+    The graph's input and output stay whole; so does whatever an operator without a rule reads or makes.
     """
     indices = Indices()
     batch = graph.batches[0]
@@ -239,7 +239,7 @@ def follow(graph: Plain) -> Followed:
 
 
 def _made(call: Call, read: list[Axes]) -> list[Axes]:
-    """The axes of a node's outputs. All that it reads is held where there is no rule for it, or the rule ignores it."""
+    """Compute the axes of a node's outputs; hold all that it reads where no rule applies to it."""
     known = RULES.get(call.op) if not call.proto.domain else None
     shapes = [call.graph.shapes.get(name) for name in call.proto.output]
     if known is not None:

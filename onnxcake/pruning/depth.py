@@ -1,4 +1,4 @@
-"""Residual blocks: which a graph has, the graph without some, and how much each matters."""
+"""Find the residual blocks of a graph, remove some of them, and score how much each matters."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..onnxfile.walk import reaching, read_by
 from .cut import cut
 from .dependencies import follow
 from .factor import Numbers
-from .folded_graph import Array, Plain
+from .folded_graph import Array, FoldedGraph
 
 Answers = Callable[[bytes], Array]  # a model's logits [n, classes], always to the same inputs
 
 
 @dataclass(frozen=True)
-class Block:
-    """What an addition adds to a value that it reads itself: y = x + f(x), which can be y = x.
+class ResidualBlock:
+    """Describe the residual block of an addition y = x + f(x), which can become y = x.
 
     Attributes:
         add: the sum, y.
-        skip: what is left of it without the block, x.
+        skip: the value left without the block, x.
         nodes: the first outputs of the nodes that make f(x), in order.
         operators: of these nodes.
         parameters: numbers in the float weights that only they read.
@@ -37,11 +37,11 @@ class Block:
     parameters: int
 
 
-def blocks(graph: Plain) -> tuple[Block, ...]:
-    """The blocks that can be left out, in order; one may lie within another.
+def blocks(graph: FoldedGraph) -> tuple[ResidualBlock, ...]:
+    """Find the residual blocks that can be left out, in order; one may lie within another.
 
-    A block has weights (an activation that is written out may add to its own input too), nobody but its addition
-    reads what it makes, and its addition is not the last node.
+    A block has weights (an activation that is written out may add to its own input too), its addition alone reads its
+    outputs, and its addition is not the last node.
     """
     readers = _readers(graph)
     found = []
@@ -57,13 +57,13 @@ def blocks(graph: Plain) -> tuple[Block, ...]:
     return tuple(found)
 
 
-def without(graph: Plain, left_out: Iterable[Block]) -> Plain:
-    """The graph with these blocks' sums being what they were added to; what nobody reads any more is gone."""
+def without(graph: FoldedGraph, left_out: Iterable[ResidualBlock]) -> FoldedGraph:
+    """Remove blocks from the graph: their sums become their skips, and nodes that are no longer read go."""
     instead = {block.add: block.skip for block in left_out}
     for name in instead:  # what it was added to may be such a sum itself
         while instead[name] in instead:
             instead[name] = instead[instead[name]]
-    nodes = [_reading(node, instead) for node in graph.nodes if node.output[0] not in instead]
+    nodes = [_redirected(node, instead) for node in graph.nodes if node.output[0] not in instead]
     nodes = reaching(nodes, graph.output)
     there = {name for node in nodes for name in (*read_by(node), *node.output)}
     return replace(
@@ -77,21 +77,21 @@ def without(graph: Plain, left_out: Iterable[Block]) -> Plain:
     )
 
 
-def without_least(graph: Plain, candidates: Sequence[Block], answers: Answers) -> Plain:
-    """The graph without that block of these which matters least to the answers."""
+def without_least(graph: FoldedGraph, candidates: Sequence[ResidualBlock], answers: Answers) -> FoldedGraph:
+    """Remove the one of these blocks which matters least to the answers."""
     return without(graph, [candidates[int(block_scores(graph, candidates, answers).argmin())]])
 
 
-def block_scores(graph: Plain, candidates: Sequence[Block], answers: Answers) -> Numbers:
-    """How much the logits change when each block alone is left out [blocks].
+def block_scores(graph: FoldedGraph, candidates: Sequence[ResidualBlock], answers: Answers) -> Numbers:
+    """Compute how much the logits change when each block alone is left out [blocks].
 
-    It is the root of the squared change over the squared differences between inputs: 0 if nothing changes, 1 if as
-    much does as the inputs make; infinite if the logits are no numbers any more.
+    It is the root of the squared change over the squared differences between inputs: 0 if nothing changes, 1 if the
+    logits change as much as between inputs; infinite if the logits are no longer finite.
     """
     followed = follow(graph)
     calls = {tuple(call.proto.output): call for call in followed.calls}
 
-    def logits(part: Plain) -> Numbers:
+    def logits(part: FoldedGraph) -> Numbers:
         # What was found out about a node still holds: the values around a block have the same shape without it.
         kept = tuple(replace(calls[tuple(node.output)], proto=node, graph=part) for node in part.nodes)
         model = cut(replace(followed, graph=part, calls=kept), [], INPUT, part.output)
@@ -106,8 +106,8 @@ def block_scores(graph: Plain, candidates: Sequence[Block], answers: Answers) ->
 # What is inside
 
 
-def _readers(graph: Plain) -> dict[str, set[int]]:
-    """The places of the nodes that read each value; who reads the output stands behind all nodes."""
+def _readers(graph: FoldedGraph) -> dict[str, set[int]]:
+    """Map each value to the indices of the nodes that read it; the output's reader stands behind all nodes."""
     readers: dict[str, set[int]] = {graph.output: {len(graph.nodes)}}
     for place, node in enumerate(graph.nodes):
         for name in read_by(node):
@@ -115,8 +115,8 @@ def _readers(graph: Plain) -> dict[str, set[int]]:
     return readers
 
 
-def _inside(graph: Plain, readers: dict[str, set[int]], add: int, skip: str) -> list[int]:
-    """The places of the nodes that work for one operand of an addition alone; none unless they read the other."""
+def _inside(graph: FoldedGraph, readers: dict[str, set[int]], add: int, skip: str) -> list[int]:
+    """Find the indices of the nodes that serve one operand of an addition alone; none unless they read the other."""
     inside = {add}
     reads: set[str] = set()
     for place in range(add - 1, -1, -1):
@@ -127,8 +127,10 @@ def _inside(graph: Plain, readers: dict[str, set[int]], add: int, skip: str) -> 
     return sorted(inside - {add}) if skip in reads else []
 
 
-def _block(graph: Plain, readers: dict[str, set[int]], add: str, skip: str, inside: Sequence[int]) -> Block | None:
-    """A block if it has weights."""
+def _block(
+    graph: FoldedGraph, readers: dict[str, set[int]], add: str, skip: str, inside: Sequence[int]
+) -> ResidualBlock | None:
+    """Build a block if it has weights; else return None."""
     nodes = [graph.nodes[place] for place in inside]
     constants = [name for name in sorted(set().union(*map(read_by, nodes))) if name in graph.constants]
     parameters = sum(
@@ -137,11 +139,11 @@ def _block(graph: Plain, readers: dict[str, set[int]], add: str, skip: str, insi
         if graph.constants[name].dtype.kind == "f" and graph.constants[name].size > 1 and readers[name] <= set(inside)
     )
     names = tuple(next(filter(None, node.output)) for node in nodes)
-    return Block(add, skip, names, tuple(node.op_type for node in nodes), parameters) if parameters else None
+    return ResidualBlock(add, skip, names, tuple(node.op_type for node in nodes), parameters) if parameters else None
 
 
-def _reading(node: onnx.NodeProto, instead: dict[str, str]) -> onnx.NodeProto:
-    """The node, or one that reads other values, its sub-graphs' nodes too."""
+def _redirected(node: onnx.NodeProto, instead: dict[str, str]) -> onnx.NodeProto:
+    """Return the node, or a copy that reads other values, in its sub-graphs too."""
     if not read_by(node) & instead.keys():
         return node
     changed = onnx.NodeProto()

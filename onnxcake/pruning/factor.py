@@ -1,4 +1,4 @@
-"""A weight as a matrix, and as two thinner ones by singular value decomposition."""
+"""Write a weight as a matrix, and as two thinner ones by singular value decomposition."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EXACT = 256  # the longest shorter side that is worth double precision
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A weight that can be two: what it reads goes through the first to ``rank`` numbers, and on through the second.
+    """Describe a weight that can be replaced by two low-rank factors, with ``rank`` numbers between them.
 
     Convolutions are split as keeps most: all of the kernel in one of the two and 1 × 1 in the other (Denton et al.,
     Exploiting Linear Structure within Convolutional Networks, NeurIPS 2014), or some of its axes in each (Jaderberg
@@ -40,34 +40,34 @@ class Factor:
 
     @property
     def full(self) -> int:
-        """The rank at which nothing is lost."""
+        """Return the rank at which nothing is lost."""
         return min(self.shape)
 
     @property
     def matrix(self) -> Array:
-        """The weight as a matrix of this shape; in single precision if it is large."""
+        """Return the weight as a matrix of this shape; in float32 if it is large."""
         kind = np.float64 if self.full <= _EXACT else np.float32
         return self.weight.transpose(self.order).reshape(self.shape).astype(kind)
 
     @property
     def values(self) -> Numbers:
-        """Its singular values, the largest first [full]."""
+        """Return its singular values, the largest first [full]."""
         values: Numbers = np.sqrt(self._spectrum[0])
         return values
 
     @cached_property
     def _spectrum(self) -> tuple[Numbers, Numbers]:
-        """Their squares, and the singular vectors of its shorter side as columns."""
+        """Return the squared singular values, and the singular vectors of its shorter side as columns."""
         small = torch.from_numpy(_wide(self.matrix))
         squares, vectors = torch.linalg.eigh(small @ small.T)
         return squares.flip(0).clamp(min=0.0).double().numpy(), vectors.flip(1).numpy()
 
     def parameters(self, rank: int) -> int:
-        """What the two take."""
+        """Count the parameters of the two factors."""
         return rank * sum(self.shape)
 
     def halves(self, rank: int) -> tuple[Array, Array]:
-        """The first [its axes …, rank] and the second [rank, its axes …], singular values shared out evenly.
+        """Return the first factor [its axes …, rank] and the second [rank, its axes …], singular values shared evenly.
 
         Raises:
             ValueError: if the rank is not 1 … full.
@@ -90,16 +90,16 @@ class Factor:
 
 
 def rank_for(factor: Factor, params: int) -> int:
-    """The largest rank whose two weights have at most ``params`` parameters; 0 if not even one fits."""
+    """Return the largest rank whose two factors have at most ``params`` parameters; 0 if not even one fits."""
     return min(factor.full, params // factor.parameters(1))
 
 
 def energy(factor: Factor, rank: int) -> float:
-    """The share of the squared singular values that ``rank`` keeps, 0 … 1."""
+    """Return the share of the squared singular values that ``rank`` keeps, 0 … 1."""
     squares = factor.values**2
     return float(squares[:rank].sum() / max(float(squares.sum()), 1e-300))
 
 
 def _wide(matrix: Array) -> Array:
-    """Itself, or transposed if it is higher than wide."""
+    """Return the matrix, transposed if it is higher than wide."""
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T

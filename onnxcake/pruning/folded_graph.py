@@ -1,4 +1,4 @@
-"""A teacher's graph with all that is known folded: what depends on data, and constants."""
+"""Fold everything that is known in a teacher's graph: keep the nodes that depend on data, and constants."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # at the two trial batches
 
 
 @dataclass(frozen=True)
-class Plain:
-    """The part of a graph that makes one output.
+class FoldedGraph:
+    """Hold the part of a graph that makes one output.
 
     Attributes:
         nodes: those that depend on data, in order; and those that make values (not sizes) out of the batch.
-        constants: what they read that depends on nothing.
-        sizes: what they read that is whole numbers depending on the batch; ``kinds``: their numpy types.
+        constants: the values they read that depend on nothing.
+        sizes: the values they read that are whole numbers depending on the batch; ``kinds``: their numpy types.
         shapes: of every value that is no constant.
         batches: the two trial batches.
         output: the value at the end.
-        names: what the file calls its own constants.
+        names: the file's names of its own constants.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -46,7 +46,7 @@ class Plain:
     input_shape: tuple[int, ...]
 
     def numbers(self, name: str) -> Sizes | None:
-        """A constant, or what follows the batch, as whole numbers; None if it depends on data."""
+        """Return a constant, or a value that follows the batch, as whole numbers; None if it depends on data."""
         if name in self.sizes:
             return self.sizes[name]
         if name in self.constants:
@@ -55,8 +55,8 @@ class Plain:
         return None
 
 
-def plain(graph: Converted, output: str) -> Plain:
-    """The part of a graph that makes ``output``, its constants worked out."""
+def fold(graph: Converted, output: str) -> FoldedGraph:
+    """Extract the part of a graph that makes ``output``, its constants folded."""
     safe, values = graph.safe, graph.values
     batches = (graph.batch, graph.other_batch)
     nodes = reaching(safe.model.graph.node, output)
@@ -78,7 +78,7 @@ def plain(graph: Converted, output: str) -> Plain:
             kinds[name] = value.seen[0].numpy().dtype
         if value.depends != Depends.NOTHING:
             shapes[name] = tuple(tuple(t.shape) for t in value.seen)  # type: ignore[assignment]
-    return Plain(
+    return FoldedGraph(
         nodes=tuple(kept),
         constants=constants,
         sizes=sizes,
@@ -95,12 +95,12 @@ def plain(graph: Converted, output: str) -> Plain:
 
 
 def _runs(value: Value | None, batches: tuple[int, int]) -> bool:
-    """Whether a value is worked out at run time by nodes of its own: all but constants and numbers from the batch."""
+    """Tell whether nodes of a value's own compute it at run time: all but constants and numbers from the batch."""
     return value is None or (value.depends != Depends.NOTHING and _numbers(value, batches) is None)
 
 
 def _numbers(value: Value, batches: tuple[int, int]) -> Sizes | None:
-    """A row of whole numbers that each lie on a line over the batch; None if a value is anything else."""
+    """Return a row of whole numbers that each lie on a line over the batch; None if a value is anything else."""
     first, second = value.seen
     if value.depends != Depends.BATCH or not isinstance(first, Tensor) or first.dtype.is_floating_point:
         return None
@@ -115,7 +115,7 @@ def _numbers(value: Value, batches: tuple[int, int]) -> Sizes | None:
 def _original(
     weights: dict[str, Array], protos: dict[str, onnx.TensorProto], name: str, value: Value, types: dict[str, int]
 ) -> Array:
-    """A constant in the file's own type; the builder computes all floats in one."""
+    """Return a constant in the file's own type; the builder computes all floats in one."""
     if name in weights:
         return weights[name]
     if name in protos:
@@ -127,7 +127,7 @@ def _original(
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element types that follow from the operators, where they do."""
+    """Infer the element types that follow from the operators, where they do."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     try:

@@ -1,4 +1,4 @@
-"""What is asked of a cut, and what comes of it."""
+"""Define the goal and the result of a cut."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HALF = 0.5  # of the teacher's parameters: where no goal is said
 
 
 class NothingToCut(UnsupportedTeacher):
-    """No part of a teacher's graph can be left out."""
+    """Teacher whose graph has no part that can be left out."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """How small: one of these, half the teacher's parameters if none is given.
+    """Hold the size that a cut is to reach: one of these, half the teacher's parameters if none is given.
 
     Attributes:
         keep: a share of the teacher's parameters.
@@ -40,23 +40,23 @@ class Goal:
 
     @property
     def by_parameters(self) -> bool:
-        """Whether it is parameters that it limits."""
+        """Tell whether the goal limits parameters."""
         return self.max_bytes is None and self.max_macs is None and self.max_latency_ms is None
 
     def parameters_of(self, whole: int) -> float:
-        """The most parameters, of a teacher that has so many."""
+        """Return the most parameters, of a teacher that has ``whole``."""
         return self.max_params if self.max_params is not None else (self.keep or HALF) * whole
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What became of a node that holds weights.
+class CutLayer:
+    """Describe how a node that holds weights was cut.
 
     Attributes:
-        name: what the file calls it; ``op``: its operator.
-        shapes: of its largest weight, before and after; of both its factors, where it is written as a product of two.
+        name: the file's name of it; ``op``: its operator.
+        shapes: of its largest weight, before and after; of both, where it was replaced by low-rank factors.
         parameters, multiply_adds: before and after; the latter for one input.
-        held: the operators that kept an axis of its weights whole; "" if nothing did.
+        held: the operators that kept an axis of its weights whole; "" if none did.
     """
 
     name: str
@@ -69,27 +69,27 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A student cut out of a teacher.
+    """Hold a student cut out of a teacher.
 
     Attributes:
         content: its file: the teacher's input and output, names and kinds; its opset; its batch free.
-        layers: what became of each node that holds weights.
+        layers: how each node that holds weights was cut.
         parameters, multiply_adds: of the whole, before and after.
     """
 
     content: bytes = field(repr=False)
-    layers: tuple[Layer, ...]
+    layers: tuple[CutLayer, ...]
     parameters: tuple[int, int]
     multiply_adds: tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Tools:
-    """What measures need that is not in the graph.
+class Measurements:
+    """Hold the measurements that scores and goals need besides the graph.
 
     Attributes:
-        draws: a model's weights' share in its answers: see `scores.from_responses`.
-        latency_ms: of a model in onnxruntime.
+        draws: the contribution of a model's weights to its answers: see `scores.from_responses`.
+        latency_ms: of a model in onnxruntime, in milliseconds.
     """
 
     draws: Callable[[bytes], Iterable[Mapping[str, Array]]] | None = None

@@ -1,9 +1,9 @@
-"""Which indices stand and fall together, all through a graph.
+"""Track which indices stand and fall together, all through a graph.
 
 Each index along each axis of each value is an *element*: a set of *atoms*, kept if all its atoms are. An axis that
-is two axes flattened into one has elements of two atoms each; what must stay is the element of no atoms, `KEPT`.
-That two elements must be the same is said with `unite`, which is how removing one channel of a convolution takes
-the same channel out of all that reads it.
+is two axes flattened into one has elements of two atoms each; an index that must stay is the element of no atoms,
+`KEPT`. `unite` declares that two elements must be the same; so removing one channel of a convolution removes
+the same channel from every reader.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BY_NATURE = ""  # why what nobody would cut must stay, such as the sides of a ke
 
 
 class Indices:
-    """Elements and atoms, and what is known about them."""
+    """Hold elements and atoms, and what is known about them."""
 
     def __init__(self) -> None:
         self._sets: list[frozenset[int]] = [frozenset()]
@@ -33,18 +33,18 @@ class Indices:
         self._why = ""
 
     def because(self, why: str) -> None:
-        """What is held from now on is held for this reason."""
+        """Set the reason for everything that is held from now on."""
         self._why = why
 
     @property
     def size(self) -> int:
-        """How many atoms there are."""
+        """Count the atoms."""
         return len(self._stands_for)
 
     # Elements
 
     def fresh(self, size: int) -> Axis:
-        """An axis whose indices fall one by one. A single index must stay."""
+        """Make an axis whose indices fall one by one. A single index must stay."""
         if size <= 1:
             return np.full(size, KEPT, np.int64)
         atom, element = len(self._stands_for), len(self._sets)
@@ -57,16 +57,16 @@ class Indices:
 
     @staticmethod
     def kept(size: int) -> Axis:
-        """An axis that must stay whole."""
+        """Make an axis that must stay whole."""
         return np.full(size, KEPT, np.int64)
 
     def atoms(self, element: int) -> frozenset[int]:
-        """What an element is made of now."""
+        """Return the atoms that an element is made of now."""
         now = self._sets[element] = self._resolved(self._sets[element])
         return now
 
     def table(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The atoms of every element, filled up with −1 [elements, most]."""
+        """Return the atoms of every element, filled up with −1 [elements, most]."""
         sets = [sorted(self.atoms(element)) for element in range(len(self._sets))]
         table = np.full((len(sets), max(1, *map(len, sets))), -1, np.int64)
         for element, atoms in enumerate(sets):
@@ -100,7 +100,7 @@ class Indices:
     # Facts
 
     def hold(self, axis: Iterable[int], why: str | None = None) -> None:
-        """All these elements must stay, for the reason of the node at hand if no other is given."""
+        """Hold all these elements: they must stay, for the present node's reason if no other is given."""
         for element in set(map(int, axis)):
             for atom in self.atoms(element):
                 self._stay(atom, why)
@@ -110,7 +110,7 @@ class Indices:
         self._stands_for[atom] = frozenset()
 
     def why(self, axis: Axis) -> str:
-        """Why the first index of a fresh axis must stay; "" if it need not, is alone, or must by its nature."""
+        """Return why the first index of a fresh axis must stay; "" if it need not, is alone, or must by its nature."""
         waiting = list(self._fresh[int(axis[0])]) if len(axis) and axis[0] != KEPT else []
         seen: set[int] = set()
         while waiting:
@@ -122,7 +122,7 @@ class Indices:
         return ""
 
     def unite(self, first: Axis, second: Axis) -> None:
-        """Index by index, one stays if and only if the other does."""
+        """Unite two axes: index by index, one stays if and only if the other does."""
         if len(first) != len(second):  # a size that cannot be followed
             self.hold(first)
             self.hold(second)
@@ -131,30 +131,30 @@ class Indices:
             return
         for a, b in set(zip(first.tolist(), second.tolist(), strict=True)):
             if a != b:
-                self._same(self.atoms(a), self.atoms(b))
+                self._unite_sets(self.atoms(a), self.atoms(b))
 
-    def _same(self, a: frozenset[int], b: frozenset[int]) -> None:
+    def _unite_sets(self, a: frozenset[int], b: frozenset[int]) -> None:
         if a == b:
             return
         a, b = a - b, b - a
         if len(a) == 1 and b:
-            self._turn(next(iter(a)), b)
+            self._replace_atom(next(iter(a)), b)
         elif len(b) == 1 and a:
-            self._turn(next(iter(b)), a)
+            self._replace_atom(next(iter(b)), a)
         elif len(a) == len(b):  # the factors of two axes that were split alike, in the order of the split
             for one, other in zip(sorted(a), sorted(b), strict=True):
-                self._same(self._resolved(frozenset((one,))), self._resolved(frozenset((other,))))
+                self._unite_sets(self._resolved(frozenset((one,))), self._resolved(frozenset((other,))))
         else:
             for atom in a | b:
                 self._stay(atom)
 
-    def _turn(self, atom: int, meaning: frozenset[int]) -> None:
+    def _replace_atom(self, atom: int, meaning: frozenset[int]) -> None:
         self._stands_for[atom] = self._became[atom] = meaning
 
     # Axes into one, and one into axes
 
     def merged(self, axes: Sequence[Axis]) -> Axis:
-        """Several axes flattened into one, the last one running fastest."""
+        """Flatten several axes into one, the last one running fastest."""
         result = self.kept(1)
         for axis in axes:
             result = self._product(result, axis)
@@ -175,7 +175,7 @@ class Indices:
         return result.reshape(-1)
 
     def split(self, axis: Axis, sizes: Sequence[int]) -> Axes:
-        """One axis as several, the last one running fastest; what is then kept of it is a block of these."""
+        """Split one axis into several, the last one running fastest; what is then kept of it is a block of these."""
         if len(sizes) <= 1:
             return [axis] * len(sizes)
         if not axis.any():
@@ -185,7 +185,7 @@ class Indices:
         return [outer, *self.split(inner, sizes[1:])]
 
     def _factors(self, block: np.ndarray[Any, Any]) -> tuple[Axis, Axis]:
-        """Two axes whose product a block of elements is; new ones if it was none yet."""
+        """Find two axes whose product a block of elements is; make new ones if it is no product yet."""
         sets = [[self.atoms(int(element)) for element in row] for row in block]
         rows = [frozenset.intersection(*row) for row in sets]
         columns = [frozenset.intersection(*column) for column in zip(*sets, strict=True)]

@@ -1,4 +1,4 @@
-"""What became of a teacher's layers, one by one, and what they cost."""
+"""Report how a teacher's layers were cut, one by one, and what they cost."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..graph.cost import of_node
 from .choices import weights_of
 from .cut import Cutter
 from .dependencies import Call
-from .folded_graph import Plain
-from .goal import Layer, Shape
+from .folded_graph import FoldedGraph
+from .goal import CutLayer, Shape
 
 
-def layers(teacher: Plain, cutter: Cutter, called: Mapping[str, str]) -> Iterator[Layer]:
-    """What became of each node of the teacher that holds weights; the two nodes of a product are one.
+def layers(teacher: FoldedGraph, cutter: Cutter, called: Mapping[str, str]) -> Iterator[CutLayer]:
+    """Iterate over the teacher's nodes that hold weights, as cut; the two nodes of low-rank factors count as one.
 
     Args:
-        cutter: what was cut, out of the teacher's graph or one with products in it.
-        called: what the file calls nodes.
+        cutter: what was cut: the teacher's graph or one with low-rank factors in it.
+        called: the file's names of nodes.
     """
     weights, left = weights_of(teacher), weights_of(cutter.graph)
     for node, calls in _nodes(teacher, cutter.followed.calls):
@@ -27,7 +27,7 @@ def layers(teacher: Plain, cutter: Cutter, called: Mapping[str, str]) -> Iterato
         largest = [max(names, key=lambda name: left[name].size) for call in calls if (names := _read(call, left))]
         if not own or not largest:
             continue
-        yield Layer(
+        yield CutLayer(
             name=called.get(node.name, node.op_type),
             op=node.op_type,
             shapes=(
@@ -43,8 +43,8 @@ def layers(teacher: Plain, cutter: Cutter, called: Mapping[str, str]) -> Iterato
         )
 
 
-def multiply_adds_of(graph: Plain, nodes: Iterable[onnx.NodeProto]) -> int:
-    """Of some of a graph's nodes, for one input."""
+def multiply_adds_of(graph: FoldedGraph, nodes: Iterable[onnx.NodeProto]) -> int:
+    """Count the multiply-adds of some of a graph's nodes, for one input."""
     shapes: dict[str, Shape] = {name: first for name, (first, _) in graph.shapes.items()}
     shapes |= {name: array.shape for name, array in graph.constants.items()}
     each = (of_node(node, list(map(shapes.get, node.input)), list(map(shapes.get, node.output))) for node in nodes)
@@ -52,7 +52,7 @@ def multiply_adds_of(graph: Plain, nodes: Iterable[onnx.NodeProto]) -> int:
 
 
 def multiply_adds_left(calls: Iterable[Call], cutter: Cutter) -> int:
-    """Of some nodes of what was cut, for one input."""
+    """Count the multiply-adds of some nodes of a cut graph, for one input."""
     total = 0
     for call in calls:
         ins, outs = (
@@ -63,8 +63,8 @@ def multiply_adds_left(calls: Iterable[Call], cutter: Cutter) -> int:
     return round(total / cutter.graph.batches[0])
 
 
-def _nodes(teacher: Plain, calls: Iterable[Call]) -> Iterator[tuple[onnx.NodeProto, list[Call]]]:
-    """Each node of the teacher with those that now make what it makes."""
+def _nodes(teacher: FoldedGraph, calls: Iterable[Call]) -> Iterator[tuple[onnx.NodeProto, list[Call]]]:
+    """Pair each node of the teacher with those that now make its output."""
     known = {tuple(node.output): node for node in teacher.nodes}
     parts: list[Call] = []
     for call in calls:

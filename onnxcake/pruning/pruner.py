@@ -1,4 +1,4 @@
-"""The teacher's own graph, smaller: what is cut, by how much, and what became of it."""
+"""Cut the teacher's own graph: choose what falls, and write the smaller model."""
 
 from __future__ import annotations
 
@@ -18,33 +18,39 @@ from .cut import Cutter
 from .dependencies import follow
 from .depth import Answers, blocks, without_least
 from .factor import Factor, energy
-from .folded_graph import Plain, plain
-from .goal import Goal, NothingToCut, Pruned, Score, Shape, Tools
+from .folded_graph import FoldedGraph, fold
+from .goal import Goal, Measurements, NothingToCut, Pruned, Score, Shape
 from .indices import Axis
 from .layers import layers, multiply_adds_left, multiply_adds_of
-from .rank import factorised, factors, levelled
+from .rank import factorised, factors, ranks_at
 
 _TURNS = 24  # of the bisection; where a turn writes or runs a file, fewer
 _TURNS_OF_FILES = 8
 
 
 class Pruner:
-    """Cuts one teacher, any number of times.
+    """Cut one teacher, any number of times.
 
     Args:
-        input_name, output_name: of what it writes.
-        graph: what is cut, where it is no longer the teacher's own graph.
-        whole: accept a graph of which nothing can be left out: it is written as it is.
+        opened: the teacher's graph.
+        input_name, output_name: of the models that are written.
+        graph: the graph to cut, where it is no longer the teacher's own.
+        whole: accept a graph of which nothing can be left out, and write it as it is.
 
     Raises:
         NothingToCut: if there is nothing in it that could be left out.
     """
 
     def __init__(
-        self, opened: OpenGraph, input_name: str, output_name: str, graph: Plain | None = None, whole: bool = False
+        self,
+        opened: OpenGraph,
+        input_name: str,
+        output_name: str,
+        graph: FoldedGraph | None = None,
+        whole: bool = False,
     ) -> None:
         self.opened, self.names = opened, (input_name, output_name)
-        self.teacher = plain(opened.converted, opened.output)
+        self.teacher = fold(opened.converted, opened.output)
         self.followed = follow(self.teacher if graph is None else graph)
         self.families = families(self.followed)
         if not whole and not self.families.members and not self._tied():
@@ -55,11 +61,11 @@ class Pruner:
             )
 
     def drop_blocks(self, number: int, answers: Answers) -> Pruner:
-        """The same without the residual blocks that matter least to the answers.
+        """Remove the residual blocks that matter least to the answers; return a pruner of the rest.
 
         Args:
             number: how many blocks are left out.
-            answers: a model's, always to the same inputs.
+            answers: computes a model's logits, always for the same inputs.
 
         Raises:
             NothingToCut: if there are not so many.
@@ -88,25 +94,27 @@ class Pruner:
         )
 
     def match_shapes(self, shapes: Sequence[Shape], worth: Numbers) -> Pruned:
-        """The student whose weights have the shapes of another network's; see `like.dropped`."""
+        """Cut the student whose weights have the shapes of another network's; see `match_architecture.dropped`."""
         return self._pruned(match_architecture.dropped(self.followed, self.families, worth, shapes, self.opened.name))
 
-    def factorised(self) -> Pruner:
-        """The same with each matrix that no index can be taken from as a product of two, by singular values.
+    def with_tied_factorised(self) -> Pruner:
+        """Replace each matrix that no index can be taken from by two factors, by singular values.
+
+        The index between the two, the rank, can then be chosen from.
 
         What is then chosen from is the index between the two: the rank.
         """
         return self.factorise({factor.name: factor.full for factor in self._tied()})
 
-    def ranks(self, goal: Goal, tools: Tools) -> dict[str, int] | None:
-        """The ranks that reach a goal with all channels, each matrix keeping one share of its energy; None if none do.
+    def ranks(self, goal: Goal, tools: Measurements) -> dict[str, int] | None:
+        """Find the ranks that reach a goal with all channels, each matrix keeping one share of its energy, or None.
 
-        Those of matrices that are smaller for it; the largest that reach it.
+        Matrices that would not become smaller are left out; the ranks are the largest that reach the goal.
         """
         found, whole = self.factors, self.families.count
 
         def fits(level: float) -> bool:
-            ranks = levelled(found, level)
+            ranks = ranks_at(found, level)
             if goal.by_parameters:
                 saved = sum(f.weight.size - f.parameters(ranks[f.name]) for f in found if f.name in ranks)
                 return whole - saved <= goal.parameters_of(self.parameters)
@@ -114,18 +122,18 @@ class Pruner:
 
         if not found or not fits(0.0):
             return None
-        return levelled(found, largest(fits, turns=_TURNS if goal.by_parameters else _TURNS_OF_FILES))
+        return ranks_at(found, largest(fits, turns=_TURNS if goal.by_parameters else _TURNS_OF_FILES))
 
     def factorise(self, ranks: Mapping[str, int]) -> Pruner:
-        """The same with these matrices as products of two, by singular values."""
+        """Replace these matrices by low-rank factors, by singular values; return a pruner of the result."""
         return Pruner(self.opened, *self.names, factorised(self.followed.graph, ranks, self.factors))
 
     def lost_by_rank(self, ranks: Mapping[str, int]) -> float:
-        """The share of the matrices' energy that ranks take: of each its squares, in the mean over weights."""
+        """Return the share of the matrices' energy that the ranks remove, in the mean over weights."""
         return self._mean({f.name: 1 - energy(f, ranks[f.name]) for f in self.factors if f.name in ranks})
 
-    def lost_by_cut(self, goal: Goal, worth: Numbers, tools: Tools) -> float:
-        """The same that a cut to a goal takes; infinite if no cut reaches it."""
+    def lost_by_cut(self, goal: Goal, worth: Numbers, tools: Measurements) -> float:
+        """Return the share of the matrices' energy that a cut to a goal removes; infinite if no cut reaches it."""
         if not self._test(goal, worth, tools)[0](self.families.counts(0.0)):
             return math.inf
         stays = self.followed.stays(self._chosen(goal, worth, tools))
@@ -142,25 +150,25 @@ class Pruner:
 
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
-        """The matrices that can be products of two."""
+        """Find the matrices that can be replaced by low-rank factors."""
         return factors(self.followed.graph)
 
     def _tied(self) -> list[Factor]:
-        """The matrices that no index can be taken from."""
+        """List the matrices that no index can be taken from."""
         table, axes = self.followed.table, self.followed.axes
         return [f for f in self.factors if all((table[axis] < 0).all() for axis in axes[f.name])]
 
-    def reaches(self, goal: Goal, worth: Numbers, tools: Tools) -> bool:
-        """Whether the smallest student reaches a goal, or nothing is tied down that keeps it from that."""
+    def reaches(self, goal: Goal, worth: Numbers, tools: Measurements) -> bool:
+        """Tell whether the smallest student reaches a goal, or no matrix is constrained that keeps it from that."""
         return self._test(goal, worth, tools)[0](self.families.counts(0.0)) or not self._tied()
 
-    def fits(self, goal: Goal, tools: Tools) -> bool:
-        """Whether it reaches a goal as it is."""
+    def fits(self, goal: Goal, tools: Measurements) -> bool:
+        """Tell whether the graph reaches a goal as it is."""
         limit, measure, _ = self._measure(goal, tools)
         return measure(np.zeros(0, np.int64)) <= limit
 
-    def scores(self, kind: Score, key: Key, tools: Tools) -> Numbers:
-        """What each atom is worth."""
+    def scores(self, kind: Score, key: Key, tools: Measurements) -> Numbers:
+        """Score each atom."""
         if kind == "random":
             return scores.at_random(self.families, key)
         if kind == "weights" or tools.draws is None:
@@ -169,15 +177,15 @@ class Pruner:
 
     @property
     def parameters(self) -> int:
-        """The teacher's."""
+        """Count the teacher's parameters."""
         return sum(array.size for array in weights_of(self.teacher).values())
 
     def whole(self) -> bytes:
-        """The graph as it is, written as a student would be, its values under the graph's own names."""
+        """Write the graph as it is, as a student, its values under the graph's own names."""
         return self._checked(Cutter(self.followed, np.zeros(0, np.int64)).model(*self.names))
 
     def content(self, dropped: Axis) -> bytes:
-        """The model without some atoms, its values called as in the teacher's file."""
+        """Write the model without some atoms, its values called as in the teacher's file."""
         safe = self.opened.safe
         names = {**safe.node_names, **safe.value_names, **self.followed.graph.names}
         return self._checked(Cutter(self.followed, dropped).model(*self.names, names))
@@ -195,15 +203,15 @@ class Pruner:
         return content
 
     def multiply_adds(self, dropped: Axis) -> int:
-        """Of one input, without some atoms."""
+        """Count the multiply-adds of one input, without some atoms."""
         return multiply_adds_left(self.followed.calls, Cutter(self.followed, dropped))
 
-    def to(self, goal: Goal, worth: Numbers, tools: Tools) -> Pruned:
-        """The largest student that reaches the goal; the smallest there is if none does."""
+    def prune_to(self, goal: Goal, worth: Numbers, tools: Measurements) -> Pruned:
+        """Cut the largest student that reaches the goal; the smallest there is if none does."""
         return self._pruned(self._chosen(goal, worth, tools))
 
     def as_it_is(self) -> Pruned:
-        """The graph as it is, as a student."""
+        """Return the graph as it is, as a student."""
         return self._pruned(np.zeros(0, np.int64))
 
     def _pruned(self, dropped: Axis) -> Pruned:
@@ -214,8 +222,8 @@ class Pruner:
             multiply_adds=(multiply_adds_of(self.teacher, self.teacher.nodes), self.multiply_adds(dropped)),
         )
 
-    def _chosen(self, goal: Goal, worth: Numbers, tools: Tools) -> Axis:
-        """The atoms that fall."""
+    def _chosen(self, goal: Goal, worth: Numbers, tools: Measurements) -> Axis:
+        """Select the atoms to drop."""
         found = self.families
         fits, turns = self._test(goal, worth, tools)
         counts = found.counts(largest(lambda share: fits(found.counts(share)), turns=turns))
@@ -223,12 +231,12 @@ class Pruner:
             counts = found.filled(counts, fits)
         return found.dropped(worth, counts)
 
-    def _test(self, goal: Goal, worth: Numbers, tools: Tools) -> tuple[Callable[[list[int]], bool], int]:
+    def _test(self, goal: Goal, worth: Numbers, tools: Measurements) -> tuple[Callable[[list[int]], bool], int]:
         limit, measure, turns = self._measure(goal, tools)
         return lambda counts: measure(self.families.dropped(worth, counts)) <= limit, turns
 
-    def _measure(self, goal: Goal, tools: Tools) -> tuple[float, Callable[[Axis], float], int]:
-        """What a goal limits, how it is measured without some atoms, and how often that may be done."""
+    def _measure(self, goal: Goal, tools: Measurements) -> tuple[float, Callable[[Axis], float], int]:
+        """Return the goal's limit, the function that measures it without some atoms, and the most calls of that."""
         limit: float
         measure: Callable[[Axis], float]
         if goal.max_latency_ms is not None:

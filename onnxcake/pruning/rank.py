@@ -1,4 +1,4 @@
-"""Linear weights as two thinner ones: which can be, and the graph with them."""
+"""Replace linear weights by two thinner ones: find the candidates, and build the graph with them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from onnx import helper
 
 from ..onnxfile.walk import read_by
 from .factor import Factor, energy, rank_for
-from .folded_graph import Array, Plain, Shapes
+from .folded_graph import Array, FoldedGraph, Shapes
 
 Form = tuple[tuple[int, ...], int, tuple[int, int]]  # of a `Factor`: its order, lead and shape
 
 
-def factors(graph: Plain) -> tuple[Factor, ...]:
-    """The weights that can be factorised: read once, by one node, and larger than their factors of rank one.
+def factors(graph: FoldedGraph) -> tuple[Factor, ...]:
+    """Find the weights that can be factorised: read once, by one node, and larger than their factors of rank one.
 
     They are those of Gemm, of MatMul (either operand) and of convolutions without groups.
     """
-    return tuple(_best(graph, node, place) for node, place in _offered(graph))
+    return tuple(_best(graph, node, place) for node, place in _candidates(graph))
 
 
-def factorised(graph: Plain, ranks: Mapping[str, int], known: Iterable[Factor] = ()) -> Plain:
-    """The graph with the named weights of these ranks, each node of theirs being two of the same operator.
+def factorised(graph: FoldedGraph, ranks: Mapping[str, int], known: Iterable[Factor] = ()) -> FoldedGraph:
+    """Replace the named weights by factors of these ranks, and each of their nodes by two of the same operator.
 
     Args:
-        known: what `factors` found in this graph, which is then not worked out again.
+        known: the result of `factors` for this graph, which is then not computed again.
 
     Raises:
-        ValueError: if a weight is not offered by `factors`, or a rank is not 1 … full.
+        ValueError: if a weight is not among `factors`, or a rank is not 1 … full.
     """
-    places = {node.input[place]: (node, place) for node, place in _offered(graph)}
+    places = {node.input[place]: (node, place) for node, place in _candidates(graph)}
     if strangers := sorted(ranks.keys() - places.keys()):
         raise ValueError(f"not to be factorised: {', '.join(strangers)}")
     found = {factor.name: factor for factor in known}
@@ -61,8 +61,8 @@ def factorised(graph: Plain, ranks: Mapping[str, int], known: Iterable[Factor] =
     return replace(graph, nodes=tuple(nodes), constants=constants, names=names, shapes=shapes)
 
 
-def levelled(found: Iterable[Factor], level: float) -> dict[str, int]:
-    """The rank at which each weight keeps a share of its energy; of those only that are smaller for it.
+def ranks_at(found: Iterable[Factor], level: float) -> dict[str, int]:
+    """Compute the rank at which each weight keeps a share of its energy; only for those that become smaller.
 
     Args:
         level: the share of the squared singular values, 0 … 1.
@@ -79,8 +79,8 @@ def levelled(found: Iterable[Factor], level: float) -> dict[str, int]:
 # What is offered
 
 
-def _offered(graph: Plain) -> Iterator[tuple[onnx.NodeProto, int]]:
-    """Nodes, and which of their inputs is a weight to factorise."""
+def _candidates(graph: FoldedGraph) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """Iterate over nodes with a weight to factorise, and its index among the node's inputs."""
     readers = Counter(name for node in graph.nodes for name in (*node.input, *(read_by(node) - set(node.input))))
     for node in graph.nodes:
         place = _place(graph, node)
@@ -91,8 +91,8 @@ def _offered(graph: Plain) -> Iterator[tuple[onnx.NodeProto, int]]:
             yield node, place
 
 
-def _place(graph: Plain, node: onnx.NodeProto) -> int | None:
-    """Which input of a node is its weight, if it has one of a kind that can be factorised."""
+def _place(graph: FoldedGraph, node: onnx.NodeProto) -> int | None:
+    """Return which input of a node is its weight, if it has one of a kind that can be factorised."""
     if node.domain or node.op_type not in ("Conv", "Gemm", "MatMul"):
         return None
     constant = [name in graph.constants for name in node.input[:2]]
@@ -108,7 +108,7 @@ def _place(graph: Plain, node: onnx.NodeProto) -> int | None:
 
 
 def _forms(node: onnx.NodeProto, place: int, weight: Array) -> list[Form]:
-    """The ways in which a weight is a matrix."""
+    """List the ways in which a weight can be written as a matrix."""
     if node.op_type != "Conv":
         turned = place == 0 or (node.op_type == "Gemm" and _attributes(node).get("transB", 0))
         splits: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((1,), (0,)) if turned else ((0,), (1,))]
@@ -124,8 +124,8 @@ def _forms(node: onnx.NodeProto, place: int, weight: Array) -> list[Form]:
     ]
 
 
-def _best(graph: Plain, node: onnx.NodeProto, place: int) -> Factor:
-    """The form that keeps most at half the parameters."""
+def _best(graph: FoldedGraph, node: onnx.NodeProto, place: int) -> Factor:
+    """Return the form that keeps most at half the parameters."""
     name = node.input[place]
     weight = graph.constants[name]
     forms = [Factor(name, node.op_type, *form, weight) for form in _forms(node, place, weight)]
@@ -139,14 +139,14 @@ _PARTS = ("first", "second", "zero")
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two nodes instead of one, the constants they read (as `_PARTS`), and the shapes of the value between them."""
+    """Hold two nodes instead of one, their constants (as `_PARTS`), and the shapes of the value between them."""
 
     nodes: tuple[onnx.NodeProto, onnx.NodeProto]
     constants: dict[str, Array]
     inner: Shapes
 
 
-def _pair(graph: Plain, node: onnx.NodeProto, factor: Factor, rank: int, taken: set[str]) -> _Pair:
+def _pair(graph: FoldedGraph, node: onnx.NodeProto, factor: Factor, rank: int, taken: set[str]) -> _Pair:
     inner = _free(f"{node.output[0]}_inner", taken)
     first, second, zero = (_free(f"{factor.name}_{part}", taken) for part in _PARTS)
     constants = dict(zip((first, second), _weights(factor, rank), strict=True))
@@ -173,7 +173,7 @@ def _pair(graph: Plain, node: onnx.NodeProto, factor: Factor, rank: int, taken: 
 
 
 def _weights(factor: Factor, rank: int) -> tuple[Array, Array]:
-    """As the two nodes want them: of convolutions [rank, in, …] and [out, rank, …], each one long where not its own."""
+    """Lay out the factors for the two nodes: convolutions' [rank, in, …] and [out, rank, …], 1 on the other's axes."""
     first, second = factor.halves(rank)
     if factor.operator != "Conv":
         turned = factor.order == (1, 0)
@@ -187,7 +187,7 @@ def _weights(factor: Factor, rank: int) -> tuple[Array, Array]:
 
 
 def _convolution(given: dict[str, Any], factor: Factor, first: bool) -> dict[str, Any]:
-    """Strides, padding and dilation go with the axes of the kernel that they are along."""
+    """Assign strides, padding and dilation to the factor that has the kernel's axis."""
     own = factor.order[1 : factor.lead]
     kernel = factor.weight.shape[2:]
     made = {key: value for key, value in given.items() if key == "auto_pad"}
@@ -200,7 +200,7 @@ def _convolution(given: dict[str, Any], factor: Factor, first: bool) -> dict[str
 
 
 def _between(factor: Factor, rank: int, left: bool, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the value between what goes in and what comes out."""
+    """Return the shape of the value between input and output."""
     if factor.operator == "Conv":
         own = factor.order[1 : factor.lead]
         return (y[0], rank, *(y[i] if i in own else x[i] for i in range(2, len(y))))
@@ -213,7 +213,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """The name, or one like it that nobody has; it is taken from then on."""
+    """Return the name, or a similar one that is free, and mark it as taken."""
     while name in taken:
         name += "_"
     taken.add(name)

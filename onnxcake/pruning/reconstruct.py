@@ -1,9 +1,9 @@
-"""Products of two fitted to what the teacher's layers give, one after the other, before anything is learnt.
+"""Fit low-rank factors to the activations of the teacher's layers, one after the other, before training.
 
-Singular values say what is best kept of a weight if all its inputs are alike, and they are not. What comes out of a
-layer can be had nearer to what the teacher's gives by linear least squares (He, Zhang and Sun, Channel Pruning for
+Singular values are the best approximation of a weight if all its inputs are alike, and they are not. A layer's
+outputs come nearer to the teacher's by linear least squares (He, Zhang and Sun, Channel Pruning for
 Accelerating Very Deep Neural Networks, ICCV 2017, section 3.1), on random fields where there is no data. Each layer is
-fitted behind those before it, so that it makes up for what they lack (the same, section 3.2.2, residual sums included).
+fitted behind those before it, so that it makes up for their errors (the same, section 3.2.2, residual sums included).
 
 Channels that were left out are not made up for in this way. A ViT of half the channels then begins at 0.86 in place of
 0.58, and ends at 0.971 in place of 0.980: what such a student knows of real inputs is in the weights that were kept,
@@ -42,12 +42,12 @@ _PASSES = 6  # in a turn: forward and backward, of either half of a product
 
 @torch.no_grad()
 def reconstructed(content: bytes, teacher: Teacher, key: Key) -> bytes:
-    """A model cut out of a teacher, its layers fitted to the teacher's values.
+    """Fit the layers of a model cut out of a teacher to the teacher's activations.
 
     Of a large model they are fitted on fewer inputs, less closely, or not at all.
 
     Args:
-        content: the model; its values are called as in the teacher's file.
+        content: the model; its values have the names of the teacher's file.
         key: what the inputs are drawn from.
 
     Returns:
@@ -56,7 +56,7 @@ def reconstructed(content: bytes, teacher: Teacher, key: Key) -> bytes:
         CNNs, ResNet-20, the digits), and to six tenths or more where it was good already and became worse (LeNet-5, an
         MLP).
     """
-    student = _Student.of(InitialModel.like(content, teacher.signature, "the student"))
+    student = _FittedStudent.of(InitialModel.like(content, teacher.signature, "the student"))
     parts, amounts = _Parts(student, teacher).found(), _amounts(teacher, student)
     if not parts or amounts is None:
         return content
@@ -78,9 +78,9 @@ def reconstructed(content: bytes, teacher: Teacher, key: Key) -> bytes:
 
 
 def _inputs(teacher: Teacher, held: Tensor, key: Key) -> Tensor:
-    """Random fields, as the file takes them; those held out are images of another kind, where there are any.
+    """Draw random fields, as the file takes them; the held-out ones are images of another kind, if images at all.
 
-    What only brings the student nearer on inputs of one kind is not wanted: of real ones less is known.
+    A fit that brings the student nearer on inputs of one kind alone is not wanted, as real ones differ from all.
     """
     signature, draw = teacher.signature, key.at("reconstruction").generator()
     x = fields(len(held), signature.shape, draw)
@@ -89,8 +89,8 @@ def _inputs(teacher: Teacher, held: Tensor, key: Key) -> Tensor:
     return signature.whole(signature.to_input(signature.within(x)))
 
 
-def _amounts(teacher: Teacher, student: _Student) -> tuple[int, int] | None:
-    """Inputs, and turns of each fit, that are paid for; None if too few are."""
+def _amounts(teacher: Teacher, student: _FittedStudent) -> tuple[int, int] | None:
+    """Choose the number of inputs, and of iterations of each fit, within the budget; None if that allows too few."""
     work = _PASSES * max(teacher.facts.multiply_adds, 1)
     least, most = _INPUTS
     paid = min(_MULTIPLY_ADDS / (work * _TURNS), _BYTES / max(student.sample_bytes, 1), most)
@@ -100,11 +100,11 @@ def _amounts(teacher: Teacher, student: _Student) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True)
-class _Student:
-    """A cut model as it is trained, in which all that layers give is kept.
+class _FittedStudent:
+    """Hold a cut model as it is trained, with all of its layers' outputs.
 
     Attributes:
-        own: the safe names of the values that layers, and what may follow them, give; by slot.
+        own: by slot, the safe names of the outputs of layers and of affine operators behind them.
         sample_bytes: of these values, for one input.
     """
 
@@ -115,7 +115,7 @@ class _Student:
     sample_bytes: int
 
     @classmethod
-    def of(cls, start: InitialModel) -> _Student:
+    def of(cls, start: InitialModel) -> _FittedStudent:
         converted, names = start.opened.converted, start.opened.safe.value_names
         given = [
             node.output[0]
@@ -130,17 +130,17 @@ class _Student:
 
     @property
     def graph(self) -> Graph:
-        """Inputs → scores, and the values that are kept."""
+        """Return the graph: inputs → scores, and the values that are kept."""
         return self.learnt.graph
 
 
 @dataclass(eq=False)
 class _Part:
-    """Steps of a student that follow one another alone: a layer, or both halves of one, and what is added behind.
+    """Hold consecutive steps of a student: a layer, or both factors of one, and affine operators behind it.
 
     Attributes:
         steps: their numbers.
-        tap: what the last one gives, in the teacher.
+        tap: the teacher's value that corresponds to the last one's output.
     """
 
     steps: list[int]
@@ -148,9 +148,9 @@ class _Part:
 
 
 class _Parts:
-    """What of a student can be fitted: what ends in a value that the teacher has too, in the same shape."""
+    """Find the parts of a student that can be fitted: those whose output the teacher has too, in the same shape."""
 
-    def __init__(self, student: _Student, teacher: Teacher) -> None:
+    def __init__(self, student: _FittedStudent, teacher: Teacher) -> None:
         self.graph = student.graph
         self._taps = _shared(student, teacher)
         self._readers: dict[int | None, list[int]] = {}
@@ -160,7 +160,7 @@ class _Parts:
                     self._readers.setdefault(slot, []).append(number)
 
     def found(self) -> list[_Part]:
-        """The parts, in order."""
+        """List the parts, in order."""
         owner: dict[int, _Part] = {}
         for number in range(len(self.graph.steps)):
             part = _Part([] if number in owner else self._from(number))
@@ -174,7 +174,7 @@ class _Parts:
         return parts
 
     def _from(self, number: int) -> list[int]:
-        """The steps of the part that begins with a step; none if there is none."""
+        """List the steps of the part that begins with a step; none if there is none."""
         step = self.graph.steps[number]
         if not self._is_layer(step):
             return []
@@ -190,29 +190,29 @@ class _Parts:
         return steps if made(self.graph.steps[steps[-1]]) in self._taps else []
 
     def _is_layer(self, step: Step) -> bool:
-        """Whether it is one, and its weights are its own."""
+        """Tell whether a step is a layer whose weights no other step reads."""
         weights = [slot for slot in step.arguments[:2] if slot in self.graph.weights]
         return step.op in LAYERS and len(weights) == 1 and self._alone(step)
 
     def _is_affine(self, step: Step, given: int | None) -> bool:
-        """Whether it is affine in a value, with weights of its own, and gives one that the teacher has."""
+        """Tell whether a step is affine in ``given``, its weights its own, and its output one of the teacher's."""
         rest = [slot for slot in step.arguments if slot != given]
         fixed = step.op == "Add" or (step.arguments[0] == given and self.graph.constants.issuperset(rest))
         known = made(step) in self._taps and len(rest) + 1 == len(step.arguments)
         return step.op in _AFFINE and fixed and known and self._alone(step)
 
     def _alone(self, step: Step) -> bool:
-        """Whether nobody else reads the weights that it reads."""
+        """Tell whether no other step reads the weights that a step reads."""
         own = [slot for slot in step.arguments if isinstance(slot, int) and slot in self.graph.weights]
         return all(len(self._readers[slot]) == 1 for slot in own)
 
     def _is_sum(self, step: Step) -> bool:
-        """Whether it adds up two values that both depend on the inputs."""
+        """Tell whether a step adds up two values that both depend on the inputs."""
         return step.op == "Add" and self.graph.constants.isdisjoint(step.arguments)
 
 
-def _shared(student: _Student, teacher: Teacher) -> dict[int | None, str]:
-    """The values that the teacher has too, in the same shape: its taps, by slot."""
+def _shared(student: _FittedStudent, teacher: Teacher) -> dict[int | None, str]:
+    """Map the slots of values that the teacher has too, in the same shape, to the teacher's taps."""
     theirs, graph = teacher.opened.safe.value_names, teacher.opened.converted
     taps = {own: safe for safe, own in theirs.items() if by_input(graph, safe)}
     opened = student.start.opened

@@ -1,4 +1,4 @@
-"""Operators that work place by place, with broadcasting, or along an axis that keeps its length."""
+"""Follow operators that work element by element, with broadcasting, or along an axis that keeps its length."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ _BROADCAST = [
 
 @rule(*_SAME)
 def same(call: Call) -> list[Axes]:
-    """What comes out is shaped like what goes in; further inputs are single numbers, or belong to one axis."""
+    """Return the input's axes; further inputs are single numbers, or belong to one axis."""
     axes = call.input(0)
     for place in range(1, len(call.axes)):
         if (other := call.optional(place)) is not None and any(len(axis) > 1 for axis in other):
@@ -100,7 +100,7 @@ def same(call: Call) -> list[Axes]:
 
 
 def _along(call: Call, axes: Axes, other: Axes) -> None:
-    """Scales and zero points of quantisation: one for each index of an axis."""
+    """Unite the scales and zero points of quantisation, one for each index, with their axis."""
     if call.op not in ("QuantizeLinear", "DequantizeLinear") or len(other) != 1:
         raise CannotFollow
     call.indices.unite(axes[call.attr("axis", 1)], other[0])
@@ -108,14 +108,14 @@ def _along(call: Call, axes: Axes, other: Axes) -> None:
 
 @rule(*_BROADCAST)
 def broadcast(call: Call) -> list[Axes]:
-    """Shapes are aligned at their ends."""
+    """Align shapes at their ends."""
     if call.attr("broadcast") is not None:  # before opset 7: aligned elsewhere
         raise CannotFollow
     return [aligned(call.indices, call.given())]
 
 
 def aligned(indices: Indices, values: list[Axes]) -> Axes:
-    """The axes of a broadcast result; where several are as long as it, they are one."""
+    """Return the axes of a broadcast result; unite those that are as long as it."""
     rank = max(map(len, values), default=0)
     result = []
     for place in range(-rank, 0):

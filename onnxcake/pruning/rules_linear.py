@@ -1,4 +1,4 @@
-"""Convolutions, matrix products and recurrent layers."""
+"""Follow convolutions, matrix products and recurrent layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .rules_elementwise import aligned
 
 @rule("Conv")
 def convolution(call: Call) -> list[Axes]:
-    """x [n, groups · inner, …], weight [groups · outer, inner, …]. Groups fall whole, or a channel in all of them."""
+    """Follow x [n, groups · inner, …], weight [groups · outer, inner, …]; groups fall whole, or a channel in each."""
     x, weight = call.input(0), call.input(1)
     groups = call.attr("group", 1)
     across = [len(weight[0]) // groups, len(weight[1])]
@@ -26,7 +26,7 @@ def convolution(call: Call) -> list[Axes]:
 
 @rule("ConvTranspose")
 def transposed(call: Call) -> list[Axes]:
-    """x [n, groups · inner, …], weight [groups · inner, outer, …]."""
+    """Follow x [n, groups · inner, …], weight [groups · inner, outer, …]."""
     x, weight = call.input(0), call.input(1)
     groups = call.attr("group", 1)
     call.indices.unite(x[1], weight[0])
@@ -46,14 +46,14 @@ def _convolved(call: Call, channels: Axis, groups: Axis) -> Axes:
 
 @rewrite("Conv", "ConvTranspose")
 def fewer_groups(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """``group`` counts those that stay."""
+    """Set ``group`` to the number of groups that stay."""
     if call.attr("group", 1) > 1:
         set_attribute(node, "group", writer.count(call.facts["groups"]))
 
 
 @rule("Gemm")
 def gemm(call: Call) -> list[Axes]:
-    """a · b + c, each transposed if asked."""
+    """Follow a · b + c, each transposed if requested."""
     a, b = (call.input(i)[:: -1 if call.attr(name, 0) else 1] for i, name in ((0, "transA"), (1, "transB")))
     call.indices.unite(a[1], b[0])
     out = [a[0], b[1]]
@@ -63,7 +63,7 @@ def gemm(call: Call) -> list[Axes]:
 
 @rule("MatMul")
 def product(call: Call) -> list[Axes]:
-    """[…, n, k] · […, k, m], the axes before broadcast; a vector is a single row or column."""
+    """Follow […, n, k] · […, k, m], the axes before broadcast; a vector is a single row or column."""
     a, b = call.input(0), call.input(1)
     call.indices.unite(a[-1], b[-2] if len(b) > 1 else b[0])
     before = aligned(call.indices, [a[:-2], b[:-2]])
@@ -72,7 +72,7 @@ def product(call: Call) -> list[Axes]:
 
 @rule("Einsum")
 def einsum(call: Call) -> list[Axes]:
-    """One axis for each letter."""
+    """Unite the axes of each letter."""
     terms = call.attr("equation").decode().replace(" ", "")
     if "->" not in terms or "." in terms:
         raise CannotFollow
@@ -92,7 +92,7 @@ _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 @rule(*_GATES)
 def recurrent(call: Call) -> list[Axes]:
-    """x [steps, n, in], weights [directions, gates · hidden, in or hidden]; both directions lose the same places."""
+    """Follow x [steps, n, in], weights [directions, gates · hidden, in or hidden]; directions lose the same units."""
     if call.attr("layout", 0):
         raise CannotFollow
     gates, indices = _GATES[call.op], call.indices
@@ -118,7 +118,7 @@ def recurrent(call: Call) -> list[Axes]:
 
 @rewrite(*_GATES)
 def narrower(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """``hidden_size`` counts what stays; lengths and first states that were stored for one batch follow any."""
+    """Set ``hidden_size`` to what stays; let lengths and initial states that were stored for one batch follow any."""
     if "hidden" not in call.facts:
         return
     set_attribute(node, "hidden_size", writer.count(call.facts["hidden"]))
@@ -132,7 +132,7 @@ def for_any_batch(call: Call, place: int, axis: int, rows: tuple[int, int], writ
     """Repeat the first row of a constant along its batch, whose rows are equal where the batch is free.
 
     Args:
-        rows: how many for each input of the batch, and how many beside.
+        rows: number for each input of the batch, and number to add.
     """
     axes = call.axes[place] or []
     row = call.proto.input[place]
@@ -144,7 +144,7 @@ def for_any_batch(call: Call, place: int, axis: int, rows: tuple[int, int], writ
 
 
 def set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
-    """Gives an attribute another value."""
+    """Set an attribute to another value."""
     for attribute in list(node.attribute):
         if attribute.name == name:
             node.attribute.remove(attribute)

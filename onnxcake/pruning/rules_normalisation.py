@@ -1,4 +1,4 @@
-"""Normalisations, pooling, and what reduces or resizes."""
+"""Follow normalisations, pooling, and operators that reduce or resize."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rules_linear import set_attribute
 
 @rule("BatchNormalization", "InstanceNormalization", "SpatialBN")
 def by_channel(call: Call) -> list[Axes]:
-    """x [n, channels, …] and vectors [channels]."""
+    """Unite channels of x [n, channels, …] with vectors [channels]."""
     x = call.input(0)
     for place in range(1, len(call.axes)):
         call.indices.unite(x[1], call.input(place)[0])
@@ -21,7 +21,7 @@ def by_channel(call: Call) -> list[Axes]:
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def by_last_axes(call: Call) -> list[Axes]:
-    """Scale and shift are shaped like the last axes of x."""
+    """Align scale and shift with the last axes of x."""
     x = call.input(0)
     aligned(call.indices, call.given())
     return [x]
@@ -29,7 +29,7 @@ def by_last_axes(call: Call) -> list[Axes]:
 
 @rule("GroupNormalization")
 def by_group(call: Call) -> list[Axes]:
-    """x [n, groups · inner, …]; scale and shift for each group, from opset 21 for each channel."""
+    """Follow x [n, groups · inner, …]; scale and shift for each group, from opset 21 for each channel."""
     x, groups = call.input(0), call.attr("num_groups")
     outer, _ = call.indices.split(x[1], [groups, len(x[1]) // groups])
     for place in (1, 2):
@@ -40,20 +40,20 @@ def by_group(call: Call) -> list[Axes]:
 
 @rewrite("GroupNormalization")
 def fewer_groups(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """``num_groups`` counts those that stay."""
+    """Set ``num_groups`` to the number of groups that stay."""
     set_attribute(node, "num_groups", writer.count(call.facts["groups"]))
 
 
 @rule("LRN")
 def across_channels(call: Call) -> list[Axes]:
-    """Each channel is divided by what lies next to it: all must stay."""
+    """Hold all channels, as each is divided by its neighbours."""
     call.indices.hold(call.input(0)[1])
     return [call.input(0)]
 
 
 @rule("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 def pooled(call: Call) -> list[Axes]:
-    """Channel by channel."""
+    """Follow pooling, channel by channel."""
     return [_other_places(call)]
 
 
@@ -66,7 +66,7 @@ def _other_places(call: Call) -> Axes:
 
 @rule("Resize", "Upsample")
 def resized(call: Call) -> list[Axes]:
-    """Channel by channel; channels themselves are not resized."""
+    """Follow resizing, channel by channel; channels themselves are not resized."""
     if len(call.out_shape()) != len(call.input(0)) or len(call.out_shape()) < 3 or call.attr("axes") is not None:
         raise CannotFollow
     return [_other_places(call)]
@@ -74,14 +74,14 @@ def resized(call: Call) -> list[Axes]:
 
 @rewrite("Resize", "Upsample")
 def resized_sizes(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """Where all sizes are given, that of the channels too."""
+    """Rewrite the sizes where all are given, that of the channels too."""
     if call.op == "Resize" and call.version >= 11 and call.has(3):
         node.input[3] = writer.sizes(writer.shape(node.output[0]))
 
 
 @rule("GridSample")
 def sampled(call: Call) -> list[Axes]:
-    """x [n, channels, …] at the places that a grid names."""
+    """Follow x [n, channels, …], sampled at the places that a grid names."""
     for axis in call.input(1):
         call.indices.hold(axis)
     return [_other_places(call)]
@@ -92,7 +92,7 @@ _REDUCED = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Su
 
 @rule(*(f"Reduce{kind}" for kind in _REDUCED))
 def reduced(call: Call) -> list[Axes]:
-    """The axes that are reduced are gone, or one long."""
+    """Remove the reduced axes, or make them one long."""
     x = call.input(0)
     axes = call.ints(1, "axes")
     if not axes and call.attr("noop_with_empty_axes", 0):
@@ -105,7 +105,7 @@ def reduced(call: Call) -> list[Axes]:
 
 @rule("ArgMax", "ArgMin")
 def place_of(call: Call) -> list[Axes]:
-    """Places along an axis mean something only if all are there."""
+    """Hold an axis whose positions are searched, as they mean something only if all are there."""
     x = call.input(0)
     axis = call.attr("axis", 0) % len(x)
     call.indices.hold(x[axis])
@@ -115,7 +115,7 @@ def place_of(call: Call) -> list[Axes]:
 
 @rule("DepthToSpace")
 def to_space(call: Call) -> list[Axes]:
-    """x [n, blocks · channels, …] (DCR), or [n, channels · blocks, …] (CRD)."""
+    """Follow x [n, blocks · channels, …] (DCR), or [n, channels · blocks, …] (CRD)."""
     x, blocks = call.input(0), call.attr("blocksize") ** 2
     first = call.attr("mode", b"DCR") == b"DCR"
     rest = len(x[1]) // blocks
@@ -127,6 +127,6 @@ def to_space(call: Call) -> list[Axes]:
 
 @rule("SpaceToDepth")
 def to_depth(call: Call) -> list[Axes]:
-    """[n, channels, …] → [n, blocks · channels, …]."""
+    """Follow [n, channels, …] → [n, blocks · channels, …]."""
     x, blocks = call.input(0), call.attr("blocksize") ** 2
     return [[x[0], call.indices.merged([call.indices.kept(blocks), x[1]]), *_other_places(call)[2:]]]

@@ -1,4 +1,4 @@
-"""Operators that give a value another shape, its order unchanged: axes flattened together, split, or both."""
+"""Follow operators that give a value another shape, its order unchanged: axes flattened together, split, or both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 @rule(*_SHAPES)
 def reshaped(call: Call) -> list[Axes]:
-    """Axes flattened together, split, or both."""
+    """Follow axes that are flattened together, split, or both."""
     source, target = (call.shapes_of(name) for name in (call.proto.input[0], call.proto.output[0]))
     return [_regrouped(call, call.input(0), source, target)]
 
@@ -23,7 +23,7 @@ def reshaped(call: Call) -> list[Axes]:
 def _regrouped(
     call: Call, axes: Axes, source: tuple[tuple[int, ...], ...], target: tuple[tuple[int, ...], ...]
 ) -> Axes:
-    """Runs of axes that hold the same number of indices, at both trial batches, go into one another."""
+    """Match runs of axes that hold the same number of indices, at both trial batches, with one another."""
     before, after = (list(zip(*shapes, strict=True)) for shapes in (source, target))
     made: Axes = []
     i = j = 0
@@ -44,7 +44,7 @@ def _regrouped(
 
 
 def _parted(call: Call, axes: Axes, sizes: list[int]) -> Axes:
-    """One run of axes as one of other axes."""
+    """Convert one run of axes to one of other axes."""
     long = [axis for axis in axes if len(axis) > 1]
     wanted = [size for size in sizes if size > 1]
     parts = iter(_regathered(call.indices, long, wanted))
@@ -52,7 +52,7 @@ def _parted(call: Call, axes: Axes, sizes: list[int]) -> Axes:
 
 
 def _regathered(indices: Indices, axes: Axes, wanted: list[int]) -> Axes:
-    """Axes as others of the same number of places: split where one of those begins, then joined."""
+    """Convert axes to others of the same number of indices: split where one of those begins, then joined."""
     before, after = _strides([len(axis) for axis in axes]), _strides(wanted)
     strides = sorted({*before, *after}, reverse=True)
     if any(large % small for large, small in pairwise(strides)):
@@ -67,13 +67,13 @@ def _regathered(indices: Indices, axes: Axes, wanted: list[int]) -> Axes:
 
 
 def _strides(sizes: list[int]) -> list[int]:
-    """How many places lie in each axis and those behind it; 1 at the end."""
+    """Compute how many indices lie in each axis and those behind it; 1 at the end."""
     return [*accumulate(reversed(sizes), mul, initial=1)][::-1]
 
 
 @rewrite("Reshape")
 def reshape_target(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """The new shape, its batch free."""
+    """Rewrite the target to the new shape, its batch free."""
     shape = writer.shape(node.output[0])
     free = [i for i, slope in enumerate(shape.slope) if slope]
     if len(free) > 1:
@@ -87,7 +87,7 @@ def reshape_target(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
 
 @rewrite("Squeeze")
 def squeezed_axes(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """Which axes are one long is said: others may be now."""
+    """State which axes of length one are squeezed, as others may have that length now."""
     if call.attr("axes") is None and not call.has(1):
         gone = [i for i, size in enumerate(call.shapes_of(node.input[0])[0]) if size == 1]
         if call.version >= 13:

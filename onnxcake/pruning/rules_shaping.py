@@ -1,4 +1,4 @@
-"""Operators that give axes another order or length, join them and take parts of them."""
+"""Follow operators that give axes another order or length, join them and take parts of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _END = 2**31 - 1  # as exporters write an axis' end
 
 @rule("Transpose")
 def transposed(call: Call) -> list[Axes]:
-    """Axes in another order."""
+    """Reorder the axes."""
     x = call.input(0)
     return [[x[i] for i in call.attr("perm") or range(len(x))[::-1]]]
 
 
 @rule("Concat")
 def joined(call: Call) -> list[Axes]:
-    """One after the other along an axis."""
+    """Concatenate along an axis."""
     values = [call.input(i) for i in range(len(call.axes))]
     axis = call.attr("axis") % len(values[0])
     made = []
@@ -37,7 +37,7 @@ def joined(call: Call) -> list[Axes]:
 
 @rewrite("Concat")
 def joined_constants(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """Constants that were stored for one batch, as a class token is, follow any."""
+    """Let constants that were stored for one batch, as a class token is, follow any."""
     shape = writer.shape(node.output[0])
     if not shape.slope[0] or call.attr("axis") % len(shape.slope) == 0:
         return
@@ -48,7 +48,7 @@ def joined_constants(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
 
 @rule("Split")
 def parts(call: Call) -> list[Axes]:
-    """Pieces of an axis; each keeps what stays of it."""
+    """Split an axis into pieces; each keeps what stays of it."""
     x = call.input(0)
     axis = call.attr("axis", 0) % len(x)
     lengths = [call.out_shape(i)[axis] for i in range(len(call.proto.output))]
@@ -59,7 +59,7 @@ def parts(call: Call) -> list[Axes]:
 
 @rewrite("Split")
 def part_lengths(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """Lengths as they are now."""
+    """Rewrite the lengths to what stays."""
     if all(writer.mask(part).all() for part in call.facts["parts"]):
         return
     lengths = [writer.count(part) for part in call.facts["parts"]]
@@ -74,7 +74,7 @@ def part_lengths(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
 
 @rule("Slice")
 def sliced(call: Call) -> list[Axes]:
-    """A stretch of some axes. Where it does not go place by place, or is known too late, the axis must stay."""
+    """Follow a slice of some axes. Where its bounds are not known, or differ by index, the axis must stay."""
     x = list(call.input(0))
     out = call.out_shape()
     starts, ends = call.ints(1, "starts"), call.ints(2, "ends")
@@ -97,7 +97,7 @@ def sliced(call: Call) -> list[Axes]:
 
 @rewrite("Slice")
 def slice_bounds(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """Bounds counted among what stays."""
+    """Rewrite the bounds to count what stays."""
     starts, ends, axes = (list(part) for part in call.facts["spelt"])
     rank, changed = len(call.input(0)), False
     for axis, whole, stretch in call.facts["slices"]:
@@ -124,7 +124,7 @@ def slice_bounds(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
 
 @rule("Gather")
 def picked(call: Call) -> list[Axes]:
-    """Places of an axis. Those of a list fall with what they pick; single ones must stay, and all if data picks."""
+    """Follow indices into an axis: those of a list fall with what they pick; single or computed ones hold it."""
     x = call.input(0)
     axis = call.attr("axis", 0) % len(x)
     places = call.constant(1)
@@ -145,7 +145,7 @@ def picked(call: Call) -> list[Axes]:
 
 @rewrite("Gather")
 def picked_places(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """Places counted among what stays."""
+    """Rewrite the indices to count what stays."""
     if "picked" in call.facts:
         axis, places = call.facts["picked"]
         mask = writer.mask(axis)
@@ -156,7 +156,7 @@ def picked_places(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
 
 @rule("Expand")
 def expanded(call: Call) -> list[Axes]:
-    """Axes of one index made longer: what they become decides what reads them."""
+    """Lengthen axes of one index; their readers decide how much of them stays."""
     x, out = call.input(0), call.out_shape()
     longer = [_lengthened(call, size, place) for place, size in enumerate(out)]
     for place in range(-len(x), 0):
@@ -172,20 +172,20 @@ def _lengthened(call: Call, size: int, place: int) -> np.ndarray[tuple[int], np.
 
 @rule("ConstantOfShape")
 def filled(call: Call) -> list[Axes]:
-    """As long as what reads it asks for."""
+    """Make an axis as long as its readers ask for."""
     return [[_lengthened(call, size, place) for place, size in enumerate(call.out_shape())]]
 
 
 @rewrite("Expand", "ConstantOfShape")
 def wanted_shape(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """The new shape."""
+    """Rewrite the shape to the new one."""
     place = 1 if call.op == "Expand" else 0
     node.input[place] = writer.sizes(writer.shape(node.output[0]))
 
 
 @rule("Tile")
 def tiled(call: Call) -> list[Axes]:
-    """Each index several times."""
+    """Repeat each index."""
     repeats = call.numbers(1)
     if repeats is None:
         raise CannotFollow
@@ -194,7 +194,7 @@ def tiled(call: Call) -> list[Axes]:
 
 @rule("Pad")
 def padded(call: Call) -> list[Axes]:
-    """New places at the ends of axes; zeros where a constant is put, else copies, which need all that is there."""
+    """Add indices at the ends of axes; zeros where a constant is put, else copies, which need all that is there."""
     x = call.input(0)
     pads, axes = call.ints(1, "pads"), call.ints(3)
     if pads is None:
@@ -218,7 +218,7 @@ def padded(call: Call) -> list[Axes]:
 
 @rewrite("Pad")
 def pad_lengths(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
-    """As many new places as what reads them still wants."""
+    """Rewrite the lengths to as many new indices as the readers still want."""
     pads, count, ends = call.facts["ends"]
     now = list(pads)
     for i, (before, after) in ends.items():
@@ -235,7 +235,7 @@ def pad_lengths(call: Call, node: onnx.NodeProto, writer: Writer) -> None:
 
 @rule("Trilu")
 def triangle(call: Call) -> list[Axes]:
-    """Places matter along the last two axes."""
+    """Hold the last two axes, along which positions matter."""
     for axis in call.input(0)[-2:]:
         call.indices.hold(axis)
     return [call.input(0)]

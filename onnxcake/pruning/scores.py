@@ -1,4 +1,4 @@
-"""What is worth keeping: a score for each atom."""
+"""Score how much each atom is worth keeping."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ Slices = dict[tuple[str, int], Numbers]  # of each weight and axis: one number f
 
 
 def from_weights(found: Families) -> Numbers:
-    """By the energy of the weights that fall with an atom.
+    """Score atoms by the energy of the weights that fall with them.
 
     The group norm of structured pruning (Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023, section
-    3.3): the norms of all that falls together are added up, as none of them means much alone.
+    3.3): the norms of all weights that fall together are added up, as none of them means much alone.
     """
     constants = found.followed.graph.constants
     return _of_atoms(found, _slices(found, {name: np.square(constants[name], dtype=float) for name in found.weights}))
 
 
 def from_responses(found: Families, draws: Iterable[Mapping[str, Array]]) -> Numbers:
-    """By how far the answers would move if an atom's weights were zero, to first order.
+    """Score atoms by how far the answers would move if their weights were zero, to first order.
 
-    (Σ w · ∂z/∂w)² over what falls with it, z a random sum of the logits, in the mean over draws (Molchanov et al.,
-    Importance Estimation for Neural Network Pruning, CVPR 2019, equation 8, with the answers in place of the loss:
+    (Σ w · ∂z/∂w)² over the weights that fall with an atom, z a random sum of the logits, in the mean over draws
+    (Molchanov
+    et al., Importance Estimation for Neural Network Pruning, CVPR 2019, equation 8, with the answers in place of the
+    loss:
     the teacher's own answers are where its loss is flat).
 
     Args:
@@ -43,13 +45,13 @@ def from_responses(found: Families, draws: Iterable[Mapping[str, Array]]) -> Num
 
 
 def at_random(found: Families, key: Key) -> Numbers:
-    """No better than chance: what the others are measured against."""
+    """Score atoms at random, as a baseline for the other scores."""
     draw = torch.rand(found.followed.indices.size + 1, generator=key.at("shrink", "scores").generator())
     return draw.double().numpy()
 
 
 def _slices(found: Families, arrays: Mapping[str, Array]) -> Slices:
-    """Sums over all other axes."""
+    """Sum over all other axes."""
     return {
         (name, place): np.asarray(array.sum(axis=tuple(i for i in range(array.ndim) if i != place)), float)
         for name, array in arrays.items()
@@ -59,7 +61,7 @@ def _slices(found: Families, arrays: Mapping[str, Array]) -> Slices:
 
 
 def _of_atoms(found: Families, slices: Slices) -> Numbers:
-    """The mean of an atom's indices over all tensors, each in units of its own mean index, so that all count alike."""
+    """Average an atom's indices over all tensors, each in units of its own mean index, so that all count alike."""
     size = found.followed.indices.size + 1
     total, times = np.zeros(size), np.zeros(size)
     for (name, place), each in slices.items():

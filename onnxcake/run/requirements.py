@@ -14,7 +14,7 @@ from ..core.rng import Key
 from ..core.text import printable
 from ..evaluate.probes.parts import Probe
 from ..synthesis.step import optional
-from ..teacher.capabilities import LastLayer, MethodInputs, Statistics
+from ..teacher.capabilities import ActivationStatistics, LastLayer, MethodInputs
 from ..teacher.folded_batch_norm import seems_folded
 from ..teacher.teacher import Teacher
 
@@ -45,7 +45,7 @@ def resolve(
     teacher: Teacher,
     *,
     key: Key,
-    recorded: Statistics | None = None,
+    recorded: ActivationStatistics | None = None,
     only_recorded: bool = False,
     data: Probe | None = None,
 ) -> tuple[MethodInputs, list[str]]:
@@ -90,7 +90,7 @@ def resolve(
 
 
 def left_out(
-    terms: Iterable[Weighted], teacher: Teacher, key: Key, recorded: Statistics | None = None
+    terms: Iterable[Weighted], teacher: Teacher, key: Key, recorded: ActivationStatistics | None = None
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """The names of the terms of optional statistics, where the teacher neither has nor seems to have had any; and why.
 
@@ -111,8 +111,8 @@ def left_out(
 
 
 def _statistics(
-    teacher: Teacher, recorded: Statistics | None, only_recorded: bool
-) -> tuple[Statistics | None, str, str]:
+    teacher: Teacher, recorded: ActivationStatistics | None, only_recorded: bool
+) -> tuple[ActivationStatistics | None, str, str]:
     """(the statistics; what to tell of them; why there are none)."""
     if recorded is not None:
         return recorded, "", ""
@@ -139,7 +139,7 @@ def _statistics(
     return None, "", f"{missing}; recorded statistics (--stats PATH) would do instead"
 
 
-def _moved(statistics: Statistics | None, device: torch.device) -> Statistics | None:
+def _moved(statistics: ActivationStatistics | None, device: torch.device) -> ActivationStatistics | None:
     if statistics is None:
         return None
     means, variances = (tuple(t.to(device) for t in part) for part in (statistics.means, statistics.variances))

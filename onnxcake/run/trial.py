@@ -38,7 +38,7 @@ def prepare(request: Request) -> Job:
         with Runtime() as runtime:
             times(job, runtime, 0.0)
     except Exception:  # noqa: BLE001 - whatever it is, the plain way may do; if that fails too, the run says so
-        autotune.leave_out(job.teacher)
+        autotune.fall_back_to_plain(job.teacher)
         return jobs.prepare(request)
     _TRIED.add(case)
     return job

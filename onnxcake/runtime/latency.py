@@ -8,14 +8,15 @@ import numpy as np
 
 from .ort import Session
 
-THREADS = 1  # that latency is taken with
+THREADS = 1  # of onnxruntime, in every latency measurement
+# Milliseconds of one timing, most runs in it, and timings that the median is taken of: under a second in all.
 _TIMED_MS, _MOST_RUNS, _REPEATS = 250.0, 50, 3
 
 
 def latency_ms(session: Session, shape: tuple[int, ...]) -> float:
-    """Milliseconds that a model takes for one input of this shape; for a fixed batch, its share of one run.
+    """Return the milliseconds that a model takes for one input of this shape; for a fixed batch, its share of one run.
 
-    The median of several timings, of fewer runs each where they are long. The session is closed.
+    That is the median of several timings, of fewer runs each where runs are long. The session is closed.
     """
     batch = session.batch or 1
     x = np.zeros((batch, *shape), np.float32)

@@ -1,6 +1,6 @@
-"""onnxruntime, in a process of its own: it holds memory and threads, and native code can crash.
+"""Run onnxruntime in a child process, as it holds memory and threads, and native code can crash.
 
-This file is both ends: `Runtime` asks, `_Server` answers in the child. One child serves many models.
+This file has both ends: `Runtime` asks, `_Server` answers in the child. One child serves many models.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Level = Literal["none", "basic", "extended", "layout", "all"]
 # bytes saturate at 16 bits on x86 without VNNI. With this entry it keeps QuantizeLinear and DequantizeLinear the
 # operators that they are, computed in floats; operators on whole numbers are written anew by `graph.exact`.
 EXACT = {"session.disable_quant_qdq": "1"}
-_MOST_AT_ONCE, _BYTES_AT_ONCE = 1000, 1 << 24  # inputs of one run, and their bytes
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 1000, 1 << 24  # most inputs of one run, and most bytes of them
 _WARM_UP = 5  # runs before a latency is taken
 
 
 class RuntimeRefused(OnnxcakeError):
-    """onnxruntime refused a model or an input, or its process died; callers say which file it was."""
+    """Model or input that onnxruntime refused, or whose process died; callers say which file it was."""
 
     exit_code = 4
 
 
 class Runtime:
-    """A child process with onnxruntime in it; use as a context manager."""
+    """Run onnxruntime in a child process; to be used as a context manager."""
 
     def __init__(self) -> None:
         self._child = WorkerProcess("onnxcake.runtime.ort")
@@ -101,12 +101,12 @@ class Runtime:
         return Session(self, header["id"], header["inputs"], header["outputs"])
 
     def clear(self) -> None:
-        """Lets the child forget all models, and stay warm for the next."""
+        """Drop all models in the child, which stays warm for the next."""
         if self._child.process is not None:
             self._ask({"do": "clear"}, None)
 
     def close(self) -> None:
-        """Ends the child; the next call would start a fresh one."""
+        """End the child; the next call starts a fresh one."""
         self._child.close()
 
     def _ask(self, header: dict[str, Any], array: Array | None) -> Frame:
@@ -119,7 +119,12 @@ class Runtime:
 
 
 class Session:
-    """A loaded model. ``inputs`` and ``outputs`` are lists of (name, shape, type) as the file states them."""
+    """Run a model that is loaded in the child.
+
+    Attributes:
+        inputs: (name, shape, type) of each input, as the file states them.
+        outputs: the same of each output.
+    """
 
     def __init__(self, runtime: Runtime, number: int, inputs: list[Any], outputs: list[Any]) -> None:
         self._runtime, self._process, self._number = runtime, runtime._child.process, number
@@ -127,12 +132,12 @@ class Session:
 
     @property
     def batch(self) -> int | None:
-        """The batch that the model fixes, or None."""
+        """Return the batch size that the model fixes, or None."""
         shape = self.inputs[0][1] if self.inputs else []
         return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
 
     def run(self, x: Array) -> Array:
-        """The model's first output for ``x``.
+        """Run the model and return its first output for ``x`` [n, …].
 
         A model of a fixed batch is run as often as needed; the last batch is filled up with zeros.
         Whole-number inputs are rounded to, and cut to the range of, the type that the model takes.
@@ -143,11 +148,11 @@ class Session:
         batch = self.batch
         if batch is None or batch == len(x):
             return self._run(x)
-        x, count = _filled(x, batch), len(x)
+        x, count = _pad_to_batches(x, batch), len(x)
         return np.concatenate([self._run(x[i : i + batch]) for i in range(0, len(x), batch)])[:count]
 
     def run_in_batches(self, x: Array, batch: int | None = None) -> Array:
-        """`run`, a part at a time; the results joined.
+        """Run the model with `run`, a part at a time, and join the outputs.
 
         Args:
             batch: inputs in a part; if None up to 1000, fewer of large inputs, as values inside a model are larger.
@@ -156,7 +161,7 @@ class Session:
         return np.concatenate([self.run(x[i : i + batch]) for i in range(0, len(x), batch)])
 
     def run_named(self, feeds: Mapping[str, Array], axes: Mapping[str, int] | None = None, batch: int = 1000) -> Array:
-        """The model's first output for arrays given by the names of its inputs, a part at a time.
+        """Run the model on arrays given by its inputs' names, a part at a time; return its first output.
 
         A model of a fixed batch is run as often as needed, the last part filled up with the first rows again. Texts are
         arrays of numpy's own strings.
@@ -188,23 +193,23 @@ class Session:
         return np.concatenate(results)
 
     def latency_of(self, feeds: Mapping[str, Array], runs: int = 50) -> float:
-        """Median milliseconds of one run on arrays given by name, taken inside the child."""
+        """Return the median milliseconds of one run on arrays given by name, taken inside the child."""
         for name, array in feeds.items():
             self._ask({"do": "feed", "name": name}, array)
         answer, _ = self._ask({"do": "time", "runs": runs, "fed": True}, None)
         return float(answer["median_ms"])
 
     def latency_ms(self, x: Array, runs: int = 50) -> float:
-        """Median milliseconds of one run on ``x``, taken inside the child; a batch that is fixed is filled up."""
-        answer, _ = self._ask({"do": "time", "runs": runs}, _filled(x, self.batch or 1))
+        """Return the median milliseconds of one run on ``x``, taken inside the child; a fixed batch is padded."""
+        answer, _ = self._ask({"do": "time", "runs": runs}, _pad_to_batches(x, self.batch or 1))
         return float(answer["median_ms"])
 
     def rest(self) -> None:
-        """Lets the child give back what its runs took: it is not asked for a while."""
+        """Release the memory that the child's runs took, as no run follows for a while."""
         self._ask({"do": "rest"}, None)
 
     def close(self) -> None:
-        """Lets the child forget the model."""
+        """Drop the model in the child."""
         if self._runtime._child.process is self._process and self._process is not None:
             self._ask({"do": "forget"}, None)
 
@@ -223,14 +228,14 @@ def _mebibytes(weights: Mapping[str, Array]) -> int:
     return 1 + sum(int(weight.nbytes) for weight in weights.values()) // 2**20
 
 
-def _filled(x: Array, batch: int) -> Array:
-    """Fill inputs up with zeros to a whole number of batches."""
+def _pad_to_batches(x: Array, batch: int) -> Array:
+    """Pad inputs with zeros to a whole number of batches."""
     missing = -len(x) % batch
     return np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) if missing else x
 
 
 def version() -> str:
-    """onnxruntime's version, read from the installed package without loading it."""
+    """Read onnxruntime's version from the installed package without loading it."""
     from importlib import metadata
 
     for package in ("onnxruntime-gpu", "onnxruntime"):
@@ -242,7 +247,7 @@ def version() -> str:
 
 
 class _Server:
-    """The child's side.
+    """Answer the requests of `Runtime` in the child.
 
     Weights are written into a private folder as they come, one at a time, and onnxruntime loads the model from there
     by path, as it does for everybody. (What is handed over by `add_initializer` replaces weights after onnxruntime
@@ -354,7 +359,7 @@ _TYPES = {"double": "float64", "float": "float32"}
 
 
 def _as_type(x: Array, kind: str) -> Array:
-    """Floats as what the model takes: "tensor(uint8)" and the like; anything else is onnxruntime's to judge."""
+    """Convert floats to the type that the model takes, such as "tensor(uint8)"; return other arrays as they are."""
     if x.dtype.kind != "f" or not kind.startswith("tensor("):
         return x
     name = kind.removeprefix("tensor(").removesuffix(")")
@@ -366,7 +371,7 @@ def _as_type(x: Array, kind: str) -> Array:
 
 
 def _as_fed(array: Array, kind: str) -> Array:
-    """An array given by name as what the model takes."""
+    """Convert an array given by name to the type that the model takes."""
     if kind == "tensor(string)":
         return array.astype(object)
     if kind == "tensor(bool)" or array.dtype.kind in "iub":

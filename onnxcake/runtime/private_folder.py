@@ -1,4 +1,4 @@
-"""A folder for files that native code can only be given by path, removed whatever becomes of the process."""
+"""Make folders for files that native code can only be given by path, removed however the process ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HAS_LOCKS = find_spec("fcntl") is not None  # not on Windows, where a killed pr
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a folder that only this user may read; remove it at the end.
+    """Make a folder that only this user may read; remove it at the end of the block.
 
     A process that is killed cannot remove its own. So each holds a lock in its folder, which the system releases when
     the process ends, and whoever comes next removes the folders whose locks are free.

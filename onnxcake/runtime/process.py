@@ -1,4 +1,4 @@
-"""Work in a process of its own: native code that crashes, hangs or eats memory takes that process and no more.
+"""Run work in a child process: native code that crashes, hangs or exhausts memory ends that process alone.
 
 `WorkerProcess` starts ``python -m MODULE`` and speaks to it through its pipes; the module calls `serve`. Frames are a
 JSON header and raw array bytes, so nothing is unpickled.
@@ -28,16 +28,16 @@ from ..core.arrays import Array
 Frame = tuple[dict[str, Any], Array | None]
 _LENGTHS = struct.Struct("<QQ")
 _NOTE = "note"
-_LOOK_S = 0.05  # between two looks at what a child uses
-_LOOK_AT_PARENT_S = 1.0
+_LOOK_S = 0.05  # seconds between two measurements of what a child uses
+_LOOK_AT_PARENT_S = 1.0  # seconds between two checks that the parent lives
 
 
 class WorkerDied(Exception):
-    """The process ended, or was ended, without an answer; says why."""
+    """Child process that ended, or was ended, without an answer; the message says why."""
 
 
 class WorkerOverran(WorkerDied):
-    """The process was ended for using more than it may; ``limit`` is "memory", "processor" or "clock"."""
+    """Child process that was ended for exceeding a limit: ``limit`` is "memory", "processor" or "clock"."""
 
     def __init__(self, what: str, limit: str) -> None:
         self.limit = limit
@@ -45,12 +45,12 @@ class WorkerOverran(WorkerDied):
 
 
 class WorkerRefused(Exception):
-    """The process answered with an error of its own."""
+    """Error that the child process answered with."""
 
 
 @dataclass(frozen=True)
 class ResourceLimits:
-    """What one answer may cost, the processes that the child started included.
+    """Limit what one answer may cost, the processes that the child started included.
 
     Attributes:
         memory_bytes: resident at once, beyond what was resident when it was asked.
@@ -64,7 +64,7 @@ class ResourceLimits:
 
 
 class WorkerProcess:
-    """A process that answers; started at the first question, and again after it died."""
+    """Child process that answers requests; started at the first one, and again after it died."""
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -77,17 +77,18 @@ class WorkerProcess:
         allowance: ResourceLimits | None = None,
         on_note: Callable[[dict[str, Any]], ResourceLimits | None] = lambda note: None,
     ) -> Frame:
-        """Its answer.
+        """Send a request and return the child's answer.
 
         Args:
-            allowance: what the answer may cost.
-            on_note: is given each note that the child tells before it answers; what it returns is allowed from then
+            allowance: limits of memory and time for the answer.
+            on_note: callback for each note that the child sends before it answers; limits that it returns hold from
+                then
                 on, the time counted anew.
 
         Raises:
-            WorkerOverran: if it is ended for using more than it is allowed.
-            WorkerDied: if it crashes.
-            WorkerRefused: if it answers with an error.
+            WorkerOverran: if the child is ended for exceeding its limits.
+            WorkerDied: if the child crashes.
+            WorkerRefused: if the child answers with an error.
         """
         child = self.process or self.start()
         assert child.stdin and child.stdout
@@ -111,9 +112,9 @@ class WorkerProcess:
         return answer, result
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Starts the process if it does not run, without waiting for it to be ready.
+        """Start the process if it does not run, without waiting for it to be ready.
 
-        To be called before a first question: that the process died since the last one is not held against that.
+        To be called before a first request, so that an earlier death of the process does not fail that request.
         """
         if self.process is not None and self.process.poll() is not None:
             self.close()
@@ -122,14 +123,14 @@ class WorkerProcess:
         return self.process
 
     def kill(self) -> None:
-        """Ends the child, and all that it started, at once."""
+        """Kill the child and all that it started, at once."""
         if self.process is not None:
             child, self.process = self.process, None
             _kill(child)
             child.wait()
 
     def close(self) -> None:
-        """Ends the child; the next question would start a fresh one."""
+        """End the child; the next request starts a fresh one."""
         if self.process is None:
             return
         child, self.process = self.process, None
@@ -149,7 +150,7 @@ _shared: dict[str, WorkerProcess] = {}
 
 
 def shared(module: str) -> WorkerProcess:
-    """The one child of a module that this process keeps warm, and ends when it ends itself."""
+    """Return the child of ``module`` that this process keeps warm, and ends at its own exit."""
     if module not in _shared:
         _shared[module] = WorkerProcess(module)
         atexit.register(_shared[module].kill)  # it has nothing to finish, and unloading its libraries takes a while
@@ -160,13 +161,13 @@ _tellers: list[Callable[[dict[str, Any]], None]] = []
 
 
 def tell(note: dict[str, Any]) -> None:
-    """Tell the parent something before the answer; does nothing in a process that is no child."""
+    """Send the parent a note before the answer; do nothing in a process that is no child."""
     for teller in _tellers:
         teller({_NOTE: note})
 
 
 def serve(answer: Callable[[dict[str, Any], Array | None], Frame], told: type[Exception] = Exception) -> None:
-    """The child's side: answers until its input ends.
+    """Answer requests in the child until its input ends.
 
     Args:
         answer: header and array → header and array. Its exceptions of type ``told`` go to the parent as errors.
@@ -188,7 +189,7 @@ def serve(answer: Callable[[dict[str, Any], Array | None], Frame], told: type[Ex
 
 
 def _end_with_the_parent() -> None:
-    """Ends this process soon after the one that started it, however busy it is: no end of input reaches a loop."""
+    """End this process soon after its parent ended, even out of a busy loop, which does not see its input end."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -200,7 +201,7 @@ def _end_with_the_parent() -> None:
 
 
 def give_back_memory() -> None:
-    """Returns what was freed to the system: the C library keeps it, after a large model was read once."""
+    """Return freed memory to the system, as the C library keeps it after a large model was read once."""
     with contextlib.suppress(OSError, AttributeError):  # glibc's own
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -230,7 +231,7 @@ def _how_it_ended(status: int | None) -> str:
 
 
 class _Watch:
-    """Ends a child, and says in ``overrun`` why, when it uses more than it may, for as long as the block runs."""
+    """Kill a child that exceeds its limits while the block runs, and say why in ``overrun``."""
 
     def __init__(self, child: subprocess.Popen[bytes], allowance: ResourceLimits | None) -> None:
         self.child, self.allowance = child, allowance
@@ -268,7 +269,7 @@ class _Watch:
 
 
 def _used(pid: int) -> tuple[int, float]:
-    """Resident bytes and processor seconds of a process and all that it started."""
+    """Return the resident bytes and processor seconds of a process and all that it started."""
     import psutil
 
     memory, cpu = 0, 0.0
@@ -282,7 +283,7 @@ def _used(pid: int) -> tuple[int, float]:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """Kills a child and all that it started."""
+    """Kill a child and all that it started."""
     import psutil
 
     family = []
@@ -307,15 +308,15 @@ def _send(pipe: Any, header: dict[str, Any], array: Array | None = None) -> None
 
 
 def _receive(pipe: Any) -> Frame:
-    head_bytes, body_bytes = _LENGTHS.unpack(_exactly(pipe, _LENGTHS.size))
-    header = json.loads(_exactly(pipe, head_bytes))
+    head_bytes, body_bytes = _LENGTHS.unpack(_read_exactly(pipe, _LENGTHS.size))
+    header = json.loads(_read_exactly(pipe, head_bytes))
     if "dtype" not in header:
         return header, None
-    body = np.frombuffer(_exactly(pipe, body_bytes), dtype=np.dtype(header["dtype"]))
+    body = np.frombuffer(_read_exactly(pipe, body_bytes), dtype=np.dtype(header["dtype"]))
     return header, body.reshape(header["shape"])
 
 
-def _exactly(pipe: Any, count: int) -> bytearray:
+def _read_exactly(pipe: Any, count: int) -> bytearray:
     content = bytearray(count)
     view, filled = memoryview(content), 0
     while filled < count:

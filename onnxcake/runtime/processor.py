@@ -1,4 +1,4 @@
-"""Ask the processor what it can do."""
+"""Read the processor's features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a store: a map-style dataset over (shard, row)."""
+"""Read a store as a map-style dataset over (shard, row)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Samples(Dataset[Rows]):
         raise NotImplementedError
 
     def take(self, rows: Tensor | list[int]) -> Rows:
-        """Several samples at once, stacked: ([n, …], [n, classes], [n])."""
+        """Return several samples, stacked: ([n, …], [n, classes], [n])."""
         raise NotImplementedError
 
     def epoch(self, batch: int, key: Key, number: int, first: int = 0) -> Iterator[Rows]:
-        """Batches of epoch ``number`` in an order that depends on the key and the number alone.
+        """Iterate over the batches of epoch ``number``, in an order that depends on the key and the number alone.
 
         Args:
             batch: samples in each; the last may have fewer, but not a lone one (batch statistics need two): it
@@ -45,7 +45,7 @@ class Samples(Dataset[Rows]):
             yield self.take(rows)
 
     def endless(self, batch: int, key: Key, first: int = 0) -> Iterator[Rows]:
-        """Epoch after epoch, from batch ``first`` on."""
+        """Iterate over batches epoch after epoch, from batch ``first`` on."""
         number, done = divmod(first, math.ceil(len(self) / batch))
         while True:
             yield from self.epoch(batch, key, number, done)
@@ -100,7 +100,11 @@ class StoreDataset(Samples):
         return inputs, self.logits[rows], self.labels[rows]
 
     def _read(self, start: int, shard: Shard) -> None:
-        """Copies what there is in memory of a shard whose first sample is number ``start``."""
+        """Copy the part of a shard that is kept in memory.
+
+        Args:
+            start: number of the shard's first sample; negative where the shard begins before this set.
+        """
         first = max(start, 0)
         last = max(min(start + len(shard.labels), self.samples), first)
         parts = [(self.logits, shard.logits), (self.labels, shard.labels)]
@@ -112,7 +116,7 @@ class StoreDataset(Samples):
             whole[first:last] = part[first - start : last - start]
 
     def _gather(self, rows: Tensor) -> Tensor:
-        """Inputs out of the mapped shards, shard by shard."""
+        """Gather the inputs of ``rows`` out of the mapped shards, shard by shard."""
         rows = rows + self._first
         number, row = rows // self._per_shard, rows % self._per_shard
         gathered = torch.empty(len(rows), *self._shards[0].shape[1:])

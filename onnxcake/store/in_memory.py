@@ -1,4 +1,4 @@
-"""A set that grows while a student learns from it, in memory."""
+"""Hold a set in memory that grows while a student learns from it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from .shard import Batch
 
 
 class Pool(Samples):
-    """The samples that were made so far.
+    """Samples made so far, in memory.
 
     Args:
-        batches: how many it will hold at most; memory is taken as it fills.
+        batches: most batches that it will hold; memory is taken as it fills.
+        batch: samples in a batch.
+        shape: of one sample.
+        classes: numbers in one answer.
     """
 
     def __init__(self, batches: int, batch: int, shape: tuple[int, ...], classes: int) -> None:
@@ -22,7 +25,7 @@ class Pool(Samples):
         self.labels = torch.empty(batches * batch, dtype=torch.int64)
 
     def extend(self, batch: Batch) -> None:
-        """Takes the next batch in."""
+        """Append the next batch."""
         rows = slice(batch.index * self._batch, (batch.index + 1) * self._batch)
         self._inputs[rows], self.logits[rows], self.labels[rows] = batch.inputs, batch.logits, batch.labels
         self.samples = rows.stop

@@ -1,8 +1,8 @@
-"""The shard format: a safetensors file with a fixed number of batches, named by its digest.
+"""Define the shard format: a safetensors file with a fixed number of batches, named by its digest.
 
 ``000123-<first 16 hex digits of sha256>.safetensors`` holds ``inputs``, ``logits`` and ``labels`` of shard
 123's batches, one after the other, and facts: format, store key, first batch, and for each batch how many starts
-were thrown away before it (``attempts``).
+were discarded before it (``attempts``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAME = re.compile(r"^(\d{6,})-[0-9a-f]{16}\.safetensors$")
 
 @dataclass(frozen=True)
 class Batch:
-    """A finished batch.
+    """Hold a finished batch.
 
     Attributes:
         index: its place in the set.
@@ -43,13 +43,13 @@ class Batch:
     attempts: int = 0
 
     def cpu(self) -> Batch:
-        """The same in main memory."""
+        """Return the batch in main memory."""
         return Batch(self.index, self.inputs.cpu(), self.logits.cpu(), self.labels.cpu(), self.attempts)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard's tensors, mapped into memory: read when touched, and then a part of it as long as they are held."""
+    """Hold a shard's tensors memory-mapped: parts are read when touched."""
 
     inputs: Tensor
     logits: Tensor
@@ -58,7 +58,7 @@ class Shard:
 
 
 def write(folder: Path, number: int, batches: list[Batch], store_key: str) -> Path:
-    """Commits shard ``number``; returns its path.
+    """Write the batches of shard ``number`` to a file; return its path.
 
     Raises:
         OutputError: if it cannot be written.
@@ -77,16 +77,16 @@ def write(folder: Path, number: int, batches: list[Batch], store_key: str) -> Pa
 
 
 def number_of(path: Path) -> int | None:
-    """The shard's number by its name, or None if it is no shard's name."""
+    """Return the shard's number in a file's name, or None if it is no shard's name."""
     match = _NAME.match(path.name)
     return int(match[1]) if match else None
 
 
 def held(path: Path) -> Shard:
-    """The shard at ``path``, which `read` has checked; each call maps it anew.
+    """Map the shard at ``path``, which `read` has checked, into memory anew.
 
     Raises:
-        StoreError: if it is not there any more, or is no shard.
+        StoreError: if the file is not there any more, or is no shard.
     """
     try:
         tensors, facts = tensorfile.read(path)
@@ -100,11 +100,11 @@ def held(path: Path) -> Shard:
 
 
 def read(path: Path, store_key: str, batches: range, shape: tuple[int, ...], classes: int) -> Shard | None:
-    """The shard at ``path``, checked; None if anything about it is wrong.
+    """Read and check the shard at ``path``; return None if anything about it is wrong.
 
     Args:
         store_key: the key it must carry.
-        batches: what it must hold.
+        batches: indices of the batches it must hold.
         shape: what its inputs must be, [samples, …].
         classes: numbers in each of its answers.
     """
@@ -118,9 +118,9 @@ def read(path: Path, store_key: str, batches: range, shape: tuple[int, ...], cla
         return None
     same = {"format": FORMAT, "store_key": store_key, "first": batches.start}.items() <= facts.items()
     fits = (
-        _is(shard.inputs, torch.float32, *shape)
-        and _is(shard.logits, torch.float32, shape[0], classes)
-        and _is(shard.labels, torch.int64, shape[0])
+        _has_type(shard.inputs, torch.float32, *shape)
+        and _has_type(shard.logits, torch.float32, shape[0], classes)
+        and _has_type(shard.labels, torch.int64, shape[0])
         and all(tensor.isfinite().all() for tensor in (shard.inputs, shard.logits))
         and [type(number) for number in shard.attempts] == [int] * len(batches)
     )
@@ -131,5 +131,5 @@ def _shard(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Shard:
     return Shard(tensors["inputs"], tensors["logits"], tensors["labels"], tuple(facts["attempts"]))
 
 
-def _is(tensor: Tensor, dtype: torch.dtype, *shape: int) -> bool:
+def _has_type(tensor: Tensor, dtype: torch.dtype, *shape: int) -> bool:
     return tensor.dtype == dtype and tuple(tensor.shape) == shape

@@ -1,4 +1,4 @@
-"""What exists of a set and what is missing. The files in the folder are the only truth; there is no index."""
+"""List which batches of a set exist and which are missing, from the files in the folder alone, without an index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READS = 3  # of a fresh shard: one error of a disk or a network is not the end
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store holds; written once, as ``store.json``.
+    """Describe what a store holds; written once, as ``store.json``.
 
     Attributes:
         key: a digest over all that the samples depend on.
@@ -48,23 +48,23 @@ class Layout:
 
     @property
     def shards(self) -> int:
-        """How many files the finished store has."""
+        """Count the files of the finished store."""
         return math.ceil((self.batches + self.held_out) / self.batches_per_shard)
 
     def batches_in(self, number: int) -> range:
-        """The batches of shard ``number``."""
+        """Return the indices of the batches of shard ``number``."""
         first = number * self.batches_per_shard
         return range(first, min(first + self.batches_per_shard, self.batches + self.held_out))
 
 
 class Store:
-    """A folder of shards. One process writes; any number may read.
+    """Folder of shards, which one process writes and any number may read.
 
     Args:
         folder: where the shards lie.
         layout: what it holds.
-        say: told, in words, about shards that are not taken.
-        mend: whether to put these away, so that they are made again; only the writer may.
+        say: callback for messages about shards that are not used.
+        mend: whether to move such shards away, so that they are made again; only the writer may.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class Store:
         self._shards: dict[int, Path] = {}  # each is mapped when asked for, and let go: a set may be larger than memory
         self._attempts: dict[int, tuple[int, ...]] = {}
         self._waiting: dict[int, Batch] = {}
-        self._look(mend)
+        self._scan(mend)
 
     @classmethod
     def create(
         cls, folder: Path, layout: Layout, say: Callable[[str], None] = lambda text: None, *, anew: bool = False
     ) -> Store:
-        """The store in ``folder`` if it has this very key, a new one if there is none.
+        """Open the store in ``folder`` if it has the layout's key; create one if there is none.
 
         Args:
             anew: whether a store of another key that holds no shard may become this one.
@@ -93,13 +93,13 @@ class Store:
         make_folder(folder)
         sweep(folder)
         there = any(shards.number_of(path) is not None for path in folder.iterdir())
-        found = _layout(folder) if (folder / FILE).exists() else None
+        found = _read_layout(folder) if (folder / FILE).exists() else None
         if found is not None and found.key != layout.key and (there or not anew):
-            raise _foreign(folder, found.made_from, layout.made_from)
+            raise _other_set_error(folder, found.made_from, layout.made_from)
         if found is not None and found.key == layout.key and found != layout:
-            raise _unreadable(folder, f"{FILE} was changed: it has this run's key, and other numbers")
+            raise _unusable_error(folder, f"{FILE} was changed: it has this run's key, and other numbers")
         if found is None and there:
-            raise _unreadable(folder, "there are shards without a store.json")
+            raise _unusable_error(folder, "there are shards without a store.json")
         if found is None or found.key != layout.key:
             value = {"format": shards.FORMAT, **vars(layout), "shape": list(layout.shape)}
             write_json(folder / FILE, value)
@@ -107,7 +107,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: str | Path, say: Callable[[str], None] = lambda text: None) -> Store:
-        """An existing store, to read from.
+        """Open an existing store to read from.
 
         Raises:
             StoreError: if there is none, or its ``store.json`` cannot be read.
@@ -119,41 +119,41 @@ class Store:
                 where=folder,
                 remedy="Give the folder that `onnxcake extract` wrote, or its `store` folder.",
             )
-        return cls(folder, _layout(folder), say)
+        return cls(folder, _read_layout(folder), say)
 
     def missing(self) -> Iterator[int]:
-        """The batches still to be made, in order, whole shards at a time."""
+        """Iterate over the batches still to be made, in order, whole shards at a time."""
         for number in range(self.layout.shards):
             if number not in self._shards:
                 yield from self.layout.batches_in(number)
 
     @property
     def finished(self) -> int:
-        """Batches that are there."""
+        """Count the batches in finished shards."""
         return sum(len(self.layout.batches_in(number)) for number in self._shards)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing."""
+        """Tell whether no batch is missing."""
         return len(self._shards) == self.layout.shards
 
     @property
     def attempts(self) -> int:
-        """Starts thrown away over the whole set because a loss was not finite."""
+        """Count the starts discarded over the whole set because a loss was not finite."""
         return sum(sum(self._attempts[number]) for number in self._shards)
 
     def append(self, batch: Batch) -> None:
-        """Takes a batch in; a shard is committed as soon as its batches are there.
+        """Append a batch; its shard is written as soon as all of the shard's batches are there.
 
         Raises:
-            OutputError: if it cannot be written, or not be read back; finished shards are kept.
+            OutputError: if the shard cannot be written, or not be read back; finished shards are kept.
         """
         self._waiting[batch.index] = batch
         number = batch.index // self.layout.batches_per_shard
         wanted = self.layout.batches_in(number)
         if all(index in self._waiting for index in wanted):
             path = shards.write(self.folder, number, [self._waiting.pop(index) for index in wanted], self.layout.key)
-            if not any(self._takes(number, path) for _ in range(_READS)):
+            if not any(self._register(number, path) for _ in range(_READS)):
                 raise OutputError(
                     "was written, and does not read back as it was",
                     where=path,
@@ -161,7 +161,7 @@ class Store:
                 )
 
     def forget(self, first: int) -> None:
-        """Removes the shards that hold batch ``first`` or later ones: these are going to be made again.
+        """Remove the shards that hold batch ``first`` or later ones, which are going to be made again.
 
         Raises:
             OutputError: if one cannot be removed.
@@ -174,11 +174,11 @@ class Store:
 
     @property
     def waiting(self) -> list[Batch]:
-        """Batches taken in whose shard is not complete yet: they are in memory alone."""
+        """List the appended batches whose shard is not complete yet: they are in memory alone."""
         return [self._waiting[index] for index in sorted(self._waiting)]
 
     def batch(self, index: int) -> Batch | None:
-        """A batch that was taken in, or None."""
+        """Return a batch that was appended, or None."""
         if index in self._waiting:
             return self._waiting[index]
         number, place = divmod(index, self.layout.batches_per_shard)
@@ -188,7 +188,7 @@ class Store:
         return Batch(index, shard.inputs[rows], shard.logits[rows], shard.labels[rows], shard.attempts[place])
 
     def shard(self, number: int) -> Shard:
-        """A shard's tensors, mapped into memory for as long as the caller holds them.
+        """Map a shard's tensors into memory for as long as the caller holds them.
 
         Raises:
             StoreError: if its file is gone.
@@ -196,24 +196,24 @@ class Store:
         return shards.held(self._shards[number])
 
     def digests(self) -> list[str]:
-        """The names of all shards, in order: they carry the digests of what the set holds."""
+        """List the names of all shards, in order; they carry the digests of the shards' content."""
         return sorted(path.name for path in self.folder.iterdir() if shards.number_of(path) is not None)
 
-    def _look(self, mend: bool) -> None:
-        """Checks every shard in the folder; passes over what is damaged or foreign, and says so."""
+    def _scan(self, mend: bool) -> None:
+        """Check every shard in the folder; skip damaged and foreign ones, and say so."""
         for path in sorted(self.folder.iterdir()):
             number = shards.number_of(path)
             if number is None:
                 continue
             there = number in self._shards
-            if not self._takes(number, path):
+            if not self._register(number, path):
                 kept = f"was moved to {move(path, self.folder / QUARANTINE)}" if mend else "is not used"
                 self._say(f"{path.name} is damaged or not of this set; it {kept}")
             elif there:
-                raise _unreadable(self.folder, f"two different files for shard {number}")
+                raise _unusable_error(self.folder, f"two different files for shard {number}")
 
-    def _takes(self, number: int, path: Path) -> bool:
-        """Checks a file, and notes it as shard ``number`` if it is whole."""
+    def _register(self, number: int, path: Path) -> bool:
+        """Check a file, and note it as shard ``number`` if it is whole."""
         batches = self.layout.batches_in(number)
         shape = (len(batches) * self.layout.batch, *self.layout.shape)
         found = shards.read(path, self.layout.key, batches, shape, self.layout.classes) if batches else None
@@ -222,20 +222,20 @@ class Store:
         return found is not None
 
 
-def _layout(folder: Path) -> Layout:
+def _read_layout(folder: Path) -> Layout:
     value = json_files.read(folder / FILE, dict[str, Any], _ELSEWHERE)
     if value.pop("format", None) != shards.FORMAT:
-        raise _unreadable(folder, f"{FILE} was written by another version of onnxcake")
+        raise _unusable_error(folder, f"{FILE} was written by another version of onnxcake")
     try:
         layout = json_files.of(value, Layout)
     except ValueError as error:
-        raise _unreadable(folder, f"{FILE} cannot be read back: {error}") from error
+        raise _unusable_error(folder, f"{FILE} cannot be read back: {error}") from error
     if not layout.batches + layout.held_out:
-        raise _unreadable(folder, f"{FILE} tells of no batches")
+        raise _unusable_error(folder, f"{FILE} tells of no batches")
     return layout
 
 
-def _foreign(folder: Path, found: dict[str, str], wanted: dict[str, str]) -> StoreError:
+def _other_set_error(folder: Path, found: dict[str, str], wanted: dict[str, str]) -> StoreError:
     names = sorted({*found, *wanted})
     differ = [f"{n} was {found.get(n)}, is now {wanted.get(n)}" for n in names if found.get(n) != wanted.get(n)]
     return StoreError(
@@ -245,5 +245,5 @@ def _foreign(folder: Path, found: dict[str, str], wanted: dict[str, str]) -> Sto
     )
 
 
-def _unreadable(folder: Path, what: str) -> StoreError:
+def _unusable_error(folder: Path, what: str) -> StoreError:
     return StoreError(what, where=folder, remedy=_ELSEWHERE)

@@ -1,4 +1,4 @@
-"""How a teacher is computed fastest on this machine, found out by a short timing, once for a run.
+"""Find by a short timing, once for a run, how a teacher is computed fastest on this machine.
 
 Four things are tried: one thread, as several that wait for each other at every small operator are often no faster;
 convolutions' weights with the channels last in memory; bfloat16 in the operators that gain by it (autocast), where the
@@ -48,11 +48,11 @@ _now = time.perf_counter
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """How the teacher is computed.
+    """Describe how the teacher is computed.
 
     Attributes:
-        channels_last: convolutions' weights, the teacher's and the student's, have the channels last in memory.
-        dtype: what gradients at the samples, student steps and their live answers are computed in.
+        channels_last: whether convolutions' weights, the teacher's and the student's, have the channels last in memory.
+        dtype: dtype of gradients at the samples, of student steps and of their live answers.
         workers: threads that compute side by side.
         threads: of torch; None where it was not timed.
     """
@@ -70,22 +70,22 @@ _FOUND: dict[_Case, ExecutionMode] = {}  # what was timed in this process: noise
 
 
 def fastest_mode(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> ExecutionMode:
-    """The fastest way for so many gradients, ``chunk`` samples at once; the plain one where that is as good.
+    """Choose the fastest mode for ``passes`` gradients, ``chunk`` samples at once; the plain one where that is as good.
+
+    Leaves the teacher's weights arranged as `apply` of the answer arranges them.
 
     Args:
-        workers: how many there may be, where the work can be split among them.
-
-    Leaves the teacher as `apply` of the answer does.
+        workers: most threads side by side, where the work can be split among them.
     """
     key = (teacher.facts.digest, chunk, threads_given(), workers, teacher.device.type)
     if key not in _FOUND:
         until = _now() + _MOST_S
         x = torch.randn(chunk, *teacher.signature.shape, generator=Key(0).at("pace").generator()).to(teacher.device)
         apply(PLAIN, teacher.graph)
-        seconds = _timed(teacher, x[:1], PLAIN, 2, _MOMENT_S)[1]
+        seconds = _time(teacher, x[:1], PLAIN, 2, _MOMENT_S)[1]
         x = x[: max(1, int(_MOMENT_S / max(seconds, 1e-9)))]
         if len(x) > 1:
-            seconds = _timed(teacher, x, PLAIN, 2)[1]
+            seconds = _time(teacher, x, PLAIN, 2)[1]
         if seconds / len(x) * passes < _WORTH_S:
             return PLAIN
         _FOUND[key] = _fastest(teacher, x, workers, until)
@@ -93,8 +93,8 @@ def fastest_mode(teacher: Teacher, chunk: int, passes: int, workers: int = 1) ->
     return _FOUND[key]
 
 
-def leave_out(teacher: Teacher) -> None:
-    """Have `chosen` answer with the plain way on as many threads: what it found has failed at the work itself."""
+def fall_back_to_plain(teacher: Teacher) -> None:
+    """Replace the mode found for a teacher by the plain one on as many threads, as it has failed at the work itself."""
     for key, found in _FOUND.items():
         if key[0] == teacher.facts.digest:
             _FOUND[key] = replace(PLAIN, threads=found.threads)
@@ -102,21 +102,21 @@ def leave_out(teacher: Teacher) -> None:
 
 def _fastest(teacher: Teacher, x: Tensor, workers: int, until: float) -> ExecutionMode:
     threads = torch.get_num_threads()
-    plain, seconds = _timed(teacher, x, PLAIN, _TIMES, until=until)
+    plain, seconds = _time(teacher, x, PLAIN, _TIMES, until=until)
     used, least = threads, seconds / _GAIN
     if threads > 1 and teacher.device.type == "cpu" and _now() < until:
         torch.set_num_threads(1)
-        alone = _timed(teacher, x, PLAIN, _TIMES, seconds * _GAIN, until)[1]
+        alone = _time(teacher, x, PLAIN, _TIMES, seconds * _GAIN, until)[1]
         if alone / _GAIN <= seconds:
             used, least = 1, alone / _GAIN
         torch.set_num_threads(used)
     best = replace(PLAIN, threads=used)
-    for pace in (replace(other, threads=used) for other in others(teacher)):
+    for pace in (replace(other, threads=used) for other in alternatives(teacher)):
         if _now() + _WARM * least > until:
             break
         try:
             apply(pace, teacher.graph)
-            found, seconds = _timed(teacher, x, pace, _TIMES, least, until)
+            found, seconds = _time(teacher, x, pace, _TIMES, least, until)
             if seconds < least and _agrees(found, plain):
                 best, least = pace, seconds
         except Exception:  # noqa: BLE001 - an operator without such a kernel, memory that runs out, whatever it is
@@ -132,32 +132,32 @@ def _workers(teacher: Teacher, x: Tensor, best: ExecutionMode, workers: int, unt
     try:
         apply(best, teacher.graph)
         together = _side_by_side(teacher, x, best, workers) / workers
-        return workers if together < _timed(teacher, x, best, _TIMES, until=until)[1] / _GAIN else 1
+        return workers if together < _time(teacher, x, best, _TIMES, until=until)[1] / _GAIN else 1
     except Exception:  # noqa: BLE001 - what cannot be computed side by side is computed one after the other
         return 1
 
 
 def threads_given() -> int:
-    """How many threads torch was given, whatever `use_threads` has made of them since."""
+    """Return the number of threads that torch was given, whatever `use_threads` has made of them since."""
     now = torch.get_num_threads()
     return _given[0] if _given is not None and _given[1] == now else now
 
 
 def use_threads(count: int) -> None:
-    """Has torch use so many, of those that it was given."""
+    """Set the number of torch's threads, and remember how many it was given."""
     global _given
     _given = threads_given(), count
     torch.set_num_threads(count)
 
 
 def _side_by_side(teacher: Teacher, x: Tensor, pace: ExecutionMode, workers: int) -> float:
-    """The seconds of one gradient where so many threads compute at once."""
+    """Time one gradient, in seconds, where ``workers`` threads compute at once."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
         def all_of_them(times: int) -> float:
             started = time.perf_counter()
-            for one in [pool.submit(_timed, teacher, x, pace, times) for _ in range(workers)]:
+            for one in [pool.submit(_time, teacher, x, pace, times) for _ in range(workers)]:
                 one.result()
             return (time.perf_counter() - started) / times
 
@@ -168,19 +168,19 @@ def _side_by_side(teacher: Teacher, x: Tensor, pace: ExecutionMode, workers: int
 
 
 def apply(pace: ExecutionMode, *networks: nn.Module) -> None:
-    """Lays the weights of networks out in memory; values stay as they are."""
+    """Arrange the weights of networks in memory; their values do not change."""
     for network in networks:
         lay_out(network, pace.channels_last)
 
 
 def autocast(device: torch.device, dtype: Dtype) -> torch.autocast:
-    """Within it operators that gain by ``dtype`` compute in it."""
+    """Compute operators that gain by ``dtype`` in it within the block."""
     low = dtype == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16 if low else None, enabled=low, cache_enabled=False)
 
 
-def others(teacher: Teacher) -> Iterator[ExecutionMode]:
-    """Every way there is to compute a teacher but the plain one; those in bfloat16 where the device has it."""
+def alternatives(teacher: Teacher) -> Iterator[ExecutionMode]:
+    """Iterate over the modes to try besides the plain one; those in bfloat16 where the device has it."""
     if any(weight.dim() == 5 for weight in (*teacher.graph.parameters(), *teacher.graph.buffers())):
         return  # one of 60 networks, of three dimensions, ran into numbers that are not finite, and in float32 did not
     layouts = (False, True) if has_layouts(teacher.graph) else (False,)
@@ -193,7 +193,7 @@ def others(teacher: Teacher) -> Iterator[ExecutionMode]:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device computes in bfloat16 itself: what stands for it where it does not is many times slower."""
+    """Tell whether a device computes in bfloat16 itself, as its emulation is many times slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known = processor.features()
@@ -203,14 +203,14 @@ def _has_bfloat16(device: torch.device) -> bool:
 _Found = tuple[Tensor, Tensor]
 
 
-def _timed(
+def _time(
     teacher: Teacher, x: Tensor, pace: ExecutionMode, times: int, enough: float = math.inf, until: float = math.inf
 ) -> tuple[_Found, float]:
-    """Logits and gradient of some samples, and the seconds that they take at the best of ``times``.
+    """Compute logits and gradient of some samples, and the seconds that they take at the best of ``times``.
 
     Args:
-        enough: no more are taken once they are clearly slower than this.
-        until: nor after this moment.
+        enough: seconds; no more trials are made once they are clearly slower than this.
+        until: moment after which no further trial begins.
     """
     taken: list[float] = []
     while len(taken) < times:
@@ -224,7 +224,7 @@ def _timed(
 
 
 def _gradient(teacher: Teacher, x: Tensor, pace: ExecutionMode) -> _Found:
-    """Logits, and the gradient of the highest log-probability."""
+    """Compute logits, and the gradient of the highest log-probability."""
     leaf = x.clone().requires_grad_(True)
     with autocast(teacher.device, pace.dtype):
         logits = teacher.logits_of_standard(leaf)
@@ -236,7 +236,7 @@ def _gradient(teacher: Teacher, x: Tensor, pace: ExecutionMode) -> _Found:
 
 
 def _agrees(found: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]) -> bool:
-    """Whether classes and gradients are those of the plain way."""
+    """Tell whether classes and gradients agree with those of the plain mode."""
     (logits, gradient), (true_logits, true_gradient) = found, plain
     same = (logits.argmax(1) == true_logits.argmax(1)).float().mean()
     cosines = F.cosine_similarity(gradient.flatten(1), true_gradient.flatten(1), dim=1)

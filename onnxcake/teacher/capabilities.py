@@ -1,4 +1,4 @@
-"""What a teacher's graph holds besides its answers: statistics, last layer, values inside it."""
+"""Describe what a teacher's graph holds besides its answers: statistics, last layer, inner values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Origin = Literal["batch_norm", "recorded", "whitening"]
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Mean and variance of values inside the teacher, channel by channel, over the data it was trained on.
+class ActivationStatistics:
+    """Hold mean and variance of values inside the teacher, channel by channel, over the data it was trained on.
 
     Attributes:
         taps: the values' names [batch, channels, …].
@@ -20,7 +20,7 @@ class Statistics:
         variances: one [channels] for each tap, biased.
         origin: the running statistics of BatchNormalization; recorded by the data's owner; or what a folded
             BatchNormalization leaves of it on average, mean 0 and variance 1 of each convolution's output.
-        scale: what a sum over the taps is multiplied with: more where some of the layers' statistics are lost, less
+        scale: factor of a sum over the taps: more than 1 where some of the layers' statistics are lost, less
             where others stand in for them.
     """
 
@@ -33,12 +33,12 @@ class Statistics:
 
 @dataclass(frozen=True)
 class LastLayer:
-    """The linear layer that makes logits out of features: logits = features · weightᵀ + bias.
+    """Hold the linear layer that makes logits out of features: logits = features · weightᵀ + bias.
 
     Attributes:
         weight: [classes, features].
         bias: [classes].
-        features: the tap that goes into it, [batch, features].
+        features: the tap of the layer's input, [batch, features].
     """
 
     weight: Tensor
@@ -48,18 +48,18 @@ class LastLayer:
 
 @dataclass(frozen=True)
 class TeacherCapabilities:
-    """What a teacher's graph holds.
+    """List what a teacher's graph holds besides its answers.
 
     Attributes:
         statistics: of its BatchNormalization nodes, if any are left.
         convolutions: the taps of convolutions' outputs [batch, channels, …], in order, but for the one that
             makes the logits.
         last_layer: if the logits come from a linear layer with constant weights.
-        maps: taps of rank 4, each the last before the sides shrink, in order: what attention transfer compares.
+        maps: taps of rank 4, each the last before the sides shrink, in order, which attention transfer compares.
         names: each tap's name in the file.
     """
 
-    statistics: Statistics | None = None
+    statistics: ActivationStatistics | None = None
     convolutions: tuple[str, ...] = ()
     last_layer: LastLayer | None = None
     maps: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class TeacherCapabilities:
 
 @dataclass(frozen=True)
 class MethodInputs:
-    """What a run may look at: the method's needs, resolved against what the teacher offers.
+    """Hold what a method may use in a run: its requirements, resolved against the teacher's capabilities.
 
     Attributes:
         statistics: to be matched; None if the method needs none.
@@ -79,7 +79,7 @@ class MethodInputs:
         notes: each substitute that was taken, in words for the user.
     """
 
-    statistics: Statistics | None = None
+    statistics: ActivationStatistics | None = None
     last_layer: LastLayer | None = None
     similarity: Tensor | None = None
     maps: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""First contact with a teacher: does it run, does the converted graph agree, is there a gradient?"""
+"""Check a teacher at first contact: whether it runs, its converted graph agrees, and it has a gradient."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_session(
     lean: bool = False,
     arithmetic: Arithmetic = "exact",
 ) -> Session:
-    """The model in onnxruntime; the arguments are explained at `Runtime.load`.
+    """Load a model in onnxruntime; the arguments are explained at `Runtime.load`.
 
     Raises:
         TeacherError: if the runtime refuses; it says ``name`` and ``remedy``.
@@ -43,7 +43,7 @@ def open_session(
 
 
 def answers(session: Session, inputs: list[Array], name: str, quotients: bool = False) -> list[Array]:
-    """What onnxruntime says to each batch, as the file shapes it.
+    """Run the model on each batch and return its answers, as the file shapes them.
 
     Args:
         quotients: whether answers are probabilities divided by their sum, which may be 0 / 0 for some inputs.
@@ -87,7 +87,7 @@ _MIXED = "its answer to one input depends on the others of its batch"
 
 
 def check_alone(session: Session, x: Array, expected: Array, tolerance: float, name: str) -> None:
-    """Makes sure that each input's answer is the same without the others of its batch.
+    """Check that each input's answer is the same without the others of its batch.
 
     Raises:
         UnsupportedTeacher: if not, or if a single input's has no batch.
@@ -115,22 +115,22 @@ def check_alone(session: Session, x: Array, expected: Array, tolerance: float, n
 
 
 def points_for(multiply_adds: int) -> int:
-    """How many random inputs to look at: fewer of a large network, whose answers have more numbers in the making."""
+    """Choose the number of random inputs to check: fewer for a large network, as each costs more."""
     return max(_LEAST_POINTS, min(POINTS, round(_MULTIPLY_ADDS / max(multiply_adds, 1))))
 
 
 def batches_for(multiply_adds: int) -> tuple[int, int]:
-    """Two batch sizes to compare at, so that a batch baked into the graph shows; smaller ones for a large network."""
+    """Choose two batch sizes to compare at, so that a baked-in batch shows; smaller ones for a large network."""
     return BATCHES if points_for(multiply_adds) > _LEAST_POINTS else (1, 3)
 
 
 def rows_of(answer: Array) -> Array:
-    """A file's answers [n, …] as [n, scores]."""
+    """Reshape a file's answers [n, …] to [n, scores]."""
     return answer.reshape(len(answer), -1)
 
 
 def difference(module: nn.Module, x: Array, expected: Array, name: str) -> float:
-    """The largest difference between the converted graph and onnxruntime, relative to the largest answer.
+    """Compute the largest difference between the converted graph and onnxruntime, relative to the largest answer.
 
     Raises:
         ConversionMismatch: if the graph fails on this batch size.
@@ -148,7 +148,7 @@ def difference(module: nn.Module, x: Array, expected: Array, name: str) -> float
 
 
 def relative(got: Array, expected: Array) -> float:
-    """Give the largest difference between answers, relative to the largest; infinite if their shapes differ."""
+    """Compute the largest difference between answers, relative to the largest; infinite if their shapes differ."""
     if got.shape != expected.shape:
         return float("inf")
     finite = np.isfinite(expected)  # a logarithm of zero
@@ -157,5 +157,5 @@ def relative(got: Array, expected: Array) -> float:
 
 
 def random_inputs(shape: tuple[int, ...], key: Key, count: int = POINTS) -> Tensor:
-    """Standard normal inputs [count, …]."""
+    """Draw standard normal inputs [count, …]."""
     return torch.randn(count, *shape, generator=key.generator())

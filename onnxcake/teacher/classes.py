@@ -1,4 +1,4 @@
-"""Weigh what speaks for numbers being class scores, and what for the features of an extractor."""
+"""Weigh the evidence for numbers being class scores against that for an extractor's features."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OF_FEATURES = r"embed|feat|repr|hidden|latent|encod|descriptor|pool|vector"
 
 @dataclass(frozen=True)
 class Scores:
-    """Holds what a file shows of an output of many unbounded numbers.
+    """Hold the evidence that a file shows about an output of many unbounded numbers.
 
     Attributes:
         speaks_for, against: in words.
@@ -75,10 +75,10 @@ def weigh(graph: Converted, output: str, name: str, count: int) -> Scores:
 
 
 def check_scores(graph: Converted, output: str, name: str, count: int, file: str) -> None:
-    """Make sure that unbounded numbers are likelier class scores than features.
+    """Check that unbounded numbers are likelier class scores than features.
 
     Raises:
-        UnsupportedTeacher: if not; says what speaks for and against.
+        UnsupportedTeacher: if not; the message lists the evidence for and against.
     """
     seen = weigh(graph, output, name, count)
     if seen.weight >= 0:
@@ -94,7 +94,7 @@ def check_scores(graph: Converted, output: str, name: str, count: int, file: str
 
 
 def check_places(graph: Converted, output: str, name: str, count: int, file: str) -> None:
-    """Make sure that scores do not stand for the places of a signal: [n, 7500, 1] of inputs [n, 1, 7500].
+    """Check that scores do not stand for the places of a signal: [n, 7500, 1] of inputs [n, 1, 7500].
 
     Raises:
         UnsupportedTeacher: if they may.

@@ -1,4 +1,4 @@
-"""A file and its graph as plain data, for `onnxcake inspect`."""
+"""Describe a file and its graph as plain data, for `onnxcake inspect`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 1000  # characters of a text
 
 
 def describe_file(proto: Any) -> dict[str, Any]:
-    """What the file (a ModelProto) says of itself."""
+    """Describe what the file (a ModelProto) declares about itself."""
     return {
         "ir_version": proto.ir_version,
         "opsets": {told(o.domain) or "ai.onnx": o.version for o in proto.opset_import[:_LISTED]},
@@ -26,7 +26,7 @@ def describe_file(proto: Any) -> dict[str, Any]:
 
 
 def describe_graph(graph: Converted) -> dict[str, Any]:
-    """Input, outputs, operators and who converts them, obstacles, batch normalisation."""
+    """Describe input, outputs, operators with their converters, obstacles, and batch normalisation."""
     safe = graph.safe
     outputs = list(safe.outputs.items())[:_LISTED]
     return {
@@ -51,7 +51,7 @@ def describe_graph(graph: Converted) -> dict[str, Any]:
 
 
 def _operators(graph: Converted) -> list[dict[str, Any]]:
-    """The graph's own nodes by operator; those that a function or a loop was written out to are not listed."""
+    """Count the graph's own nodes by operator; nodes of inlined functions and unrolled loops are not listed."""
     by = {record.node: record.by for record in reversed(graph.records)}
     blocked = {one.node for one in graph.blocked}
     counts: Counter[tuple[str, str, int, str]] = Counter()
@@ -83,5 +83,5 @@ def _value_of(graph: Converted, name: str) -> dict[str, Any]:
 
 
 def told(text: str) -> str:
-    """A text out of the file, cut if nobody would read it."""
+    """Shorten a text out of the file to a readable length."""
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

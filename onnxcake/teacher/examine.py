@@ -1,4 +1,4 @@
-"""Everything that can be known of a teacher's file before it is used; run in the sandbox."""
+"""Examine a teacher's file before it is used; to be run in the sandbox."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _INSTEAD = "Until then, choose a value before that node with --output NAME, or o
 
 @dataclass
 class Examination:
-    """What was found, as far as it went.
+    """Hold the results of an examination, as far as it went.
 
     Attributes:
         found: plain data for `onnxcake inspect`, by section.
@@ -72,10 +72,11 @@ class Examination:
 
 
 class Examiner:
-    """Looks at one file in two stages, so that each can have limits of its own.
+    """Examine one file in two stages, so that each can have limits of its own.
 
     Args:
-        stage: is told what is done next.
+        runtime: where the model is run.
+        stage: callback that is given the name of each stage at its beginning.
     """
 
     def __init__(self, runtime: Runtime, stage: Callable[[str], None] = lambda stage: None) -> None:
@@ -90,7 +91,7 @@ class Examiner:
         self._held: tuple[str, Session] | None = None
 
     def read(self, path: Path, options: Options, limits: Limits) -> dict[str, int]:
-        """The first stage: reads and builds; returns what one input costs, see `costs`."""
+        """Read and build the file in the first stage; return what one input costs, see `costs`."""
         self.path, self.options, self.limits = path, options, limits
         self.exam.found["file"] = {"name": path.name}
         options.check()
@@ -135,7 +136,7 @@ class Examiner:
         return self.opened
 
     def run(self) -> None:
-        """The second stage: runs it in onnxruntime and in torch, forward and backward."""
+        """Run the model in onnxruntime and in torch, forward and backward, in the second stage."""
         self.stage("running it in onnxruntime")
         if self.unclear is not None:
             safe, known = self.unclear.safe, self.unclear.converted.values
@@ -189,7 +190,7 @@ class Examiner:
         return None
 
     def _confirm_batch(self) -> None:
-        """Make sure that the batch that the graph was built for is baked in, where the file declares a free one."""
+        """Check that the batch that the graph was built for is baked in, where the file declares a free one."""
         assert self.opened is not None
         way, output = self.built, self.opened.output
         if way.declared is None or way.safe.batch is None:
@@ -286,7 +287,7 @@ class Examiner:
         return session
 
     def _host(self, inputs: list[Array], expected: list[Array]) -> dict[str, Any]:
-        """Compare what onnxruntime's own kernels answer on this processor with the exact arithmetic."""
+        """Compare the answers of onnxruntime's own kernels on this processor with the exact arithmetic."""
         assert self.opened is not None
         part, safe = self.opened.safe.cut(self.opened.output), self.opened.safe
         session = checks.open_session(
@@ -308,7 +309,7 @@ class Examiner:
         self._held = None
 
     def _parity(self, signature: Signature, inputs: list[Array], expected: list[Array]) -> float:
-        """The largest relative difference from onnxruntime; a fixed batch is kept where it cannot be freed."""
+        """Compute the largest relative difference from onnxruntime; keep a fixed batch where it cannot be freed."""
         assert self.opened is not None
         differences = self._differences(signature, inputs, expected)
         if max(differences) > checks.TOLERANCE and self.opened.safe.batch is not None and not self.fixed:
@@ -328,7 +329,7 @@ class Examiner:
         return max(differences)
 
     def _tolerance(self) -> float:
-        """Rounding to a grid turns the last bit of a sum into a step of the grid."""
+        """Return the largest relative difference that passes: more where one bit of a sum can be a step of a grid."""
         assert self.opened is not None
         safe = self.opened.safe
         if is_quantised(safe.model):
@@ -344,7 +345,7 @@ class Examiner:
         ]
 
     def _first_difference(self, x: Array) -> str:
-        """Names the first node whose output is not onnxruntime's, found by halving."""
+        """Find the first node whose output differs from onnxruntime's, by bisection, and name it."""
         assert self.opened is not None
         safe, converted = self.opened.safe, self.opened.converted
         made = [node.output[0] for node in safe.cut(self.opened.output).graph.node if node.output]
@@ -394,7 +395,7 @@ class Examiner:
         return health
 
     def _twin_slopes(self, end: str, scores: nn.Module) -> Callable[[Array], Array] | None:
-        """Slopes of the dequantised float twin; None if that cannot be made."""
+        """Build the function that evaluates the dequantised float twin; None if there is none."""
         assert self.opened is not None
         safe = self.opened.safe
         model = safe.cut(end)

@@ -1,4 +1,4 @@
-"""What is known of a teacher once it was looked at."""
+"""Hold what an examination has found out about a teacher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .signature import Signature
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a teacher once it was looked at; plain data, kept beside a run.
+    """Hold what an examination has found out about a teacher; plain data, kept beside a run.
 
     Attributes:
         name: the file's name.
@@ -43,12 +43,12 @@ class Facts:
     class_names: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for `from_dict`."""
+        """Convert to plain data, for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Facts:
-        """The facts that `as_dict` told.
+        """Restore the facts from `as_dict`'s plain data.
 
         Raises:
             TypeError, KeyError: if they are not complete.

@@ -1,4 +1,4 @@
-"""What a teacher's graph holds besides its answers; only what lies on the way to its logits counts."""
+"""Find what a teacher's graph holds besides its answers; only values that its logits depend on count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..graph.convert import Converted
 from ..graph.values import Depends
 from ..onnxfile.rename import INPUT
 from ..onnxfile.walk import reaching, read_by
-from .capabilities import Statistics, TeacherCapabilities
+from .capabilities import ActivationStatistics, TeacherCapabilities
 from .last_layer import Head, attribute, head_of
 from .open_graph import OpenGraph
 from .signature import OutputKind
@@ -26,10 +26,10 @@ _PROXY = 0.1  # what whitening counts beside statistics of the training data
 
 
 def offers(opened: OpenGraph, kind: OutputKind) -> TeacherCapabilities:
-    """Statistics, convolutions, last layer and maps, as taps that `taps.Tapped` gives.
+    """Find statistics, convolutions, last layer and maps, as taps that `taps.Tapped` returns.
 
-    What makes the logits themselves is the last layer, not one of the convolutions. What stands in a sub-graph, or
-    has no entry for each input along its first axis, is not offered.
+    The layer that makes the logits is the last layer, and not among the convolutions. Values in a sub-graph, or
+    without an entry for each input along their first axis, are not listed.
     """
     graph, end = opened.converted, opened.end(kind)
     nodes = [node for node in reaching(graph.safe.model.graph.node, end) if _moves_data(graph, node)]
@@ -47,12 +47,12 @@ def offers(opened: OpenGraph, kind: OutputKind) -> TeacherCapabilities:
     )
 
 
-def whitening(opened: OpenGraph, kind: OutputKind) -> Statistics | None:
-    """Mean 0 and variance 1 of each convolution's output, for a teacher whose BatchNormalization was folded away.
+def whitening(opened: OpenGraph, kind: OutputKind) -> ActivationStatistics | None:
+    """Return mean 0 and variance 1 of convolutions' outputs, for a teacher with folded BatchNormalization.
 
-    That is about what a folded one leaves, with its own scale near 1 and its shift near 0. What had none is left out:
-    convolutions of single places (gates), those that cut an image into patches, and the one that makes the logits.
-
+    That is about what a folded one leaves, with its own scale near 1 and its shift near 0. Convolutions that had none
+    are
+    left out: those of single places (gates), those that cut an image into patches, and the one that makes the logits.
     It counts a tenth of real statistics, as proxies do: a file does not show whether there ever was a
     BatchNormalization, and where there was none the whole weight does harm (benchmarks/RESULTS.md).
     """
@@ -67,7 +67,7 @@ def whitening(opened: OpenGraph, kind: OutputKind) -> Statistics | None:
             taps.append(tap)
     channels = [_sizes(graph, tap)[0] for tap in taps]
     means, variances = tuple(map(torch.zeros, channels)), tuple(map(torch.ones, channels))
-    return Statistics(tuple(taps), means, variances, "whitening", _PROXY) if taps else None
+    return ActivationStatistics(tuple(taps), means, variances, "whitening", _PROXY) if taps else None
 
 
 def _features(head: Head | None) -> tuple[str, ...]:
@@ -85,12 +85,12 @@ def _is_data(graph: Converted, name: str) -> bool:
 
 
 def _moves_data(graph: Converted, node: Any) -> bool:
-    """Whether a node gives more than shapes and constants."""
+    """Tell whether a node's output depends on data, and is more than shapes and constants."""
     return any(_is_data(graph, name) for name in node.output)
 
 
 def _sizes(graph: Converted, name: str) -> tuple[int, ...]:
-    """A value's shape without the first axis; () if it is no tensor."""
+    """Return a value's shape without the first axis; () if it is no tensor."""
     seen = graph.values[name].seen[0]
     return tuple(seen.shape[1:]) if isinstance(seen, Tensor) else ()
 
@@ -104,7 +104,7 @@ def _convolutions(graph: Converted, nodes: Sequence[Any], but: str | None) -> tu
 
 
 def _last_convolution(graph: Converted, nodes: Sequence[Any], end: str) -> str | None:
-    """The convolution whose output goes into the scores by way of activations and pooling alone, if one does."""
+    """Find the convolution whose output reaches the scores through activations and pooling alone; None if none does."""
     makers = {name: node for node in nodes for name in node.output}
     at = end
     while (node := makers.get(at)) is not None and not node.domain:
@@ -121,12 +121,12 @@ def _is_matrix(constant: Tensor | None) -> bool:
     return constant is not None and sum(size > 1 for size in constant.shape) > 1
 
 
-def _statistics(graph: Converted, nodes: Sequence[Any], convolutions: Sequence[str]) -> Statistics | None:
-    """The running statistics of the inputs of all BatchNormalization nodes.
+def _statistics(graph: Converted, nodes: Sequence[Any], convolutions: Sequence[str]) -> ActivationStatistics | None:
+    """Read the running statistics of the inputs of all BatchNormalization nodes.
 
     Where an exporter has folded others into convolutions, the sum over those that are left is scaled up to the number
-    of layers: convolutions of more than one place, and linear layers with a BatchNormalization (a gate, or whatever
-    else works on single places, had none).
+    of layers: convolutions of more than one place, and linear layers with a BatchNormalization (a gate, or any other
+    layer on single places, had none).
     """
     makers = {name: node for node in nodes for name in node.output}
     taps, means, variances, linear = [], [], [], 0
@@ -144,11 +144,11 @@ def _statistics(graph: Converted, nodes: Sequence[Any], convolutions: Sequence[s
         return None
     layers = linear + sum(math.prod(_sizes(graph, name)[1:]) > 1 for name in convolutions)
     scale = max(1.0, layers / len(taps))
-    return Statistics(tuple(taps), tuple(means), tuple(variances), "batch_norm", scale)
+    return ActivationStatistics(tuple(taps), tuple(means), tuple(variances), "batch_norm", scale)
 
 
 def _is_linear(makers: dict[str, Any], name: str) -> bool:
-    """Whether a value is a matrix product, with its bias or without."""
+    """Tell whether a value is a matrix product, with its bias or without."""
     node = makers.get(name)
     if node is not None and node.op_type == "Add":
         return any(makers[one].op_type == "MatMul" for one in node.input if one in makers)
@@ -159,8 +159,11 @@ def _is_linear(makers: dict[str, Any], name: str) -> bool:
 
 
 def _maps(graph: Converted, nodes: Sequence[Any], end: str) -> tuple[str, ...]:
-    """Of all values [batch, channels, height, width] that every path to the logits goes through, and that come from
-    a convolution: the last before a side is halved, or before there are no sides any longer."""
+    """Find the values at the ends of stages: the last before a side is halved, or before there are no sides any longer.
+
+    They are among the values [batch, channels, height, width] that come from a convolution and that every path to the
+    logits goes through.
+    """
     first = _channels_first(graph, nodes)
     necks = [name for name in _necks(graph, nodes, end) if name in first and len(_sizes(graph, name)) == 3]
     sides = [_sizes(graph, name)[1:] for name in necks]
@@ -173,8 +176,10 @@ def _maps(graph: Converted, nodes: Sequence[Any], end: str) -> tuple[str, ...]:
 
 
 def _necks(graph: Converted, nodes: Sequence[Any], end: str) -> list[str]:
-    """The values that every path from the input to ``end`` goes through, in order: while such a one is there,
-    nothing else is that is still to be read."""
+    """List the values that every path from the input to ``end`` goes through, in order.
+
+    While such a value is live, no other value is still to be read.
+    """
     last = {name: place for place, node in enumerate(nodes) for name in read_by(node) if _is_data(graph, name)}
     last[end] = len(nodes)
     there, necks = {INPUT}, list[str]()
@@ -187,7 +192,7 @@ def _necks(graph: Converted, nodes: Sequence[Any], end: str) -> list[str]:
 
 
 def _channels_first(graph: Converted, nodes: Sequence[Any]) -> set[str]:
-    """The values that come from a convolution and are maps still, the places along their last axes."""
+    """Find the values that come from a convolution and still are maps, their places along the last axes."""
     first: dict[str, bool] = {}  # False: the channels are last
     for node in nodes:
         made, source = node.output[0], next((name for name in node.input if name in first), None)

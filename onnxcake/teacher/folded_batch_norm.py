@@ -1,6 +1,6 @@
-"""Whether a teacher looks as if its exporter had folded BatchNormalization into the convolutions.
+"""Judge whether a teacher's exporter has folded BatchNormalization into the convolutions.
 
-The file does not say. What speaks for it: many convolutions, as deep networks are hardly trained without any
+The file does not say. Evidence for it: many convolutions, as deep networks are hardly trained without any
 normalisation; none of another kind; a bias in every one, as folding leaves it; and outputs that are near deviation 1
 all the way, as BatchNormalization leaves them, where those of a network without one grow or shrink from layer to layer.
 """
@@ -25,7 +25,7 @@ _OTHERS |= {"MeanVarianceNormalization"}
 
 @torch.no_grad()
 def seems_folded(teacher: Teacher, key: Key) -> bool:
-    """Whether whitening may stand for the statistics of a teacher that has none, judged by random fields."""
+    """Tell whether whitening may replace the statistics of a teacher that has none, judged on random fields."""
     found = teacher.whitening
     if found is None or len(found.taps) < _DEEP:
         return False
@@ -44,5 +44,5 @@ def seems_folded(teacher: Teacher, key: Key) -> bool:
 
 
 def _median_deviation(value: Tensor) -> float:
-    """Of the channels of [batch, channels, …]."""
+    """Compute the median over channels of the standard deviation of [batch, channels, …]."""
     return float(value.transpose(0, 1).flatten(1).std(1).median())

@@ -32,14 +32,14 @@ _LARGE = 2e8  # bytes of a file that is not read again and again
 
 @dataclass(frozen=True)
 class Built:
-    """A graph that was built, and how.
+    """Hold a graph that was built, and the batch that it was built with.
 
     Attributes:
         safe: the graph, declared with the batch that it is run in.
         fixed: whether it keeps that batch and is run in pieces, instead of following the input.
         output: the safe name of the value that holds the class scores; None if there is none.
         refusal: why there is none.
-        declared: what became of the graph as the file declares it, where it had to be given another batch.
+        declared: the build of the graph as the file declares it, where it had to be given another batch.
     """
 
     safe: SafeGraph
@@ -51,7 +51,7 @@ class Built:
 
     @property
     def blocked(self) -> list[Blocked]:
-        """The nodes in the way of what was asked for."""
+        """List the blocked nodes that the requested outputs depend on."""
         asked = [self.safe.chosen] if self.safe.chosen is not None else list(self.safe.outputs)
         missing = [name for name in asked if name not in self.converted.values]
         return list(dict.fromkeys(one for name in missing for one in self.converted.blockers(name)))
@@ -86,7 +86,7 @@ def _built(safe: SafeGraph, fixed: bool, limits: Limits, file: str) -> Built:
 
 
 def _may_be_baked(way: Built) -> bool:
-    """Tell whether another batch may help: sizes do not fit one another, or an output has other rows than the input."""
+    """Tell whether another batch may help: sizes do not fit, or an output has other rows than the input."""
     blocked = way.blocked
     if blocked:
         return not any(one.missing or one.limit for one in blocked)
@@ -98,7 +98,7 @@ def _may_be_baked(way: Built) -> bool:
 def with_example(
     error: OpenSizes, path: Path, choice: Choice, limits: Limits, runs: Callable[[SafeGraph], bool]
 ) -> OnnxcakeError:
-    """Say of open sizes an example that the graph can be built with; or what is in its way, whatever the sizes."""
+    """Word the error about open sizes with an example that can be built; or what fails whatever the sizes."""
     large = path.stat().st_size > _LARGE
     for shape in error.examples[: 1 if large else None]:
         try:
@@ -122,15 +122,15 @@ _BROKEN = (
 
 
 def check_baked(way: Built, session: Session, x: Array, asked: int | None, file: str) -> str:
-    """Make sure that a batch is baked into a file that declares a free one; say in words which, and where.
+    """Check that a batch is baked into a file that declares a free one; describe in words which, and where.
 
     Args:
         session: the model as the file declares it, with a free batch.
         x: random inputs, one more than the batch.
-        asked: the batch that the user says, which needs no proof.
+        asked: the batch that the user gave, which needs no proof.
 
     Raises:
-        UnsupportedTeacher: the first way's refusal, if the file's answers to larger batches mix the inputs.
+        UnsupportedTeacher: the first build's refusal, if the file's answers to larger batches mix the inputs.
     """
     batch, declared = way.safe.batch, way.declared
     assert batch is not None and declared is not None and declared.refusal is not None
@@ -160,11 +160,11 @@ def check_baked(way: Built, session: Session, x: Array, asked: int | None, file:
 
 
 def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str, given: str = "") -> OnnxcakeError:
-    """Say why a graph runs nowhere: it lacks an operator, or its nodes do not fit; the refusal itself if it does run.
+    """Word why a graph runs nowhere: a missing operator, or nodes that do not fit; if it runs, return the refusal.
 
     Args:
         session: opens the model as the file declares it.
-        given: the options that said sizes, which may be what does not fit.
+        given: the options that gave sizes, which may be what does not fit.
     """
     assert way.refusal is not None
     batches = _FEW if way.safe.batch is None else (way.safe.batch,)
@@ -194,7 +194,7 @@ def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str,
 
 
 def _where(way: Built) -> str:
-    """Say which node has a batch baked in, if one is known."""
+    """Describe which node has a batch baked in, if one is known."""
     if not way.blocked:
         return ""
     node = way.blocked[0]

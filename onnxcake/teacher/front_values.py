@@ -1,4 +1,4 @@
-"""Measure what values the part of a file before the chosen value makes: of random ids, texts and truth values."""
+"""Measure the values that a file's part before the chosen value computes from random ids, texts and truth values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runs(safe: SafeGraph, runtime: Runtime) -> bool:
 
 
 def measured(safe: SafeGraph, head: Head, runtime: Runtime, name: str) -> Head:
-    """Put mean, deviation and range of the chosen value's numbers into a head, where what makes them is known.
+    """Set a head's mean, deviation and range to those of the chosen value's numbers, where they can be measured.
 
     Numbers that come from inputs of floats alone are left as they are assumed without: whatever was made of those is
     taken to have mean 0 and deviation 1.
@@ -76,7 +76,7 @@ def measured(safe: SafeGraph, head: Head, runtime: Runtime, name: str) -> Head:
 
 
 def _values(front: Front, runtime: Runtime, count: int) -> Array | None:
-    """The chosen value for random inputs, those of floats held at zero; None where their sizes are not known."""
+    """Compute the chosen value for random inputs, floats held at zero; None where their sizes are not known."""
     rows = front.rows(count, Key(0).at("before"), still=True)
     if rows is None:
         return None

@@ -1,4 +1,4 @@
-"""The input gradient of a teacher: is it finite, alive and right, and if not, where does it end?"""
+"""Check that a teacher's input gradient is finite, non-zero and right, and find where it ends if not."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _BEFORE = "Choose a tensor before it with --output NAME, or a float tensor behin
 
 @dataclass(frozen=True)
 class GradientHealth:
-    """What is known of the input gradient.
+    """Hold the results of the checks of an input gradient.
 
     Attributes:
         points: random inputs that it was taken at.
         nonzero: share of them with a gradient that is not all zero.
         slope_error: the relative difference between it and differences taken through onnxruntime, over random
             directions, one for each point; None if it could not be measured.
-        through: which model the differences were taken through: the teacher, or its float twin.
+        through: the model that the differences were taken through: the teacher, or its float twin.
     """
 
     points: int
@@ -46,7 +46,7 @@ class GradientHealth:
     through: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Convert to plain data."""
         return asdict(self)
 
 
@@ -60,16 +60,17 @@ def check_gradient(
     deviation: Tensor | None = None,
     squash: Callable[[Tensor], Tensor] | None = None,
 ) -> GradientHealth:
-    """Makes sure that a finite, non-zero and right gradient reaches the input.
+    """Check that a finite, non-zero and right gradient reaches the input.
 
     Args:
         logits: input → logits [n, classes].
         draw: random inputs [n, …].
         slopes: a float model in onnxruntime, input → the same scores [n, …]; None if there is none.
+        name: the file's, for messages.
         where_it_dies: names the operator that the gradient ends at.
         compete: whether the largest logit wins, so that only their differences count.
         deviation: of each number of an input, [1, …], where they differ.
-        squash: logits → probabilities, where the model gives these alone. Logits of saturated ones are logarithms of
+        squash: logits → probabilities, where the model outputs these alone. Logits of saturated ones are logarithms of
             roundings, and differences of them tell nothing; those of the probabilities do.
 
     Raises:
@@ -133,7 +134,7 @@ def _squashed_error(
     squash: Callable[[Tensor], Tensor],
     deviation: Tensor | None,
 ) -> float:
-    """Compare the slopes of probabilities."""
+    """Compare the gradient of probabilities with differences."""
     assert slopes is not None
     x = draw.clone().requires_grad_(True)
     out = squash(logits(x))
@@ -148,7 +149,7 @@ def _squashed_error(
 
 
 def score_weights(out: Tensor) -> Tensor:
-    """Fixed weights for the scores, so that one number is differentiated; they sum to about nothing."""
+    """Return fixed weights for the scores, which sum to about zero, so that one number is differentiated."""
     return (
         torch.linspace(-1, 1, out.shape[1], dtype=out.dtype, device=out.device).cos()
         * torch.tensor([1.0, -1.0], dtype=out.dtype, device=out.device).repeat(out.shape[1] // 2 + 1)[: out.shape[1]]
@@ -156,7 +157,7 @@ def score_weights(out: Tensor) -> Tensor:
 
 
 def _fine_enough(out: Tensor) -> Tensor:
-    """Which scores change by more than their rounding: one that is masked by −10⁹ hides what differences would show."""
+    """Mask the scores that are too large for differences to show: one that is masked by −10⁹ has a coarse rounding."""
     size = out.detach().abs().amax(0)
     return (size * torch.finfo(out.dtype).eps <= _COARSE * size.median()).to(out.dtype)
 
@@ -168,11 +169,11 @@ def slope_error(
     weights: Tensor,
     deviation: Tensor | None = None,
 ) -> float:
-    """‖a − d‖/‖d‖ over points: a from the gradient, d from central differences along a random direction each.
+    """Compute ‖a − d‖/‖d‖ over points: a from the gradient, d from central differences along a random direction each.
 
     The best of a few step sizes: a small one drowns in rounding, a large one steps over kinks. It is infinite where
     neither is above the rounding of the scores at any step size, so that nothing was compared. Where numbers of the
-    input have deviations of their own, all are stepped by as much of these.
+    input have deviations of their own, the steps are proportional to these.
     """
     direction = torch.randn(draw.shape, generator=Key(0).at("direction").generator())
     shape = (-1, *[1] * (draw.dim() - 1))
@@ -197,7 +198,7 @@ def slope_error(
 
 
 def dying_steps(graph: nn.Module, x: Tensor) -> list[tuple[str, str]]:
-    """The steps (node, operator) at which the gradient ends: it reaches their output, and none of their inputs."""
+    """Find the steps (node, operator) at which the gradient ends: it reaches their output, and none of their inputs."""
     if not isinstance(graph, Graph):
         return []
     made: list[tuple[Step, list[Tensor], list[Tensor]]] = []

@@ -1,4 +1,4 @@
-"""What values a teacher takes: said by the user, else read from the graph, else assumed; always stated."""
+"""Determine the values that a teacher takes: given by the user, else read from the graph, else assumed and stated."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 def values_of(safe: SafeGraph, output: str, head: Head, options: Options) -> Signature:
-    """The signature's input side; the output's kind is still to be found.
+    """Build the signature's input side; the output's kind is set later.
 
     Args:
         output: the output's name in the file.
         head: what the graph shows.
+        options: what the user gave.
 
     Raises:
-        UsageError: if what the user says does not fit the input's shape.
+        UsageError: if the user's options do not fit the input's shape.
     """
     channels = safe.input_shape[-1] if head.channels_last else safe.input_shape[0]
     options = options.fitted(channels, safe.input_shape)
@@ -66,7 +67,7 @@ Numbers = tuple[float, ...]
 
 
 def advice(signature: Signature) -> str:
-    """Say which values were assumed, and how to say others, for this input."""
+    """Word which values were assumed, and which options give others, for this input."""
     shape = signature.input_shape
     location, deviation = _shown(signature.location, shape), _shown(signature.deviation, shape)
     assumed = "values as --mean and --std say" if signature.mean else f"mean {location}, deviation {deviation}"
@@ -85,7 +86,7 @@ def advice(signature: Signature) -> str:
 def _spread(
     bounds: tuple[Bound, Bound] | None, head: Head, options: Options, shape: tuple[int, ...]
 ) -> tuple[Numbers, Numbers, tuple[str, ...]]:
-    """Find mean and deviation of what the file takes, and what to tell the user about them."""
+    """Determine mean and deviation of the values that the file takes, and what to tell the user about them."""
     if options.mean is not None:
         return _normalised_outside(options, shape)
     told = ""
@@ -119,7 +120,7 @@ def _spread(
 
 
 def _normalised_outside(options: Options, shape: tuple[int, ...]) -> tuple[Numbers, Numbers, tuple[str, ...]]:
-    """Find mean and deviation of what is normalised before the file: 0 and 1, unless the range says otherwise.
+    """Determine mean and deviation after a normalisation before the file: 0 and 1, unless the range differs.
 
     Some normalisations subtract a mean and leave the scale of bytes, or scale by a number of their own.
     """
@@ -140,7 +141,7 @@ def _normalised_outside(options: Options, shape: tuple[int, ...]) -> tuple[Numbe
 
 
 def _within(low: Any, high: Any) -> tuple[Numbers, Numbers]:
-    """Give mean and deviation of values that are spread over a range, one or one for each channel or feature."""
+    """Return mean and deviation of values that are spread over a range, one or one for each channel or feature."""
     low, high = np.broadcast_arrays(low, high)
     width = np.where(high > low, (high - low) * DEVIATION_OF_RANGE, 1.0)  # 1: a feature that never changes
     return _tuple(_floats((low + high) / 2)), _tuple(_floats(width))

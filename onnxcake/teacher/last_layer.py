@@ -1,4 +1,4 @@
-"""The linear layer that makes a teacher's logits, found from the end of its graph."""
+"""Find the linear layer that makes a teacher's logits, from the end of its graph."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _PLAIN = ("logits", "binary_logit", "multilabel_logits")
 
 @dataclass(frozen=True)
 class Head:
-    """The last linear layer, and the value that it makes, before what only rescales or reshapes that."""
+    """Hold the last linear layer, and its output, before operators that only rescale or reshape it."""
 
     layer: LastLayer
     value: str
 
 
 def head_of(opened: OpenGraph, kind: OutputKind) -> Head | None:
-    """The layer with logits = features · weightᵀ + bias, as `scores.Logits` has them; None if there is none.
+    """Find the layer with logits = features · weightᵀ + bias, as `scores.Logits` returns them; None if there is none.
 
     It may be a Gemm, a MatMul with constant weights, a convolution of a single place, or one of kernel 1 whose
     places are averaged; after it may come what is linear for each class by itself, and reshapes.
@@ -46,7 +46,7 @@ def head_of(opened: OpenGraph, kind: OutputKind) -> Head | None:
 
 
 class _Backwards:
-    """Goes back from the scores as long as they are scale · value + shift, class by class.
+    """Walk back from the scores as long as they are scale · value + shift, class by class.
 
     Once a mean over the places was passed, the value is [batch, classes, places …].
     """
@@ -68,7 +68,7 @@ class _Backwards:
         return None
 
     def _fits(self) -> bool:
-        """Whether the value that was come to holds a number for each class, or many that are averaged."""
+        """Tell whether the present value holds a number for each class, or many that are averaged."""
         if not by_input(self.graph, self.at):
             return False
         sizes = self._shape(self.at)
@@ -82,7 +82,7 @@ class _Backwards:
     # What is passed
 
     def _step(self, node: Any) -> bool:
-        """Goes over to what ``node`` is made from; False if the scores are no such function of that."""
+        """Move on to the input of ``node``; return False if the scores are no such function of it."""
         if node.op_type in _SAME or (node.op_type in _RESHAPED and not self.pooled):
             self.at = node.input[0]
             return True
@@ -105,7 +105,7 @@ class _Backwards:
         return rank > 2 and axes is not None and sorted(axis % rank for axis in axes) == list(range(2, rank))
 
     def _rescaled(self, node: Any) -> bool:
-        """Passes a sum or product with a constant."""
+        """Pass a sum or product with a constant."""
         for place in (0, 1):
             constant, other = self.graph.constant(node.input[1 - place]), node.input[place]
             if constant is None or (node.op_type == "Div" and place == 1):
@@ -124,7 +124,7 @@ class _Backwards:
         return False
 
     def _by_class(self, constant: Tensor, beside: str) -> Tensor | None:
-        """A constant as one number for each class, where it stands beside a value; None if it is something else."""
+        """Return a constant that is combined with a value as one number for each class; None if it is none."""
         if not by_input(self.graph, beside):
             return None
         sizes = self._shape(beside)
@@ -138,7 +138,7 @@ class _Backwards:
     # What is looked for
 
     def _linear(self, node: Any) -> LastLayer | None:
-        """``node`` as the layer, with what was passed taken into it."""
+        """Return ``node`` as the layer, the passed scale and shift taken into it; None if it is no linear layer."""
         readers = {"Gemm": self._gemm, "MatMul": self._matmul, "Conv": self._conv}
         if node.op_type not in readers or (self.pooled and node.op_type != "Conv"):
             return None
@@ -184,7 +184,7 @@ class _Backwards:
         return None
 
     def _bias(self, node: Any) -> Tensor | None:
-        """The third input as one number for each class, zeros if it is absent; None if it is no such constant."""
+        """Return the third input as one number for each class, zeros if absent; None if it is no such constant."""
         if len(node.input) < 3 or not node.input[2]:
             return torch.zeros_like(self.shift)
         constant = self.graph.constant(node.input[2])
@@ -194,6 +194,6 @@ class _Backwards:
 
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:
-    """A node's attribute, such as a number or a list of them."""
+    """Return a node's attribute, such as a number or a list of them."""
     found = (from_attribute(one, lambda _: torch.float32) for one in node.attribute if one.name == name)
     return next(found, default)

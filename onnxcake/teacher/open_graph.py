@@ -1,4 +1,4 @@
-"""A teacher's file, read and built, with what was decided about its output."""
+"""Read and build a teacher's file, and choose its output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ from .signature import OutputKind
 
 @dataclass
 class OpenGraph:
-    """A teacher's graph, with what was decided about it."""
+    """Hold a teacher's graph and its output.
+
+    Attributes:
+        safe: the model under safe names.
+        converted: its values, as converted to torch.
+        output: the safe name of the value that holds the class scores.
+        tail: what the last operators show about that output.
+        digest: sha256 of the file, and of its external files.
+        size_bytes: of all of them.
+        name: the file's, for messages.
+    """
 
     safe: SafeGraph
     converted: Converted
@@ -37,7 +47,7 @@ class OpenGraph:
     name: str
 
     def logits(self, kind: OutputKind) -> nn.Module:
-        """Input units → logits [n, classes]."""
+        """Build the module from input units to logits [n, classes]."""
         end = self.end(kind)
         return nn.Sequential(self.converted.module(end), Logits(kind, end != self.output)).eval()
 
@@ -47,7 +57,7 @@ class OpenGraph:
         return parameters_of(self.safe.cut(self.output))
 
     def end(self, kind: OutputKind) -> str:
-        """The value that logits are taken from: what a last Softmax or Sigmoid takes, logarithms, else the output."""
+        """Return the value that logits are taken from: a last Softmax's or Sigmoid's input, logarithms, or output."""
         if self.tail.logs and kind in ("probabilities", "binary_probability"):
             return self.tail.logs
         squashed = self.tail.kind in ("softmax", "log_softmax", "sigmoid")
@@ -62,7 +72,7 @@ def open_graph(
     digest: str | None = None,
     batch: int | None = None,
 ) -> OpenGraph:
-    """Reads and builds a teacher's graph; checks nothing against onnxruntime.
+    """Read and build a teacher's graph, without checks against onnxruntime.
 
     Args:
         fixed: whether to keep the batch that the file fixes, and run in pieces of it.
@@ -80,7 +90,7 @@ def open_graph(
 
 
 def open_to_train(content: bytes, options: Options, name: str) -> OpenGraph:
-    """Builds the graph of a model that is at hand as bytes, to be trained in its weights.
+    """Build the graph of a model that is at hand as bytes, to be trained in its weights.
 
     Args:
         name: for messages.
@@ -110,7 +120,7 @@ def _built(
 def ended(
     safe: SafeGraph, converted: Converted, output: str, convert: Callable[[SafeGraph], Converted]
 ) -> tuple[SafeGraph, Converted, str, Tail]:
-    """Find what stands before an output; of probabilities that end in no Softmax or Sigmoid, write the logarithms.
+    """Read an output's last operators; add nodes for logarithms of probabilities without a Softmax or Sigmoid.
 
     Args:
         convert: builds a graph as ``converted`` was.

@@ -1,4 +1,4 @@
-"""What the user says about a teacher's file."""
+"""Hold the user's options about a teacher's file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")
 
 @dataclass(frozen=True)
 class Options:
-    """What the file does not say, or says otherwise; everything is inferred where it can be.
+    """Hold the user's options about a teacher's file; what is left out is inferred from the file where possible.
 
     Attributes:
         input: the value to optimise: an input of the model, or a value inside it, before which all is cut.
@@ -52,25 +52,25 @@ class Options:
 
     @property
     def choice(self) -> Choice:
-        """The part that concerns the graph."""
+        """Return the options that concern the graph."""
         return Choice(self.input, self.output, self.shape, self.constants, self.shapes)
 
     @property
     def sized(self) -> str:
-        """The options that say sizes, as they are written; "" if none does."""
+        """Return the options that give sizes, as they are written; "" if there are none."""
         shapes = [f"--shape {name}=" for name in self.shapes] + ["--shape"] * (self.shape is not None)
         held = [f"--hold {name}" for name, value in self.constants.items() if isinstance(value, tuple)]
         return " and ".join(shapes + held)
 
     def before(self, other: Options) -> Options:
-        """These, and ``other`` where these say nothing."""
+        """Merge with ``other``, whose values apply where these are not given."""
         mine, theirs = vars(self), vars(other)
         merged: dict[str, Any] = {key: theirs[key] if mine[key] is None else mine[key] for key in mine}
         named = {key: {**theirs[key], **mine[key]} for key in ("constants", "shapes")}
         return Options(**{**merged, **named})
 
     def check(self) -> None:
-        """Makes sure that the numbers make sense by themselves.
+        """Check that the numbers make sense by themselves.
 
         Raises:
             UsageError: if not.
@@ -100,7 +100,7 @@ class Options:
             raise UsageError(f"range {ends} is empty or has no end{'' if one else f' (number {at})'}", remedy=remedy)
 
     def fitted(self, channels: int, shape: tuple[int, ...]) -> Options:
-        """Write out values given for each feature of a sequence [steps, features], for each step.
+        """Repeat values that are given for each feature of a sequence [steps, features], for each step.
 
         Raises:
             UsageError: if the number of values given does not fit the input's shape.
@@ -123,12 +123,12 @@ class Options:
         return replace(self, range=bounds, mean=fit("mean", self.mean), std=fit("std", self.std))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for `of`."""
+        """Convert to plain data, for `of`."""
         return asdict(self)
 
     @classmethod
     def of(cls, **said: Any) -> Options:
-        """Options from what a caller, or `as_dict`, says: any sequence serves for a tuple."""
+        """Build options from a caller's arguments or `as_dict`'s plain data: any sequence serves for a tuple."""
         plain: dict[str, Any] = {}
         for key, value in said.items():
             if value is None or isinstance(value, (str, Mapping)):
@@ -143,7 +143,7 @@ class Options:
 
 
 def _ends(value: Any) -> Any:
-    """Lowest and highest, of two numbers, two rows or two columns."""
+    """Return lowest and highest values, given as two numbers, two rows or two columns."""
     parts = [np.asarray(part, np.float64) for part in value]
     if len(parts) != 2 and all(part.shape == (2,) for part in parts):
         parts = list(np.stack(parts).T)

@@ -1,4 +1,4 @@
-"""Which of a model's outputs holds the class scores, and what kind of scores they are."""
+"""Find which of a model's outputs holds the class scores, and what kind of scores they are."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _WHY = 200  # characters of a reason, which may quote the file
 
 
 def choose_output(graph: Converted, file: str) -> str:
-    """The safe name of the value that holds the class scores.
+    """Choose the value that holds the class scores; return its safe name.
 
     Raises:
-        UnsupportedTeacher: if none can, or it is not plain which does; says why of each.
+        UnsupportedTeacher: if none can, or several may; the message gives the reason for each.
     """
     asked = [graph.safe.chosen] if graph.safe.chosen is not None else list(graph.safe.outputs)
     fit: list[str] = []
@@ -41,7 +41,7 @@ def choose_output(graph: Converted, file: str) -> str:
         if blockers:
             blocked.update(dict.fromkeys(blockers))
             continue
-        why, better = _unfit(graph, name)
+        why, better = _why_unfit(graph, name)
         if why is None:
             fit.append(name)
         else:
@@ -59,7 +59,7 @@ def choose_output(graph: Converted, file: str) -> str:
     if len(fit) == 1:
         return fit[0]
     if blocked:
-        raise in_the_way_error(graph, list(blocked), file)
+        raise blocked_error(graph, list(blocked), file)
     if fit:
         names = ", ".join(f"{graph.safe.name_of(n)} {_shown_shape(graph, n)}" for n in fit[:_NAMED])
         names += f" and {len(fit) - _NAMED} more" if len(fit) > _NAMED else ""
@@ -71,8 +71,8 @@ def choose_output(graph: Converted, file: str) -> str:
     raise UnsupportedTeacher("; ".join(reasons[:_NAMED]) or "it has no outputs", where=file, remedy=remedy)
 
 
-def in_the_way_error(graph: Converted, blocked: list[Blocked], file: str) -> TeacherError:
-    """One error for all nodes that could not be converted."""
+def blocked_error(graph: Converted, blocked: list[Blocked], file: str) -> TeacherError:
+    """Word one error for all nodes that could not be converted."""
     kinds: dict[str, list[Blocked]] = {}
     for one in blocked:
         kinds.setdefault(f"{shown(one.op)[1:-1]}: {printable(one.why)[:_WHY]}", []).append(one)
@@ -89,8 +89,8 @@ def in_the_way_error(graph: Converted, blocked: list[Blocked], file: str) -> Tea
     )
 
 
-def _unfit(graph: Converted, name: str) -> tuple[str | None, str]:
-    """Why an output cannot hold class scores, and what to do; (None, "") if it can."""
+def _why_unfit(graph: Converted, name: str) -> tuple[str | None, str]:
+    """Return why an output cannot hold class scores, and a remedy; (None, "") if it can."""
     maker = next((n for n in graph.safe.model.graph.node if name in n.output), None)
     value = graph.values.get(name)
     if value is None or maker is None:
@@ -98,7 +98,7 @@ def _unfit(graph: Converted, name: str) -> tuple[str | None, str]:
         return ("is the input itself" if source else "is a weight, the same for every input"), ""
     sample = value.seen[0]
     if not isinstance(sample, Tensor):
-        inside = [one for one in maker.input if one in graph.values and _unfit(graph, one)[0] is None]
+        inside = [one for one in maker.input if one in graph.values and _why_unfit(graph, one)[0] is None]
         names = ", ".join(graph.safe.name_of(one) for one in inside[:_NAMED])
         several = f"Choose one of its tensors, each a classifier of its own: --output {names}."
         return "is a sequence, not a tensor", several.replace(": --output", " with --output NAME:") if inside else ""
@@ -170,7 +170,7 @@ def _shown_shape(graph: Converted, name: str) -> str:
 def output_kind(
     rows: Array, shown_by_graph: Tail, name: str, task: Task | None, file: str, labelled: bool = False
 ) -> OutputKind:
-    """What a classifier's answers are, judged by the graph, their values and what the user says.
+    """Determine the kind of a classifier's answers from the graph, their values and the user's task.
 
     Args:
         rows: answers to random inputs [n, scores].

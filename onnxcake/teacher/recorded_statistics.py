@@ -1,4 +1,4 @@
-"""Statistics of a teacher's activations on real data, recorded by whoever has that data, to be handed over instead.
+"""Record statistics of a teacher's activations on real data, which its owner can hand over instead of the data.
 
 Lopes, Fenu, Starner: Data-Free Knowledge Distillation for Deep Neural Networks, 2017 (arXiv:1710.07535): the
 "metadata" that a student is later trained from. Here it is the mean and variance of each channel.
@@ -18,7 +18,7 @@ from ..core import tensorfile
 from ..core.errors import OutputError, UsageError
 from ..core.files import canonical, check_target, is_there, make_parent, sha256, write_atomic
 from ..core.text import shown
-from .capabilities import Statistics
+from .capabilities import ActivationStatistics
 from .teacher import Teacher
 
 _KIND = "activation statistics"
@@ -27,9 +27,9 @@ _NUMBERS_AT_ONCE, _MOST_AT_ONCE = 1 << 25, 256
 
 
 def record(teacher: Teacher, inputs: Tensor, path: Path) -> tuple[str, ...]:
-    """Writes mean and variance of what goes into each BatchNormalization node, for `load`; returns the values' names.
+    """Record mean and variance of the inputs of each BatchNormalization, for `load`; return the values' names.
 
-    Where there is no such node, it is what comes out of each convolution and what goes into the last linear layer.
+    Without such a node, they are of the outputs of each convolution and of the inputs of the last linear layer.
 
     Args:
         inputs: real ones [n, …], as the teacher's file takes them.
@@ -39,7 +39,7 @@ def record(teacher: Teacher, inputs: Tensor, path: Path) -> tuple[str, ...]:
         UsageError: if there is nothing to record, or too few inputs, or they give values that are not finite.
         OutputError: if it cannot be written, or there is a file of another kind.
     """
-    _guard(path)
+    _check_overwrite(path)
     taps, names = _taps(teacher), dict(teacher.offers.names)
     if not taps:
         raise UsageError(
@@ -70,8 +70,8 @@ def record(teacher: Teacher, inputs: Tensor, path: Path) -> tuple[str, ...]:
     return tuple(names[tap] for tap in taps)
 
 
-def _guard(path: Path) -> None:
-    """Makes sure that nothing but earlier statistics is overwritten."""
+def _check_overwrite(path: Path) -> None:
+    """Refuse to overwrite anything but earlier statistics."""
     check_target(path)
     try:
         if path.is_file():
@@ -98,7 +98,7 @@ def _taps(teacher: Teacher) -> tuple[str, ...]:
 
 @torch.no_grad()
 def measure(teacher: Teacher, inputs: Tensor, taps: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
-    """Mean and biased variance [channels] of each tap over all inputs and places, in double precision, on the CPU.
+    """Compute mean and biased variance [channels] of each tap over all inputs and places, in float64, on the CPU.
 
     Parts are joined by the rule of Chan, Golub and LeVeque (Updating formulae and a pairwise algorithm for computing
     sample variances, 1979), which stays exact where the mean is large.
@@ -109,25 +109,27 @@ def measure(teacher: Teacher, inputs: Tensor, taps: tuple[str, ...]) -> list[tup
     for part in inputs.split(at_once):
         _, values = teacher.answer(part.to(teacher.device), taps)
         found = [_moments(values[tap]) for tap in taps]
-        totals = [_joined(a, b) for a, b in zip(totals, found, strict=True)] if totals else found
+        totals = [_combine_moments(a, b) for a, b in zip(totals, found, strict=True)] if totals else found
     return [(mean, squares / count) for count, mean, squares in totals]
 
 
 def _moments(value: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and sum of squares about the mean, channel by channel."""
+    """Compute count, mean and sum of squares about the mean, channel by channel."""
     channels = value.cpu().double().movedim(1, 0).flatten(1)
     mean = channels.mean(1)
     return channels.shape[1], mean, (channels - mean[:, None]).square().sum(1)
 
 
-def _joined(first: tuple[int, Tensor, Tensor], second: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor]:
+def _combine_moments(
+    first: tuple[int, Tensor, Tensor], second: tuple[int, Tensor, Tensor]
+) -> tuple[int, Tensor, Tensor]:
     count, apart = first[0] + second[0], second[1] - first[1]
     mean = first[1] + apart * (second[0] / count)
     return count, mean, first[2] + second[2] + apart.square() * (first[0] * second[0] / count)
 
 
-def load(path: Path, teacher: Teacher) -> Statistics:
-    """The statistics of a file that `record` wrote.
+def load(path: Path, teacher: Teacher) -> ActivationStatistics:
+    """Read the statistics from a file that `record` wrote.
 
     Raises:
         UsageError: if it cannot be read, is damaged, was recorded from another teacher, or does not fit.
@@ -156,11 +158,11 @@ def load(path: Path, teacher: Teacher) -> Statistics:
         taps.append(known[name])
         means.append(mean)
         variances.append(variance)
-    return Statistics(tuple(taps), tuple(means), tuple(variances), "recorded")
+    return ActivationStatistics(tuple(taps), tuple(means), tuple(variances), "recorded")
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and facts of a file that is whole."""
+    """Read the tensors and facts of such a file, and check its digest."""
     if not (is_there(path) and path.is_file()):
         raise UsageError("there is no such file", where=path, remedy="Give --stats the file that was recorded.")
     try:
@@ -187,6 +189,6 @@ def _damaged(path: Path, what: str) -> UsageError:
 
 
 def _digest(tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
-    """Of all numbers and all facts, whatever order a file has them in."""
+    """Compute a digest of all numbers and all facts, independent of their order in the file."""
     parts = {name: [str(t.dtype), list(t.shape), sha256(t.numpy().tobytes())] for name, t in tensors.items()}
     return sha256(canonical([parts, facts]))

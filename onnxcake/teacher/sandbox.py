@@ -1,4 +1,4 @@
-"""First contact with a teacher's file, in a process of its own with limits on memory and time.
+"""Examine a teacher's file at first contact in a child process with limits on memory and time.
 
 Parsing, ONNX's checker, building, an onnxruntime session, a forward and a backward: native code all, which a
 hostile or merely broken file can crash, hang or blow up. One warm child serves many files and is replaced after
@@ -57,8 +57,8 @@ _WALL = 20  # times the processor seconds: other work may hold the cores
 
 
 @dataclass
-class _Asked:
-    """Holds what a file asks for, as far as it is known."""
+class _Cost:
+    """Hold what a file costs to examine, as far as it is known."""
 
     megabytes: float
     nodes: int = 0
@@ -68,7 +68,7 @@ class _Asked:
     turns: int = 0
 
     def seconds(self, stage: str) -> float:
-        """Processor seconds that a stage may take."""
+        """Return the processor seconds that a stage may take."""
         nodes = min(self.nodes, LIMIT_NODES)
         if self.loops and stage == BUILDING:
             nodes += LIMITS.steps  # written out: the builder stops there
@@ -81,20 +81,20 @@ class _Asked:
         return ", ".join(filter(None, (f"{self.megabytes:.1f} MB", f"{self.nodes:,} operators", run)))
 
 
-class Airlock:
-    """Examines files; use the one that `examine` keeps unless you need your own."""
+class Sandbox:
+    """Examine files in a child process; use the one that `examine` keeps unless you need your own."""
 
     def __init__(self, child: WorkerProcess | None = None) -> None:
         self._child = child or WorkerProcess(MODULE)
         self.stage = ""
 
     def examine(self, path: Path, options: Options) -> Examination:
-        """All that can be known of a file; its ``error`` says why it cannot be used, if it cannot.
+        """Examine a file; the result's ``error`` says why it cannot be used, if it cannot.
 
         Raises:
             nothing about the file: what is wrong with it is in the result.
         """
-        asked = _Asked(_megabytes(path))
+        asked = _Cost(_megabytes(path))
         with contextlib.suppress(OSError):  # this folder may be gone: the child says that the file is missing
             path = path.absolute()
         question = {"path": str(path), "options": options.as_dict()}
@@ -124,14 +124,14 @@ class Airlock:
         return Examination(answer["found"], facts, None if answer["error"] is None else _error(answer["error"]))
 
     def close(self) -> None:
-        """Ends the child; the next file would start a fresh one."""
+        """End the child; the next file starts a fresh one."""
         self._child.close()
 
     def _ask(
         self,
         question: dict[str, Any],
         memory: int,
-        asked: _Asked | None = None,
+        asked: _Cost | None = None,
         show: Callable[[str], None] = lambda stage: None,
     ) -> dict[str, Any]:
         def allowance() -> ResourceLimits:
@@ -150,8 +150,8 @@ class Airlock:
         return answer
 
 
-def _given_up(death: WorkerDied, stage: str, asked: _Asked, name: str) -> TeacherError:
-    """Say at which stage a file was given up, for using what, and how to raise the limit."""
+def _given_up(death: WorkerDied, stage: str, asked: _Cost, name: str) -> TeacherError:
+    """Word at which stage a file was given up, which limit it exceeded, and how to raise that."""
     what = first_line(death)
     if not isinstance(death, WorkerOverran):
         return BadTeacherFile(
@@ -170,8 +170,8 @@ def _given_up(death: WorkerDied, stage: str, asked: _Asked, name: str) -> Teache
 
 
 def examine(path: Path, options: Options) -> Examination:
-    """`Airlock.examine` in the warm child that this process keeps."""
-    return Airlock(shared(MODULE)).examine(path, options)
+    """Examine a file in the warm child that this process keeps, see `Sandbox.examine`."""
+    return Sandbox(shared(MODULE)).examine(path, options)
 
 
 def _megabytes(path: Path) -> float:
@@ -188,7 +188,7 @@ def _patience() -> float:
 
 
 def _memory() -> int:
-    """Bytes that an examination may take."""
+    """Return the bytes of memory that an examination may take."""
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):  # a container's own limit, on Linux
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
@@ -198,7 +198,7 @@ def _memory() -> int:
 
 
 def _error(told: dict[str, Any]) -> OnnxcakeError:
-    """An error that the child told, as its own class."""
+    """Restore an error that the child reported, as its own class."""
     kind = getattr(errors, told["error"], None)
     if not (isinstance(kind, type) and issubclass(kind, OnnxcakeError)):
         kind = TeacherError
@@ -206,7 +206,7 @@ def _error(told: dict[str, Any]) -> OnnxcakeError:
 
 
 class _Server:
-    """The child's side."""
+    """Answer requests for examinations in the child."""
 
     def __init__(self) -> None:
         import torch
@@ -257,7 +257,7 @@ class _Server:
 
 
 def _limit_address_space(memory: int) -> None:
-    """A second fence under the watch on resident memory; not for CUDA, which maps far more than it uses."""
+    """Limit the address space, in addition to resident memory; not with CUDA, which maps far more than it uses."""
     import torch
 
     if torch.version.cuda is not None:

@@ -1,4 +1,4 @@
-"""Kinds of class scores: how to get logits out of them, and back to the file's own kind.
+"""Convert a file's kind of class scores to logits, and logits back to that kind.
 
 Inside, every classifier answers with logits [n, classes]. A binary one of a single output z has the two logits
 −z/2 and z/2, whose softmax is the sigmoid of z; a multi-label one has one logit for each label, and each is a
@@ -15,10 +15,10 @@ from .signature import OutputKind, Signature
 
 
 class Logits(nn.Module):
-    """The file's scores → logits [n, classes].
+    """Convert the file's scores to logits [n, classes].
 
     Args:
-        kind: what the scores are.
+        kind: of the scores.
         before: whether they are taken before the file's last Softmax or Sigmoid, that is, are logits already.
     """
 
@@ -29,16 +29,16 @@ class Logits(nn.Module):
     def forward(self, scores: Tensor) -> Tensor:
         rows = scores.reshape(len(scores), -1)
         if not self.before:
-            rows = _unsquashed(rows, self.kind)
+            rows = _inverse_squash(rows, self.kind)
         if self.kind.startswith("binary"):
             rows = torch.cat([-rows / 2, rows / 2], 1)
         return rows
 
 
-def _unsquashed(rows: Tensor, kind: OutputKind) -> Tensor:
-    """Numbers that give ``rows`` back under softmax or sigmoid.
+def _inverse_squash(rows: Tensor, kind: OutputKind) -> Tensor:
+    """Invert softmax or sigmoid: return numbers that give ``rows`` back under it.
 
-    Probabilities tell logits but for one number in a row; the row's mean is put at 0, where a network's logits
+    Probabilities determine logits up to one number in a row; the row's mean is put at 0, where a network's logits
     tend to have theirs, so that losses on logits can be used.
     """
     if kind in ("probabilities", "log_probabilities"):
@@ -50,7 +50,7 @@ def _unsquashed(rows: Tensor, kind: OutputKind) -> Tensor:
 
 
 class Answer(nn.Module):
-    """Logits [n, classes] → the file's own kind and shape of output."""
+    """Convert logits [n, classes] to the file's own kind and shape of output."""
 
     def __init__(self, signature: Signature) -> None:
         super().__init__()
@@ -73,6 +73,6 @@ class Answer(nn.Module):
 
 
 def logits_to_output(signature: Signature) -> nn.Module:
-    """Logits → the file's own kind of output."""
+    """Build the module from logits to the file's own kind of output."""
     answer = Answer(signature)
     return nn.Identity() if signature.output_kind == "logits" and not answer.reshaped else answer

@@ -1,4 +1,4 @@
-"""What goes into a classifier and what comes out of it.
+"""Describe a classifier's input and output.
 
 Two kinds of units. *Input units* are what the file takes, in the file's own layout; the store, the probes and
 both ONNX files use them. *Standard units* have mean 0 and deviation 1 and channels first, as the paper's
@@ -33,7 +33,7 @@ _MANY = 64  # numbers from which on a tuple's tensor is kept
 
 
 def limits_of(dtype: str) -> tuple[float, float]:
-    """The least and the largest number of a type, such as uint8; no end for floats."""
+    """Return the least and the largest number of a type, such as uint8; ∓infinity for floats."""
     bits = dtype.removeprefix("u").removeprefix("int")
     if not bits.isdigit():
         return -math.inf, math.inf
@@ -42,7 +42,7 @@ def limits_of(dtype: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Signature:
-    """The teacher's input and output.
+    """Describe the teacher's input and output.
 
     A tuple of values holds one number for all, one for each channel, or one for each number of an input, in the
     file's own layout. The ends of a range may be such tuples.
@@ -80,31 +80,31 @@ class Signature:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Signature:
-        """The signature that `dataclasses.asdict` told, lists for tuples allowed."""
+        """Restore the signature from `dataclasses.asdict`'s plain data, lists for tuples allowed."""
         names = {f.name for f in fields(cls)}
         plain: dict[str, Any] = {k: _tuples(v) for k, v in value.items() if k in names}
         return cls(**plain)
 
     @property
     def task(self) -> Task:
-        """What is decided: one of several classes, one yes or no, or several."""
+        """Return the decision that the scores stand for: one of several classes, one yes or no, or several."""
         if self.output_kind.startswith("binary"):
             return "binary"
         return "multilabel" if self.output_kind.startswith("multilabel") else "multiclass"
 
     @property
     def scores(self) -> int:
-        """Numbers in one answer of the file."""
+        """Count the numbers in one answer of the file."""
         return 1 if self.task == "binary" else self.classes
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """One input's shape in standard units: channels first."""
+        """Return one input's shape in standard units: channels first."""
         return (self.input_shape[-1], *self.input_shape[:-1]) if self.channels_last else self.input_shape
 
     @property
     def is_image(self) -> bool:
-        """Whether inputs are images with room for neighbours."""
+        """Tell whether inputs are images with room for neighbours."""
         return len(self.shape) == 3 and min(self.shape[1:]) > 1
 
     @property
@@ -115,19 +115,19 @@ class Signature:
 
     @property
     def size(self) -> int:
-        """Numbers in one input."""
+        """Count the numbers in one input."""
         return math.prod(self.input_shape)
 
     @property
     def extent(self) -> tuple[float, float] | None:
-        """The lowest and the highest raw value of all."""
+        """Return the lowest and the highest raw value of all; None if the range is not known."""
         if self.range is None:
             return None
         low, high = (end if isinstance(end, tuple) else (end,) for end in self.range)
         return min(low), max(high)
 
     def to_input(self, standard: Tensor) -> Tensor:
-        """Standard units → what the file takes. Differentiable; the same tensor where the two are one."""
+        """Convert standard units to input units. Differentiable; returns the same tensor where the two are equal."""
         x = standard
         if self._rescaled:
             x = x * self._by_channel(self.deviation, x)
@@ -136,7 +136,7 @@ class Signature:
         return x.movedim(1, -1) if self.channels_last else x
 
     def to_standard(self, inputs: Tensor) -> Tensor:
-        """What the file takes → standard units."""
+        """Convert input units to standard units."""
         x = inputs.movedim(-1, 1) if self.channels_last else inputs
         if self._moved:
             x = x - self._by_channel(self.location, x)
@@ -145,7 +145,7 @@ class Signature:
         return x
 
     def whole(self, inputs: Tensor) -> Tensor:
-        """Inputs as the file can take them: rounded and cut to its range, where it takes whole numbers."""
+        """Round inputs and clip them to the file's range, where it takes whole numbers."""
         if "float" in self.input_dtype:
             return inputs
         low, high = limits_of(self.input_dtype)
@@ -154,7 +154,7 @@ class Signature:
         return inputs.round().clamp(low, high)
 
     def bounds(self) -> tuple[Tensor, Tensor] | None:
-        """Lowest and highest value in standard units, each broadcastable to one input; None if unbounded."""
+        """Return the lowest and highest value in standard units, each broadcastable to one input; None if unbounded."""
         if self.range is None:
             return None
         one = torch.zeros(1, *self.shape)
@@ -168,25 +168,25 @@ class Signature:
         return low.squeeze(0), high.squeeze(0)
 
     def within(self, x: Tensor) -> Tensor:
-        """Samples in standard units, values outside the range put at its ends; as they are where none is known."""
+        """Clip samples in standard units to the range, if there is one."""
         bounds = self.bounds()
         return x if bounds is None else torch.clamp(x, *bounds)
 
     def to_raw(self, inputs: Tensor) -> Tensor:
-        """What the file takes → raw values with channels first, before the normalisation outside it: for pictures."""
+        """Convert input units to raw values with channels first, without the outer normalisation: for pictures."""
         x = inputs.movedim(-1, 1) if self.channels_last else inputs
         if self.mean is None or self.std is None:
             return x
         return x * self._by_channel(self.std, x) + self._by_channel(self.mean, x)
 
     def over_range(self, unit: Tensor) -> Tensor:
-        """Numbers from 0 to 1 with channels first → raw values from the range's lowest to its highest."""
+        """Scale numbers from 0 to 1 with channels first to raw values from the range's lowest to its highest."""
         assert self.range is not None
         low, high = (self._end(value, unit) for value in self.range)
         return unit * (high - low) + low
 
     def from_raw(self, raw: Tensor) -> Tensor:
-        """Raw values with channels first, as `to_raw` gives → what the file takes."""
+        """Convert raw values with channels first, as `to_raw` returns them, to input units."""
         x = raw
         if self.mean is not None and self.std is not None:
             x = (x - self._by_channel(self.mean, x)) / self._by_channel(self.std, x)
@@ -205,11 +205,11 @@ class Signature:
 
     @cached_property
     def _kept(self) -> dict[int, Tensor]:
-        """Tensors of long tuples, by the tuple's identity: they live as long as this does."""
+        """Cache the tensors of long tuples, by the tuple's identity, which lives as long as this object."""
         return {}
 
     def _by_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        """Numbers for all, for each channel or for each number of an input, broadcastable to [batch, channels, …]."""
+        """Shape numbers for all, for each channel or for each number to broadcast to [batch, channels, …]."""
         if len(values) <= _MANY:
             return self._laid_out(torch.tensor(values, dtype=like.dtype, device=like.device))
         if id(values) not in self._kept:

@@ -1,7 +1,7 @@
-"""Values inside a teacher, seen while it answers.
+"""Return values inside a teacher together with its answer.
 
-A tap is a value's safe name in the graph, such as ``v12``, and what is made of the value, if it is not taken as
-it is: ``v12:pooled`` is its mean over all places, ``v12:rows`` one row for each input, ``v12:turned`` its transpose.
+A tap is a value's safe name in the graph, such as ``v12``, and optionally a form: ``v12:pooled`` is the value's mean
+over all places, ``v12:rows`` one row for each input, ``v12:turned`` its transpose.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class Tapped(nn.Module):
-    """Inputs → (logits, the values of ``taps``), in one pass."""
+    """Compute inputs → (logits, the values of ``taps``) in one pass."""
 
     def __init__(self, opened: OpenGraph, kind: OutputKind, taps: Sequence[str]) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Tapped(nn.Module):
         graph = opened.converted.module(end, *names)
         if isinstance(graph, Pieces):
             shapes = [tuple(opened.converted.values[name].seen[0].shape[1:]) for name in (end, *names)]
-            graph = _Apart(graph, opened.safe.input_shape, shapes)
+            graph = _SplitOutputs(graph, opened.safe.input_shape, shapes)
         self.graph, self.logits = graph, Logits(kind, end != opened.output)
         self.forms = [_FORMS[tap.partition(":")[2]] for tap in taps]
 
@@ -49,9 +49,9 @@ class Tapped(nn.Module):
         return self.logits(scores), tuple(form(value) for form, value in zip(self.forms, values, strict=True))
 
     def share(self, other: nn.Module) -> None:
-        """Uses the constants that another module made of the same file holds already, wherever they are.
+        """Share the constants that another module of the same file holds already, wherever they are.
 
-        What it holds alone is laid out in memory as the other's is.
+        Constants of this module alone are arranged in memory as the other's are.
         """
         lay_out(self, is_laid_out_last(other))
         held = {name: graph for graph in other.modules() if isinstance(graph, Graph) for name in graph._buffers}
@@ -61,8 +61,8 @@ class Tapped(nn.Module):
                     graph._buffers[name] = held[name]._buffers[name]
 
 
-class _Rows(nn.Module):
-    """All outputs of a graph as one row of numbers for each input."""
+class _JoinedOutputs(nn.Module):
+    """Join all outputs of a graph to one row of numbers for each input."""
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
@@ -72,12 +72,12 @@ class _Rows(nn.Module):
         return torch.cat([value.reshape(len(x), -1) for value in self.graph(x)], 1)
 
 
-class _Apart(nn.Module):
-    """The outputs, of these shapes without the batch, of a graph that is run in pieces of its fixed batch."""
+class _SplitOutputs(nn.Module):
+    """Return the outputs, of these shapes without the batch, of a graph that is run in pieces of its fixed batch."""
 
     def __init__(self, pieces: Pieces, input_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
-        self.rows = in_pieces(_Rows(pieces.graph), pieces.batch, input_shape)  # type: ignore[arg-type]
+        self.rows = in_pieces(_JoinedOutputs(pieces.graph), pieces.batch, input_shape)  # type: ignore[arg-type]
         self.shapes, self.sizes = shapes, [math.prod(shape) for shape in shapes]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -86,7 +86,7 @@ class _Apart(nn.Module):
 
 
 def by_input(graph: Converted, tap: str) -> bool:
-    """Whether a tap is a float tensor with one entry for each input along its first axis."""
+    """Tell whether a tap is a float tensor with one entry for each input along its first axis."""
     name, _, form = tap.partition(":")
     value = graph.values.get(name)
     if value is None or value.depends != Depends.DATA or not isinstance(value.seen[0], Tensor):
@@ -100,13 +100,13 @@ def by_input(graph: Converted, tap: str) -> bool:
 
 
 def shape_of(opened: OpenGraph, tap: str) -> tuple[int, ...]:
-    """A tap's shape, without the batch."""
+    """Return a tap's shape, without the batch."""
     name, _, form = tap.partition(":")
     return tuple(_FORMS[form](opened.converted.values[name].seen[0]).shape[1:])
 
 
 def tap_of(opened: OpenGraph, name: str) -> str:
-    """The tap of the value that the file calls ``name``.
+    """Return the tap of the value that the file calls ``name``.
 
     Raises:
         UsageError: if there is none, or it has no row for each input.

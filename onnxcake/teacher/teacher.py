@@ -1,4 +1,4 @@
-"""The teacher: a frozen differentiable graph with its signature."""
+"""Load a teacher: a frozen differentiable graph with its signature."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..core.errors import UsageError
 from ..core.waiting import waited
 from ..onnxfile.front import Front
 from . import find_capabilities, sandbox
-from .capabilities import Statistics, TeacherCapabilities
+from .capabilities import ActivationStatistics, TeacherCapabilities
 from .facts import Facts
 from .open_graph import OpenGraph, open_graph
 from .options import Options
@@ -27,11 +27,11 @@ from .taps import Tapped, shape_of, tap_of
 
 @dataclass(frozen=True)
 class Teacher:
-    """A classifier from an ONNX file, checked against onnxruntime.
+    """Hold a classifier from an ONNX file, checked against onnxruntime.
 
     Attributes:
-        facts: what is known of it.
-        model: the renamed model, as bytes: what onnxruntime is given, together with `weights`.
+        facts: what its examination has found.
+        model: the renamed model, as bytes, for onnxruntime, together with `weights`.
         weights: the data of its large initialisers.
         graph: the frozen torch module, input units → logits.
         device: where the graph computes.
@@ -47,22 +47,22 @@ class Teacher:
 
     @property
     def signature(self) -> Signature:
-        """What goes in and what comes out."""
+        """Return the teacher's input and output."""
         return self.facts.signature
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """Return the file's name."""
         return self.facts.name
 
     @property
     def opened(self) -> OpenGraph:
-        """The graph, as it was read and converted."""
+        """Return the graph, as it was read and converted."""
         return self._opened
 
     @property
     def front(self) -> Front | None:
-        """Give what the file takes, and its part before the signature's input; None where it takes that input alone."""
+        """Return the file's inputs and its part before the signature's input; None if it takes that input alone."""
         return self._opened.safe.front
 
     @classmethod
@@ -81,7 +81,7 @@ class Teacher:
         std: Sequence[float] | Array | None = None,
         device: str = "cpu",
     ) -> Teacher:
-        """Reads, converts and checks a teacher.
+        """Read, convert and check a teacher.
 
         The first contact happens in a process of its own, with limits on memory and time.
 
@@ -118,7 +118,7 @@ class Teacher:
 
     @classmethod
     def open(cls, path: Path, options: Options, device: str = "cpu") -> Teacher:
-        """`load`, with what the user says gathered.
+        """Read, convert and check a teacher as `load` does, with the user's options in one object.
 
         Raises:
             as `load`.
@@ -139,26 +139,26 @@ class Teacher:
         return cls(facts, model, weights, graph, place, opened)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """[batch, …] in input units → logits [batch, classes]; differentiable."""
+        """Compute logits [batch, classes] of inputs [batch, …] in input units; differentiable."""
         logits: Tensor = self.graph(inputs)
         return logits
 
     def logits_of_standard(self, x: Tensor) -> Tensor:
-        """`logits` of a sample in standard units."""
+        """Compute the `logits` of samples in standard units."""
         return self.logits(self.signature.to_input(x))
 
     @cached_property
     def offers(self) -> TeacherCapabilities:
-        """What the graph holds besides its answers; looked for when first asked."""
+        """Find what the graph holds besides its answers, at the first use."""
         return find_capabilities.offers(self._opened, self.signature.output_kind)
 
     @cached_property
-    def whitening(self) -> Statistics | None:
-        """What may stand for the statistics where no BatchNormalization is left; None without convolutions."""
+    def whitening(self) -> ActivationStatistics | None:
+        """Return what may replace the statistics where no BatchNormalization is left; None without convolutions."""
         return find_capabilities.whitening(self._opened, self.signature.output_kind)
 
     def answer(self, inputs: Tensor, taps: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
-        """`logits`, and the values of ``taps`` [batch, …] (see `offers` and `tap`), in one pass; differentiable."""
+        """Compute `logits` and the values of ``taps`` [batch, …] (see `offers`, `tap`) in one pass; differentiable."""
         if not taps:
             return self.logits(inputs), {}
         if taps not in self._tapped:
@@ -167,13 +167,13 @@ class Teacher:
         return logits, dict(zip(taps, values, strict=True))
 
     def tapped(self, taps: tuple[str, ...]) -> Tapped:
-        """What `answer` runs for these taps, made anew; laid out in memory as the graph is now."""
+        """Build the module that `answer` runs for these taps anew, arranged in memory as the graph is now."""
         made = Tapped(self._opened, self.signature.output_kind, taps)
         made.share(self.graph)
         return made.eval().to(self.device)
 
     def tap(self, name: str) -> str:
-        """The tap of the value that the file calls ``name``.
+        """Return the tap of the value that the file calls ``name``.
 
         Raises:
             UsageError: if there is none, or it holds no numbers for each input.
@@ -181,7 +181,7 @@ class Teacher:
         return tap_of(self._opened, name)
 
     def shape_of(self, tap: str) -> tuple[int, ...]:
-        """A tap's shape, without the batch."""
+        """Return a tap's shape, without the batch."""
         return shape_of(self._opened, tap)
 
 

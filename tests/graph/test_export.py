@@ -119,7 +119,7 @@ def test_the_current_exporter_takes_over_where_the_old_one_fails(
     def fails(*args: object) -> onnx.ModelProto:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(exporting, "_traced", fails)
+    monkeypatch.setattr(exporting, "_export_traced", fails)
     module = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
     content = exported(module)
     session = runtime.load(content)

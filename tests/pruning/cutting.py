@@ -15,8 +15,8 @@ from onnx import numpy_helper, parser
 from onnxcake.pruning.choices import Families, families
 from onnxcake.pruning.cut import cut
 from onnxcake.pruning.dependencies import Followed, follow
-from onnxcake.pruning.folded_graph import plain
-from onnxcake.pruning.goal import Goal, Tools
+from onnxcake.pruning.folded_graph import fold
+from onnxcake.pruning.goal import Goal, Measurements
 from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import OpenGraph, open_graph
 from onnxcake.teacher.options import Options
@@ -92,7 +92,7 @@ def teacher_of(model: onnx.ModelProto | Path, folder: Path) -> Teacher:
         path.write_bytes(model.SerializeToString())
     given = "x" if isinstance(model, onnx.ModelProto) and any(v.name == "x" for v in model.graph.input) else None
     opened = open_graph(path, Options(input=given))
-    followed = follow(plain(opened.converted, opened.output))
+    followed = follow(fold(opened.converted, opened.output))
     return Teacher(path, opened, followed, families(followed))
 
 
@@ -196,7 +196,7 @@ def _by_name(model: onnx.ModelProto) -> dict[str, Array]:
 def check_products(teacher: Teacher, share: float) -> None:
     """A student whose matrices are products of two is valid, of the size that was asked for, and free in its batch."""
     pruner = Pruner(teacher.opened, "x", "y")
-    ranks = pruner.ranks(Goal(keep=share), Tools())
+    ranks = pruner.ranks(Goal(keep=share), Measurements())
     if ranks is None:
         return
     student = pruner.factorise(ranks).as_it_is()

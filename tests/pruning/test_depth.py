@@ -19,7 +19,7 @@ from onnxcake.pruning.cut import cut
 from onnxcake.pruning.dependencies import follow
 from onnxcake.pruning.depth import block_scores, blocks, without
 from onnxcake.pruning.factor import rank_for
-from onnxcake.pruning.folded_graph import Array, Plain
+from onnxcake.pruning.folded_graph import Array, FoldedGraph
 from onnxcake.pruning.rank import factorised, factors
 
 HEAD = "g (float[N,6] x) => (float[N,4] y)"
@@ -94,25 +94,25 @@ def network(name: str) -> tuple[nn.Module, tuple[int, ...], list[Residual]]:
     return module, shape, found
 
 
-def exported(module: nn.Module, shape: tuple[int, ...], folder: Path, export: Any) -> Plain:
+def exported(module: nn.Module, shape: tuple[int, ...], folder: Path, export: Any) -> FoldedGraph:
     return teacher_of(export(module, shape, folder / "teacher.onnx"), folder).followed.graph
 
 
-def graph_of(text: str, folder: Path, opset: int = 17, **weights: Any) -> Plain:
+def graph_of(text: str, folder: Path, opset: int = 17, **weights: Any) -> FoldedGraph:
     return teacher_of(model_of(text, opset, **weights), folder).followed.graph
 
 
-def model(graph: Plain) -> onnx.ModelProto:
+def model(graph: FoldedGraph) -> onnx.ModelProto:
     written = cut(follow(graph), [], "x", "y")
     onnx.checker.check_model(written, full_check=True)
     return written
 
 
-def inputs(graph: Plain, batch: int = max(BATCHES)) -> Array:
+def inputs(graph: FoldedGraph, batch: int = max(BATCHES)) -> Array:
     return np.random.default_rng(1).standard_normal((batch, *graph.input_shape)).astype(np.float32)
 
 
-def run(graph: Plain, batch: int = max(BATCHES)) -> Array:
+def run(graph: FoldedGraph, batch: int = max(BATCHES)) -> Array:
     return answers(model(graph), inputs(graph, batch))
 
 
@@ -121,7 +121,7 @@ def logits_of(x: Array, content: bytes) -> Array:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
 
-def parameters(graph: Plain) -> int:
+def parameters(graph: FoldedGraph) -> int:
     return sum(array.size for array in graph.constants.values() if array.dtype.kind == "f" and array.size > 1)
 
 

@@ -11,12 +11,12 @@ from cutting import Array, model_of, running
 from onnx import numpy_helper
 
 from onnxcake.core.rng import Key
-from onnxcake.pruning.goal import Goal, NothingToCut, Pruned, Tools
+from onnxcake.pruning.goal import Goal, Measurements, NothingToCut, Pruned
 from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import Options
 
-NOTHING = Tools()
+NOTHING = Measurements()
 
 LINEAR = "net (float[N,32] x) => (float[N,24] y) { y = MatMul(x, w) }"
 RESIDUAL = """net (float[N,8] x) => (float[N,4] y) {
@@ -35,7 +35,7 @@ def pruner_of(folder: Path, text: str, **weights: object) -> Pruner:
 
 
 def pruned(pruner: Pruner, goal: Goal) -> Pruned:
-    return pruner.to(goal, pruner.scores("weights", Key(0), NOTHING), NOTHING)
+    return pruner.prune_to(goal, pruner.scores("weights", Key(0), NOTHING), NOTHING)
 
 
 def constants(content: bytes) -> dict[str, Array]:
@@ -72,10 +72,10 @@ def test_each_goal_is_reached_by_the_largest_that_does(tmp_path: Path, share: fl
 
 def test_latency_is_what_is_measured(tmp_path: Path) -> None:
     pruner = pruner_of(tmp_path, RESIDUAL, **SIZES)
-    tools = Tools(latency_ms=len)  # as if a byte took a millisecond
+    tools = Measurements(latency_ms=len)  # as if a byte took a millisecond
     worth = pruner.scores("weights", Key(0), tools)
     most = len(pruner.whole()) // 2
-    assert 0.85 * most < len(pruner.to(Goal(max_latency_ms=most), worth, tools).content) <= most
+    assert 0.85 * most < len(pruner.prune_to(Goal(max_latency_ms=most), worth, tools).content) <= most
 
 
 def test_a_matrix_that_is_tied_down_is_factorised(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from onnxcake.pruning.choices import families
 from onnxcake.pruning.cut import cut
 from onnxcake.pruning.dependencies import follow
 from onnxcake.pruning.factor import Factor, energy, rank_for
-from onnxcake.pruning.folded_graph import Array, Plain
-from onnxcake.pruning.rank import factorised, factors, levelled
+from onnxcake.pruning.folded_graph import Array, FoldedGraph
+from onnxcake.pruning.rank import factorised, factors, ranks_at
 
 FLAT = "g (float[N,12] x) => (float[N,10] y)"
 TOKENS = "g (float[N,6,8] x) => (float[N,{out}] y)"
@@ -70,28 +70,28 @@ ROWS: dict[str, tuple[str, dict[str, Any], int]] = {
 }
 
 
-def graph_of(text: str, folder: Path, opset: int = 17, **weights: Any) -> Plain:
+def graph_of(text: str, folder: Path, opset: int = 17, **weights: Any) -> FoldedGraph:
     return teacher_of(model_of(text, opset, **weights), folder).followed.graph
 
 
-def model(graph: Plain) -> onnx.ModelProto:
+def model(graph: FoldedGraph) -> onnx.ModelProto:
     written = cut(follow(graph), [], "x", "y")
     onnx.checker.check_model(written, full_check=True)
     return written
 
 
-def inputs(graph: Plain, batch: int = max(BATCHES)) -> Array:
+def inputs(graph: FoldedGraph, batch: int = max(BATCHES)) -> Array:
     return np.random.default_rng(1).standard_normal((batch, *graph.input_shape)).astype(np.float32)
 
 
-def same(one: Plain, other: Plain) -> None:
+def same(one: FoldedGraph, other: FoldedGraph) -> None:
     """The same answers, at several batches."""
     for batch in BATCHES:
         x = inputs(one, batch)
         close(answers(model(one), x), answers(model(other), x))
 
 
-def only(graph: Plain) -> Factor:
+def only(graph: FoldedGraph) -> Factor:
     (factor,) = factors(graph)
     return factor
 
@@ -210,7 +210,7 @@ def test_only_what_is_offered_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.6, 0.9, 0.999])
 def test_ranks_at_a_level(level: float, tmp_path: Path) -> None:
     factor = only(graph_of(*ROWS["gemm"][:1], tmp_path, **GEMM))
-    ranks = levelled([factor], level)
+    ranks = ranks_at([factor], level)
     enough = [rank for rank in range(1, factor.full + 1) if energy(factor, rank) >= level]
     smaller = factor.parameters(enough[0]) < factor.weight.size
     assert ranks == ({factor.name: enough[0]} if smaller else {})

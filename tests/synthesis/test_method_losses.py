@@ -21,8 +21,8 @@ from onnxcake.synthesis.losses.sample_entropy import SampleEntropy
 from onnxcake.synthesis.losses.statistics import Statistics, _Moments
 from onnxcake.synthesis.losses.total_variation_l2 import TotalVariationL2
 from onnxcake.synthesis.step import Context, Loss, Step
+from onnxcake.teacher.capabilities import ActivationStatistics as Known
 from onnxcake.teacher.capabilities import LastLayer, MethodInputs
-from onnxcake.teacher.capabilities import Statistics as Known
 from onnxcake.teacher.signature import Signature
 
 SHAPE, CLASSES, SAMPLES = (2, 4, 5), 4, 6

@@ -19,7 +19,7 @@ from onnxcake.core.errors import UsageError
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher import find_capabilities
 from onnxcake.teacher.autotune import ExecutionMode, apply
-from onnxcake.teacher.capabilities import Statistics
+from onnxcake.teacher.capabilities import ActivationStatistics
 from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import Options
 from onnxcake.teacher.taps import Tapped
@@ -369,7 +369,7 @@ def test_whitening_is_of_the_convolutions_that_a_batch_norm_was_folded_into(tmp_
     assert teacher.offers.statistics is None and whitened(teacher) == ["/0/Conv_output_0", "/4/Conv_output_0"]
     assert len(teacher.offers.convolutions) == 4, "the gate's two as well, the logits' not"
     whitening = teacher.whitening
-    assert isinstance(whitening, Statistics) and whitening.origin == "whitening" and whitening.scale == 0.1
+    assert isinstance(whitening, ActivationStatistics) and whitening.origin == "whitening" and whitening.scale == 0.1
     assert [len(mean) for mean in whitening.means] == [4, 6]
     assert not any(mean.any() for mean in whitening.means)
     assert all((variance == 1).all() for variance in whitening.variances)

@@ -247,13 +247,13 @@ def test_as_many_threads_as_pay_off(
 
 
 def test_side_by_side_is_timed_on_one_core_each(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, real, before = set[int](), autotune._timed, torch.get_num_threads()
+    seen, real, before = set[int](), autotune._time, torch.get_num_threads()
 
     def timed(*given: Any) -> Any:
         seen.add(torch.get_num_threads())
         return real(*given)
 
-    monkeypatch.setattr(autotune, "_timed", timed)
+    monkeypatch.setattr(autotune, "_time", timed)
     torch.set_num_threads(2)
     try:
         assert 0 < autotune._side_by_side(teacher, torch.randn(4, 3, 12, 12), PLAIN, 2) < 60
@@ -273,7 +273,7 @@ def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest
 def test_what_failed_at_the_work_is_not_chosen_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     Timings(monkeypatch, SECONDS)
     assert fastest_mode(teacher) == BOTH
-    autotune.leave_out(teacher)
+    autotune.fall_back_to_plain(teacher)
     assert fastest_mode(teacher) == PLAIN and not is_last(teacher)
 
 
@@ -307,7 +307,7 @@ def test_three_dimensions_are_laid_out_too(how: ExecutionMode, dynamo: bool, tmp
     shapes = {"dynamic_shapes": ({0: torch.export.Dim("b")},)} if dynamo else {"dynamic_axes": {"x": {0: "b"}}}
     torch.onnx.export(net.eval(), (x,), path, dynamo=dynamo, input_names=["x"], verbose=False, **shapes)
     found = Teacher.load(path)
-    assert not list(autotune.others(found)), "they stay plain"
+    assert not list(autotune.alternatives(found)), "they stay plain"
     (convolution, *_) = found.offers.convolutions
     plain = found.answer(x, (convolution,))
     found._tapped.clear()

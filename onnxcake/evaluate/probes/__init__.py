@@ -1,4 +1,4 @@
-"""Probes: real inputs, given by the user, on which teacher and student are compared, or a student learns.
+"""Read probes: real inputs of the user, on which teacher and student are compared, or a student learns.
 
 Arrays and tables hold exactly what the teacher's file takes, already normalised if it wants that; nothing in them is
 scaled or transposed. Pictures are brought to what the teacher takes. Each way of keeping them has a file of its own
@@ -18,7 +18,7 @@ from ...core.errors import ProbeError
 from ...core.files import sha256
 from ...core.text import printable
 from ...teacher.signature import Signature
-from .parts import Part, Probe, Takes, Wanted
+from .parts import Probe, ProbePart, Takes, Wanted
 from .sources import parts_of
 
 _LARGEST = 1 << 24  # whole numbers up to here have a float32 of their own
@@ -32,7 +32,7 @@ def load(
     class_names: Sequence[str] = (),
     inner: Callable[[Mapping[str, Array]], Array] | None = None,
 ) -> Probe:
-    """Reads a probe file, or all probe files of a folder.
+    """Read a probe file, or all probe files of a folder.
 
     For a teacher of one input, the one array of shape [n, *shape] is taken for it, under any name; several inputs are
     found by their names. One other array of n whole numbers or classes' names holds the labels.
@@ -53,21 +53,23 @@ def load(
     names = tuple(class_names) if len(class_names) == signature.classes else ()
     wanted = Wanted(tuple(takes) or (own,), signature, names)
     parts = parts_of(path, wanted)
-    feeds = {value.name: _joined([(part.source, part.feeds[value.name]) for part in parts]) for value in wanted.takes}
+    feeds = {
+        value.name: _concatenate([(part.source, part.feeds[value.name]) for part in parts]) for value in wanted.takes
+    }
     labels = _labels_of(parts, path)
     inputs = (feeds[signature.input_name] if inner is None else inner(feeds)).astype(np.float32, copy=False)
-    rounded = () if inner is not None else _rounded(feeds[signature.input_name])
+    rounded = () if inner is not None else _note_rounding(feeds[signature.input_name])
     notes = tuple(dict.fromkeys((*(note for part in parts for note in part.notes), *rounded)))
     return Probe(inputs, labels, path.name, _digest(feeds, inputs, labels), feeds, notes)
 
 
 def told(*given: Probe | None) -> tuple[str, ...]:
-    """List what was taken for what in probes, each with its source's name, in words for the user."""
+    """List how arrays, columns and pictures of probes were interpreted, with each source's name, for the user."""
     notes = (printable(f"{probe.name}: {note}") for probe in given if probe is not None for note in probe.notes)
     return tuple(dict.fromkeys(notes))
 
 
-def _joined(arrays: list[tuple[Path, Array]]) -> Array:
+def _concatenate(arrays: list[tuple[Path, Array]]) -> Array:
     (first, like), *others = arrays
     for source, array in others:
         if array.shape[1:] != like.shape[1:]:
@@ -79,15 +81,15 @@ def _joined(arrays: list[tuple[Path, Array]]) -> Array:
     return np.ascontiguousarray(np.concatenate([array for _, array in arrays]) if others else like)
 
 
-def _rounded(fed: Array) -> tuple[str, ...]:
-    """Note that whole numbers are larger than single precision tells apart."""
+def _note_rounding(fed: Array) -> tuple[str, ...]:
+    """Note whole numbers that are too large for float32 to tell apart."""
     if fed.dtype.kind not in "iu" or max(int(fed.max()), -int(fed.min())) <= _LARGEST:
         return ()
     return (f"whole numbers above {_LARGEST:,} are rounded to single precision",)
 
 
-def _labels_of(parts: list[Part], path: Path) -> Array | None:
-    """The labels of all parts, or None.
+def _labels_of(parts: list[ProbePart], path: Path) -> Array | None:
+    """Join the labels of all parts; None if there are none.
 
     Raises:
         ProbeError: if some have none.
@@ -104,7 +106,7 @@ def _labels_of(parts: list[Part], path: Path) -> Array | None:
 
 
 def _digest(feeds: Mapping[str, Array], inputs: Array, labels: Array | None) -> str:
-    """A digest of the numbers, whatever they were kept in; of one input its float32 alone, as earlier runs have it."""
+    """Compute a digest of the numbers in any format; of one input its float32 alone, as earlier runs have it."""
     end = b"" if labels is None else labels.tobytes()
     if len(feeds) == 1:
         return sha256(inputs.tobytes() + end)

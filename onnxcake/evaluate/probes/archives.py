@@ -1,4 +1,4 @@
-"""Reading arrays: ``.npz``, ``.npy``, ``.zip`` and ``.safetensors`` files, and folders of them.
+"""Read arrays: ``.npz``, ``.npy``, ``.zip`` and ``.safetensors`` files, and folders of them, without unpickling.
 
 Nothing is unpickled.
 """
@@ -27,7 +27,7 @@ _NO_OBJECTS = 'Save it as plain numbers: numpy.asarray(x, "float32"), or "int64"
 
 
 def read(files: Sequence[Path], folder: Path | None = None) -> list[tuple[Path, dict[str, Array]]]:
-    """Reads the arrays of each file, by their names; ``.npy`` files of a folder are the arrays of one probe.
+    """Read the arrays of each file, by their names; ``.npy`` files of a folder are the arrays of one probe.
 
     Raises:
         ProbeError: if one cannot be read.
@@ -38,13 +38,13 @@ def read(files: Sequence[Path], folder: Path | None = None) -> list[tuple[Path, 
 
 
 def unreadable(path: Path, error: Exception, kinds: str = ".npz, .npy or .safetensors") -> ProbeError:
-    """The error for a file that the system or a parser refuses."""
+    """Word the error for a file that the system or a parser refuses."""
     reason = getattr(error, "strerror", None) or f"not a well-formed {kinds} file"
     return ProbeError(f"cannot be read ({reason})", where=path, remedy=REMEDY)
 
 
 def check_memory(size: int, path: Path) -> None:
-    """Makes sure that so many bytes can be held.
+    """Check that so many bytes fit into free memory.
 
     Raises:
         ProbeError: if not.
@@ -76,12 +76,12 @@ def _arrays(file: Path) -> dict[str, Array]:
 
 
 def _plain(array: Array) -> Array:
-    """An array of a type that numpy knows by itself: bfloat16 is float32."""
+    """Convert bfloat16 to float32, as numpy does not know it."""
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _members(file: Path) -> dict[str, Array]:
-    """The arrays of an archive; what else lies in it, such as a README, is not looked at."""
+    """Read the arrays of an archive; ignore its other members, such as a README."""
     arrays: dict[str, Array] = {}
     with zipfile.ZipFile(file) as archive:
         found = [member for member in archive.infolist() if _is_array(member.filename)]

@@ -1,4 +1,4 @@
-"""Reading pictures: single files and folders of them, flat or with a folder for each class.
+"""Read pictures: single files and folders of them, flat or with a folder for each class.
 
 A picture is turned as its EXIF orientation says, converted to the teacher's 1 or 3 channels (palettes and CMYK are
 resolved, an alpha channel is left out, 16 bits become 8), cut to the teacher's aspect ratio around its centre, and
@@ -23,7 +23,7 @@ from ...core.text import shown
 from .archives import check_memory
 from .labels import Labels
 from .matching import as_taken
-from .parts import Part, Takes, Wanted
+from .parts import ProbePart, Takes, Wanted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp")
 UNREAD = (".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm", ".pgm")  # named, not passed over
@@ -32,8 +32,8 @@ _MODES = {1: "L", 3: "RGB"}
 _BYTE = 255.0
 
 
-def read(path: Path, groups: Sequence[tuple[Path, Sequence[Path]]], wanted: Wanted) -> Part:
-    """Reads pictures as the one input of a teacher of images.
+def read(path: Path, groups: Sequence[tuple[Path, Sequence[Path]]], wanted: Wanted) -> ProbePart:
+    """Read pictures as the one input of a teacher of images.
 
     Args:
         path: what the user gave, for messages.
@@ -54,11 +54,11 @@ def read(path: Path, groups: Sequence[tuple[Path, Sequence[Path]]], wanted: Want
     for place, file in enumerate(files):
         inputs[place] = reader.read(file)
     feeds = {reader.takes.name: as_taken(inputs, reader.takes, path, path.name)}
-    return Part(path, feeds, labels, (reader.told(), *filter(None, notes)))
+    return ProbePart(path, feeds, labels, (reader.told(), *filter(None, notes)))
 
 
 def _classes(names: Sequence[str], path: Path, wanted: Wanted) -> tuple[Array, str]:
-    """The class of each folder, and what there is to say of it.
+    """Determine the class of each folder, and what to tell the user about it.
 
     Raises:
         ProbeError: if the folders are not the teacher's classes.
@@ -92,7 +92,7 @@ def _classes(names: Sequence[str], path: Path, wanted: Wanted) -> tuple[Array, s
 
 
 def _numbered(names: Sequence[str]) -> list[int]:
-    """The numbers at the end of names that differ in nothing else, as class_0, class_1 …, class_10; else none."""
+    """Return the numbers at the end of names that differ in nothing else, as class_0, class_1 …; else none."""
     parts = [re.fullmatch(r"(.*?)(\d{1,9})", name) for name in names]
     found = [part for part in parts if part is not None]
     alike = len(found) == len(names) and len({part[1] for part in found}) == 1
@@ -100,7 +100,7 @@ def _numbered(names: Sequence[str]) -> list[int]:
 
 
 class _Reader:
-    """Reads pictures in one teacher's size, channels, layout and values."""
+    """Read pictures in one teacher's size, channels, layout and values."""
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
         self.signature, self.takes = wanted.signature, wanted.takes[0]
@@ -117,7 +117,7 @@ class _Reader:
         self.low, self.high = bounds
 
     def read(self, file: Path) -> Array:
-        """One picture as the file takes it, without the batch, float32.
+        """Read one picture as the file takes it, without the batch, float32.
 
         Raises:
             ProbeError: if it cannot be read.
@@ -142,7 +142,7 @@ class _Reader:
         return self._values(pixels)
 
     def _pixels(self, picture: Image.Image) -> Array:
-        """Bytes [height, width, channels]."""
+        """Convert a picture to bytes [height, width, channels] of the teacher's size."""
         turned = ImageOps.exif_transpose(picture)
         if turned.mode in ("I", "F") or turned.mode.startswith("I;16"):
             values = np.asarray(turned)
@@ -163,7 +163,7 @@ class _Reader:
         return np.asarray(self.signature.whole(taken[0]).numpy())
 
     def told(self) -> str:
-        """Say what was done to the pictures."""
+        """Word how the pictures were converted."""
         values = f"0 … 255 put into {self.low:g} … {self.high:g}"
         normalised = "" if self.signature.mean is None else ", then normalised by --mean and --std"
         return (
@@ -173,7 +173,7 @@ class _Reader:
 
 
 def _layout(path: Path, wanted: Wanted) -> tuple[bool, int, int, int]:
-    """Find whether channels are last, their number, height and width.
+    """Return whether channels are last, their number, height and width.
 
     Raises:
         ProbeError: if the teacher takes no pictures.

@@ -1,4 +1,4 @@
-"""Labels of any form → classes, as int64."""
+"""Convert labels of any form to classes, as int64."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _INT64 = np.iinfo(np.int64)
 
 
 def is_label_name(name: str) -> bool:
-    """Tell whether a name says that it holds labels: y, y_test, labels, Target, class …"""
+    """Tell whether a name suggests labels: y, y_test, labels, Target, class …"""
     words = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
     return not _WORDS.isdisjoint(words) and "names" not in words
 
 
 def texts_of(array: Array) -> Array:
-    """An array of text or of UTF-8 bytes, as text."""
+    """Convert an array of text or of UTF-8 bytes to text."""
     return array if array.dtype.kind == "U" else np.char.decode(array, "utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Turns an array of labels into classes for one teacher.
+    """Convert an array of labels to classes for one teacher.
 
     Attributes:
         wanted: what the teacher asks for.
         source: the file, for messages.
-        name: where they were found, as it is told: an array's name in quotes, a column, folders.
+        name: where the labels were found, for messages: an array's name in quotes, a column, folders.
     """
 
     wanted: Wanted
@@ -43,7 +43,7 @@ class Labels:
     name: str
 
     def of(self, array: Array, count: int) -> tuple[Array, tuple[str, ...]]:
-        """Classes [n], or labels set [n, labels] for a multi-label teacher, int64; and what there is to say of them.
+        """Convert to classes [n], or labels set [n, labels] for a multi-label teacher, int64; and notes for the user.
 
         Raises:
             ProbeError: if they are not labels of ``count`` inputs, or of other classes.
@@ -67,7 +67,7 @@ class Labels:
         return whole, ()
 
     def by_name(self, texts: list[str], count: int) -> tuple[Array, tuple[str, ...]]:
-        """Classes out of their names, or out of numbers written as text.
+        """Convert classes' names, or numbers written as text, to classes.
 
         Raises:
             ProbeError: if the file does not name its classes, or not so.
@@ -79,13 +79,13 @@ class Labels:
             why = "holds text, and the teacher's file does not name its classes"
             if self.wanted.class_names and None in places:
                 strange = shown(texts[places.index(None)])
-                why = f"names {strange}, which is not the name of one of the file's classes {self._named()}"
+                why = f"names {strange}, which is not the name of one of the file's classes {self._some_class_names()}"
             raise self._error(why, f"Give {self._wanted_labels()}.")
-        told = f"{self.name} holds names of classes: they are taken in the file's order, {self._named()}"
+        told = f"{self.name} holds names of classes: they are taken in the file's order, {self._some_class_names()}"
         return np.array(places, np.int64), (told,)
 
     def _place(self, text: str) -> int | None:
-        """The place of the one class of a name; in small letters and capitals alike, if there is none such else."""
+        """Return the index of the one class of this name, or of this name in another case; None if there is none."""
         names = self.wanted.class_names
         for alike in (str, lambda name: name.strip().casefold()):
             same = [place for place, name in enumerate(names) if alike(name) == alike(text)]
@@ -99,7 +99,7 @@ class Labels:
         if array.dtype.kind == "f" and (not np.isfinite(array).all() or (array != np.rint(array)).any()):
             raise self._error("holds fractions or values that are not finite", f"Give {self._wanted_labels()}.")
         if array.size and not (_INT64.min <= int(array.min()) and int(array.max()) <= _INT64.max):
-            raise self._beyond(int(array.min()), int(array.max()))
+            raise self._out_of_range_error(int(array.min()), int(array.max()))
         return array.astype(np.int64)
 
     def _multilabel(self, whole: Array) -> Array:
@@ -122,7 +122,7 @@ class Labels:
         return whole.argmax(1), (f"{self.name} is one-hot: the place of its 1 is the class",)
 
     def _numbers(self) -> dict[int, int]:
-        """The place of each class by the file's own number; empty where it has none, or they are 0, 1, 2 …"""
+        """Return the index of each class by the file's own number; empty where it has none, or they are 0, 1, 2 …"""
         names = self.wanted.class_names
         if not names or not all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
             return {}
@@ -133,9 +133,9 @@ class Labels:
         classes = self.wanted.signature.classes
         low, high = int(whole.min(initial=0)), int(whole.max(initial=0))
         if classes and (low < 0 or high >= classes):
-            raise self._beyond(int(whole.min()), high)
+            raise self._out_of_range_error(int(whole.min()), high)
 
-    def _beyond(self, low: int, high: int) -> ProbeError:
+    def _out_of_range_error(self, low: int, high: int) -> ProbeError:
         classes = self.wanted.signature.classes
         remedy = f"Give labels from 0 to {classes - 1}."
         if low == 1 and high == classes:
@@ -154,7 +154,7 @@ class Labels:
             return f"labels [n, {classes}] of 0 and 1"
         return f"whole numbers from 0 to {classes - 1}" if classes else "whole numbers from 0"
 
-    def _named(self) -> str:
+    def _some_class_names(self) -> str:
         names = self.wanted.class_names
         some = ", ".join(f"{shown(name)}" for name in names[:4])
         return f"({some}{', …' if len(names) > 4 else ''})"

@@ -1,4 +1,4 @@
-"""Finding a file's inputs and the labels among named arrays."""
+"""Match a file's inputs and the labels to named arrays."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ...core.arrays import Array
 from ...core.errors import ProbeError
 from ...core.text import did_you_mean, shown
 from .labels import Labels, is_label_name, texts_of
-from .parts import Part, Takes, Wanted
+from .parts import ProbePart, Takes, Wanted
 
 _NUMBERS, _TEXT = "fiub", "US"
 _AS_THE_FILE = "Save the inputs as the teacher's file takes them: {dtype}, normalised if it wants that."
 
 
-def match(arrays: Mapping[str, Array], source: Path, wanted: Wanted) -> Part:
-    """Takes the inputs and the labels out of one source.
+def match(arrays: Mapping[str, Array], source: Path, wanted: Wanted) -> ProbePart:
+    """Select the inputs and the labels from one source.
 
     Raises:
-        ProbeError: if they are not there, or not so that nothing has to be guessed.
+        ProbeError: if they are not there, or the choice would be a guess.
     """
     if len(wanted.takes) == 1:
-        names = {_only(arrays, source, wanted.takes[0]): wanted.takes[0]}
+        names = {_single_candidate(arrays, source, wanted.takes[0]): wanted.takes[0]}
     else:
-        names = {_named(arrays, source, value): value for value in wanted.takes}
+        names = {_array_named(arrays, source, value): value for value in wanted.takes}
     counts = {len(arrays[name]) for name in names}
     if len(counts) > 1:
         told = ", ".join(f"{shown(name)} {len(arrays[name])}" for name in names)
@@ -38,11 +38,11 @@ def match(arrays: Mapping[str, Array], source: Path, wanted: Wanted) -> Part:
     feeds = {value.name: as_taken(arrays[name], value, source, name) for name, value in names.items()}
     labels, notes = _labels(arrays, names.keys(), count, source, wanted)
     more = [_note(arrays[name], name, value, wanted, source) for name, value in names.items()]
-    return Part(source, feeds, labels, (*filter(None, more), *notes))
+    return ProbePart(source, feeds, labels, (*filter(None, more), *notes))
 
 
 def as_taken(array: Array, takes: Takes, source: Path, name: str) -> Array:
-    """An array in the type that the file takes, every number as it was.
+    """Convert an array to the type that the file takes without changing any number.
 
     Raises:
         ProbeError: if that type does not hold them.
@@ -87,8 +87,8 @@ def _not_finite(array: Array, dtype: np.dtype[np.generic], source: Path, name: s
     )
 
 
-def _only(arrays: Mapping[str, Array], source: Path, takes: Takes) -> str:
-    """The name of the one array that can be the one input."""
+def _single_candidate(arrays: Mapping[str, Array], source: Path, takes: Takes) -> str:
+    """Return the name of the one array that can be the one input."""
     kinds = _TEXT if takes.dtype == "string" else _NUMBERS
     able = [name for name, array in arrays.items() if array.dtype.kind in kinds and takes.fits(array)]
     if takes.name in arrays:
@@ -101,15 +101,15 @@ def _only(arrays: Mapping[str, Array], source: Path, takes: Takes) -> str:
     if len(able) == 1 and len(arrays[able[0]]):
         return able[0]
     what = f"no single array of {'text' if kinds == _TEXT else 'numbers'} of shape {takes} in it; it has"
-    raise ProbeError(f"{what} {_listed(arrays)}", where=source, remedy=_remedy(arrays, able, takes))
+    raise ProbeError(f"{what} {_list_arrays(arrays)}", where=source, remedy=_remedy(arrays, able, takes))
 
 
-def _named(arrays: Mapping[str, Array], source: Path, takes: Takes) -> str:
-    """The name of the array for one of several inputs: the input's."""
+def _array_named(arrays: Mapping[str, Array], source: Path, takes: Takes) -> str:
+    """Return the name of the array for one of several inputs, which is the input's own."""
     if takes.name not in arrays:
         close = did_you_mean(takes.name, arrays)
         raise ProbeError(
-            f"no array {shown(takes.name)}, which the teacher takes, in it{close}; it has {_listed(arrays)}",
+            f"no array {shown(takes.name)}, which the teacher takes, in it{close}; it has {_list_arrays(arrays)}",
             where=source,
             remedy="Save one array for each of the file's inputs, under the input's name.",
         )
@@ -151,7 +151,7 @@ def _note(array: Array, name: str, takes: Takes, wanted: Wanted, source: Path) -
     """Note numbers that lie far from the values that the teacher is said to take.
 
     Raises:
-        ProbeError: if they are whole numbers far outside: they are raw bytes, and the file takes others.
+        ProbeError: if they are whole numbers far outside: raw bytes, where the file takes normalised values.
     """
     signature = wanted.signature
     if "float" not in takes.dtype:
@@ -170,12 +170,12 @@ def _note(array: Array, name: str, takes: Takes, wanted: Wanted, source: Path) -
     return f"{shown(name)} holds whole numbers ({array.dtype}): they are used as they are" if whole else ""
 
 
-def _listed(arrays: Mapping[str, Array]) -> str:
+def _list_arrays(arrays: Mapping[str, Array]) -> str:
     return ", ".join(f"{shown(name)} {a.dtype}{list(a.shape)}" for name, a in list(arrays.items())[:20]) or "nothing"
 
 
 def _remedy(arrays: Mapping[str, Array], able: list[str], takes: Takes) -> str:
-    """Say what to do with the array that comes nearest."""
+    """Word a remedy for the array that comes nearest."""
     if len(able) > 1:
         return f"Keep one of {', '.join(map(shown, able[:4]))}, or name it {shown(takes.name)}."
     wanted = takes.shape
@@ -198,7 +198,7 @@ def _remedy(arrays: Mapping[str, Array], able: list[str], takes: Takes) -> str:
 
 
 def _order(sizes: tuple[int, ...], wanted: tuple[int | None, ...]) -> list[int]:
-    """The axes of [n, *sizes] in the order that makes [n, *wanted]."""
+    """Return the axes of [n, *sizes] in the order that makes [n, *wanted]."""
     left = dict(enumerate(sizes, 1))
     order = [0]
     for size in wanted:

@@ -14,7 +14,7 @@ from ...teacher.signature import Signature
 
 @dataclass(frozen=True)
 class Takes:
-    """One of the inputs that a teacher's file is fed.
+    """Describe one of the inputs that a teacher's file is fed.
 
     Attributes:
         name: in the file.
@@ -39,7 +39,7 @@ class Takes:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Holds what a teacher asks of a probe: the inputs it is fed, its signature, its classes' names if known."""
+    """Hold what a teacher asks of a probe: the inputs it is fed, its signature, its classes' names if known."""
 
     takes: tuple[Takes, ...]
     signature: Signature
@@ -47,8 +47,8 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Holds what one source gave: arrays [n, …] by input, labels [n] or [n, labels] int64, and what to say of them."""
+class ProbePart:
+    """Hold the content of one source: arrays [n, …] by input, labels [n] or [n, labels] int64, and notes on them."""
 
     source: Path
     feeds: Mapping[str, Array]
@@ -58,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Probe:
-    """Real inputs, as the teacher's file takes them.
+    """Hold real inputs, as the teacher's file takes them.
 
     Attributes:
         inputs: the signature's input [n, …], float32.
@@ -66,7 +66,7 @@ class Probe:
         name: the source's.
         digest: of all numbers.
         feeds: the file's inputs [n, …] by name, each in the file's own type.
-        notes: what was taken for what, in words for the user.
+        notes: how the source was interpreted, in words for the user.
     """
 
     inputs: Array
@@ -77,6 +77,6 @@ class Probe:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the entry of a report."""
+        """Convert to the entry of a report."""
         notes = {"notes": [printable(note) for note in self.notes]} if self.notes else {}
         return {"name": self.name, "sha256": self.digest, **notes}

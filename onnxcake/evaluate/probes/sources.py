@@ -1,4 +1,4 @@
-"""Finding what a probe is kept in: arrays, pictures or tables, in a file or a folder."""
+"""Find how a probe is stored: as arrays, pictures or tables, in a file or a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...core.errors import ProbeError
 from ...core.text import shown
 from . import archives, images, tables
 from .matching import match
-from .parts import Part, Wanted
+from .parts import ProbePart, Wanted
 
 _KINDS = {"arrays": archives.SUFFIXES, "pictures": images.SUFFIXES + images.UNREAD, "tables": tables.SUFFIXES}
 _REMEDY = (
@@ -19,15 +19,15 @@ _REMEDY = (
 )
 
 
-def parts_of(path: Path, wanted: Wanted) -> list[Part]:
-    """Reads a file, or all files of a folder; what is none of these, such as a README, is not looked at.
+def parts_of(path: Path, wanted: Wanted) -> list[ProbePart]:
+    """Read a file, or all files of a folder; ignore files of other kinds, such as a README.
 
     Raises:
         ProbeError: if there is nothing, or several kinds of it, or one file cannot be read or does not fit.
     """
     try:
         folder = stat.S_ISDIR(path.stat().st_mode)
-        found = _listed(path) if folder else {_kind(path) or "arrays": [path]}
+        found = _files_by_kind(path) if folder else {_kind(path) or "arrays": [path]}
         groups = _class_folders(path, found) if folder and "arrays" not in found else []
     except OSError as error:
         raise archives.unreadable(path, error) from error
@@ -51,8 +51,8 @@ def _kind(file: Path) -> str | None:
     return next((kind for kind, suffixes in _KINDS.items() if file.suffix.lower() in suffixes), None)
 
 
-def _listed(folder: Path) -> dict[str, list[Path]]:
-    """The files of a folder by kind, in the order of their names; hidden ones, such as macOS adds, are left out."""
+def _files_by_kind(folder: Path) -> dict[str, list[Path]]:
+    """List the files of a folder by kind, in the order of their names, without hidden ones such as macOS adds."""
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
         kind = None if file.name.startswith(".") else _kind(file)
@@ -62,7 +62,7 @@ def _listed(folder: Path) -> dict[str, list[Path]]:
 
 
 def _class_folders(path: Path, beside: Mapping[str, Sequence[Path]]) -> list[tuple[Path, list[Path]]]:
-    """The folders in a folder, each with its pictures; none if they hold no pictures.
+    """List the folders in a folder, each with its pictures; none if they hold no pictures.
 
     Args:
         beside: files that lie beside them.
@@ -71,7 +71,7 @@ def _class_folders(path: Path, beside: Mapping[str, Sequence[Path]]) -> list[tup
         ProbeError: if some hold pictures and some do not, or files lie beside them, or in folders deeper down.
     """
     folders = sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith((".", "__MACOSX")))
-    groups = [(folder, _listed(folder).get("pictures", [])) for folder in folders]
+    groups = [(folder, _files_by_kind(folder).get("pictures", [])) for folder in folders]
     if not any(pictures for _, pictures in groups):
         deep = [one for one in folders if not beside and _holds_class_folders(one)]
         if deep:
@@ -91,4 +91,4 @@ def _class_folders(path: Path, beside: Mapping[str, Sequence[Path]]) -> list[tup
 
 
 def _holds_class_folders(path: Path) -> bool:
-    return any(inner.is_dir() and "pictures" in _listed(inner) for inner in path.iterdir())
+    return any(inner.is_dir() and "pictures" in _files_by_kind(inner) for inner in path.iterdir())

@@ -1,4 +1,4 @@
-"""Reading tables: ``.csv`` and ``.tsv`` files, for teachers of one row of features or of one input for each column.
+"""Read tables: ``.csv`` and ``.tsv`` files, for teachers of one row of features or of one input for each column.
 
 A first line of names is found by itself. Columns are taken by name where the teacher has an input for each, else in
 their order; labels are in the column that is called so, or in the last where there is one more than features.
@@ -22,7 +22,7 @@ from ...core.text import did_you_mean, shown
 from .archives import check_memory
 from .labels import Labels, is_label_name
 from .matching import as_taken
-from .parts import Part, Takes, Wanted
+from .parts import ProbePart, Takes, Wanted
 
 SUFFIXES = (".csv", ".tsv")
 _DELIMITERS = ",;\t"
@@ -34,8 +34,8 @@ _CERTAIN = {"label", "labels", "target", "targets", "class", "classes"}
 _INDEX = {"", "unnamed: 0"}
 
 
-def read(files: Sequence[Path], wanted: Wanted) -> list[Part]:
-    """Reads each file as rows of inputs.
+def read(files: Sequence[Path], wanted: Wanted) -> list[ProbePart]:
+    """Read each file as rows of inputs.
 
     Raises:
         ProbeError: if one cannot be read or does not fit, with the line and the column.
@@ -53,7 +53,7 @@ def read(files: Sequence[Path], wanted: Wanted) -> list[Part]:
 
 @dataclass(frozen=True)
 class _Table:
-    """Cells by row, the file's line of each row, and the columns' names, if the file has them."""
+    """Hold cells by row, the file's line of each row, and the columns' names, if the file has them."""
 
     source: Path
     header: list[str] | None
@@ -62,11 +62,11 @@ class _Table:
     notes: tuple[str, ...] = ()
 
     def name(self, column: int) -> str:
-        """A column, as messages call it."""
+        """Return a column's name for messages."""
         return f"column {shown(self.header[column])}" if self.header else f"column {column + 1}"
 
     def cells(self, column: int) -> list[str]:
-        """A column's texts.
+        """Return a column's texts.
 
         Raises:
             ProbeError: if one is missing.
@@ -78,7 +78,7 @@ class _Table:
         return cells
 
     def numbers(self, column: int, whole: bool) -> Array:
-        """A column's numbers, int64 where ``whole`` and none has a fraction, else float64.
+        """Return a column's numbers, int64 where ``whole`` and none has a fraction, else float64.
 
         Raises:
             ProbeError: if one is no number.
@@ -104,7 +104,7 @@ class _Table:
         return number
 
     def error(self, line: int, column: int, why: str, remedy: str) -> ProbeError:
-        """The error for a cell."""
+        """Word the error for a cell."""
         return ProbeError(f"line {line}, {self.name(column)} {why}", where=self.source, remedy=remedy)
 
 
@@ -140,11 +140,11 @@ def _table(file: Path, wanted: Wanted) -> _Table:
     table = _Table(file, header, rows[1:], lines[1:]) if header else _Table(file, None, rows, lines)
     if not table.rows:
         raise ProbeError("holds names of columns alone", where=file, remedy="Give one input in each line below them.")
-    return _without_index(table, wanted)
+    return _drop_index(table, wanted)
 
 
 def _widths(row: list[str]) -> tuple[int, int]:
-    """Give how many cells a first line has that names the columns of ``row``, perhaps with its # apart."""
+    """Return the possible numbers of cells in a first line that names the columns of ``row``: its # may stand apart."""
     return len(row), len(row) + 1
 
 
@@ -156,7 +156,7 @@ def _delimiter(file: Path, first: str) -> str:
 
 
 def _header(rows: list[list[str]], source: Path, line: int, wanted: Wanted) -> list[str] | None:
-    """The names of the columns, if the first line holds them: it has no number, and the next has one.
+    """Return the names of the columns, if the first line holds them: it has no number, and the next has one.
 
     A first line of 0, 1, 2 … is what pandas calls columns without names.
 
@@ -191,8 +191,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _without_index(table: _Table, wanted: Wanted) -> _Table:
-    """The table without the column of row numbers that pandas writes."""
+def _drop_index(table: _Table, wanted: Wanted) -> _Table:
+    """Drop the column of row numbers that pandas writes."""
     if not table.header or len(table.header) < 2:
         return table
     name, takes = table.header[0].casefold(), wanted.takes
@@ -206,7 +206,7 @@ def _without_index(table: _Table, wanted: Wanted) -> _Table:
     return _Table(table.source, table.header[1:], [row[1:] for row in table.rows], table.lines, (told,))
 
 
-def _part(table: _Table, wanted: Wanted) -> Part:
+def _part(table: _Table, wanted: Wanted) -> ProbePart:
     if len(wanted.takes) == 1:
         columns, label, notes = _in_order(table, wanted)
         feeds = {wanted.takes[0].name: _features(table, columns, wanted.takes[0])}
@@ -214,13 +214,13 @@ def _part(table: _Table, wanted: Wanted) -> Part:
         by_name, label, notes = _by_name(table, wanted.takes)
         feeds = {takes.name: _features(table, [column], takes) for takes, column in by_name}
     if label is None:
-        return Part(table.source, feeds, None, (*table.notes, *notes))
+        return ProbePart(table.source, feeds, None, (*table.notes, *notes))
     labels, told = _labels(table, label, wanted)
-    return Part(table.source, feeds, labels, (*table.notes, *notes, *told))
+    return ProbePart(table.source, feeds, labels, (*table.notes, *notes, *told))
 
 
 def _features(table: _Table, columns: Sequence[int], takes: Takes) -> Array:
-    """Columns → [n, *shape] in the type that the file takes."""
+    """Convert columns to [n, *shape] in the type that the file takes."""
     shape = [1 if size is None else size for size in takes.shape]
     found: Array
     if takes.dtype == "string":
@@ -232,7 +232,7 @@ def _features(table: _Table, columns: Sequence[int], takes: Takes) -> Array:
 
 
 def _in_order(table: _Table, wanted: Wanted) -> tuple[list[int], int | None, tuple[str, ...]]:
-    """The columns of the features, that of the labels, and what there is to say of them."""
+    """Find the columns of the features, by their order, and that of the labels; return them with notes for the user."""
     takes, width = wanted.takes[0], len(table.rows[0])
     sizes = [size or 1 for size in takes.shape]
     features = math.prod(sizes)
@@ -261,7 +261,7 @@ def _in_order(table: _Table, wanted: Wanted) -> tuple[list[int], int | None, tup
 
 
 def _by_name(table: _Table, takes: Sequence[Takes]) -> tuple[list[tuple[Takes, int]], int | None, tuple[str, ...]]:
-    """The column of each input, that of the labels, and what there is to say of them."""
+    """Find the column of each input by its name, and that of the labels; return them with notes for the user."""
     if table.header is None:
         raise ProbeError(
             "its first line does not name the columns, and the teacher has an input for each",

@@ -1,4 +1,4 @@
-"""ONNX operators as torch functions: one file per family, each operator at every opset version it exists in.
+"""Convert ONNX operators to torch functions: one file per family, each operator at every opset version it exists in.
 
 A converter is called once, while the graph is built, and returns the function that runs every time::
 

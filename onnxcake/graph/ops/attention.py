@@ -1,4 +1,4 @@
-"""Attention as ONNX defines it."""
+"""Convert Attention as ONNX defines it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def attention(node: Node) -> Function:
 
 
 def _core(node: Node) -> Function:
-    """From queries, keys, values and a mask to the answer, and to the scores if they are wanted."""
+    """Build the function from queries, keys, values and a mask to the output, and to the scores if they are wanted."""
     scale, softcap, mode = node.attr("scale"), node.attr("softcap", 0.0), node.attr("qk_matmul_output_mode", 0)
     # The plain triangle is the fused kernels' own; any other mask is spelled out.
     triangle = bool(node.attr("is_causal", 0)) and _mask(node) is None
@@ -61,7 +61,7 @@ def _core(node: Node) -> Function:
 
 
 def _mask(node: Node) -> Function | None:
-    """What makes one mask of the one given, the window and the padding; None where there is at most the triangle."""
+    """Build the function that combines mask, window and padding into one mask; None where the triangle is all."""
     left, right = node.attr("left_window_size", -1), node.attr("right_window_size", -1)
     right = 0 if node.attr("is_causal", 0) else right
     windowed = left >= 0 or right >= 0

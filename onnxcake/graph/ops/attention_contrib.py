@@ -1,4 +1,4 @@
-"""Attention as onnxruntime's transformer optimiser writes it (com.microsoft)."""
+"""Convert attention as onnxruntime's transformer optimiser writes it (com.microsoft)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _check(node: Node) -> None:
 
 
 def _projected(node: Node) -> Function:
-    """What adds the projections' bias and splits the heads, where keys and values do not come with theirs apart."""
+    """Build the function that adds the projections' bias and splits the heads of queries, keys and values."""
     heads, width = node.attr("num_heads"), node.size(0, 2)
     if node.rank(1) == 4:  # the bias, if there is one, is in the keys and values already
         return lambda q, k, v, b: (split_heads(q if b is None else q + b[:width], heads), k, v)
@@ -100,9 +100,9 @@ def _projected(node: Node) -> Function:
 
 
 def _masks(node: Node, key: int, mask: int, bias: int, past: int) -> Function | None:
-    """What makes one mask of the padding, the bias and the triangle, from the inputs at these places.
+    """Build the function that combines padding, bias and triangle into one mask, from the inputs at these places.
 
-    None where there is at most the triangle. What padding hides gets a low number added to its score, so that a
+    None where there is at most the triangle. Padding adds a low number to the scores that it hides, so that a
     token that may look at nothing but padding looks at all of it.
     """
     low, causal = node.attr("mask_filter_value", -10000.0), bool(node.attr("unidirectional", 0))
@@ -113,7 +113,7 @@ def _masks(node: Node, key: int, mask: int, bias: int, past: int) -> Function | 
     def function(q: Tensor, k: Tensor, mask: Tensor | None, bias: Tensor | None, before: int) -> Tensor | None:
         queries, keys = q.shape[2], k.shape[2]
         if mask is not None:
-            seen = _seen(kind, mask, keys)
+            seen = _padding_mask(kind, mask, keys)
             bias = both(torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, low), bias)
         return both(bias, band(queries, keys, before, -1, 0, q.device)) if causal else bias
 
@@ -121,7 +121,7 @@ def _masks(node: Node, key: int, mask: int, bias: int, past: int) -> Function | 
 
 
 def _padding(node: Node, mask: int, key: int) -> str:
-    """What form the padding's description has."""
+    """Determine the form of the padding's description."""
     rank = node.rank(mask)
     if rank in (2, 3):
         return "tokens" if rank == 2 else "pairs"
@@ -132,8 +132,8 @@ def _padding(node: Node, mask: int, key: int) -> str:
     raise Obstacle("its mask is in a form that is not supported", _REMEDY)
 
 
-def _seen(kind: str, mask: Tensor, keys: int) -> Tensor:
-    """The padding as a mask over (batch, heads, queries, keys): True where there is no padding."""
+def _padding_mask(kind: str, mask: Tensor, keys: int) -> Tensor:
+    """Convert the padding to a mask over (batch, heads, queries, keys): True where there is no padding."""
     if kind == "tokens":
         return mask[:, None, None, :] > 0
     if kind == "pairs":

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, its masks and heads, for all operators that are a form of it."""
+"""Compute scaled dot-product attention, its masks and heads, for all operators that are a form of it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(batch, tokens, heads · size) → (batch, heads, tokens, size)."""
+    """Split heads: (batch, tokens, heads · size) → (batch, heads, tokens, size)."""
     split: Tensor = x.unflatten(-1, (heads, -1))
     return split.transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(batch, heads, tokens, size) → (batch, tokens, heads · size)."""
+    """Merge heads: (batch, heads, tokens, size) → (batch, tokens, heads · size)."""
     return x.transpose(1, 2).flatten(2)
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, scale: float | None = None
 ) -> Tensor:
-    """Attention over (batch, heads, tokens, size); each head of k and v serves as many of q as there are to one."""
+    """Compute attention over (batch, heads, tokens, size); heads of k and v are shared evenly among those of q."""
     k, v = shared(q, k, v)
     if mask is not None and mask.dim() == 3:
         mask = mask.unsqueeze(0)  # the fused kernels want two or four dimensions
@@ -31,7 +31,7 @@ def attend(
 
 
 def shared(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """k and v with their heads repeated for those of q."""
+    """Repeat the heads of k and v for those of q that share them."""
     times = q.shape[1] // k.shape[1]
     return (k, v) if times == 1 else (k.repeat_interleave(times, 1), v.repeat_interleave(times, 1))
 
@@ -45,7 +45,7 @@ def attend_in_steps(
     softcap: float = 0.0,
     precision: torch.dtype | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """As `attend`, and the scores: raw, soft-capped, masked, and as probabilities."""
+    """Compute attention as `attend` does, and the scores: raw, soft-capped, masked, and as probabilities."""
     k, v = shared(q, k, v)
     root = math.sqrt(1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     raw = (q * root) @ (k * root).transpose(-2, -1)
@@ -65,14 +65,14 @@ def attend_in_steps(
 
 
 def continued(k: Tensor, v: Tensor, past_k: Tensor | None, past_v: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Keys and values with those of earlier tokens before them, and how many these are."""
+    """Prepend the keys and values of earlier tokens; return their number, too."""
     if past_k is None or past_v is None:
         return k, v, 0
     return torch.cat([past_k, k], 2), torch.cat([past_v, v], 2), past_k.shape[2]
 
 
 def band(queries: int, keys: int, offset: int | Tensor, left: int, right: int, device: torch.device) -> Tensor:
-    """Which keys each query may look at: from ``left`` before its place to ``right`` after it; −1 is without end.
+    """Build the mask of keys each query may look at, from ``left`` before to ``right`` after its place; −1: no bound.
 
     The first query's place among the keys is ``offset``, a number, or one for each of the batch.
     """
@@ -89,7 +89,7 @@ def band(queries: int, keys: int, offset: int | Tensor, left: int, right: int, d
 
 
 def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Two masks as one; True or what is added to the scores, as each may be."""
+    """Combine two masks, each of truth values or of numbers that are added to the scores."""
     if first is None or second is None:
         return second if first is None else first
     if first.dtype == torch.bool and second.dtype == torch.bool:

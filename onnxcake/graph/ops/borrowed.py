@@ -1,4 +1,4 @@
-"""Operators whose converters are onnx2torch's own: the element-wise ones that need neither attributes nor sizes."""
+"""Borrow onnx2torch's converters for element-wise operators that need neither attributes nor sizes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ borrow.borrowed = True  # type: ignore[attr-defined]  # for the record of who co
 
 
 def _converter(node: Node) -> Any:
-    """onnx2torch's converter for the newest version it knows: those since only added types to these operators."""
+    """Find onnx2torch's converter for the newest version it knows; later ones only add types to these operators."""
     registry = _onnx2torch().node_converters.registry
     for version in range(node.version, 0, -1):
         with contextlib.suppress(NotImplementedError):
@@ -41,7 +41,7 @@ def _converter(node: Node) -> Any:
 
 @functools.cache
 def _onnx2torch() -> Any:
-    """onnx2torch, imported at the first use (it takes a while), with a stand-in for torchvision where that cannot be.
+    """Import onnx2torch at the first use, as it takes a while, with a stand-in for torchvision if need be.
 
     torchvision's wheel only works with the torch build it was made for; onnx2torch needs it for NMS and
     RoiAlign alone, which are not borrowed. The stand-in leaves sys.modules again at once.

@@ -1,4 +1,4 @@
-"""Conversions from one element type to another, by value or by bits."""
+"""Convert from one element type to another, by value or by bits."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _to_e4m3fn(x: Tensor) -> Tensor:
 
 
 def _to_e2m1(x: Tensor) -> Tensor:
-    """Rounded to the nearest of ±{0, ½, 1, 1½, 2, 3, 4, 6}, ties to even; it has no NaN."""
+    """Round to the nearest of ±{0, ½, 1, 1½, 2, 3, 4, 6}, ties to even; there is no NaN."""
     x = torch.nan_to_num(x.float(), nan=0.0).clamp(-6, 6)
     size = x.abs()
     step = 0.5 * (1 + (size >= 2) + 2 * (size >= 4))

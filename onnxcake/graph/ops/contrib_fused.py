@@ -1,4 +1,4 @@
-"""Convolutions and products with the activation that onnxruntime's optimiser put into them (com.microsoft)."""
+"""Convert convolutions and products fused with an activation by onnxruntime's optimiser (com.microsoft)."""
 
 from __future__ import annotations
 

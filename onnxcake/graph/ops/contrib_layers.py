@@ -1,4 +1,4 @@
-"""Layers and activations as onnxruntime's optimisers write them (com.microsoft), in one piece with their neighbours."""
+"""Convert layers and activations that onnxruntime's optimisers fuse with their neighbours (com.microsoft)."""
 
 from __future__ import annotations
 
@@ -157,15 +157,15 @@ def _group_norm(node: Node) -> Function:
 
 @op("FusedMatMul", "TransposeMatMul", domain=_DOMAIN)
 def fused_matmul(node: Node) -> Function:
-    first, second = _turned(node, 0, "A"), _turned(node, 1, "B")
+    first, second = _transposition(node, 0, "A"), _transposition(node, 1, "B")
     alpha = node.attr("alpha", 1.0)
     if math.isclose(alpha, 1.0):
         return lambda a, b: first(a) @ second(b)
     return lambda a, b: first(a) @ second(b) * alpha
 
 
-def _turned(node: Node, index: int, letter: str) -> Function:
-    """How a factor is transposed before the product."""
+def _transposition(node: Node, index: int, letter: str) -> Function:
+    """Build the function that transposes a factor before the product."""
     rank = node.rank(index)
     order = list(range(rank))
     if rank > 2 and node.attr(f"transBatch{letter}", 0):

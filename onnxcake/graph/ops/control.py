@@ -1,4 +1,4 @@
-"""If and Loop: resolved while the graph is built where that can be, else decided at run time."""
+"""Convert If and Loop: resolved while the graph is built where that can be, else decided at run time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.remedies import SIZES, SOUND
 from ..node import Node
 from ..registry import op
 from ..values import Depends, Function, Obstacle, Sizes, TooMuch, Value
-from .control_modules import Branches, Chosen, Turns
+from .control_modules import Branches, Chosen, LoopModule
 from .control_parts import (
     appended,
     count_turns,
@@ -45,7 +45,7 @@ def if_(node: Node) -> Function | list[Value]:
         if not all(same_kind(x, y) for x, y in zip(a.seen, b.seen, strict=True)):
             raise Obstacle("the data decide which branch is taken, and the branches give different shapes", _REMEDY)
     read_at_run_time(node, (*then_reads, *other_reads))
-    node.gives(*(tuple(value.seen[trial] for value in first) for trial in (0, 1)))
+    node.declare_results(*(tuple(value.seen[trial] for value in first) for trial in (0, 1)))
     pieces = node.builder.batches[0] == node.builder.batches[1]
     return (Chosen if data and pieces else Branches)(then, other, len(then_reads))
 
@@ -70,7 +70,7 @@ def loop(node: Node) -> Function | list[Value]:
 
 
 def _unrolled(node: Node) -> list[Value] | None:
-    """The loop's turns in a row; None if whether it goes on depends on the data."""
+    """Unroll a loop's iterations; return None if its condition depends on the data."""
     builder, body = node.builder, node.attr("body")
     most = int(node.sample(0)) if node.has(0) else math.inf
     go_on = node.value(1) if node.has(1) else builder.constant(torch.tensor(True))
@@ -85,7 +85,7 @@ def _unrolled(node: Node) -> list[Value] | None:
         while turn < most and bool(go_on.seen[0]):
             if turn and not plain:
                 count_turns(builder, 1, body, turn)
-            number = builder.constant(torch.full(_of_number(body), turn))
+            number = builder.constant(torch.full(_shape_of_iteration(body), turn))
             go_on, *outputs = node.inline(body, [number, go_on, *states])
             if go_on.depends != Depends.NOTHING:
                 del builder.steps[marks[0] :], builder.records[marks[1] :]
@@ -97,8 +97,8 @@ def _unrolled(node: Node) -> list[Value] | None:
     return states + [stacked(node, values, 0, end) for values, end in zip(scans, ends, strict=True)]
 
 
-def _of_number(body: onnx.GraphProto) -> tuple[int, ...]:
-    """The shape of the number of the turn: a scalar, or one number where the body declares that."""
+def _shape_of_iteration(body: onnx.GraphProto) -> tuple[int, ...]:
+    """Return the shape of the iteration number: a scalar, or one number where the body declares that."""
     return (1,) if len(declared(body.input[0])) == 1 else ()
 
 
@@ -107,7 +107,7 @@ def _at_run_time(node: Node) -> Function:
     body.CopyFrom(node.attr("body"))
     initial = [node.value(i) for i in range(2, len(node.inputs))]
     states, lists = _states(node, body, initial)
-    zero = torch.zeros(_of_number(body), dtype=torch.int64)
+    zero = torch.zeros(_shape_of_iteration(body), dtype=torch.int64)
     go_on = node.value(1) if node.has(1) else builder.constant(torch.tensor(True))
     condition = go_on if stays_true(builder, body) else builder.fresh(go_on.seen)
     graph, reads, (end, *outputs) = node.module(body, [builder.fresh((zero, zero)), condition, *states])
@@ -125,15 +125,15 @@ def _at_run_time(node: Node) -> Function:
     for value in outputs[len(initial) :]:
         node.extra(_dims(node, value))
     read_at_run_time(node, reads)
-    node.gives(*(_given(trial, turns, initial, lists, outputs, kept) for trial in (0, 1)))
-    return Turns(graph, len(initial), lists, kept, always, builder.limits.steps)
+    node.declare_results(*(_outputs_at(trial, turns, initial, lists, outputs, kept) for trial in (0, 1)))
+    return LoopModule(graph, len(initial), lists, kept, always, builder.limits.steps)
 
 
 def _states(node: Node, body: onnx.GraphProto, initial: list[Value]) -> tuple[list[Value], tuple[int, ...]]:
-    """(what the body is given for its states, those states that it appends to).
+    """Return (the values that the body is given for its states, the indices of states that it appends to).
 
-    What is appended is collected, as the scan outputs are: the body is changed to give that alone. A state that
-    the body hands on as it is stays what it is, a constant say.
+    Appended values are collected, as the scan outputs are: the body is changed to output them alone. A state that
+    the body returns unchanged keeps its value, which may be a constant.
     """
     states, lists = list(initial), []
     for j, value in enumerate(initial):
@@ -148,7 +148,7 @@ def _states(node: Node, body: onnx.GraphProto, initial: list[Value]) -> tuple[li
 
 
 def _turns(node: Node) -> tuple[int, ...] | None:
-    """How often a loop without a condition turns at the two trial batches, if the data do not say."""
+    """Count the iterations of a loop without a condition at the two trial batches; None if they depend on the data."""
     if not node.has(0) or node.value(0).depends == Depends.DATA:
         return None
     node.sizes(0)
@@ -160,7 +160,7 @@ def _dims(node: Node, value: Value) -> Sizes:
     return Sizes.through(node.builder.batches, (first, second))
 
 
-def _given(
+def _outputs_at(
     trial: int,
     turns: tuple[int, ...] | None,
     initial: list[Value],
@@ -168,7 +168,7 @@ def _given(
     outputs: list[Value],
     kept: tuple[bool, ...],
 ) -> tuple[Any, ...]:
-    """What a loop at run time gives at a trial batch."""
+    """Build the outputs of a loop at run time for a trial batch, as meta tensors."""
     number = turns[trial] if turns else 0
     given = [value.seen[trial] for value in outputs]
     for j in lists:

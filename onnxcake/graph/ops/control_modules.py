@@ -1,4 +1,4 @@
-"""If, Loop, Scan and SequenceMap as modules, where what they do is decided at run time."""
+"""Run If, Loop, Scan and SequenceMap as modules, where branches and lengths are decided at run time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..module import Graph
 
 
 class Branches(nn.Module):
-    """An If: runs one of two graphs, the first of which reads ``split`` of the outer values."""
+    """Run one of the two graphs of an If; the first reads ``split`` of the outer values."""
 
     def __init__(self, then: Graph, other: Graph, split: int) -> None:
         super().__init__()
         self.then, self.other, self.split = then, other, split
 
     def forward(self, condition: Tensor, *rest: Any) -> tuple[Any, ...]:
-        """The outputs of the graph that the condition chooses; ``rest`` are the outer values, and the batch."""
+        """Return the outputs of the graph that the condition chooses; ``rest`` are the outer values, and the batch."""
         *reads, (batch,) = rest
         if bool(condition):
             return tuple(self.then.run(batch, *reads[: self.split]))
@@ -27,44 +27,44 @@ class Branches(nn.Module):
 
 
 class Chosen(Branches):
-    """An If in a graph that torch.vmap runs in pieces: runs both graphs, and each piece has what its data choose.
+    """Run both graphs of an If in a graph that torch.vmap runs in pieces, and choose the outputs for each piece.
 
     Gradients flow through the graph that was chosen alone. In the other one a logarithm or a quotient may be infinite,
     and zero times infinity would be no number: so they are cut off where that graph reads outer values.
     """
 
     def forward(self, condition: Tensor, *rest: Any) -> tuple[Any, ...]:
-        """As `Branches`; ``condition`` holds one value."""
+        """Return the chosen outputs as `Branches` does; ``condition`` holds one value."""
         *reads, (batch,) = rest
         yes = condition.reshape(())
-        then = self.then.run(batch, *(_open_if(yes, value) for value in reads[: self.split]))
-        other = self.other.run(batch, *(_open_if(~yes, value) for value in reads[self.split :]))
-        return tuple(_either(yes, a, b) for a, b in zip(then, other, strict=True))
+        then = self.then.run(batch, *(_detach_unless(yes, value) for value in reads[: self.split]))
+        other = self.other.run(batch, *(_detach_unless(~yes, value) for value in reads[self.split :]))
+        return tuple(_select(yes, a, b) for a, b in zip(then, other, strict=True))
 
 
-def _open_if(taken: Tensor, value: Any) -> Any:
-    """The same value, which a gradient flows back to where a branch is taken alone."""
+def _detach_unless(taken: Tensor, value: Any) -> Any:
+    """Detach a value where a branch is not taken, so that gradients flow back through the taken branch alone."""
     if isinstance(value, Tensor):
         return torch.where(taken, value, value.detach()) if value.is_floating_point() else value
-    return type(value)(_open_if(taken, v) for v in value) if isinstance(value, (list, tuple)) else value
+    return type(value)(_detach_unless(taken, v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def _either(yes: Tensor, first: Any, second: Any) -> Any:
+def _select(yes: Tensor, first: Any, second: Any) -> Any:
     if isinstance(first, Tensor):
         return torch.where(yes, first, second)
-    return [_either(yes, a, b) for a, b in zip(first, second, strict=True)] if isinstance(first, list) else first
+    return [_select(yes, a, b) for a, b in zip(first, second, strict=True)] if isinstance(first, list) else first
 
 
-class Turns(nn.Module):
-    """A Loop.
+class LoopModule(nn.Module):
+    """Run a Loop.
 
     Args:
-        body: from (number of the turn, condition, states, outer values) to (condition, states, scan outputs).
-        states: how many.
-        lists: those states that the turns append to; the body gives what is appended.
-        kept: which of the states and scan outputs are wanted.
+        body: from (iteration number, condition, states, outer values) to (condition, states, scan outputs).
+        states: number of states.
+        lists: indices of the states that iterations append to; the body outputs the appended value.
+        kept: for each state and scan output, whether it is wanted.
         always: whether the condition can be left alone.
-        most: turns, after which it is given up.
+        most: iterations, after which the loop is given up.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Turns(nn.Module):
         self.body, self.states, self.lists, self.kept, self.always, self.most = body, states, lists, kept, always, most
 
     def forward(self, turns: Any, condition: Tensor | None, *rest: Any) -> tuple[Any, ...]:
-        """``rest``: the states, a zero, the shapes of the scan outputs in one turn, the outer values, the batch."""
+        """Run the iterations; ``rest``: states, a zero, one iteration's scan output shapes, outer values, batch."""
         states, rest = list(rest[: self.states]), rest[self.states :]
         scans = len(self.kept) - self.states
         zero, shapes, reads, (batch,) = rest[0], rest[1 : 1 + scans], rest[1 + scans : -1], rest[-1]
@@ -106,11 +106,11 @@ def _stacked(values: list[Tensor], shape: tuple[int, ...], zero: Tensor) -> Tens
 
 
 class Scanned(nn.Module):
-    """A Scan.
+    """Run a Scan.
 
     Args:
         body: from (states, one element of each input, outer values) to (states, one element of each output).
-        states: how many.
+        states: number of states.
         axes, backward: of each input.
         out_axes, out_backward: of each output.
     """
@@ -130,7 +130,7 @@ class Scanned(nn.Module):
         self.outs = tuple(zip(out_axes, out_backward, strict=True))
 
     def forward(self, *given: Any) -> tuple[Any, ...]:
-        """``given``: the states, the inputs, the outer values, and the batch."""
+        """Run the steps; ``given``: the states, the inputs, the outer values, and the batch."""
         cut = self.states + len(self.ins)
         states, inputs, reads, (batch,) = given[: self.states], given[self.states : cut], given[cut:-1], given[-1]
         slices = [unbound(x, axis, back) for x, (axis, back) in zip(inputs, self.ins, strict=True)]
@@ -145,20 +145,20 @@ class Scanned(nn.Module):
 
 
 def unbound(x: Tensor, axis: int, backward: bool) -> tuple[Tensor, ...]:
-    """The slices of a tensor along an axis, in the order of a Scan."""
+    """Split a tensor into slices along an axis, in the order of a Scan."""
     slices = x.unbind(axis)
     return slices[::-1] if backward else slices
 
 
 class BatchedScan(nn.Module):
-    """A Scan of opset 8, which does each sample of the batch by itself, and may be told how long each is."""
+    """Run a Scan of opset 8, each sample of the batch by itself, up to its own length if lengths are given."""
 
     def __init__(self, scan: Scanned) -> None:
         super().__init__()
         self.scan = scan
 
     def forward(self, lengths: Tensor | None, *given: Any) -> tuple[Tensor, ...]:
-        """``given`` as for the Scan, its states and inputs with the batch in front."""
+        """Run the Scan for each sample; ``given`` as for the Scan, its states and inputs with the batch in front."""
         cut = self.scan.states + len(self.scan.ins)
         states, inputs, rest = given[: self.scan.states], given[self.scan.states : cut], given[cut:]
         rows = []
@@ -176,14 +176,14 @@ def _padded(x: Tensor, length: int) -> Tensor:
 
 
 class Mapped(nn.Module):
-    """A SequenceMap: runs a graph once for each place of those inputs that are ``lists``."""
+    """Run a SequenceMap: its graph once for each element of those inputs that are ``lists``."""
 
     def __init__(self, body: Graph, lists: Sequence[bool]) -> None:
         super().__init__()
         self.body, self.lists = body, tuple(lists)
 
     def forward(self, *given: Any) -> tuple[list[Any], ...]:
-        """``given``: the inputs, the outer values, and the batch."""
+        """Run the graph for each element; ``given``: the inputs, the outer values, and the batch."""
         inputs, reads, (batch,) = given[: len(self.lists)], given[len(self.lists) : -1], given[-1]
         count = len(inputs[self.lists.index(True)])
         columns = [x if listed else [x] * count for x, listed in zip(inputs, self.lists, strict=True)]

@@ -1,4 +1,4 @@
-"""What If, Loop and Scan share while they are built: the guard on unrolling, and what a body shows of itself."""
+"""Limit unrolling of If, Loop and Scan, and read the structure of their bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_TURNS = 4096  # of one loop that is unrolled
 
 @contextmanager
 def unrolling(builder: Host, turns: int, body: onnx.GraphProto) -> Iterator[None]:
-    """Around the building of ``turns`` turns of a loop, whose inner loops count as often as it turns."""
+    """Count ``turns`` iterations of a loop while they are built in the block; inner loops are multiplied by them."""
     count_turns(builder, turns, body)
     outer, builder.turns = builder.turns, builder.turns * turns
     try:
@@ -28,10 +28,10 @@ def unrolling(builder: Host, turns: int, body: onnx.GraphProto) -> Iterator[None
 
 
 def count_turns(builder: Host, turns: int, body: onnx.GraphProto, before: int = 0) -> None:
-    """Counts further turns that a loop asks for, before they are built.
+    """Count further iterations that a loop asks for, before they are built.
 
     Raises:
-        TooMuch: if that is too much.
+        TooMuch: if they exceed the limits.
     """
     asked, nodes, allowed = builder.turns * (before + turns), 1 + nodes_in(body), builder.limits.steps
     builder.unrolled += turns * nodes
@@ -44,13 +44,13 @@ def count_turns(builder: Host, turns: int, body: onnx.GraphProto, before: int = 
 
 
 def nodes_in(graph: onnx.GraphProto) -> int:
-    """The nodes of a graph and its sub-graphs."""
+    """Count the nodes of a graph and its sub-graphs."""
     inner = (g for node in graph.node for a in node.attribute for g in (a.g, *a.graphs))
     return len(graph.node) + sum(nodes_in(g) for g in inner)
 
 
 def origin(body: onnx.GraphProto, name: str) -> str:
-    """The name that a name of a body only stands for."""
+    """Follow Identity nodes of a body back to the name that a name stands for."""
     aliases = {node.output[0]: node.input[0] for node in body.node if node.op_type == "Identity" and not node.domain}
     while name in aliases:
         name = aliases[name]
@@ -58,7 +58,7 @@ def origin(body: onnx.GraphProto, name: str) -> str:
 
 
 def stays_true(builder: Host, body: onnx.GraphProto) -> bool:
-    """Whether a Loop's body plainly leaves its condition as it is, or true: it is a `for` loop."""
+    """Tell whether a Loop's body plainly leaves its condition as it is, or true: it is a `for` loop."""
     name = origin(body, body.output[0].name)
     if name == body.input[1].name:
         return True
@@ -72,7 +72,7 @@ def stays_true(builder: Host, body: onnx.GraphProto) -> bool:
 
 
 def appended(body: onnx.GraphProto, source: str, result: str) -> str | None:
-    """What a body appends to a sequence that it does nothing else with; None if that is not so."""
+    """Return the name that a body appends to a sequence which it only appends to; else None."""
     maker = next((node for node in body.node if result in node.output), None)
     if maker is None or maker.op_type != "SequenceInsert" or len([name for name in maker.input if name]) != 2:
         return None
@@ -82,7 +82,7 @@ def appended(body: onnx.GraphProto, source: str, result: str) -> str | None:
 
 
 def reads(node: onnx.NodeProto, name: str) -> bool:
-    """Whether a node, or one in its sub-graphs, reads a name."""
+    """Tell whether a node, or one in its sub-graphs, reads a name."""
     inner = (g for a in node.attribute for g in (a.g, *a.graphs))
     return name in node.input or any(
         name in {out.name for out in graph.output} or any(reads(n, name) for n in graph.node) for graph in inner
@@ -90,7 +90,7 @@ def reads(node: onnx.NodeProto, name: str) -> bool:
 
 
 def same_kind(first: Any, second: Any) -> bool:
-    """Whether two values, as seen at a trial batch, have the same shapes and types."""
+    """Tell whether two values, as seen at a trial batch, have the same shapes and types."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return first.shape == second.shape and first.dtype == second.dtype
     if isinstance(first, list) and isinstance(second, list):
@@ -99,19 +99,19 @@ def same_kind(first: Any, second: Any) -> bool:
 
 
 def declared(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    """The shape that a body declares for a value, sizes that it leaves open as 0."""
+    """Return the shape that a body declares for a value, open sizes as 0."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
 def read_at_run_time(node: Node, reads: Sequence[Value]) -> None:
-    """Has a run-time module get the outer values that its sub-graphs read, and the batch."""
+    """Pass the outer values that a run-time module's sub-graphs read, and the batch, to its function."""
     for value in reads:
         node.extra(value)
     node.extra(Sizes((1,), (0,)))
 
 
 def stacked(node: Node, values: Sequence[Value], axis: int, declared_as: onnx.ValueInfoProto) -> Value:
-    """The values side by side along a new axis; of the declared shape if there are none."""
+    """Stack values along a new axis; return an empty tensor of the declared shape if there are none."""
     if values:
         return node.call(lambda *xs: torch.stack(xs, axis), *values)[0]
     shape = list(declared(declared_as))

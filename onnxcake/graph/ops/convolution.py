@@ -1,4 +1,4 @@
-"""Convolutions over one to three spatial axes."""
+"""Convert convolutions over one to three spatial axes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def conv_transpose(node: Node) -> Function:
 
 
 def _cuts(node: Node) -> Windows:
-    """How much of the whole result is cut off at both ends of each axis; below zero, how much is added."""
+    """Compute how much of the whole result is cut off at both ends of each axis; below zero, how much is added."""
     kernel = node.shape(1)[2:]
     asked = tuple(node.attr("output_shape") or ())[-len(kernel) :]
     auto = node.attr("auto_pad", "NOTSET")
@@ -72,7 +72,7 @@ def _cuts(node: Node) -> Windows:
 
 @op("CausalConvWithState")
 def causal_conv(node: Node) -> Function:
-    """Each channel on its own, looking back only; what the next call would look back at is the second output."""
+    """Convert a depthwise convolution that looks back only; its second output is the state for the next call."""
     channels, _, width = node.shape(1)
     keep, activation = width - 1, node.attr("activation", "none")
     if activation not in ("none", "silu", "swish"):

@@ -1,4 +1,4 @@
-"""Deformable convolution: sampling where the offsets say, then one matrix product."""
+"""Convert deformable convolution: sampling at the offset positions, then one matrix product."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def deform_conv(node: Node) -> Function:
 
 
 def _regular(node: Node, kernel: tuple[int, ...]) -> Tensor:
-    """Where an undeformed convolution reads: kernel elements × axes × output."""
+    """Compute the positions that an undeformed convolution reads: kernel elements × axes × output."""
     axes = len(kernel)
     strides, dilations = (node.attr(name, [1] * axes) for name in ("strides", "dilations"))
     pads = node.attr("pads", [0] * (2 * axes))

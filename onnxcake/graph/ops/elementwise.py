@@ -1,4 +1,4 @@
-"""Arithmetic on each element: sums, products, powers, remainders, signs, bounds, extremes."""
+"""Convert arithmetic on each element: sums, products, powers, remainders, signs, bounds, extremes."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def extreme(node: Node) -> Function | list[Value]:
             number = constant_number(node, index, 1 - index)
             if number is not None:
                 node.take(index)
-                return _bounded(number, None, dtype) if node.op == "Max" else _bounded(None, number, dtype)
+                return _clamp(number, None, dtype) if node.op == "Max" else _clamp(None, number, dtype)
     pairwise = torch.maximum if node.op == "Max" else torch.minimum
     return ordering(pairwise if count == 2 else lambda *xs: functools.reduce(pairwise, xs), dtype)
 
@@ -123,7 +123,7 @@ def clip(node: Node) -> Function | list[Value]:
     dtype = node.dtype(0)
     if node.version < 11:
         low, high = node.attr("min"), node.attr("max")
-        return [node.value(0)] if low is None and high is None else _bounded(low, high, dtype)
+        return [node.value(0)] if low is None and high is None else _clamp(low, high, dtype)
     given = [index for index in (1, 2) if node.has(index)]
     if not given:
         return [node.value(0)]
@@ -132,11 +132,11 @@ def clip(node: Node) -> Function | list[Value]:
     low, high = (node.constant(i).reshape(-1)[0].item() if i in given else None for i in (1, 2))
     for index in (1, 2):  # an absent one too
         node.take(index)
-    return _bounded(low, high, dtype)
+    return _clamp(low, high, dtype)
 
 
-def _bounded(low: float | None, high: float | None, dtype: torch.dtype) -> Function:
-    """Brings numbers between fixed bounds, the upper one winning."""
+def _clamp(low: float | None, high: float | None, dtype: torch.dtype) -> Function:
+    """Build a clamp between fixed bounds, the upper one winning."""
     if dtype.is_floating_point and (low, high) in _RECTIFIERS:
         return _RECTIFIERS[low, high]
     return lambda x: torch.clamp(x, low, high)
@@ -148,7 +148,7 @@ _RECTIFIERS: dict[tuple[float | None, float | None], Function] = {(0.0, None): t
 
 
 def constant_number(node: Node, index: int, other: int) -> int | float | None:
-    """Input ``index`` as a Python number if it is a constant one that does not change the shape of ``other``."""
+    """Return input ``index`` as a Python number if it is a constant one that does not change the shape of ``other``."""
     if not node.is_constant(index) or node.is_constant(other):
         return None
     value: Tensor = node.sample(index)

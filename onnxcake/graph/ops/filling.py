@@ -1,4 +1,4 @@
-"""Tensors made from sizes and numbers: Tile, ConstantOfShape, Range, EyeLike, Trilu."""
+"""Convert tensors made from sizes and numbers: Tile, ConstantOfShape, Range, EyeLike, Trilu."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def range_(node: Node) -> Function:
 
 
 def _count(start: Tensor, limit: Tensor, step: Tensor) -> int:
-    """How many numbers a range has."""
+    """Count the numbers of a range."""
     if not step.any():
         raise Obstacle("a step of 0")
     if start.dtype.is_floating_point:

@@ -1,4 +1,4 @@
-"""Picking elements by index: Gather and its relatives, one-hot, and what finds indices."""
+"""Convert operators that pick elements by index: Gather and its relatives, one-hot, and those that find indices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from ..values import Depends, Function, Obstacle, Unfit, Value
 
 
 def indices(node: Node, index: int, size: int) -> Callable[[Tensor, int], Tensor]:
-    """What makes int64 indices ≥ 0 of input ``index`` on an axis of ``size`` (−1: depends on the batch) at run time.
+    """Build the function that makes int64 indices ≥ 0 of input ``index`` on an axis of ``size`` (−1: open).
+
+    Constant indices on an axis of known size are converted at once, and nothing is left to do at run time.
 
     If they are constants and the size is known, that is done here and nothing is left to do.
 
@@ -58,7 +60,7 @@ def gather(node: Node) -> Function | list[Value]:
 
 
 def _gather_view(node: Node, axis: int, size: int) -> Function | None:
-    """One constant index, or constant indices with a constant positive step, as a view."""
+    """Build a view for one constant index, or constant indices with a constant positive step; None for others."""
     picked = node.sample(1)
     if picked.dim() > 1 or picked.numel() == 0:
         return None

@@ -1,4 +1,4 @@
-"""Comparisons, truth values, bits, and the choice between two tensors."""
+"""Convert comparisons, truth values, bits, and the choice between two tensors."""
 
 from __future__ import annotations
 

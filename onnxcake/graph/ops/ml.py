@@ -1,4 +1,4 @@
-"""Classical machine learning (ai.onnx.ml) with a gradient: linear models, scaling, normalising, imputing."""
+"""Convert classical machine learning (ai.onnx.ml) with a gradient: linear models, scaling, normalising, imputing."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ ML = "ai.onnx.ml"
 
 
 def table(node: Node, name: str) -> Tensor:
-    """A list-of-floats attribute, in the precision that floats are computed in."""
+    """Read a list-of-floats attribute, in the precision that floats are computed in."""
     return torch.tensor(node.attr(name, []), dtype=node.dtype_of(TensorProto.FLOAT))
 
 
 def rows(node: Node) -> Function:
-    """Makes a [samples, features] float matrix of the input, which may be whole numbers, or one sample alone."""
+    """Build the function that converts the input, which may be one sample alone, to a [samples, features] matrix."""
     dtype, flat = node.dtype_of(TensorProto.FLOAT), node.rank(0) == 1
     return lambda x: (x.unsqueeze(0) if flat else x).to(dtype)
 
 
 def labelled(node: Node) -> tuple[Tensor, int]:
-    """A classifier's labels: its own where they are numbers, else the places of its classes."""
+    """Return a classifier's labels (its own where they are numbers, else the classes' indices) and their number."""
     numbers, strings = (node.attr(kind, []) for kind in ("classlabels_ints", "classlabels_int64s"))
     numbers, strings = numbers or strings, node.attr("classlabels_strings", [])
     labels = torch.tensor(numbers) if numbers else torch.arange(len(strings))
@@ -69,7 +69,7 @@ def linear_regressor(node: Node) -> Function:
 
 
 def transformed(transform: str, scores: int) -> Function:
-    """What is done to a row of scores at the end."""
+    """Build the transform of a row of scores that ``post_transform`` names."""
     if transform == "PROBIT":
         return _probit
     if transform == "NONE" or scores == 1:  # as onnxruntime has it: one score alone is left as it is
@@ -84,7 +84,7 @@ def transformed(transform: str, scores: int) -> Function:
 
 
 def of_one_score(transform: str, margins: bool = False) -> Function:
-    """The scores of two classes out of one, that of the second; ``margins``: an SVM's, whose signs differ."""
+    """Build the scores of two classes from the second's; ``margins``: an SVM's, whose signs differ."""
     if transform == "PROBIT":
         raise Obstacle("post_transform PROBIT is not defined for two classes with one score", BEFORE)
     if transform == "LOGISTIC":
@@ -95,14 +95,14 @@ def of_one_score(transform: str, margins: bool = False) -> Function:
 
 
 def _softmax_zero(x: Tensor) -> Tensor:
-    """Softmax in which a score of zero stays (about) zero."""
+    """Compute a softmax in which a score of zero stays (about) zero."""
     top = x.amax(-1, keepdim=True)
     terms = torch.where(x.abs() > 1e-7, (x - top).exp(), x * (-top).exp())
     return terms / terms.sum(-1, keepdim=True)
 
 
 def _probit(x: Tensor) -> Tensor:
-    """The normal distribution's quantiles, by Winitzki's formula for the inverse error function."""
+    """Compute the normal distribution's quantiles, by Winitzki's formula for the inverse error function."""
     a = 0.147
     y = 2 * x - 1
     log = torch.log1p(-y * y)

@@ -1,4 +1,4 @@
-"""Encoders of labels and categories (ai.onnx.ml), and what there has no gradient at all and is refused by name."""
+"""Convert encoders of labels and categories (ai.onnx.ml); refuse by name the operators that have no gradient."""
 
 from __future__ import annotations
 

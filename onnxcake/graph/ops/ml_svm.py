@@ -1,4 +1,4 @@
-"""Support vector machines (ai.onnx.ml), as onnxruntime computes them."""
+"""Convert support vector machines (ai.onnx.ml), as onnxruntime computes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLOSE = 0.005
 
 
 def _kernel(node: Node, vectors: Tensor) -> tuple[Function, tuple[Tensor, ...]]:
-    """(the similarity of samples to the support vectors, the tensors that it needs)."""
+    """Return (the kernel function of samples and support vectors, the tensors that it needs)."""
     kind = node.attr("kernel_type", "LINEAR")
     gamma, shift, degree = node.attr("kernel_params") or (0.0, 0.0, 0.0)
     if kind == "LINEAR":
@@ -65,7 +65,7 @@ def svm_classifier(node: Node) -> Function:
 
 
 def _linear(node: Node) -> Function:
-    """Without support vectors: one row of weights for each class, and one bias."""
+    """Convert a classifier without support vectors: one row of weights for each class, and one bias."""
     labels, classes = labelled(node)
     weights, bias = table(node, "coefficients").reshape(classes, -1), table(node, "rho")[:1]
     matrix, finish = rows(node), transformed(node.attr("post_transform", "NONE"), classes)
@@ -85,7 +85,7 @@ def _linear(node: Node) -> Function:
 
 
 def _with_vectors(node: Node) -> Function:
-    """One score for each pair of classes; with prob_a and prob_b, probabilities out of these."""
+    """Convert a classifier of one score per pair of classes; with prob_a and prob_b, probabilities from these."""
     labels, classes = labelled(node)
     per_class = node.attr("vectors_per_class")
     if len(per_class) != classes:
@@ -119,18 +119,18 @@ def _with_vectors(node: Node) -> Function:
         winners = torch.where(scores > 0, first, second)
         votes = F.one_hot(winners, classes).sum(1)
         if platt:
-            scores = _coupled(_sure(torch.sigmoid(-slopes * scores - shifts)), classes)
+            scores = _coupled(_clip_probability(torch.sigmoid(-slopes * scores - shifts)), classes)
         return labels[votes.argmax(1)], finish(scores)
 
     return function
 
 
-def _sure(p: Tensor) -> Tensor:
+def _clip_probability(p: Tensor) -> Tensor:
     return p.clamp(1e-7, 1 - 1e-7)
 
 
 def _pairwise(weights: Tensor, per_class: list[int]) -> Tensor:
-    """[pairs, vectors] out of libsvm's [classes − 1, vectors]: a pair's score has weights on its two classes alone."""
+    """Rearrange libsvm's weights [classes − 1, vectors] to [pairs, vectors]; a pair weighs two classes' vectors."""
     ends = torch.tensor([0, *per_class]).cumsum(0).tolist()
     parts = [slice(ends[i], ends[i + 1]) for i in range(len(per_class))]
     lines = []
@@ -143,9 +143,9 @@ def _pairwise(weights: Tensor, per_class: list[int]) -> Tensor:
 
 
 def _coupled(pairs: Tensor, classes: int) -> Tensor:
-    """Class probabilities out of those of each pair: Wu, Lin and Weng (2004), algorithm 2, as libsvm stops it.
+    """Compute class probabilities from those of each pair: Wu, Lin and Weng (2004), algorithm 2, as libsvm stops it.
 
-    A sweep improves one class after the other; a sample whose condition is met is left alone from then on.
+    A sweep improves one class after the other; a sample whose condition is met is not changed from then on.
     """
     first, second = torch.triu_indices(classes, classes, 1, device=pairs.device)
     r = pairs.new_zeros(pairs.shape[0], classes, classes)
@@ -162,7 +162,7 @@ def _coupled(pairs: Tensor, classes: int) -> Tensor:
 
 
 def _swept(p: Tensor, q: Tensor, qp: Tensor, pqp: Tensor) -> Tensor:
-    """One sweep; p keeps summing to ``total`` until the end, where it is divided by it."""
+    """Compute one sweep of the coupling; p sums to ``total`` until the end, where it is divided by it."""
     total, new = torch.ones_like(pqp), []
     for t in range(p.shape[1]):
         step = (pqp / total - qp[:, t]) / q[:, t, t]

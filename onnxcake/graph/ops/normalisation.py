@@ -1,4 +1,4 @@
-"""Normalisation by the statistics of a batch, a sample, a group, a layer or a neighbourhood."""
+"""Convert normalisation by the statistics of a batch, a sample, a group, a layer or a neighbourhood."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def batch_normalization(node: Node) -> Function:
 
 
 def _affine(node: Node, epsilon: float, view: tuple[int, ...]) -> Function:
-    """Constant scale, bias, mean and variance as one product and sum, which keeps no activations for the gradient."""
+    """Fold constant scale, bias, mean and variance into one product and sum, which keeps no activations."""
     scale, bias, mean, var = (node.constant(i).double() for i in (1, 2, 3, 4))
     slope = scale / (var + epsilon).sqrt()
     for constant in (bias - mean * slope, slope):
@@ -44,7 +44,7 @@ def _affine(node: Node, epsilon: float, view: tuple[int, ...]) -> Function:
 
 
 def _training(node: Node, epsilon: float) -> Function:
-    """As the standard has it in training: normalised by the batch's own statistics."""
+    """Convert BatchNormalization in training mode: normalised by the batch's own statistics."""
     momentum, axes = node.attr("momentum", 0.9), (0, *range(2, node.rank(0)))
 
     def function(x: Tensor, s: Tensor, b: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:

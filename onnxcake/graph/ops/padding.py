@@ -1,4 +1,4 @@
-"""What is put around tensors, or cut off: Pad and CenterCropPad."""
+"""Convert Pad and CenterCropPad, which add elements around tensors or cut them off."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pad(node: Node) -> Function | list[Value]:
 
 
 def _amounts(node: Node) -> Sizes:
-    """How much to put before each axis, then after each."""
+    """Return the amounts to add before each axis, then after each."""
     if node.version < 11:
         given = node.attr("pads", node.attr("paddings"))
         return Sizes((0,) * len(given), tuple(given))
@@ -83,7 +83,7 @@ def _pad_with_data(node: Node, pads: Sizes) -> Function:
 
 
 def _pad_mirrored(node: Node, mode: str, order: Sequence[int]) -> Function:
-    """Pads with the tensor's own elements: in one call if torch has one, else by picking them along each axis."""
+    """Pad with the tensor's own elements: in one call if torch has one, else by picking them along each axis."""
     rank, shape = node.rank(0), node.shape(0)
     padded = len(order) // 2  # how many of the last axes
     for covered in (rank - 2, rank - 1):  # with or without a batch, as torch counts
@@ -108,7 +108,7 @@ def _pad_mirrored(node: Node, mode: str, order: Sequence[int]) -> Function:
 
 
 def _source(size: int, before: int, after: int, mode: str) -> Tensor:
-    """Where each element of a padded axis comes from; a negative amount cuts off, before anything is put on."""
+    """Compute the source index of each element of a padded axis; a negative amount crops before anything is added."""
     first, last = max(-before, 0), size - max(-after, 0)
     length = last - first
     if length <= 0:

@@ -1,4 +1,4 @@
-"""Pooling over one to three spatial axes, in windows and over everything."""
+"""Convert pooling over one to three spatial axes, in windows and over everything."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def max_pool(node: Node) -> Function:
 
 
 def _with_indices(windows: Windows, padding: list[int], options: tuple[Any, ...], by_column: bool) -> Function:
-    """Max-pooling that also gives the places of the maxima, counted through the whole tensor without padding."""
+    """Build max-pooling that also returns the indices of the maxima in the whole tensor without padding."""
     pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(windows.kernel) - 1]
     begins = windows.begins if padding else (0,) * len(windows.kernel)
 
@@ -42,17 +42,17 @@ def _with_indices(windows: Windows, padding: list[int], options: tuple[Any, ...]
         padded = _padded(numbers, padding, -math.inf)
         y, place = pool(padded, *options, return_indices=True)
         if padding or by_column:
-            place = _place(place, padded.shape[2:], begins, x.shape[2:], by_column)
+            place = _unpadded_index(place, padded.shape[2:], begins, x.shape[2:], by_column)
         planes = torch.arange(x.shape[0] * x.shape[1], device=x.device).reshape(*x.shape[:2], *[1] * len(begins))
         return y.to(x.dtype), place + planes * math.prod(x.shape[2:])
 
     return function
 
 
-def _place(
+def _unpadded_index(
     place: Tensor, padded: Sequence[int], begins: Sequence[int], sizes: Sequence[int], by_column: bool
 ) -> Tensor:
-    """A place in a padded plane as one in the plane."""
+    """Convert an index in a padded plane to one in the plane."""
     coordinates = []
     for size, begin in zip(padded[::-1], begins[::-1], strict=True):
         coordinates.append(place % size - begin)
@@ -91,7 +91,7 @@ def average_pool(node: Node) -> Function:
 
 
 def _weights(node: Node, windows: Windows, include: bool) -> Tensor | None:
-    """By what the mean over each whole window is multiplied, for the mean over what counts in it; None for 1."""
+    """Compute the factors from the mean over whole windows to the mean over the elements that count; None for 1."""
     asked = windows_of(node, windows.kernel)
     if (include and not asked.ceil) or not any(windows.begins + windows.ends):
         return None
@@ -137,7 +137,7 @@ def global_lp_pool(node: Node) -> Function:
 
 
 def _windows(node: Node, able: bool = True) -> tuple[Windows, bool]:
-    """The node's windows, and whether torch's pooling, if ``able``, does their padding and rounding by itself.
+    """Return the node's windows, and whether torch's pooling, if ``able``, does their padding and rounding by itself.
 
     If not, they are such that the input padded by them is just used up.
     """
@@ -153,7 +153,7 @@ def _padded(x: Tensor, padding: list[int], value: float = 0.0) -> Tensor:
 
 
 def _gathered(x: Tensor, windows: Windows) -> Tensor:
-    """What each window sees, as a view whose last axes are the window's."""
+    """Gather the elements of each window, as a view whose last axes are the window's."""
     for axis, (reach, stride, step) in enumerate(zip(windows.extents, windows.strides, windows.dilations, strict=True)):
         x = x.unfold(axis + 2, reach, stride)[..., ::step]
     return x

@@ -1,4 +1,4 @@
-"""Quantisation: floats to a grid of few values and back, with a gradient that goes straight through the rounding.
+"""Convert quantisation to a grid of values and back, with a straight-through gradient (Bengio et al., 2013).
 
 Where floats are computed in one precision (`Builder.precision`), a quantised tensor stays a float tensor that
 holds its whole numbers exactly. So whatever lies between QuantizeLinear and DequantizeLinear has a gradient.
@@ -19,7 +19,7 @@ from ...onnxfile.tensors import DTYPES, type_name
 from ..node import Node
 from ..registry import op
 from ..values import Depends, Function, Obstacle, Value
-from .rounding import FLOAT8, RANGES, Quantised, Straight
+from .rounding import FLOAT8, RANGES, StraightThroughQuantise, StraightThroughRound
 
 _TYPES = {DTYPES[kind]: kind for kind in (*RANGES, *FLOAT8)}  # of several with one dtype, the widest
 _E4M3FN_OVER = 464.0  # halfway from its largest number, 448, to where the next one would be
@@ -35,7 +35,7 @@ def quantize_linear(node: Node) -> Function:
 
 
 def declared(node: Node, function: Function, kind: int) -> Function:
-    """A function whose result is of the declared type, where each type is kept."""
+    """Convert a function's result to the declared type, where each type is kept."""
     if node.builder.precision is not None:
         return function
     dtype = DTYPES[kind]
@@ -43,7 +43,7 @@ def declared(node: Node, function: Function, kind: int) -> Function:
 
 
 def _target(node: Node) -> int:
-    """The element type that a QuantizeLinear makes."""
+    """Return the element type that a QuantizeLinear makes."""
     kind: int = node.attr("output_dtype", 0)
     if node.has(2):
         zero = node.value(2)
@@ -55,7 +55,7 @@ def _target(node: Node) -> int:
 
 
 def _to_grid(node: Node, kind: int, back: bool) -> Function:
-    """x → whole numbers of the scale, as they are or times the scale. Takes the node's scale and zero point."""
+    """Build x → whole numbers of the scale, as they are or times the scale. Takes the node's scale and zero point."""
     low, high = (float(end) for end in RANGES[kind])
     real = real_dtype(node)
     step, zero = _number(node, 1), _number(node, 2) if node.has(2) else 0.0
@@ -65,13 +65,13 @@ def _to_grid(node: Node, kind: int, back: bool) -> Function:
         node.extra(torch.tensor(step, dtype=real))
         low, high = low - zero, high - zero
         if back or not zero:
-            return lambda x, scale: Quantised.apply(x.to(real), scale, step, low, high, back)
-        return lambda x, scale: Quantised.apply(x.to(real), scale, step, low, high, back) + zero
-    scale_of, zero_of = _spread(node, 1), _spread(node, 2)
+            return lambda x, scale: StraightThroughQuantise.apply(x.to(real), scale, step, low, high, back)
+        return lambda x, scale: StraightThroughQuantise.apply(x.to(real), scale, step, low, high, back) + zero
+    scale_of, zero_of = _pass_aligned(node, 1), _pass_aligned(node, 2)
 
     def function(x: Tensor, s: Tensor, z: Tensor | int = 0) -> Tensor:
         s, z = scale_of(s), zero_of(z)
-        y: Tensor = (Straight.apply(x.to(real) / s) + z).clamp(low, high)
+        y: Tensor = (StraightThroughRound.apply(x.to(real) / s) + z).clamp(low, high)
         return (y - z) * s if back else y
 
     return function
@@ -81,7 +81,7 @@ def _to_float8(node: Node, kind: int) -> Function:
     dtype, real = DTYPES[kind], real_dtype(node)
     largest = torch.finfo(dtype).max if node.attr("saturate", 1) else math.inf
     keep = node.builder.precision is None
-    scale_of, zero_of = _spread(node, 1), _spread(node, 2)
+    scale_of, zero_of = _pass_aligned(node, 1), _pass_aligned(node, 2)
 
     def function(x: Tensor, s: Tensor, z: Tensor | int = 0) -> Tensor:
         x = (x.to(real) / scale_of(s) + zero_of(z)).clamp(-largest, largest)
@@ -111,8 +111,8 @@ def dequantize_linear(node: Node) -> Function | list[Value]:
     whole, central = _is_all(node, 1, 1), not node.has(2) or _is_all(node, 2, 0)
     if whole and central and node.builder.precision == node.dtype(0):
         return [node.value(0)]
-    scale_of = None if whole else _spread(node, 1)
-    zero_of = None if central else _spread(node, 2)
+    scale_of = None if whole else _pass_aligned(node, 1)
+    zero_of = None if central else _pass_aligned(node, 2)
     node.take(1)
     node.take(2)
 
@@ -126,7 +126,7 @@ def dequantize_linear(node: Node) -> Function | list[Value]:
 
 
 def _undoes(node: Node, maker: Node) -> bool:
-    """Whether a DequantizeLinear returns exactly from the QuantizeLinear that makes its input."""
+    """Tell whether a DequantizeLinear exactly undoes the QuantizeLinear that makes its input."""
     if node.builder.precision is None or maker.op != "QuantizeLinear" or _target(maker) in FLOAT8:
         return False
     if any(node.attr(name, default) != maker.attr(name, default) for name, default in (("axis", 1), ("block_size", 0))):
@@ -153,7 +153,7 @@ def dynamic_quantize_linear(node: Node) -> Function:
         scale = (high - low) / 255
         scale = torch.where(scale == 0, 1, scale)
         zero = (-low / scale).clamp(0, 255).round()
-        y = (Straight.apply(x / scale) + zero).clamp(0, 255)
+        y = (StraightThroughRound.apply(x / scale) + zero).clamp(0, 255)
         return (y.to(torch.uint8), scale, zero.to(torch.uint8)) if keep else (y, scale, zero)
 
     return function
@@ -163,12 +163,12 @@ def dynamic_quantize_linear(node: Node) -> Function:
 
 
 def real_dtype(node: Node) -> torch.dtype:
-    """What quantised numbers are computed in."""
+    """Return the dtype that quantised numbers are computed in."""
     return node.builder.precision or torch.float32
 
 
 def _number(node: Node, place: int) -> float | None:
-    """A scale or zero point that is one known number."""
+    """Return a scale or zero point that is one known number; None for others."""
     if not node.is_constant(place) or node.sample(place).numel() != 1:
         return None
     return float(node.sample(place).to(real_dtype(node)))
@@ -178,16 +178,16 @@ def _is_all(node: Node, place: int, number: int) -> bool:
     return node.is_constant(place) and bool((node.sample(place).to(real_dtype(node)) == number).all())
 
 
-def _spread(node: Node, place: int) -> Callable[[Any], Any]:
-    """Has the function get a scale or zero point as its next further argument; returns what it does to that first.
+def _pass_aligned(node: Node, place: int) -> Callable[[Any], Any]:
+    """Pass a scale or zero point as the function's next further argument; return the function to apply to it first.
 
-    What is known now is given in the shape that broadcasts to x. What depends on data passes no gradient on:
+    A constant is passed in the shape that broadcasts to x. A value that depends on data passes no gradient on:
     a rounded x moves with its scale by less than a step, and that is noise.
     """
     if not node.has(place):
         return lambda t: t
     node.take(place)
-    fit = _fit(node, place)
+    fit = _alignment(node, place)
     if node.is_constant(place):
         node.extra(fit(node.sample(place)))
         return lambda t: t
@@ -195,8 +195,8 @@ def _spread(node: Node, place: int) -> Callable[[Any], Any]:
     return lambda t: fit(t.detach())
 
 
-def _fit(node: Node, place: int) -> Callable[[Tensor], Tensor]:
-    """What gives a scale or zero point the shape that broadcasts to x: per tensor, per axis, or by blocks."""
+def _alignment(node: Node, place: int) -> Callable[[Tensor], Tensor]:
+    """Build the function that reshapes a scale or zero point to broadcast to x: per tensor, per axis, or by blocks."""
     real, given = real_dtype(node), node.sample(place)
     if given.numel() == 1:
         return lambda t: t.to(real).reshape(())

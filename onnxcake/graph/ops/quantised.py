@@ -1,4 +1,4 @@
-"""Quantised operators as the nodes they stand for: DequantizeLinear, the float operator, QuantizeLinear.
+"""Expand quantised operators into DequantizeLinear, the float operator, and QuantizeLinear.
 
 Convolutions and matrix products are taken of whole numbers less their zero points, which floats hold exactly (as
 does TF32), and scaled once, in QuantizeLinear: so they round as onnxruntime's integer kernels do. The same nodes
@@ -21,13 +21,13 @@ Shape = tuple[int, ...] | None
 
 
 class Body:
-    """The nodes that one quantised node stands for, as they are written down.
+    """Collect the nodes that one quantised node stands for.
 
     Args:
         call: the node.
         shapes: of its inputs, −1 for a size that is open; None where nothing is known.
         opset: of ai.onnx.
-        prefix: what the names of new values begin with.
+        prefix: beginning of the names of new values.
         integers: whether whole numbers must be given an integer type.
     """
 
@@ -38,34 +38,38 @@ class Body:
         self._shapes, self._prefix, self._integers = shapes, prefix, integers
 
     def has(self, place: int) -> bool:
-        """Whether an input is given."""
+        """Tell whether an input is given."""
         return place < len(self.call.input) and bool(self.call.input[place])
 
     def __getitem__(self, place: int) -> str:
-        """An input's name, "" if it is absent."""
+        """Return an input's name, "" if it is absent."""
         return self.call.input[place] if self.has(place) else ""
 
     def rank(self, place: int) -> int:
-        """An input's number of dimensions."""
+        """Return an input's number of dimensions.
+
+        Raises:
+            Obstacle: if it is not known.
+        """
         shape = self._shapes[place] if self.has(place) else None
         if shape is None:
             raise Obstacle(f"the number of dimensions of its input {place} is not known")
         return len(shape)
 
     def many(self, place: int) -> bool:
-        """Whether an input holds several numbers, as far as is known."""
+        """Tell whether an input holds several numbers, as far as is known."""
         shape = self._shapes[place] if self.has(place) else None
         return any(size != 1 for size in shape or ())
 
     def attr(self, name: str, default: Any = None) -> Any:
-        """An attribute of the call."""
+        """Return an attribute of the call."""
         for attribute in self.call.attribute:
             if attribute.name == name:
                 return helper.get_attribute_value(attribute)
         return default
 
     def add(self, op_type: str, *inputs: str, outputs: int = 1, domain: str = "", like: str = "", **attrs: Any) -> str:
-        """Another node; returns its first output's name. ``like``: attributes to take over from the call."""
+        """Add a node; return its first output's name. ``like``: attributes to copy from the call."""
         name = f"{self._prefix}{len(self.nodes)}"
         names = [name, *(f"{name}.{i}" for i in range(1, outputs))]
         while inputs and not inputs[-1]:
@@ -76,42 +80,42 @@ class Body:
         return name
 
     def constant(self, value: float | Sequence[int]) -> str:
-        """A float32 scalar, or a list of int64."""
+        """Add a constant: a float32 scalar, or a list of int64."""
         if isinstance(value, Sequence):
             return self.add("Constant", value=helper.make_tensor("", TensorProto.INT64, [len(value)], list(value)))
         return self.add("Constant", value=helper.make_tensor("", TensorProto.FLOAT, [], [value]))
 
     def floats(self, name: str) -> str:
-        """A value as float32."""
+        """Cast a value to float32."""
         return self.add("Cast", name, to=TensorProto.FLOAT)
 
     def centred(self, x: int, zero: int, axis: int = 1) -> str:
-        """Input ``x`` less its zero point: whole numbers, as floats."""
+        """Subtract its zero point from input ``x``: whole numbers, as floats."""
         return self.add("DequantizeLinear", self[x], self.constant(1.0), self[zero], axis=axis)
 
     def dequantised(self, x: int, axis: int = 1) -> str:
-        """Input ``x`` as floats; its scale and zero point are the two inputs after it."""
+        """Dequantise input ``x``; its scale and zero point are the two inputs after it."""
         return self.add("DequantizeLinear", self[x], self[x + 1], self[x + 2], axis=axis)
 
     def quantised(self, x: str, scale: str, zero: str, like: int, axis: int = 1) -> str:
-        """Floats quantised; to the type of input ``like`` if there is no zero point."""
+        """Quantise floats; to the type of input ``like`` if there is no zero point."""
         return self.add("QuantizeLinear", x, scale, zero or self._no_zero(like), axis=axis)
 
     def _no_zero(self, like: int) -> str:
-        """Zero, of the type of a zero point that is given."""
+        """Add a zero of the type of a given zero point."""
         if not self.has(like):
             raise Obstacle("it has no zero point that tells its type", "Quantise the model with zero points.")
         return self.add("Sub", self[like], self[like])
 
     def product(self, *scales: str) -> str:
-        """Scales multiplied, in float32."""
+        """Multiply scales, in float32."""
         out, *others = [self.floats(scale) for scale in scales]
         for scale in others:
             out = self.add("Mul", out, scale)
         return out
 
     def whole(self, x: str) -> str:
-        """Floats that are whole numbers, as what stands for int32."""
+        """Cast floats that are whole numbers to int32 where integers are kept."""
         return self.add("Cast", x, to=TensorProto.INT32) if self._integers else x
 
 
@@ -120,7 +124,7 @@ FORMS: dict[tuple[str, str], Form] = {}
 
 
 def form(*names: str, domain: str = "") -> Callable[[Form], Form]:
-    """Registers what the named operators stand for, for the graph and for its float twin."""
+    """Register the expansion of the named operators, for the graph and for its float twin."""
 
     def register(write: Form) -> Form:
         for name in names:
@@ -163,7 +167,7 @@ def qlinear_mat_mul(body: Body) -> str:
 
 
 def requantised(body: Body, x: str, factor: str, place: int, axis: int = 1) -> str:
-    """Floats times a factor, quantised with the scale and zero point at ``place`` and after it."""
+    """Multiply floats by a factor, and quantise with the scale and zero point at ``place`` and after it."""
     scale = body.add("Div", body.floats(body[place]), factor)
     return body.quantised(x, scale, body[place + 1], place + 1, axis)
 
@@ -183,10 +187,10 @@ def qlinear_conv(body: Body) -> str:
 
 
 def to_channels_first(body: Body, x: str, rank: int) -> str:
-    """[batch, …, channels] → [batch, channels, …]."""
+    """Transpose [batch, …, channels] → [batch, channels, …]."""
     return body.add("Transpose", x, perm=[0, rank - 1, *range(1, rank - 1)])
 
 
 def to_channels_last(body: Body, x: str, rank: int) -> str:
-    """[batch, channels, …] → [batch, …, channels]."""
+    """Transpose [batch, channels, …] → [batch, …, channels]."""
     return body.add("Transpose", x, perm=[0, *range(2, rank), 1])

@@ -1,4 +1,4 @@
-"""Quantised operators of com.microsoft, which onnxruntime's quantiser and optimiser write."""
+"""Expand quantised operators of com.microsoft, which onnxruntime's quantiser and optimiser write."""
 
 from __future__ import annotations
 
@@ -133,11 +133,11 @@ def mat_mul_n_bits(node: Node) -> Function:
     inner, size, bits = node.attr("K"), node.attr("block_size"), node.attr("bits", 4)
     packed = node.constant(1)
     blocks = packed.shape[1]
-    weights = _unpacked(packed, bits).float()
+    weights = _unpack(packed, bits).float()
     if node.has(3):
         zeros = node.constant(3)
         if not zeros.dtype.is_floating_point:
-            zeros = _unpacked(zeros.reshape(len(packed), -1), bits)[:, :blocks]
+            zeros = _unpack(zeros.reshape(len(packed), -1), bits)[:, :blocks]
         weights = weights - zeros.reshape(-1, blocks, 1)
     else:
         weights = weights - 2 ** (bits - 1)
@@ -153,8 +153,8 @@ def mat_mul_n_bits(node: Node) -> Function:
     return F.linear
 
 
-def _unpacked(packed: Tensor, bits: int) -> Tensor:
-    """The last axis of bytes as numbers of so many bits, lowest first."""
+def _unpack(packed: Tensor, bits: int) -> Tensor:
+    """Unpack the last axis of bytes to numbers of so many bits, lowest first."""
     single = (packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
     single = single.flatten(-2)
     count = single.shape[-1] // bits

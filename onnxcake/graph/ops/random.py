@@ -1,4 +1,4 @@
-"""Random numbers, which a teacher may not use: it has to give the same answer twice."""
+"""Refuse operators that draw random numbers: a teacher has to give the same answer twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN: torch's fused kernels where they fit, else a loop over the time steps."""
+"""Convert LSTM, GRU and RNN: by torch's fused kernels where they fit, else by a loop over the time steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False,
 
 @dataclass(frozen=True)
 class _Layer:
-    """What both ways of running need: the operator, its directions (True: from the end), sizes and outputs."""
+    """Describe a recurrent layer: the operator, its directions (True: from the end), sizes and outputs."""
 
     kind: str
     reverse: tuple[bool, ...]
@@ -34,7 +34,7 @@ class _Layer:
 
     @property
     def time(self) -> int:
-        """The axis of the time steps in the data; the batch has the other one of the first two."""
+        """Return the axis of the time steps in the data; the batch has the other one of the first two."""
         return int(self.batch_first)
 
 
@@ -44,10 +44,10 @@ def recurrent(node: Node) -> Function:
     names = [name.lower() for name in node.attr("activations", _DEFAULTS[node.op] * len(layer.reverse))]
     if len(names) != len(_DEFAULTS[node.op]) * len(layer.reverse):
         raise Obstacle(f"it names {len(names)} activations, which does not fit its directions")
-    weights = [_given(node, index) for index in (1, 2, 3)]
+    weights = [_value_or_none(node, index) for index in (1, 2, 3)]
     rest = (_lengths(node, layer), _state(node, 5, layer), _state(node, 6, layer), _peepholes(node))
     _check_sizes(node, layer, rest[1:3])
-    node.gives(*(_given_at(node, layer, trial) for trial in (0, 1)))
+    node.declare_results(*(_outputs_at(node, layer, trial) for trial in (0, 1)))
     kernel = _kernel(node, names, len(layer.reverse)) if rest[0] is None and rest[3] is None else None
     for index in range(1, len(node.inputs)):
         node.take(index)
@@ -74,7 +74,7 @@ def _layer(node: Node) -> _Layer:
 
 
 def _check_sizes(node: Node, layer: _Layer, states: Sequence[Value | None]) -> None:
-    """Make sure that data, weights and states fit one another: their product is not tried, step by step, on no data.
+    """Check that data, weights and states fit one another, as their product is not tried step by step on meta tensors.
 
     Raises:
         Unfit: if not.
@@ -100,8 +100,8 @@ def _check_sizes(node: Node, layer: _Layer, states: Sequence[Value | None]) -> N
                 raise Unfit(f"its initial state has the shape {list(seen.shape)}, where {fits} fits a batch of {batch}")
 
 
-def _given_at(node: Node, layer: _Layer, trial: int) -> tuple[Tensor | None, ...]:
-    """The outputs at a trial batch: every time step, and the last states."""
+def _outputs_at(node: Node, layer: _Layer, trial: int) -> tuple[Tensor | None, ...]:
+    """Build the outputs at a trial batch, as meta tensors: every time step, and the last states."""
     x = node.value(0).seen[trial]
     batch, length = x.shape[1 - layer.time], x.shape[layer.time]
     directions, hidden = len(layer.reverse), layer.hidden
@@ -115,7 +115,7 @@ def _given_at(node: Node, layer: _Layer, trial: int) -> tuple[Tensor | None, ...
 
 
 def _with_absent(node: Node, values: Sequence[Value | None], function: Function) -> Function:
-    """The function, to be called with those of the values that there are, and None for the others."""
+    """Wrap a function to be called with those of the values that are given, and None for the others."""
     there = [value is not None for value in values]
     for value in values:
         if value is not None:
@@ -128,17 +128,17 @@ def _with_absent(node: Node, values: Sequence[Value | None], function: Function)
     return called
 
 
-def _given(node: Node, index: int) -> Value | None:
+def _value_or_none(node: Node, index: int) -> Value | None:
     return node.value(index) if node.has(index) else None
 
 
 def _peepholes(node: Node) -> Value | None:
-    """The weights through which the gates see the cell; None where there are none, or zeros."""
-    return None if node.is_constant(7) and not node.sample(7).any() else _given(node, 7)
+    """Return the weights through which the gates see the cell; None where there are none, or zeros."""
+    return None if node.is_constant(7) and not node.sample(7).any() else _value_or_none(node, 7)
 
 
 def _lengths(node: Node, layer: _Layer) -> Value | None:
-    """The sequences' lengths; None where all are known to be as long as the data."""
+    """Return the sequences' lengths; None where all are known to be as long as the data."""
     if not node.has(4):
         return None
     value = node.value(4)
@@ -151,7 +151,7 @@ def _lengths(node: Node, layer: _Layer) -> Value | None:
 
 
 def _state(node: Node, index: int, layer: _Layer) -> Value | None:
-    """An initial state; None where it is absent or zeros."""
+    """Return an initial state; None where it is absent or zeros."""
     if not node.has(index) or (index == 6 and layer.kind != "LSTM"):
         return None
     value = node.value(index)
@@ -161,7 +161,7 @@ def _state(node: Node, index: int, layer: _Layer) -> Value | None:
 
 
 def _for_any_batch(node: Node, value: Value, axis: int, layer: _Layer) -> Value:
-    """A value, one row of it along an axis where it was stored for a fixed batch and its rows are the same."""
+    """Reduce a value that was stored for a fixed batch, and whose rows are the same, to one row along an axis."""
     free = node.dims(0).slope[1 - layer.time] != 0
     if value.depends != Depends.NOTHING or not free or value.seen[0].shape[axis] == 1:
         return value
@@ -175,7 +175,7 @@ def _for_any_batch(node: Node, value: Value, axis: int, layer: _Layer) -> Value:
 
 
 def _kernel(node: Node, names: list[str], directions: int) -> Function | None:
-    """torch's fused kernel for the node, if it has one."""
+    """Return torch's fused kernel for the node, or None."""
     constant = all(node.is_constant(index) for index in (1, 2, 3) if node.has(index))
     linear_first = node.op != "GRU" or bool(node.attr("linear_before_reset", 0))
     if not constant or not linear_first or node.attr("clip", 0.0) or node.attr("input_forget", 0):
@@ -189,7 +189,7 @@ def _kernel(node: Node, names: list[str], directions: int) -> Function | None:
 def _fused(node: Node, layer: _Layer, kernel: Function, states: Sequence[Value | None]) -> Function:
     biased = node.has(3)
     given = [node.sample(index) for index in (1, 2, 3) if node.has(index)]
-    weights = _ordered(layer.kind, *given)
+    weights = _reorder_gates(layer.kind, *given)
     shapes, sizes = [tuple(w.shape) for w in weights], [w.numel() for w in weights]
     directions, batch_first, time = len(layer.reverse), layer.batch_first, layer.time
     order = [place for direction in range(directions) for place in _places(direction, directions, biased)]
@@ -197,7 +197,7 @@ def _fused(node: Node, layer: _Layer, kernel: Function, states: Sequence[Value |
 
     def function(x: Tensor, flat: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, ...]:
         views = [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
-        start = (_start(x, h, layer), _start(x, c, layer)) if cells else _start(x, h, layer)
+        start = (_initial_state(x, h, layer), _initial_state(x, c, layer)) if cells else _initial_state(x, h, layer)
         # "Training" keeps what the backward pass needs; there is no dropout.
         options = (biased, 1, 0.0, torch.is_grad_enabled(), directions == 2, batch_first)
         y, *last = kernel(x.flip(time) if flip else x, start, [views[place] for place in order], *options)
@@ -208,21 +208,21 @@ def _fused(node: Node, layer: _Layer, kernel: Function, states: Sequence[Value |
 
     # One tensor, of which the kernel gets views: cuDNN wants it so, and it moves to a device as one.
     flat = node.derived(
-        lambda *given: torch.cat([w.reshape(-1) for w in _ordered(layer.kind, *given)]), *range(1, 3 + biased)
+        lambda *given: torch.cat([w.reshape(-1) for w in _reorder_gates(layer.kind, *given)]), *range(1, 3 + biased)
     )
     return _with_absent(node, [flat, *states], function)
 
 
-def _start(x: Tensor, given: Tensor | None, layer: _Layer) -> Tensor:
-    """An initial state as the kernel wants it: (directions, batch, hidden)."""
+def _initial_state(x: Tensor, given: Tensor | None, layer: _Layer) -> Tensor:
+    """Return an initial state in the kernel's layout: (directions, batch, hidden)."""
     sizes = (len(layer.reverse), x.shape[1 - layer.time], layer.hidden)
     if given is None:
         return x.new_zeros(sizes)
     return (given.transpose(0, 1) if layer.batch_first else given).expand(sizes).contiguous()
 
 
-def _ordered(kind: str, w: Tensor, r: Tensor, b: Tensor | None = None) -> list[Tensor]:
-    """The weights with their gates in torch's order: of all directions first, then the biases."""
+def _reorder_gates(kind: str, w: Tensor, r: Tensor, b: Tensor | None = None) -> list[Tensor]:
+    """Reorder the weights' gates to torch's order: of all directions first, then the biases."""
     gates, order = _GATES[kind], list(_ORDER[kind])
 
     def ordered(tensor: Tensor) -> Tensor:
@@ -235,6 +235,6 @@ def _ordered(kind: str, w: Tensor, r: Tensor, b: Tensor | None = None) -> list[T
 
 
 def _places(direction: int, directions: int, biased: bool) -> tuple[int, ...]:
-    """Where a direction's weights and biases stand in `_ordered`."""
+    """Return the indices of a direction's weights and biases in `_reorder_gates`."""
     weights = (2 * direction, 2 * direction + 1)
     return (*weights, *(2 * directions + w for w in weights)) if biased else weights

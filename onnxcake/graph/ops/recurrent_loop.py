@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN step by step, for what torch's fused kernels do not know."""
+"""Run LSTM, GRU and RNN step by step, for variants that torch's fused kernels lack."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BETA = {"hardsigmoid": 0.5}
 
 @dataclass(frozen=True)
 class Cell:
-    """What happens in one time step: the activations of each direction, and the operator's switches."""
+    """Describe one time step: the activations of each direction, and the operator's switches."""
 
     kind: str
     activations: tuple[tuple[Activation, ...], ...]
@@ -45,14 +45,14 @@ class Cell:
     linear_before_reset: bool
 
     def clipped(self, x: Tensor) -> Tensor:
-        """What goes into an activation."""
+        """Clip the input of an activation."""
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
 
 def activations(
     names: Sequence[str], alphas: Sequence[float], betas: Sequence[float], directions: int
 ) -> tuple[tuple[Activation, ...], ...]:
-    """The functions of each direction; an alpha or beta goes to the next function that takes one."""
+    """Return the functions of each direction; an alpha or beta goes to the next function that takes one."""
     alpha, beta = iter(alphas), iter(betas)
     made: list[Activation] = []
     for name in names:
@@ -69,7 +69,7 @@ def activations(
 
 
 def loop(cell: Cell, reverse: tuple[bool, ...], batch_first: bool, sequence: bool) -> Function:
-    """The layer as a function of (x, w, r, b, lengths, h, c, p), None where absent; it gives (y, h, c)."""
+    """Build the layer as a function (x, w, r, b, lengths, h, c, p) → (y, h, c), inputs None where absent."""
     make, cells = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}[cell.kind], cell.kind == "LSTM"
 
     def function(
@@ -84,7 +84,7 @@ def loop(cell: Cell, reverse: tuple[bool, ...], batch_first: bool, sequence: boo
     ) -> tuple[Tensor | None, ...]:
         x = x.transpose(0, 1) if batch_first else x
         valid = None if lengths is None else _valid(x, lengths)
-        starts = [_start(x, r, state, batch_first) for state in ((h, c) if cells else (h,))]
+        starts = [_initial_state(x, r, state, batch_first) for state in ((h, c) if cells else (h,))]
         ys, states = [], []
         for d, backwards in enumerate(reverse):
             step, bias = make(cell, d, r[d], None if b is None else b[d], None if p is None else p[d])
@@ -101,8 +101,8 @@ def loop(cell: Cell, reverse: tuple[bool, ...], batch_first: bool, sequence: boo
     return function
 
 
-def _start(x: Tensor, r: Tensor, given: Tensor | None, batch_first: bool) -> Tensor:
-    """An initial state as (directions, batch, hidden)."""
+def _initial_state(x: Tensor, r: Tensor, given: Tensor | None, batch_first: bool) -> Tensor:
+    """Return an initial state as (directions, batch, hidden)."""
     sizes = (r.shape[0], x.shape[1], r.shape[2])
     if given is None:
         return x.new_zeros(sizes)
@@ -110,7 +110,7 @@ def _start(x: Tensor, r: Tensor, given: Tensor | None, batch_first: bool) -> Ten
 
 
 def _valid(x: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-    """Which rows of the batch are not past their end, at each time step."""
+    """Compute masks of the rows that are not past their end, for each time step."""
     times = torch.arange(x.shape[0], device=x.device)
     return (times[:, None] < lengths.expand(x.shape[1])).unsqueeze(2).unbind(0)
 
@@ -123,7 +123,7 @@ def _run(
     backwards: bool,
     sequence: bool,
 ) -> tuple[Tensor | None, Sequence[Tensor]]:
-    """All steps of one direction. A row waits, with a zero for output, where it is past its end."""
+    """Run all steps of one direction. Past its end a row keeps its state, and its output is zero."""
     inputs, ys = gates.unbind(0), []
     for t in reversed(range(len(inputs))) if backwards else range(len(inputs)):
         new = step(inputs[t], *state)
@@ -143,7 +143,7 @@ def _run(
 
 
 def _lstm(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> tuple[Step, Tensor | None]:
-    """One step, and the bias that is added to the inputs of all steps beforehand."""
+    """Build one step, and the bias that is added to the inputs of all steps beforehand."""
     (f, g, h_of), clip = cell.activations[d], cell.clipped
     peep_i, peep_o, peep_f = (None,) * 3 if p is None else p.chunk(3)
 
@@ -158,15 +158,15 @@ def _lstm(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> 
             gate_o = gate_o + peep_o * c
         return f(clip(gate_o)) * h_of(c), c
 
-    return step, _whole(b)
+    return step, _sum_biases(b)
 
 
 def _gru(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> tuple[Step, Tensor | None]:
-    """See `_lstm`."""
+    """Build a GRU's step and bias, as `_lstm` does."""
     (f, g), clip, linear_first = cell.activations[d], cell.clipped, cell.linear_before_reset
     sizes = [2 * r.shape[1], r.shape[1]]
     r_zr, r_h = r.split(sizes)
-    bias, late = _whole(b), None
+    bias, late = _sum_biases(b), None
     if b is not None and linear_first:  # the candidate's recurrent bias is added before the reset
         of_w, of_r = b.chunk(2)
         early, late = of_r.split(sizes)
@@ -182,13 +182,13 @@ def _gru(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> t
 
 
 def _rnn(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> tuple[Step, Tensor | None]:
-    """See `_lstm`."""
+    """Build an RNN's step and bias, as `_lstm` does."""
     (f,), clip = cell.activations[d], cell.clipped
-    return lambda x, h: (f(clip(x + F.linear(h, r))),), _whole(b)
+    return lambda x, h: (f(clip(x + F.linear(h, r))),), _sum_biases(b)
 
 
-def _whole(b: Tensor | None) -> Tensor | None:
-    """The biases of the inputs and of the state as one."""
+def _sum_biases(b: Tensor | None) -> Tensor | None:
+    """Add the biases of the inputs and of the state."""
     if b is None:
         return None
     of_w, of_r = b.chunk(2)

@@ -1,4 +1,4 @@
-"""Reductions over axes, and running sums and products."""
+"""Convert reductions over axes, and running sums and products."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _limit(dtype: torch.dtype, highest: bool) -> float:
 
 
 def _axes(node: Node) -> Axes | None:
-    """The axes to reduce, in order; None if there are none."""
+    """Return the axes to reduce, in order; None if there are none."""
     rank = node.rank(0)
     if node.version >= (13 if node.op == "ReduceSum" else 18):
         axes = node.ints(1)

@@ -1,4 +1,4 @@
-"""Regions of interest: RoiAlign, MaxRoiPool and non-maximum suppression."""
+"""Convert operators on regions of interest: RoiAlign, MaxRoiPool and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def roi_align(node: Node) -> Function:
 
 
 def _spans(rois: Tensor, scale: float, shifted: bool) -> tuple[Tensor, Tensor]:
-    """Where regions begin and how long they are, as (y, x), in pixels."""
+    """Compute the starts and lengths of regions, as (y, x), in pixels."""
     corners = rois * scale - (0.5 if shifted else 0.0)
     starts, ends = corners[:, [1, 0]], corners[:, [3, 2]]
     extents = ends - starts
@@ -56,7 +56,7 @@ Points = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _points(start: Tensor, extent: Tensor, bins: int, most: int, counts: Tensor, size: int) -> Points:
-    """The points sampled along one axis, regions × bins × most: where, which count, which exist; how many."""
+    """Sample points along one axis, regions × bins × most: their positions, which count, which exist; and how many."""
     counted = counts.to(start.dtype).clamp(min=1)
     steps, order = torch.arange(bins, device=start.device), torch.arange(most, device=start.device)
     within = (order + 0.5) / counted[:, None]  # of a bin
@@ -67,7 +67,7 @@ def _points(start: Tensor, extent: Tensor, bins: int, most: int, counts: Tensor,
 
 
 def _average(x: Tensor, images: Tensor, y: Points, z: Points) -> Tensor:
-    """The mean over the points of a bin; points form a grid, so it is one matrix for rows and one for columns."""
+    """Average over the points of a bin, a grid: by one matrix for rows and one for columns."""
     rows, columns = (_weights(axis, size) for axis, size in zip((y, z), x.shape[2:], strict=True))
     batch, channels, height, width = x.shape
     regions, bins = rows.shape[:2]
@@ -78,7 +78,7 @@ def _average(x: Tensor, images: Tensor, y: Points, z: Points) -> Tensor:
 
 
 def _weights(points: Points, size: int) -> Tensor:
-    """How much of each pixel of an axis is in each bin: regions × bins × size."""
+    """Compute the share of each pixel of an axis in each bin: regions × bins × size."""
     at, inside, _, counted = points
     pixels = torch.arange(size, device=at.device)
     weights = (1 - (at[..., None] - pixels).abs()).clamp(min=0) * inside[..., None]
@@ -86,7 +86,7 @@ def _weights(points: Points, size: int) -> Tensor:
 
 
 def _largest(x: Tensor, images: Tensor, y: Points, z: Points) -> Tensor:
-    """The largest weighted neighbour of any point of a bin (not the largest interpolated value)."""
+    """Find the largest weighted neighbour of any point of a bin (not the largest interpolated value)."""
     corners = []
     image = images[:, None, None, None, None]
     inside = (y[1][:, :, :, None, None] & z[1][:, None, None, :, :]).unsqueeze(-1)
@@ -102,7 +102,7 @@ def _largest(x: Tensor, images: Tensor, y: Points, z: Points) -> Tensor:
 
 
 def _neighbours(at: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The two pixels around each point, and their weights."""
+    """Return the two pixels around each point, and their weights."""
     low = at.detach().floor().clamp(max=size - 1)
     return [(low.long(), 1 - (at - low)), ((low + 1).clamp(max=size - 1).long(), at - low)]
 
@@ -125,7 +125,7 @@ def max_roi_pool(node: Node) -> Function:
 
 
 def _pool_axis(x: Tensor, first: Tensor, extent: Tensor, bins: int, axis: int) -> Tensor:
-    """The largest of each bin along one axis, −∞ where a bin is empty."""
+    """Pool the largest of each bin along one axis, −∞ where a bin is empty."""
     places = torch.arange(x.shape[axis], device=x.device)
     size, parts = extent / bins, []
     shape = [-1, 1, 1, 1]
@@ -160,7 +160,7 @@ def non_max_suppression(node: Node) -> list[Value]:
 
 
 def _overlaps(low: Tensor, high: Tensor, one: int, others: list[int]) -> Tensor:
-    """Intersection over union of a box with others."""
+    """Compute the intersection over union of a box with others."""
     sides = torch.minimum(high[one], high[others]) - torch.maximum(low[one], low[others])
     shared = sides.clamp(min=0).prod(-1)
     area = (high[one] - low[one]).prod() + (high[others] - low[others]).prod(-1) - shared

@@ -1,4 +1,4 @@
-"""Resize and Upsample: torch's own interpolation where it is the same, else one product per axis."""
+"""Convert Resize and Upsample: by torch's own interpolation where it is the same, else by one product per axis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..node import Node
 from ..registry import op
 from ..values import Function, Obstacle, Value
-from .resize_axis import Axis, How, nearest, outside, taps, taps_count
+from .resize_axis import Axis, ResizeOptions, nearest, outside, taps, taps_count
 from .resize_fused import fused
 from .sizes import check_room, is_kept
 
@@ -20,7 +20,7 @@ _POLICIES = {"not_larger": min, "not_smaller": max}
 
 @op("Resize", "Upsample")
 def resize(node: Node) -> Function | list[Value]:
-    how = _how(node)
+    how = _read_options(node)
     axes = _axes(node, how)
     for i in range(1, len(node.inputs)):
         node.take(i)
@@ -36,12 +36,12 @@ def resize(node: Node) -> Function | list[Value]:
     return _separable(node, axes, how, crop)
 
 
-def _how(node: Node) -> How:
+def _read_options(node: Node) -> ResizeOptions:
     old = node.op == "Upsample" or node.version < 11
     mode = {"bilinear": "linear"}.get(node.attr("mode", "nearest"), node.attr("mode", "nearest"))
     if mode not in ("nearest", "linear", "cubic"):
         raise Obstacle(f"the mode {mode} is not in the standard")
-    return How(
+    return ResizeOptions(
         mode=mode,
         transformation="asymmetric" if old else node.attr("coordinate_transformation_mode", "half_pixel"),
         nearest="simple" if old else node.attr("nearest_mode", "round_prefer_floor"),
@@ -54,8 +54,8 @@ def _how(node: Node) -> How:
 # What is to be resized
 
 
-def _axes(node: Node, how: How) -> list[Axis]:
-    """The axes that change."""
+def _axes(node: Node, how: ResizeOptions) -> list[Axis]:
+    """List the axes that change."""
     rank, dims = node.rank(0), node.dims(0)
     places = [axis % rank for axis in node.attr("axes", range(rank))]
     goals = _by_scales(node, places) or _by_sizes(node, places)
@@ -73,12 +73,12 @@ def _axes(node: Node, how: How) -> list[Axis]:
 
 
 def _numbers(node: Node, index: int) -> list[float]:
-    """A constant input as numbers, in float32, as the file has them."""
+    """Read a constant input as numbers, in float32, as the file has them."""
     return [float(n) for n in node.constant(index).reshape(-1).float().tolist()] if node.has(index) else []
 
 
 def _by_scales(node: Node, places: list[int]) -> list[tuple[int | None, float]]:
-    """The new size and scale of each axis, None for a size that depends on the batch; nothing if sizes are given."""
+    """Compute each axis's new size, None if it depends on the batch, and scale; nothing if sizes are given."""
     if node.op == "Upsample" and node.version < 9:
         scales = node.attr("scales") or [1.0, 1.0, node.attr("height_scale"), node.attr("width_scale")]
     else:
@@ -94,7 +94,7 @@ def _by_scales(node: Node, places: list[int]) -> list[tuple[int | None, float]]:
 
 
 def _by_sizes(node: Node, places: list[int]) -> list[tuple[int | None, float]]:
-    """As `_by_scales`, from the sizes."""
+    """Compute the new size and scale of each axis from the sizes, as `_by_scales` does."""
     wanted, dims = node.numbers(3), node.dims(0)
     news: list[int | None] = []
     scales: list[float] = []
@@ -120,8 +120,8 @@ def _float32(number: float) -> float:
     return float(torch.tensor(number, dtype=torch.float32))
 
 
-def _check_room(node: Node, axes: list[Axis], how: How) -> None:
-    """Refuses absurd sizes before anything is allocated for them."""
+def _check_room(node: Node, axes: list[Axis], how: ResizeOptions) -> None:
+    """Refuse absurd sizes before anything is allocated for them."""
     sizes = list(node.dims(0).at(max(node.builder.batches)))
     for axis in axes:
         sizes[axis.place] = axis.new
@@ -134,7 +134,7 @@ def _check_room(node: Node, axes: list[Axis], how: How) -> None:
 # One axis after another
 
 
-def _separable(node: Node, axes: list[Axis], how: How, crop: bool) -> Function:
+def _separable(node: Node, axes: list[Axis], how: ResizeOptions, crop: bool) -> Function:
     steps: list[tuple[Callable[..., Tensor], int]] = []  # and how many tensors each takes
     floating = node.dtype(0).is_floating_point
     work = node.dtype(0) if floating else torch.float32
@@ -160,8 +160,8 @@ def _separable(node: Node, axes: list[Axis], how: How, crop: bool) -> Function:
     return function
 
 
-def _step(node: Node, axis: Axis, how: How, dtype: torch.dtype) -> tuple[Callable[..., Tensor], int]:
-    """What resizes one axis, and how many tensors it takes."""
+def _step(node: Node, axis: Axis, how: ResizeOptions, dtype: torch.dtype) -> tuple[Callable[..., Tensor], int]:
+    """Build the function that resizes one axis; return it and the number of tensors it takes."""
     place = axis.place - node.rank(0)
     if how.mode == "nearest":
         node.extra(nearest(axis, how))

@@ -1,4 +1,4 @@
-"""One axis of a Resize: where its output points lie in the input, and with which weights they read it."""
+"""Compute where the output points of one axis of a Resize lie in the input, and the weights of the input points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..values import Obstacle
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis to resize: its place, its sizes, the scale that the file gives, its part of the region."""
+    """Describe an axis to resize: its place, its sizes, the scale that the file gives, its part of the region."""
 
     place: int
     old: int
@@ -24,8 +24,8 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class How:
-    """What a Resize node says of every axis, by the names of its attributes."""
+class ResizeOptions:
+    """Hold the attributes of a Resize node that apply to every axis."""
 
     mode: str
     transformation: str
@@ -36,7 +36,7 @@ class How:
 
 
 def coordinates(axis: Axis, transformation: str) -> Tensor:
-    """Where each output point lies in the input; in float32 and this order, so that ties fall as in onnxruntime."""
+    """Compute each output point's position in the input, in float32 and this order: ties fall as in onnxruntime."""
     x = torch.arange(axis.new, dtype=torch.float32)
     if transformation == "asymmetric":
         return x / axis.scale
@@ -58,8 +58,8 @@ def coordinates(axis: Axis, transformation: str) -> Tensor:
     raise Obstacle(f"the coordinate transformation {transformation} is not in the standard")
 
 
-def nearest(axis: Axis, how: How) -> Tensor:
-    """The input point that each output point takes."""
+def nearest(axis: Axis, how: ResizeOptions) -> Tensor:
+    """Compute the input point that each output point copies."""
     x = coordinates(axis, how.transformation)
     kind = how.nearest
     if kind == "simple":  # before version 11
@@ -75,8 +75,8 @@ def nearest(axis: Axis, how: How) -> Tensor:
     return x.long().clamp(0, axis.old - 1)
 
 
-def taps(axis: Axis, how: How) -> tuple[Tensor, Tensor]:
-    """The input points that each output point reads, and their weights in float64; both new × how many."""
+def taps(axis: Axis, how: ResizeOptions) -> tuple[Tensor, Tensor]:
+    """Compute the input points that each output point reads, and their weights in float64; both new × taps."""
     x = coordinates(axis, how.transformation).double()
     # An antialiasing filter is as wide as what it must average, never narrower than the plain one.
     stretch = min(axis.scale, 1.0) if how.antialias else 1.0
@@ -93,20 +93,20 @@ def taps(axis: Axis, how: How) -> tuple[Tensor, Tensor]:
     return points.long().clamp(0, axis.old - 1), weights
 
 
-def taps_count(axis: Axis, how: How) -> int:
-    """How many points `taps` gives for each."""
+def taps_count(axis: Axis, how: ResizeOptions) -> int:
+    """Count the points that `taps` returns for each output point."""
     stretch = min(axis.scale, 1.0) if how.antialias else 1.0
     return 2 - 2 * (math.floor(-(2 if how.mode == "cubic" else 1) / stretch) + 1)
 
 
 def outside(axis: Axis) -> Tensor:
-    """Which output points of a crop lie outside the input."""
+    """Tell for each output point of a crop whether it lies outside the input."""
     x = coordinates(axis, "tf_crop_and_resize")
     return (x < 0) | (x > axis.old - 1)
 
 
 def cubic(distance: Tensor, a: float) -> Tensor:
-    """The weight that Keys' cubic convolution kernel gives a point at a distance."""
+    """Compute the weight that Keys' cubic convolution kernel (1981) gives a point at a distance."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))

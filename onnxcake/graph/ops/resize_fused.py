@@ -1,4 +1,4 @@
-"""Torch's own interpolation, for a Resize that it does in the same way."""
+"""Use torch's own interpolation for a Resize that it computes in the same way."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch.nn.functional as F
 
 from ..node import Node
 from ..values import Function
-from .resize_axis import Axis, How, nearest, taps
+from .resize_axis import Axis, ResizeOptions, nearest, taps
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-def fused(node: Node, axes: list[Axis], how: How) -> Function | None:
-    """`F.interpolate`, if it does the same on every axis (each is tried on a signal)."""
+def fused(node: Node, axes: list[Axis], how: ResizeOptions) -> Function | None:
+    """Return `F.interpolate`, if it computes the same on every axis (each is tried on a signal); else None."""
     rank, places = node.rank(0), {axis.place for axis in axes}
     if not node.dtype(0).is_floating_point or not 3 <= rank <= 5:
         return None
@@ -46,8 +46,8 @@ def _interpolation(channels_last: bool, how: dict[str, Any]) -> Function:
     return lambda x: F.interpolate(x, **how)
 
 
-def _kinds(how: How, axes: int) -> Iterator[dict[str, Any]]:
-    """The ways of `F.interpolate` that may be meant."""
+def _kinds(how: ResizeOptions, axes: int) -> Iterator[dict[str, Any]]:
+    """Iterate over the options of `F.interpolate` that may be meant."""
     if how.mode == "nearest":
         yield from ({"mode": "nearest"}, {"mode": "nearest-exact"})
     elif axes == 2 or (how.mode == "linear" and not how.antialias):
@@ -56,8 +56,8 @@ def _kinds(how: How, axes: int) -> Iterator[dict[str, Any]]:
             yield {"mode": mode, "align_corners": corners, "antialias": how.antialias}
 
 
-def _agrees(axis: Axis, how: How, kind: dict[str, Any], by_size: bool, dtype: torch.dtype) -> bool:
-    """Whether `F.interpolate` reads the same points of an axis with the same weights."""
+def _agrees(axis: Axis, how: ResizeOptions, kind: dict[str, Any], by_size: bool, dtype: torch.dtype) -> bool:
+    """Tell whether `F.interpolate` reads the same points of an axis with the same weights."""
     exact = how.mode == "nearest"
     if not by_size and math.floor(axis.old * axis.scale) != axis.new:
         return False

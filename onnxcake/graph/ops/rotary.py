@@ -1,4 +1,4 @@
-"""Rotary position embeddings: pairs of numbers turned by an angle that grows with the token's place."""
+"""Convert rotary position embeddings (Su et al., 2021): pairs of numbers rotated by an angle by position."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def rotary_embedding(node: Node) -> Function:
             cos, sin = cos[places], sin[places]
         cos, sin = cos.unsqueeze(axis), sin.unsqueeze(axis)
         if packed:
-            return _turned(x.unflatten(2, (heads, -1)), cos, sin, dim, neighbours).flatten(2)
-        return _turned(x, cos, sin, dim, neighbours)
+            return _rotate(x.unflatten(2, (heads, -1)), cos, sin, dim, neighbours).flatten(2)
+        return _rotate(x, cos, sin, dim, neighbours)
 
     return function
 
@@ -45,14 +45,14 @@ def rotary_embedding_of_onnxruntime(node: Node) -> Function:
         x = split_heads(x, heads) if packed else x
         if from_one:  # the first token's place; the others follow
             places = places + torch.arange(x.shape[2], device=x.device).unsqueeze(0)
-        y = _turned(x, cos[places].unsqueeze(1), sin[places].unsqueeze(1), dim, neighbours)
+        y = _rotate(x, cos[places].unsqueeze(1), sin[places].unsqueeze(1), dim, neighbours)
         return merge_heads(y) if packed else y
 
     return function
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, dim: int, neighbours: bool) -> Tensor:
-    """The first ``dim`` (0: all) of each token's numbers turned: neighbours in pairs, or i and i + dim/2."""
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, dim: int, neighbours: bool) -> Tensor:
+    """Rotate the first ``dim`` (0: all) of each token's numbers: neighbours in pairs, or i and i + dim/2."""
     turned, rest = (x[..., :dim], x[..., dim:]) if dim else (x, None)
     a, b = (turned[..., 0::2], turned[..., 1::2]) if neighbours else turned.chunk(2, -1)
     parts = [cos * a - sin * b, sin * a + cos * b]

@@ -1,4 +1,4 @@
-"""Rounding to whole numbers with a gradient that goes straight through it."""
+"""Round to whole numbers with a straight-through gradient (Bengio et al., 2013)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ RANGES = {
 FLOAT8 = range(TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2FNUZ + 1)
 
 
-class Straight(torch.autograd.Function):
-    """x rounded, with the gradient of x."""
+class StraightThroughRound(torch.autograd.Function):
+    """Round x, and pass its gradient on unchanged."""
 
     generate_vmap_rule = True
 
@@ -39,8 +39,8 @@ class Straight(torch.autograd.Function):
         return grad
 
 
-class Quantised(torch.autograd.Function):
-    """x rounded to whole numbers of ``scale``, low … high, as these numbers or (``back``) times the scale.
+class StraightThroughQuantise(torch.autograd.Function):
+    """Round x to whole numbers of ``scale``, low … high, as these numbers or (``back``) times the scale.
 
     One function instead of a chain of operators: it keeps x alone for its gradient, which is one pass. ``step``
     is the scale as a number, beside the tensor: CUDA divides by a number inexactly.

@@ -1,4 +1,4 @@
-"""Sampling at given points in any number of dimensions, for what torch's `grid_sample` leaves out."""
+"""Sample at given points in any number of dimensions, for cases that torch's `grid_sample` leaves out."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .resize_axis import cubic
 
 
 def grid_sample(x: Tensor, grid: Tensor, mode: str, padding: str, corners: bool) -> Tensor:
-    """Values of x (batch, channels, axes…) at the grid's points (batch, points…, place on each axis, last first)."""
+    """Sample x (batch, channels, axes…) at the grid's points (batch, points…, place on each axis, last first)."""
     sizes, shape = x.shape[2:], grid.shape[1:-1]
     axes = []
     for axis, size in enumerate(sizes):
         place = grid[..., len(sizes) - 1 - axis].flatten(1)
         place = (place + 1) / 2 * (size - 1) if corners else ((place + 1) * size - 1) / 2
-        axes.append([_bounded(tap, weight, size, padding, corners) for tap, weight in _taps(place, mode)])
+        axes.append([_into_axis(tap, weight, size, padding, corners) for tap, weight in _taps(place, mode)])
     flat = x.flatten(2)
     total = torch.zeros((), dtype=x.dtype, device=x.device)
     for taps in itertools.product(*axes):
@@ -31,7 +31,7 @@ def grid_sample(x: Tensor, grid: Tensor, mode: str, padding: str, corners: bool)
 
 
 def _taps(place: Tensor, mode: str) -> list[tuple[Tensor, Tensor]]:
-    """The points on one axis that a place reads, and their weights."""
+    """Return the points on one axis that a position reads, and their weights."""
     if mode == "nearest":
         return [(place.round(), torch.ones_like(place))]
     left = place.floor()
@@ -41,8 +41,8 @@ def _taps(place: Tensor, mode: str) -> list[tuple[Tensor, Tensor]]:
     return [(point, cubic((place - point).abs(), -0.75)) for point in points]
 
 
-def _bounded(point: Tensor, weight: Tensor, size: int, padding: str, corners: bool) -> tuple[Tensor, Tensor]:
-    """A point and its weight, brought into the axis."""
+def _into_axis(point: Tensor, weight: Tensor, size: int, padding: str, corners: bool) -> tuple[Tensor, Tensor]:
+    """Map a point outside the axis into it, and adapt its weight."""
     tap = point.long()
     if padding == "zeros":
         weight = torch.where((tap >= 0) & (tap < size), weight, 0.0)

@@ -1,4 +1,4 @@
-"""Scan: its steps in a row where the length is known and small, else a module that takes them at run time."""
+"""Convert Scan: unrolled where its length is known and small, else as a module that runs its steps at run time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def scan(node: Node) -> Function | list[Value]:
     graph, reads, ends = node.module(body, [*(node.builder.fresh(value.seen) for value in initial), *elements])
     _check_states(initial, ends)
     read_at_run_time(node, reads)
-    node.gives(*(_given(node, trial, initial, ends, states, axes[0], out_axes) for trial in (0, 1)))
+    node.declare_results(*(_outputs_at(node, trial, initial, ends, states, axes[0], out_axes) for trial in (0, 1)))
     return Scanned(graph, states, axes, backward, out_axes, out_backward)
 
 
@@ -73,7 +73,7 @@ def _unbinding(axis: int, backward: bool) -> Function:
 
 
 def _batched(node: Node) -> Function:
-    """Version 8: [batch, …] states and [batch, time, …] inputs, of which the body sees neither axis."""
+    """Convert version 8: [batch, …] states and [batch, time, …] inputs, of which the body sees neither axis."""
     body, inputs = node.attr("body"), node.attr("num_scan_inputs")
     states = len(node.inputs) - 1 - inputs
     backward = [bool(way) for way in node.attr("directions", [0] * inputs)]
@@ -88,12 +88,12 @@ def _batched(node: Node) -> Function:
         batch, length = node.value(1 + states).seen[trial].shape[:2]
         sizes = [(batch,)] * states + [(batch, length)] * outputs
         given.append(tuple(_empty(value.seen[trial], front) for value, front in zip(ends, sizes, strict=True)))
-    node.gives(*given)
+    node.declare_results(*given)
     return BatchedScan(Scanned(graph, states, [0] * inputs, backward, [0] * outputs, [False] * outputs))
 
 
 def _cut(node: Node, index: int, axes: tuple[int, ...]) -> Value:
-    """What a body gets of an input: one element along the axes."""
+    """Return the value that a body is given for an input: one element along the axes."""
     first, second = node.value(index).seen
     for axis in axes:
         first, second = first.select(axis, 0), second.select(axis, 0)
@@ -106,10 +106,10 @@ def _check_states(initial: list[Value], ends: list[Value]) -> None:
             raise Obstacle(f"its state {number} changes in shape", SIZES)
 
 
-def _given(
+def _outputs_at(
     node: Node, trial: int, initial: list[Value], ends: list[Value], states: int, axis: int, out_axes: list[int]
 ) -> tuple[Any, ...]:
-    """What a Scan at run time gives at a trial batch."""
+    """Build the outputs of a Scan at run time for a trial batch, as meta tensors."""
     length = node.value(states).seen[trial].shape[axis]
     given: list[Any] = [value.seen[trial] for value in initial]
     for value, out_axis in zip(ends[states:], out_axes, strict=True):

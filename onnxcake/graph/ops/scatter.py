@@ -1,4 +1,4 @@
-"""Writing elements by index: ScatterElements, ScatterND and the update of a cache."""
+"""Convert operators that write elements by index: ScatterElements, ScatterND and the update of a cache."""
 
 from __future__ import annotations
 

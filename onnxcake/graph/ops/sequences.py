@@ -1,4 +1,4 @@
-"""Sequences, as Python lists, and optionals, as a value or None."""
+"""Convert sequences, as Python lists, and optionals, as a value or None."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def sequence_erase(node: Node) -> Function:
 @op("SequenceAt")
 def sequence_at(node: Node) -> Function:
     if node.value(1).depends == Depends.DATA:
-        _check_alike(node.value(0))
+        _check_same_shapes(node.value(0))
         return lambda xs, place: torch.stack(xs)[place.reshape(())]
     node.sizes(1)
     return lambda xs, place: xs[place[0]]
 
 
-def _check_alike(sequence: Value) -> None:
+def _check_same_shapes(sequence: Value) -> None:
     for seen in sequence.seen:
         if len({(x.shape, x.dtype) for x in seen}) != 1:
             raise Obstacle("what it takes from a sequence of tensors of different shapes is not known now", _REMEDY)
@@ -115,16 +115,16 @@ def sequence_map(node: Node) -> Function | list[Value]:
 
 
 def _mapped_at_run_time(node: Node, inputs: list[Value], lists: tuple[bool, ...]) -> Function:
-    """For sequences as long as the batch, say."""
+    """Convert a SequenceMap over sequences whose length is known only at run time, such as the batch's."""
     given = list(inputs)
     for i, listed in enumerate(lists):
         if listed:
-            _check_alike(inputs[i])
+            _check_same_shapes(inputs[i])
             given[i] = node.builder.fresh((inputs[i].seen[0][0], inputs[i].seen[1][0]))
     graph, reads, outputs = node.module(node.attr("body"), given)
     read_at_run_time(node, reads)
     first = inputs[lists.index(True)]
-    node.gives(*(tuple([value.seen[trial]] * len(first.seen[trial]) for value in outputs) for trial in (0, 1)))
+    node.declare_results(*(tuple([v.seen[trial]] * len(first.seen[trial]) for v in outputs) for trial in (0, 1)))
     return Mapped(graph, lists)
 
 

@@ -1,4 +1,4 @@
-"""Shapes and the order of elements: what moves data without changing it."""
+"""Convert operators on shapes and the order of elements, which move data without changing them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def reshape(node: Node) -> Function:
 
 
 def _with_free_batch(node: Node, dims: Sizes, target: Sizes) -> Sizes:
-    """The target, with a batch that the exporter wrote into it made to follow the real one.
+    """Let a batch that the exporter wrote into a reshape's target follow the real one.
 
     In row-major order the batch stays behind as many elements as before: it goes to the axis of the target that
     has as many in front of it as the batch's axis of the input.
@@ -93,7 +93,7 @@ def _with_free_batch(node: Node, dims: Sizes, target: Sizes) -> Sizes:
 
 
 def _view(node: Node, target: Sizes) -> Function:
-    """A reshape; the one size that depends on the batch, if it is one, is left for torch to work out."""
+    """Build a reshape; the one size that depends on the batch, if it is one, is left for torch to compute."""
     if sum(map(bool, target.slope)) == 1 and -1 not in target.base and 0 not in target.base_of_fixed:
         fixed = tuple(-1 if s else b for s, b in zip(target.slope, target.base, strict=True))
         return lambda x: x.reshape(fixed)

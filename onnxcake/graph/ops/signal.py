@@ -1,4 +1,4 @@
-"""Fourier transforms, the windows they are taken through, and the mel scale.
+"""Convert Fourier transforms, their window functions, and the mel scale.
 
 A complex tensor's last dimension has size two: the real and the imaginary part.
 """
@@ -45,7 +45,7 @@ def dft(node: Node) -> Function:
 
 
 def _complex(x: Tensor) -> Tensor:
-    """Its numbers as torch's complex ones, or as they are if they are real."""
+    """Convert numbers to torch's complex ones, or drop the last axis if they are real."""
     return x.squeeze(-1) if x.shape[-1] == 1 else torch.complex(x[..., 0], x[..., 1])
 
 

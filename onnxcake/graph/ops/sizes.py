@@ -1,4 +1,4 @@
-"""What converters ask about sizes: whether one is kept, and whether there is room for it."""
+"""Check sizes for converters: whether one is kept, and whether there is room for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ..values import TooMuch
 
 
 def is_kept(node: Node, axis: int, slope: int, base: int) -> bool:
-    """Whether slope · batch + base is the size that an axis of input 0 has already.
+    """Tell whether slope · batch + base is the size that an axis of input 0 has already.
 
     A batch that the exporter wrote into the file counts as whatever the batch will be.
     """
@@ -19,10 +19,10 @@ def is_kept(node: Node, axis: int, slope: int, base: int) -> bool:
 
 
 def check_room(node: Node, numbers: int, width: int = 8) -> None:
-    """Refuses what would take more memory than one value may.
+    """Refuse values that would take more memory than one value may.
 
     Raises:
-        TooMuch: if so.
+        TooMuch: if ``numbers`` of ``width`` bytes exceed the limit.
     """
     allowed = node.builder.limits.value_bytes
     if numbers * width > allowed:

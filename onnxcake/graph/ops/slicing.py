@@ -1,4 +1,4 @@
-"""Parts of tensors: Slice and Split."""
+"""Convert operators that take parts of tensors: Slice and Split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def slice_(node: Node) -> Function | list[Value]:
 
 
 def _is_whole(node: Node, dims: Sizes, axis: int, starts: Sizes, ends: Sizes, i: int, step: int) -> bool:
-    """Whether a part of an axis is all of it."""
+    """Tell whether a part of an axis is all of it."""
     if step != 1 or starts.slope[i] or starts.base[i]:
         return False
     if ends.slope[i] == 0 and ends.base[i] >= (2**31 - 1 if dims.slope[axis] else dims.base[axis]):
@@ -49,7 +49,7 @@ def _is_whole(node: Node, dims: Sizes, axis: int, starts: Sizes, ends: Sizes, i:
 
 
 def _slice_now(dims: Sizes, parts: list[tuple[int, int]], low: list[int], high: list[int]) -> Function:
-    """A slice whose bounds are known, except that torch clamps those on an axis that depends on the batch."""
+    """Build a slice whose bounds are known, except that torch clamps those on an axis that depends on the batch."""
     index, flipped = [slice(None)] * (1 + max(axis for axis, _ in parts)), []
     for (axis, step), start, end in zip(parts, low, high, strict=True):
         index[axis], flip = _part(start, end, step, dims.base[axis])
@@ -69,7 +69,7 @@ def _slice_now(dims: Sizes, parts: list[tuple[int, int]], low: list[int], high: 
 def _slice_by_batch(
     node: Node, parts: list[tuple[int, int]], low: list[tuple[int, int]], high: list[tuple[int, int]]
 ) -> Function:
-    """A slice whose bounds are worked out when it runs."""
+    """Build a slice whose bounds are computed when it runs."""
     for bounds in (low, high):
         node.extra(Sizes(tuple(slope for slope, _ in bounds), tuple(base for _, base in bounds)))
 
@@ -86,7 +86,7 @@ def _slice_by_batch(
 
 
 def _part(start: int, end: int, step: int, size: int) -> tuple[slice, bool]:
-    """Bounds on an axis as a slice with a positive step, and whether to flip what it gives."""
+    """Convert bounds on an axis to a slice with a positive step, and tell whether to flip the result."""
     if step > 0:
         low, high = (min(max(bound, -_FAR), _FAR) for bound in (start, end))
         return slice(low, high, step), False

@@ -1,4 +1,4 @@
-"""Space: blocks to depth and back, sampling at given points, and laying columns or maxima back in place."""
+"""Convert spatial operators: blocks to depth and back, sampling at points, and placing columns or maxima."""
 
 from __future__ import annotations
 

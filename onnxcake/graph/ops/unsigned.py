@@ -1,4 +1,4 @@
-"""uint16, uint32 and uint64, for which torch has storage but hardly any arithmetic: they are computed in int64."""
+"""Compute uint16, uint32 and uint64, for which torch has storage but hardly any arithmetic, in int64."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SIGN = -(2**63)  # the top bit of an int64
 
 
 def modular(function: Function, dtype: torch.dtype) -> Function:
-    """A function that is right modulo 2⁶⁴ (sums, products, bits), for tensors of ``dtype``."""
+    """Wrap a function that is right modulo 2⁶⁴ (sums, products, bits) for tensors of ``dtype``."""
     if dtype not in WIDE:
         return function
     return lambda *xs: function(*[_as(x, torch.int64) for x in xs]).to(dtype)
 
 
 def ordering(function: Function, dtype: torch.dtype, *, back: bool = True) -> Function:
-    """A function that only compares, for tensors of ``dtype``; ``back``: its result is of that dtype too."""
+    """Wrap a function that only compares for tensors of ``dtype``; ``back``: its result is of that dtype too."""
     if dtype not in WIDE:
         return function
 
@@ -32,25 +32,25 @@ def ordering(function: Function, dtype: torch.dtype, *, back: bool = True) -> Fu
 
 
 def ordered(x: Tensor) -> Tensor:
-    """int64 in the same order."""
+    """Convert to int64 in the same order."""
     signed = x.to(torch.int64)
     return signed ^ _SIGN if x.dtype == torch.uint64 else signed
 
 
 def unordered(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """What `ordered` was given."""
+    """Convert back from `ordered`."""
     return (x ^ _SIGN if dtype == torch.uint64 else x).to(dtype)
 
 
 def quotient(x: Tensor, y: Tensor) -> Tensor:
-    """uint64 division, whose operands are given and result returned as int64 of the same bits."""
+    """Divide uint64, operands and result given as int64 of the same bits."""
     half = (((x >> 1) & ~_SIGN) // torch.where(y > 0, y, 1)) << 1  # at most one too small, for y below 2⁶³
     below = half + _at_least(x - half * y, y)
     return torch.where(y > 0, below, _at_least(x, y))
 
 
 def shifted_right(x: Tensor, places: Tensor) -> Tensor:
-    """uint64 shifted right, given and returned as int64 of the same bits; ``places`` lie in 0…64."""
+    """Shift uint64 right, given and returned as int64 of the same bits; ``places`` lie in 0…64."""
     return torch.where(places > 0, ((x >> 1) & ~_SIGN) >> (places - 1).clamp(min=0), x)
 
 

@@ -1,4 +1,4 @@
-"""Sliding windows: kernel, strides, dilations and ONNX's ways to say the padding, as plain numbers."""
+"""Describe sliding windows: kernel, strides, dilations and ONNX's ways to declare the padding, as plain numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..values import Obstacle
 
 @dataclass(frozen=True)
 class Windows:
-    """How windows slide over the spatial axes; one number per axis.
+    """Describe how windows slide over the spatial axes, by one number per axis.
 
     ``begins`` and ``ends`` are the padding; ``ceil`` says that a last window may reach over the end.
     """
@@ -28,22 +28,22 @@ class Windows:
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """How far a window reaches on each axis."""
+        """Return the extent of a window on each axis, dilations included."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
     @property
     def symmetric(self) -> bool:
-        """Whether the padding is the same on both sides."""
+        """Tell whether the padding is the same on both sides."""
         return self.begins == self.ends and min(self.begins, default=0) >= 0
 
     @property
     def padding(self) -> list[int]:
-        """The padding as F.pad takes it: the last axis first."""
+        """Return the padding as F.pad takes it: the last axis first."""
         pairs = list(zip(self.begins, self.ends, strict=True))
         return list(itertools.chain(*pairs[::-1]))
 
     def counts(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """How many windows there are on axes of these sizes."""
+        """Count the windows on axes of these sizes."""
         made = []
         for size, reach, stride, begin, end in zip(
             sizes, self.extents, self.strides, self.begins, self.ends, strict=True
@@ -56,14 +56,14 @@ class Windows:
         return tuple(made)
 
     def exact(self, sizes: Sequence[int]) -> Windows:
-        """The same windows, with the padding at the end such that the last one ends there."""
+        """Return the same windows, with the padding at the end such that the last one ends there."""
         axes = zip(sizes, self.counts(sizes), self.strides, self.extents, self.begins, strict=True)
         ends = tuple((count - 1) * stride + reach - size - begin for size, count, stride, reach, begin in axes)
         return replace(self, ends=ends, ceil=False)
 
 
 def windows_of(node: Node, kernel: tuple[int, ...], auto: str | None = None) -> Windows:
-    """The windows of a convolution or pooling node over its input 0; SAME padding is worked out from the sizes.
+    """Read the windows of a convolution or pooling node over its input 0; SAME padding is computed from the sizes.
 
     ``auto`` stands in for the attribute auto_pad.
     """
@@ -81,7 +81,7 @@ def windows_of(node: Node, kernel: tuple[int, ...], auto: str | None = None) -> 
 
 
 def spatial_sizes(node: Node) -> list[int]:
-    """The sizes of input 0 behind batch and channels.
+    """Return the sizes of input 0 behind batch and channels.
 
     Raises:
         Obstacle: if one depends on the batch.
@@ -90,7 +90,7 @@ def spatial_sizes(node: Node) -> list[int]:
 
 
 def _same(node: Node, windows: Windows, upper: bool) -> Windows:
-    """With as much padding as gives one window per stride; the odd one of it at the end (upper) or beginning.
+    """Pad for one window per stride; the odd element at the end (upper) or beginning.
 
     Where windows lie so far apart that some of the input is left over, onnxruntime's pooling starts further in,
     and its convolution does not.

@@ -92,7 +92,7 @@ class _Matched(nn.Module):
     earlier_variance: Tensor
     share: Tensor
 
-    def __init__(self, statistics: capabilities.Statistics, momentum: float) -> None:
+    def __init__(self, statistics: capabilities.ActivationStatistics, momentum: float) -> None:
         super().__init__()
         self.taps, self.scale, self.momentum = statistics.taps, statistics.scale, momentum
         self.channels = [len(mean) for mean in statistics.means]

@@ -16,21 +16,21 @@ from refusals import SCORES, made, saved
 from test_bombs import endless
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError
-from onnxcake.teacher import sandbox as airlock
+from onnxcake.teacher import sandbox as examiner
 from onnxcake.teacher.examine import Examination
 from onnxcake.teacher.options import Options
-from onnxcake.teacher.sandbox import Airlock
+from onnxcake.teacher.sandbox import Sandbox
 from onnxcake.teacher.teacher import Teacher
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Airlock]:
-    """An airlock whose processes these tests may kill."""
-    airlock = Airlock()
-    yield airlock
-    airlock.close()
+def own() -> Iterator[Sandbox]:
+    """An examiner whose processes these tests may kill."""
+    examiner = Sandbox()
+    yield examiner
+    examiner.close()
 
 
 def busy(process: psutil.Process, seconds: float = 0.3) -> None:
@@ -40,23 +40,23 @@ def busy(process: psutil.Process, seconds: float = 0.3) -> None:
         time.sleep(0.01)
 
 
-def child_of(airlock: Airlock) -> psutil.Process:
-    assert airlock._child.process is not None
-    return psutil.Process(airlock._child.process.pid)
+def child_of(examiner: Sandbox) -> psutil.Process:
+    assert examiner._child.process is not None
+    return psutil.Process(examiner._child.process.pid)
 
 
-def runtime_of(airlock: Airlock) -> psutil.Process:
-    """The onnxruntime process below the airlock's."""
+def runtime_of(examiner: Sandbox) -> psutil.Process:
+    """The onnxruntime process below the examiner's."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        for one in child_of(airlock).children(recursive=True):
+        for one in child_of(examiner).children(recursive=True):
             if "onnxcake.runtime.ort" in one.cmdline():
                 return one
         time.sleep(0.01)
     raise AssertionError("no onnxruntime process")
 
 
-def examined_while(airlock: Airlock, path: Path, happens: Callable[[], None]) -> Examination:
+def examined_while(examiner: Sandbox, path: Path, happens: Callable[[], None]) -> Examination:
     """Examines a file while something happens on another thread."""
     failures: list[BaseException] = []
 
@@ -65,12 +65,12 @@ def examined_while(airlock: Airlock, path: Path, happens: Callable[[], None]) ->
             happens()
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             failures.append(error)
-            airlock.close()
+            examiner.close()
 
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        exam = airlock.examine(path, Options())
+        exam = examiner.examine(path, Options())
     finally:
         thread.join()
     assert not failures, failures
@@ -89,14 +89,14 @@ def all_end(processes: list[psutil.Process]) -> bool:
     return not alive
 
 
-def works(airlock: Airlock, folder: Path) -> None:
+def works(examiner: Sandbox, folder: Path) -> None:
     """A sound file is served, warm or not."""
-    exam = airlock.examine(saved(made(SCORES), folder), Options())
+    exam = examiner.examine(saved(made(SCORES), folder), Options())
     assert exam.error is None and exam.facts is not None and exam.facts.parity < 1e-5
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGSEGV])
-def test_the_airlock_dies(number: signal.Signals, own: Airlock, tmp_path: Path) -> None:
+def test_the_airlock_dies(number: signal.Signals, own: Sandbox, tmp_path: Path) -> None:
     works(own, tmp_path)
     first = child_of(own)
     hanging: list[psutil.Process] = []
@@ -117,7 +117,7 @@ def test_the_airlock_dies(number: signal.Signals, own: Airlock, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_onnxruntime_dies(number: signal.Signals, own: Airlock, tmp_path: Path) -> None:
+def test_onnxruntime_dies(number: signal.Signals, own: Sandbox, tmp_path: Path) -> None:
     works(own, tmp_path)
     first = child_of(own)
 
@@ -133,12 +133,12 @@ def test_onnxruntime_dies(number: signal.Signals, own: Airlock, tmp_path: Path) 
         in exam.error.what
     )
     works(own, tmp_path)
-    assert child_of(own).pid == first.pid, "the airlock itself was not at fault"
+    assert child_of(own).pid == first.pid, "the examiner itself was not at fault"
 
 
 @pytest.mark.parametrize("process_of", [runtime_of, pytest.param(child_of, marks=pytest.mark.slow)])
 def test_one_dies_between_two_files(
-    process_of: Callable[[Airlock], psutil.Process], own: Airlock, tmp_path: Path
+    process_of: Callable[[Sandbox], psutil.Process], own: Sandbox, tmp_path: Path
 ) -> None:
     """The next file is not to blame."""
     works(own, tmp_path)
@@ -175,14 +175,14 @@ def test_the_parent_dies(tmp_path: Path) -> None:
 def test_a_file_that_changes_behind_the_airlock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was looked at is what is built, or nothing."""
     path = saved(made(SCORES), tmp_path)
-    examine = airlock.examine
+    examine = examiner.examine
 
     def then_changed(path: Path, options: Options) -> Examination:
         exam = examine(path, options)
         saved(endless(), tmp_path)
         return exam
 
-    monkeypatch.setattr(airlock, "examine", then_changed)
+    monkeypatch.setattr(examiner, "examine", then_changed)
     with pytest.raises(BadTeacherFile, match="changed while it was read"):
         Teacher.load(path)
 
