@@ -25,7 +25,7 @@ from onnxcake.store.shard import Batch
 from onnxcake.store.store import Layout, Store
 from onnxcake.student import training
 from onnxcake.student.loss import Distillation
-from onnxcake.student.optimisers import AdamOptimiser, Cosine, SgdOptimiser
+from onnxcake.student.optimisers import AdamOptimiser, CosineDecay, SgdOptimiser
 from onnxcake.student.student import Student
 from onnxcake.student.training import DistillationBatch, Regime, Training
 from onnxcake.synthesis.labels.hard import Independent
@@ -219,7 +219,7 @@ def begun(way: Way, teacher: Teacher, folder: Path, *, noise: int = 0, ask: Any 
         batch=12,
         loss=Distillation(temperature=2.0),
         optimiser=SgdOptimiser(lr=0.05) if way.schedule.learn_from == "same" else AdamOptimiser(lr=0.01),
-        learning_rate=Cosine(),
+        learning_rate=CosineDecay(),
         checkpoint_every=5,
     )
     training = Training(student_spec(teacher), replace(regime, **way.regime), CPU, ask or teacher.answer)

@@ -152,7 +152,7 @@ class Rounds:
         before = max(self.round - self.schedule.first, 0) * self.schedule.steps
         steps = self.schedule.steps if self.round >= self.schedule.first else 0
         anywhere = self.schedule.learn_from == "kept"  # else a round's samples are nowhere but here
-        if steps and not self.training.step and self.training.regime.trial:
+        if steps and not self.training.step and self.training.regime.trial_steps:
             self._choose_rate()
             if interrupt.requested():
                 return
@@ -177,7 +177,7 @@ class Rounds:
 
     def _choose_rate(self) -> None:
         """Has the student try its learning rates, on samples such as it will see, and compares them on a few others."""
-        steps, key = self.training.regime.trial, self.key.at("rates")
+        steps, key = self.training.regime.trial_steps, self.key.at("rates")
         held = list(self._others(key.at("held"), _COMPARED))
         self.training.search_lr_factor(lambda: self._others(key.at("trial"), steps), held, key)
 

@@ -1,4 +1,4 @@
-"""A named student of the teacher's family that is clearly smaller than the teacher."""
+"""Choose a named student of the teacher's family that is clearly smaller than the teacher."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _DEEP = 500_000  # parameters from which a convolutional teacher with shortcuts 
 
 
 def choose(teacher: Facts, most: float) -> Choice:
-    """The largest member of the teacher's family with at most ``most`` parameters.
+    """Choose the largest member of the teacher's family with at most ``most`` parameters.
 
-    Where none is that small, the smallest member.
+    If none is that small, choose the smallest member.
 
     Returns:
         (architecture, its hyper-parameters).

@@ -1,4 +1,4 @@
-"""What a student learns from values inside the teacher: losses over pairs of a teacher's tap and a student's module.
+"""Define losses on values inside the teacher and the student, over pairs of a teacher's tap and a student's module.
 
 The values are [batch, channels, …]. Which tap goes with which module only the user can know, so recipes name the
 pairs, and the teacher's taps by their names in its file.
@@ -25,21 +25,21 @@ TwoPairs = Annotated[dict[str, str], Len(2, 2)]
 
 
 class Term(Protocol):
-    """A frozen dataclass whose fields are its recipe keys."""
+    """Declare a term of the loss: a frozen dataclass whose fields are its recipe keys."""
 
     @property
     def weight(self) -> float: ...
 
     def links(self) -> Iterator[tuple[str, str]]:
-        """Each teacher's tap, and the student's module that goes with it."""
+        """Iterate over pairs: a teacher's tap, and the student's module that corresponds to it."""
 
     def __call__(self, teacher: Values, student: Values) -> Tensor:
-        """The sum over the pairs, not yet weighted."""
+        """Compute the sum over the pairs, without the weight."""
 
 
 @dataclass(frozen=True)
-class Features:
-    """Σ mean (a_T − a_S)² over samples and values.
+class FeatureDistance:
+    """Compute Σ mean (a_T − a_S)² over samples and values.
 
     FitNets (Romero et al., ICLR 2015, equation 3), without their regressor: the shapes must agree.
 
@@ -63,11 +63,11 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Σ mean (A_T − A_S)², A = m / ‖m‖ for each sample, m the mean of a² over channels, flattened.
+class AttentionTransfer:
+    """Compute Σ mean (A_T − A_S)², A = m / ‖m‖ for each sample, m the mean of a² over channels, flattened.
 
     Attention transfer (Zagoruyko and Komodakis, ICLR 2017, section 3.1) as in ZSKT (Micaelli and Storkey, NeurIPS
-    2019), whose weight is the default. Channels may differ; where the sides do, the teacher's map is brought to
+    2019), whose weight is the default. Channels may differ; where the sides do, the teacher's map is resized to
     those of the student's.
 
     Attributes:
@@ -94,12 +94,12 @@ class Attention:
 
 @dataclass(frozen=True)
 class Fsp:
-    """Σ mean over samples of ‖G_T − G_S‖², G = Σ F₁ F₂ᵀ / (height · width), channels by channels of two layers.
+    """Compute Σ mean over samples of ‖G_T − G_S‖², G = Σ F₁ F₂ᵀ / (height · width), channels × channels of two layers.
 
     The flow of the solution procedure (Yim, Joo, Bae, Kim, CVPR 2017, equations 1 and 2).
 
     Attributes:
-        pairs: for each matrix the two layers that it is taken between: two of the teacher's taps, and the
+        pairs: for each matrix the two layers that it is pop_values between: two of the teacher's taps, and the
             student's modules. The two of a side are of one size.
     """
 
@@ -127,11 +127,11 @@ class Fsp:
 
 
 class Match:
-    """The terms that a recipe names, weighted.
+    """Sum the terms that a recipe names, weighted.
 
     Attributes:
-        teacher_taps: what is needed of the teacher.
-        student_modules: what is needed of the student.
+        teacher_taps: the taps that they need of the teacher.
+        student_modules: the modules that they need of the student.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
@@ -141,7 +141,7 @@ class Match:
         self.student_modules = tuple(dict.fromkeys(module for _, module in links))
 
     def __call__(self, teacher: Values, student: Values) -> Tensor:
-        """The weighted sum.
+        """Compute the weighted sum.
 
         Args:
             teacher: values by tap; no gradient reaches them.
@@ -154,8 +154,8 @@ class Match:
         return _sum(term.weight * term(fixed, student) for term in self.terms)
 
 
-class Watch:
-    """Keeps what modules of a network give, at every call of it, until it is closed.
+class ActivationRecorder:
+    """Record the outputs of modules of a network at every call of it, until it is closed.
 
     Args:
         net: the network.
@@ -177,14 +177,14 @@ class Watch:
         self._names = tuple(modules)
         self._hooks: list[RemovableHandle] = [self._hook(name, known[name]) for name in modules]
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ActivationRecorder:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def taken(self) -> dict[str, Tensor]:
-        """What the modules gave at the last call of the network; forgotten here, so that its graph can go.
+    def pop_values(self) -> dict[str, Tensor]:
+        """Return the modules' outputs at the network's last call, and forget them, so that their graph can be freed.
 
         Raises:
             RecipeError: if the network did not call one of them.
@@ -198,7 +198,7 @@ class Watch:
         return values
 
     def close(self) -> None:
-        """Lets go of the network."""
+        """Remove the hooks from the network."""
         for hook in self._hooks:
             hook.remove()
 
@@ -211,7 +211,7 @@ class Watch:
 
 
 def _flow(first: Tensor, second: Tensor) -> Tensor:
-    """G: [batch, m, …], [batch, n, …] → [batch, m, n]."""
+    """Compute G: [batch, m, …], [batch, n, …] → [batch, m, n]."""
     first, second = first.flatten(2), second.flatten(2)
     return first @ second.transpose(1, 2) / first.shape[2]
 
@@ -226,4 +226,4 @@ def _misfit(name: str, link: Sequence[str], first: Tensor, second: Tensor, remed
     return RecipeError(what, remedy=remedy)
 
 
-MATCHES: Mapping[str, type] = {"features": Features, "attention": Attention, "fsp": Fsp}
+MATCHES: Mapping[str, type] = {"features": FeatureDistance, "attention": AttentionTransfer, "fsp": Fsp}

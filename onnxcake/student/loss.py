@@ -1,4 +1,4 @@
-"""What a student learns from: the teacher's answers, hard and soft."""
+"""Define the distillation loss on the teacher's answers, hard and soft."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..core.quantities import NonNegative, Positive
 
 @dataclass(frozen=True)
 class Distillation:
-    """L = hard · CE(y, S) + soft · τ² KL(softmax(T/τ) ‖ softmax(S/τ)) + l1 · |T − S|, means over samples, in nats.
+    """Compute L = hard · CE(y, S) + soft · τ² KL(softmax(T/τ) ‖ softmax(S/τ)) + l1 · |T − S|, in nats.
 
     Hinton, Vinyals and Dean, 2015. At τ = 1 the soft term has the gradient of the soft cross-entropy, which
     alone is what CAKE's code trains on. The last term, a mean over classes too, is that of data-free adversarial
@@ -39,7 +39,7 @@ class Distillation:
     centred: bool = False
 
     def __call__(self, student: Tensor, teacher: Tensor, asked: Tensor) -> Tensor:
-        """The loss of student logits [n, classes] given teacher logits [n, classes] and labels [n]."""
+        """Compute the loss of student logits [n, classes] given teacher logits [n, classes] and labels [n]."""
         total = student.new_zeros(())
         if self.hard:
             labels = asked if self.hard_labels == "asked" else teacher.argmax(1)
@@ -62,7 +62,7 @@ class Distillation:
 
 
 def decisions(student: Tensor, teacher: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A multi-label classifier's logits and labels as those of one yes or no after the other.
+    """Rearrange a multi-label classifier's logits and labels as one yes-or-no decision after the other.
 
     Args:
         student, teacher: logits [n, labels].

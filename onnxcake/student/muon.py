@@ -1,4 +1,7 @@
-"""Muon: steps of matrices in which no direction is larger than another."""
+"""Step matrices by Muon, in which no direction of a step is larger than another.
+
+Written by hand, as `torch.optim.Muon` takes matrices alone and has no part for other weights.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _ALONE = 5e8  # operations at most that one core has done before several have ag
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weights that are matrices, Adam for what is none.
+    """Optimise weights that are matrices by Muon, and others by Adam.
 
     Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024: the momentum of each matrix is
     brought near to its closest orthogonal one, so that what few samples tell about is learnt as fast as what all do.
@@ -53,7 +56,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step down the gradients; what has none stays."""
+        """Make one step down the gradients; weights without one stay."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -65,7 +68,7 @@ class Muon(torch.optim.Optimizer):
             kinds: dict[bool, list[Tensor]] = {True: [], False: []}
             for weight in learnt:
                 kinds[self._is_matrix(weight)].append(weight)
-            self._turn(kinds[True], group)
+            self._muon(kinds[True], group)
             self._adam(kinds[False], group)
         return loss
 
@@ -73,12 +76,12 @@ class Muon(torch.optim.Optimizer):
         rows, columns = _sides(weight)
         return 1 < min(rows, columns) <= self._widest
 
-    def _turn(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """Muon's step."""
+    def _muon(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """Make Muon's step."""
         if not weights:
             return
         gradients, momentum = _gradients(weights), group["momentum"]
-        held = [self._held(weight, "momentum") for weight in weights]
+        held = [self._state_of(weight, "momentum") for weight in weights]
         torch._foreach_lerp_(held, gradients, 1 - momentum)
         alike: dict[tuple[int, int], list[int]] = {}
         for number, weight in enumerate(weights):
@@ -93,15 +96,15 @@ class Muon(torch.optim.Optimizer):
                 weights[number].add_(direction.reshape(weights[number].shape), alpha=-size)
 
     def _adam(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """Adam's step, with the same learning rate."""
+        """Make Adam's step, with the same learning rate."""
         if not weights:
             return
         steps = [self.state[weight].setdefault("step", torch.zeros(())) for weight in weights]
         adam(
             weights,
             _gradients(weights),
-            [self._held(weight, "exp_avg") for weight in weights],
-            [self._held(weight, "exp_avg_sq") for weight in weights],
+            [self._state_of(weight, "exp_avg") for weight in weights],
+            [self._state_of(weight, "exp_avg_sq") for weight in weights],
             [],
             steps,
             foreach=True,
@@ -114,7 +117,7 @@ class Muon(torch.optim.Optimizer):
             maximize=False,
         )
 
-    def _held(self, weight: Tensor, name: str) -> Tensor:
+    def _state_of(self, weight: Tensor, name: str) -> Tensor:
         state = self.state[weight]
         if name not in state:
             state[name] = torch.zeros_like(weight)
@@ -123,7 +126,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices [n, rows, columns] with the singular vectors of those given, and singular values near 1.
+    """Return matrices [n, rows, columns] with the singular vectors of those given, and singular values near 1.
 
     Newton and Schulz's iteration with the coefficients of Jordan et al., which are steep at 0 and do not converge to 1.
     """
@@ -139,7 +142,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 @contextmanager
 def _threads_for(operations: float) -> Iterator[None]:
-    """One thread on the processor for what is small, as many as there are for what is not."""
+    """Use one of torch's threads for few operations, and all for many, within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if operations <= _ALONE else before)
     try:
@@ -149,7 +152,7 @@ def _threads_for(operations: float) -> Iterator[None]:
 
 
 def _sides(weight: Tensor) -> tuple[int, int]:
-    """Rows and columns of a weight seen as a matrix; (1, n) for what is none."""
+    """Return rows and columns of a weight as a matrix; (1, n) for a weight that is none."""
     sides = [side for side in weight.shape if side > 1]
     return (sides[0], weight.numel() // sides[0]) if len(sides) > 1 else (1, weight.numel())
 

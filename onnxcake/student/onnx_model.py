@@ -1,4 +1,4 @@
-"""A model that a student begins as."""
+"""Hold the ONNX model that a student is initialised from."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _SQUASHED = {
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A classifier as one ONNX model, for the inputs and classes of a teacher.
+    """Hold a classifier as one ONNX model, for the inputs and classes of a teacher.
 
     Attributes:
         content: the model, as bytes.
-        kind: what its output holds.
+        kind: of its output.
         output_shape: one answer's shape, without the batch; None for a plain row of scores.
         input_shape: one input's shape, without the batch.
-        name: what to call it in messages.
-        still: whether its weights stay as they are: it is its teacher, and training could make it worse alone.
+        name: its name in messages.
+        still: whether its weights stay as they are: it is its teacher, and training could only make it worse.
     """
 
     content: bytes = field(repr=False)
@@ -50,7 +50,7 @@ class InitialModel:
 
     @classmethod
     def read(cls, path: Path, signature: Signature) -> InitialModel:
-        """The model of a file, looked at in a process of its own as a teacher's is.
+        """Read the model of a file, examined in a process of its own as a teacher's is.
 
         Args:
             signature: the teacher's.
@@ -85,11 +85,11 @@ class InitialModel:
 
     @classmethod
     def like(cls, content: bytes, signature: Signature, name: str, still: bool = False) -> InitialModel:
-        """A model that takes and gives just what the teacher of this signature does."""
+        """Build an initial model with the input and output of the teacher of this signature."""
         return cls(content, signature.output_kind, signature.output_shape, signature.input_shape, name, still)
 
     def check(self, signature: Signature) -> None:
-        """Makes sure that it can be trained, or is to stay as it is, and be written as a student of this teacher.
+        """Check that it can be trained, or is to stay as it is, and be written as a student of this teacher.
 
         Raises:
             UsageError: if not.
@@ -102,21 +102,21 @@ class InitialModel:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the model."""
+        """Return the sha256 digest of the model."""
         return sha256(self.content)
 
     @cached_property
     def opened(self) -> OpenGraph:
-        """Its graph, built to be trained."""
+        """Build its graph, to be trained."""
         return open_to_train(self.content, Options(shape=(1, *self.input_shape)), self.name)
 
     @property
     def before(self) -> bool:
-        """Whether logits are taken before a last Softmax or Sigmoid."""
+        """Tell whether logits are taken before a last Softmax or Sigmoid."""
         return self.opened.end(self.kind) != self.opened.output
 
     def learn(self, taps: Sequence[str] = ()) -> Trained:
-        """Its graph, ending in the scores and in the values that the file calls ``taps``; fresh parameters.
+        """Build its graph with fresh parameters, ending in the scores and in the values that the file calls ``taps``.
 
         Raises:
             UsageError: if it has no such value, or one that holds no numbers for each input.
@@ -125,11 +125,11 @@ class InitialModel:
         return trained(opened.converted, opened.end(self.kind), *(tap_of(opened, name) for name in taps))
 
     def parameters(self, taps: Sequence[str] = ()) -> int:
-        """Numbers that are trained."""
+        """Count the numbers that are trained."""
         return self.learn(taps).parameters
 
     def ends(self, signature: Signature) -> Ends:
-        """How it becomes a student of the teacher of this signature: names, kind and shape of the output.
+        """Return how it becomes a student of the teacher of this signature: names, kind and shape of the output.
 
         Raises:
             UsageError: if its answers cannot be made the teacher's kind.
@@ -153,25 +153,26 @@ class InitialModel:
 
 
 def _unfit(facts: Facts, signature: Signature) -> str | None:
-    """Why a classifier does not take and know what the teacher does; None if it does."""
+    """Return why a classifier's inputs or classes do not fit the teacher's; None if they do."""
     its = facts.signature
     if facts.fixed_batch is not None:
         return f"its batch is fixed at {facts.fixed_batch}, and cannot be freed"
     wanted = (signature.input_shape, signature.input_dtype, signature.classes, signature.task)
     if (its.input_shape, its.input_dtype, its.classes, its.task) == wanted:
         return None
-    return f"it takes {_taken(its)} and gives {_given(its)}"
+    return f"it takes {_input_in_words(its)} and gives {_classes_in_words(its)}"
 
 
 def _refused(name: str, why: str, remedy: str, signature: Signature) -> UsageError:
-    what = f"it cannot be a student of a teacher that takes {_taken(signature)} and gives {_given(signature)}: {why}"
+    taken, given = _input_in_words(signature), _classes_in_words(signature)
+    what = f"it cannot be a student of a teacher that takes {taken} and gives {given}: {why}"
     remedy = remedy or "Give --student a classifier of the same inputs and classes."
     return UsageError(what, where=name, remedy=remedy)
 
 
-def _taken(signature: Signature) -> str:
+def _input_in_words(signature: Signature) -> str:
     return f"{list(signature.input_shape)} {signature.input_dtype}"
 
 
-def _given(signature: Signature) -> str:
+def _classes_in_words(signature: Signature) -> str:
     return f"{signature.classes} classes ({signature.task})"

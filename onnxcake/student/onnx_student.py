@@ -1,4 +1,4 @@
-"""A student that is an ONNX model: trained in the model's own weights, and written as the very same model."""
+"""Train a student that is an ONNX model in the model's own weights, and write it as the very same model."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _SETTLED_ON = 256  # inputs that a fresh student's statistics are of
 
 
 class OnnxStudent(Student):
-    """Takes what the teacher takes, gives logits.
+    """Compute logits of the teacher's inputs by an ONNX model.
 
     BatchNormalization keeps the statistics of the file; its scale and shift are trained.
 
     Args:
         start: the model.
         signature: the teacher's.
-        fresh: what the weights are drawn from, in place of those of the model. Statistics are then those of noise.
-        taps: values inside, by the model's own names, that are looked at as it learns.
+        fresh: key that the weights are drawn from, in place of the model's. Statistics are then those of noise.
+        taps: values inside, by the model's own names, that are recorded as it learns.
 
     Raises:
         UsageError: if it has no such value.
@@ -55,16 +55,16 @@ class OnnxStudent(Student):
         logits: Tensor = self.logits(scores)
         return logits if self.still is None else logits + 0 * self.still
 
-    def watch(self, modules: Sequence[str]) -> OnnxStudent:  # type: ignore[override] # all that is asked is `taken`
-        """Itself, as what keeps the ``modules``, values of the model that it was made to look at."""
+    def record(self, modules: Sequence[str]) -> OnnxStudent:  # type: ignore[override] # all that is asked is `pop_values`
+        """Return itself, as it records the ``modules``: values of the model that were named when it was made."""
         assert tuple(modules) == self.taps, "it was not made to look at these"
         return self
 
-    def taken(self) -> Mapping[str, Tensor]:
-        """The values of ``taps`` at the last call; forgotten here, so that its graph can go."""
+    def pop_values(self) -> Mapping[str, Tensor]:
+        """Return the values of ``taps`` at the last call, and forget them, so that their graph can be freed."""
         values, self._values = self._values, {}
         return values
 
     def content(self) -> bytes:
-        """The model with the present weights, under the teacher's names, with the teacher's kind of output."""
+        """Write the model with the present weights, under the teacher's names, with the teacher's kind of output."""
         return written(self.start.content, self._learnt.values(), self.start.ends(self.signature))

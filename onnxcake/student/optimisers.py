@@ -1,4 +1,4 @@
-"""How a student's weights are stepped: optimisers, and schedules of learning rate and momentum."""
+"""Define optimisers, and schedules of learning rate and momentum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .muon import Muon
 
 
 class Optimiser(Protocol):
-    """A frozen dataclass whose fields are its recipe keys.
+    """Declare an optimiser: a frozen dataclass whose fields are its recipe keys.
 
     Torch's own are built fused: one kernel steps all weights, where a loop over them takes four times as long.
     """
@@ -94,15 +94,15 @@ class MuonOptimiser:
 
 
 class LearningRate(Protocol):
-    """A frozen dataclass whose fields are its recipe keys."""
+    """Declare a learning-rate schedule: a frozen dataclass whose fields are its recipe keys."""
 
     def at(self, step: int, steps: int) -> tuple[float, float | None]:
-        """The factor on the learning rate at ``step`` of ``steps``, and the momentum (None: as it is)."""
+        """Return the factor on the learning rate at ``step`` of ``steps``, and the momentum (None: unchanged)."""
 
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Up for ``warm_up`` of the steps, then down, both along a cosine; momentum the other way round.
+    """Raise for ``warm_up`` of the steps, then lower, both along a cosine; momentum the other way round.
 
     Smith and Topin, 2019, with torch's conventions: from lr/div to lr, then to lr/div/final_div.
     """
@@ -124,8 +124,8 @@ class OneCycle:
 
 
 @dataclass(frozen=True)
-class Cosine:
-    """Down to ``final`` times the learning rate along half a cosine (Loshchilov and Hutter, ICLR 2017)."""
+class CosineDecay:
+    """Lower to ``final`` times the learning rate along half a cosine (Loshchilov and Hutter, ICLR 2017)."""
 
     final: NonNegative = 0.0
 
@@ -135,7 +135,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Milestones:
-    """Times ``factor`` from each of the shares ``after`` of the steps on; the defaults are those of DAFL on CIFAR-10.
+    """Multiply by ``factor`` from each of the shares ``after`` of the steps on; defaults as in DAFL on CIFAR-10.
 
     A share falls on the nearest whole step.
     """
@@ -150,14 +150,14 @@ class Milestones:
 
 @dataclass(frozen=True)
 class ConstantRate:
-    """The same learning rate throughout."""
+    """Keep the learning rate constant."""
 
     def at(self, step: int, steps: int) -> tuple[float, float | None]:
         return 1.0, None
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
-    """Puts learning rate and (where it has one) momentum into an optimiser."""
+    """Set learning rate and (where it has one) momentum of an optimiser."""
     for group in optimiser.param_groups:
         group["lr"] = lr
         if momentum is not None and group.get("momentum"):
@@ -178,7 +178,7 @@ OPTIMISERS: Mapping[str, type] = {
 }
 LEARNING_RATES: Mapping[str, type] = {
     "one_cycle": OneCycle,
-    "cosine": Cosine,
+    "cosine": CosineDecay,
     "milestones": Milestones,
     "constant": ConstantRate,
 }

@@ -1,4 +1,4 @@
-"""Quantisation-aware training: a student that learns with the rounding that its int8 file will have.
+"""Train with quantisation: a student learns with the rounding that its int8 file will have.
 
 Jacob et al., *Quantization and training of neural networks for efficient integer-arithmetic-only inference*,
 CVPR 2018, section 3. Weights are rounded per output channel, symmetrically, to int8 (or to seven bits of it, with which
@@ -20,20 +20,20 @@ _LEAST_SHARE = 0.01  # of a batch in the moving average, as in torch's own obser
 
 
 def quantised(net: nn.Module, weight_bits: int = 8) -> nn.Module:
-    """The network with its convolutions and linear layers quantised, in place: they become `Quantised`.
+    """Replace the network's convolutions and linear layers by `QuantisedLayer` in place; return the network.
 
-    In training mode the ranges of what goes into each follow the batches; in eval mode they stay.
+    In training mode the ranges of their inputs follow the batches; in eval mode they stay.
     """
     if type(net) in LAYERS:
-        return Quantised(net, weight_bits)
-    if not isinstance(net, Quantised):
+        return QuantisedLayer(net, weight_bits)
+    if not isinstance(net, QuantisedLayer):
         for name, child in net.named_children():
             setattr(net, name, quantised(child, weight_bits))
     return net
 
 
-class Quantised(nn.Module):
-    """A convolution or linear layer that computes with rounded weights on rounded inputs.
+class QuantisedLayer(nn.Module):
+    """Compute a convolution or linear layer with rounded weights on rounded inputs.
 
     The gradient goes straight through the rounding where a value lies within its range, and is zero beyond.
     """
@@ -43,7 +43,7 @@ class Quantised(nn.Module):
         self.inputs, self.layer, self.weight_bits = Range(), layer, weight_bits
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the layer gives."""
+        """Compute the layer's output."""
         layer, x = self.layer, self.inputs(x)
         assert isinstance(layer, LAYERS)
         weight = rounded_weight(layer.weight, self.weight_bits)
@@ -54,7 +54,7 @@ class Quantised(nn.Module):
 
 
 class Range(nn.Module):
-    """Rounds values to 256 levels between the least and the largest, which it learns from the batches it sees.
+    """Round values to 256 levels between the least and the largest, which it learns from the batches it sees.
 
     The two are means over the first hundred batches, and exponential moving averages from there on. Zero is
     always a level (section 2.1 of the paper): padding and ReLU's zeros stay exact. Before the first batch
@@ -72,7 +72,7 @@ class Range(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The values, rounded."""
+        """Return the values, rounded."""
         if self.training:
             self._follow(x.detach())
         elif not _captured() and self.batches == 0:
@@ -93,7 +93,7 @@ class Range(nn.Module):
 
 
 def rounded_weight(weight: Tensor, bits: int = 8) -> Tensor:
-    """Weights rounded, channel by channel of the first axis, to 2ᵇ − 1 levels between ± the largest magnitude."""
+    """Round weights, channel by channel of the first axis, to 2ᵇ − 1 levels between ± the largest magnitude."""
     last = 2 ** (bits - 1) - 1
     scale = (weight.detach().flatten(1).abs().amax(1) / last).clamp(min=_LEAST_SCALE)
     zero = torch.zeros_like(scale)
@@ -103,12 +103,12 @@ def rounded_weight(weight: Tensor, bits: int = 8) -> Tensor:
 
 
 def _captured() -> bool:
-    """Whether torch's current exporter is at work; the one before it traces, and knows torch's own rounding."""
+    """Tell whether torch's current exporter runs; the one before it traces, and knows torch's own rounding."""
     return torch.onnx.is_in_onnx_export() and not torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def _in_onnx(x: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype, attributes: Any = None) -> Tensor:
-    """Rounding as the two ONNX operators themselves."""
+    """Round by the two ONNX operators themselves."""
     from torch.onnx.ops import symbolic  # torch 2.8; before, only the exporter that traces writes quantised students
 
     zero = zero.to(dtype)

@@ -1,4 +1,4 @@
-"""The acquire/retain step: a student that learns what is new in such a way that it keeps what is old.
+"""Compute the acquire/retain loss, under which a student learns new samples in a way that keeps the old.
 
 Patel, Mopuri, Qiu, *Learning to retain while acquiring*, CVPR 2023.
 """
@@ -19,7 +19,7 @@ R = TypeVar("R", bound=tuple[Tensor, ...])
 def retained_loss(
     student: nn.Module, loss_of: Callable[[Network, R], Tensor], fresh: R, memory: R | None, lr: float
 ) -> Tensor:
-    """L(S_θ'; memory) + L(S_θ; fresh ∪ memory), θ' = θ − lr ∇L(S_θ; fresh), differentiable through the inner step.
+    """Compute L(S_θ'; memory) + L(S_θ; fresh ∪ memory), θ' = θ − lr ∇L(S_θ; fresh), differentiable throughout.
 
     The gradient of the first term rewards directions in which learning the new also serves the old. Of the three
     times that the student is called, only the last, on all rows, updates what it keeps of what it has seen, such
@@ -45,7 +45,7 @@ def retained_loss(
 
 
 def _apart(student: nn.Module, weights: Mapping[str, Tensor]) -> Network:
-    """The student with these weights; what a call updates in place is a copy, forgotten with it."""
+    """Return the student with these weights; what a call updates in place is a copy, forgotten with it."""
     return lambda inputs: functional_call(
         student, {**weights, **{name: buffer.clone() for name, buffer in student.named_buffers()}}, (inputs,)
     )

@@ -1,4 +1,4 @@
-"""What weights an architecture has, without making them."""
+"""Find the shapes of an architecture's weights without making them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def shapes_of(name: str, hyper: dict[str, Any], signature: Signature) -> tuple[tuple[int, ...], ...]:
-    """The shapes of the weights of convolutions and linear layers, in the order in which inputs meet them.
+    """Return the shapes of the weights of convolutions and linear layers, in the order in which inputs meet them.
 
     Raises:
         RecipeError: if the architecture does not fit the inputs.

@@ -1,4 +1,4 @@
-"""The student: a network in standard units that stands where the teacher stood."""
+"""Define the student: a network in standard units with the teacher's input."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..core.errors import RecipeError
 from ..core.rng import Key
 from ..teacher.signature import Signature
 from .architectures import ARCHITECTURES
-from .feature_match import Watch
+from .feature_match import ActivationRecorder
 from .quantise import quantised as quantise
 
 
 class Student(nn.Module):
-    """Takes what the teacher takes, gives logits.
+    """Compute logits [batch, classes] of inputs [batch, …] in the file's own units.
 
     Args:
         signature: the teacher's.
@@ -32,19 +32,19 @@ class Student(nn.Module):
         logits: Tensor = self.net(self.signature.to_standard(inputs))
         return logits
 
-    def watch(self, modules: Sequence[str]) -> Watch:
-        """What keeps what modules of the network give.
+    def record(self, modules: Sequence[str]) -> ActivationRecorder:
+        """Record the outputs of ``modules`` of the network.
 
         Raises:
             RecipeError: if it has no such module.
         """
-        return Watch(self.net, modules)
+        return ActivationRecorder(self.net, modules)
 
 
 def make(
     name: str, hyper: dict[str, Any], signature: Signature, key: Key, *, weight_bits: int | None = None
 ) -> Student:
-    """A fresh student of a named architecture, its weights drawn from ``key``.
+    """Make a fresh student of a named architecture, its weights drawn from ``key``.
 
     Args:
         weight_bits: of the int8 file whose rounding it learns with, from the first step on; None for a float student.
@@ -58,7 +58,7 @@ def make(
 
 
 def parameters(make_net: Callable[[], nn.Module]) -> int:
-    """How many weights a network would have, without making them.
+    """Count the weights that a network would have, without making them.
 
     Raises:
         RecipeError: if they are more than can be counted.
@@ -73,5 +73,5 @@ def parameters(make_net: Callable[[], nn.Module]) -> int:
 
 
 def count(module: nn.Module) -> int:
-    """Numbers in a module's parameters."""
+    """Count the numbers in a module's parameters."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -1,4 +1,4 @@
-"""The one place that steps a student."""
+"""Step the student; no other module does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import Diverged
 from ..core.rng import Key
 from ..teacher.autotune import Dtype, autocast
-from .feature_match import Match, Watch
+from .feature_match import ActivationRecorder, Match
 from .loss import Distillation, decisions
 from .optimisers import OPTIMISERS, LearningRate, Optimiser, set_rate
 from .retain import retained_loss
@@ -37,21 +37,21 @@ Change = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Regime:
-    """How a student learns.
+    """Describe how a student learns.
 
     Attributes:
         steps: in all.
         batch: samples for each.
         loss, optimiser, learning_rate: the parts that a recipe named.
-        optimiser_key: where it named the optimiser.
         checkpoint_every: steps between two checkpoints.
         multilabel: whether each logit is a yes or no of its own.
-        live: the teacher is asked about what the student sees, in place of the answers that came with it.
-        augment: what changes inputs on their way to the student.
-        match: what is compared besides the answers.
+        query_teacher: whether the teacher answers the student's (augmented) inputs anew at each step.
+        augment: changes of the student's inputs.
+        match: losses on values inside teacher and student.
         retain: the inner step size of the acquire/retain step, or None.
-        lr_factors: factors on the optimiser's learning rate, of which `Training.search_lr_factor` takes one; the one
-            nearest to 1 is taken where nothing can be tried.
+        optimiser_key: where a recipe named the optimiser.
+        lr_factors: factors on the optimiser's learning rate, of which `Training.search_lr_factor` chooses one; the one
+            nearest to 1 is taken where none can be tried.
     """
 
     steps: int
@@ -69,27 +69,27 @@ class Regime:
     lr_factors: tuple[float, ...] = (1.0,)
 
     @property
-    def trial(self) -> int:
-        """Steps at each of the rates before the first one; 0 where there is no choice, or the run is too short."""
+    def trial_steps(self) -> int:
+        """Return the steps of each trial of a learning-rate factor; 0 without a choice, or if the run is too short."""
         steps = min(_TRIAL, self.steps // _SHARE)
         return steps if len(self.lr_factors) > 1 and steps >= _LEAST else 0
 
     @property
     def total_steps(self) -> int:
-        """All steps, those of the trials included."""
-        return self.steps + self.trial * len(self.lr_factors)
+        """Count all steps, those of the learning-rate search included."""
+        return self.steps + self.trial_steps * len(self.lr_factors)
 
 
 @dataclass(frozen=True)
 class DistillationBatch:
-    """What one step is about: new samples, and some out of a memory."""
+    """Hold the samples of one step: new ones, and some out of a memory."""
 
     fresh: Rows
     memory: Rows | None = None
 
     @property
     def rows(self) -> Rows:
-        """All of them."""
+        """Return all rows: the fresh ones, then those of the memory."""
         if self.memory is None:
             return self.fresh
         both = [torch.cat(pair) for pair in zip(self.fresh, self.memory, strict=True)]
@@ -97,12 +97,14 @@ class DistillationBatch:
 
 
 class Training:
-    """A student, its optimiser and the step they have reached.
+    """Hold a student, its optimiser and the step they have reached.
 
     Args:
-        student: takes what the teacher takes.
-        ask: the teacher, for a regime that asks it about what the student sees.
-        dtype: what the student's operators compute in where they gain by it; weights and losses are in float32.
+        student: network from the teacher's inputs to logits.
+        regime: how it learns.
+        device: where it learns.
+        ask: the teacher, for a regime that queries it.
+        dtype: dtype of the student's operators where they gain by it; weights and losses are in float32.
 
     Attributes:
         rate: the factor on the optimiser's learning rate.
@@ -122,21 +124,21 @@ class Training:
         self.rate = min(regime.lr_factors, key=lambda rate: abs(math.log(rate)))
         self.step, self.loss = 0, math.nan
         self._last: Tensor | None = None  # the loss of the last step, not looked at yet
-        watch = student.watch if isinstance(student, Student) else partial(Watch, student)
-        self._watch = None if regime.match is None else watch(regime.match.student_modules)
+        record = student.record if isinstance(student, Student) else partial(ActivationRecorder, student)
+        self._recorder = None if regime.match is None else record(regime.match.student_modules)
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
+        """Tell whether all steps are done."""
         return self.step >= self.regime.steps
 
     def prepare(self, lesson: DistillationBatch, draw: torch.Generator | None = None) -> DistillationBatch:
-        """A lesson as the student sees it: augmented, and answered anew where the regime asks for that.
+        """Prepare a batch: augment it, and query the teacher anew where the regime asks for that.
 
         Nothing of it depends on the student: another thread may prepare the next one during a step.
 
         Args:
-            draw: what augmentations draw from.
+            draw: generator for augmentations.
         """
         if self.regime.retain is None:
             return DistillationBatch(self._prepared(lesson.rows, draw))
@@ -144,10 +146,10 @@ class Training:
         return DistillationBatch(fresh, None if lesson.memory is None else self._prepared(lesson.memory, draw))
 
     def step_on(self, lesson: DistillationBatch) -> None:
-        """One step, on a lesson from `prepare`.
+        """Make one step on a batch from `prepare`.
 
         Raises:
-            Diverged: at a loss or weights that are not finite; looked at now and then.
+            Diverged: at a loss or weights that are not finite; checked now and then.
         """
         loss = self._backward(lesson, self.step, self.regime.steps)
         self.step, self._last = self.step + 1, loss
@@ -157,15 +159,17 @@ class Training:
     def search_lr_factor(
         self, lessons: Callable[[], Iterable[DistillationBatch]], held: Sequence[DistillationBatch], key: Key
     ) -> None:
-        """Takes one of the regime's rates: the highest of those after which the loss is about the least.
+        """Search the learning rate: try each factor for some steps, and take the highest whose loss is near the least.
 
-        From the student as it is, a trial of some steps is made at each, in which the learning rate goes the way that
-        it goes over the whole run; then the student is as it was. What is near to its teacher must not be stepped far,
-        and what is far from it may be; how far its weights may move besides, nobody knows before.
+        Each trial starts from the student as it is and follows the schedule that the learning rate has over the whole
+        run;
+        then the student is restored. "Near" is within `_ALIKE` of the least loss. A student that is near to its teacher
+        must
+        not be stepped far, and one that is far from it may be.
 
         Args:
-            lessons: as many as `Regime.trial`, the same at each call.
-            held: lessons that the losses are compared on.
+            lessons: as many batches as `Regime.trial_steps`, the same at each call.
+            held: batches that the losses are compared on.
             key: what augmentations draw from.
         """
         start = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
@@ -174,7 +178,7 @@ class Training:
             self.rate = rate
             for number, lesson in enumerate(lessons()):
                 prepared = self.prepare(lesson, key.at("augment", number).generator())
-                self._backward(prepared, number, self.regime.trial)
+                self._backward(prepared, number, self.regime.trial_steps)
             lost[rate] = sum(self._loss(each, key.at("held", number)) for number, each in enumerate(held))
             self.student.load_state_dict(start)
             self.optimiser = self.regime.optimiser.build(self.student.parameters())
@@ -184,13 +188,13 @@ class Training:
         )  # below zero by rounding
 
     def _loss(self, lesson: DistillationBatch, key: Key) -> float:
-        """The loss of a lesson that nothing is learnt from; infinite if it is no number."""
+        """Compute the loss of a batch without learning from it; infinite if it is not finite."""
         with torch.no_grad():
             loss = float(self.loss_of(self.student, self._prepared(lesson.rows, key.generator())))
         return loss if math.isfinite(loss) else math.inf
 
     def _backward(self, lesson: DistillationBatch, number: int, steps: int) -> Tensor:
-        """Step ``number`` of so many; its loss."""
+        """Make step ``number`` of ``steps``; return its loss."""
         factor, momentum = self.regime.learning_rate.at(number, steps)
         set_rate(self.optimiser, self.regime.optimiser.lr * self.rate * factor, momentum)
         self.optimiser.zero_grad(set_to_none=True)
@@ -204,15 +208,15 @@ class Training:
         return loss.detach()
 
     def loss_of(self, student: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
-        """The regime's loss on rows."""
+        """Compute the regime's loss on rows."""
         inputs, logits, labels = rows
         with autocast(self.device, self.dtype):
             own = student(inputs)
         given = (own.float(), logits, labels)
         loss = self.regime.loss(*(decisions(*given) if self.regime.multilabel else given))
-        if self.regime.match is not None and self._watch is not None:
+        if self.regime.match is not None and self._recorder is not None:
             assert self._ask is not None, "values inside the teacher were asked for with the regime"
-            taken = {name: value.float() for name, value in self._watch.taken().items()}
+            taken = {name: value.float() for name, value in self._recorder.pop_values().items()}
             loss = loss + self.regime.match(self._ask(inputs, self.regime.match.teacher_taps)[1], taken)
         return loss
 
@@ -228,7 +232,7 @@ class Training:
         return inputs, logits, labels
 
     def check_finite(self) -> None:
-        """Takes note of the last step's loss.
+        """Record the last step's loss.
 
         Raises:
             Diverged: if it or the weights are not finite.
@@ -249,7 +253,7 @@ class Training:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state, as plain tensors for a checkpoint."""
+        """Return the state, as plain tensors for a checkpoint."""
         tensors = {f"student.{name}": value for name, value in self.student.state_dict().items()}
         for number, state in self.optimiser.state_dict()["state"].items():
             held = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -257,7 +261,7 @@ class Training:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Puts back what `tensors` gave."""
+        """Restore the state that `tensors` returned."""
         state: dict[int, dict[str, Any]] = {}
         weights: dict[str, Tensor] = {}
         learnt = [weight for group in self.optimiser.param_groups for weight in group["params"]]
@@ -274,5 +278,5 @@ class Training:
 
 
 def _like(moment: Tensor, weight: Tensor) -> Tensor:
-    """An optimiser's moment laid out in memory as its weight is: fused optimisers walk through both in one order."""
+    """Copy a state tensor into its weight's memory layout, as fused optimisers walk through both in one order."""
     return torch.empty_like(weight).copy_(moment) if moment.shape == weight.shape else moment.clone()

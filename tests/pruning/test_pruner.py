@@ -85,7 +85,7 @@ def test_a_matrix_that_is_tied_down_is_factorised(tmp_path: Path) -> None:
     goal, worth = Goal(keep=0.5), pruner.scores("weights", Key(0), NOTHING)
     assert not pruner.reaches(goal, worth, NOTHING)
     assert pruner.reaches(Goal(keep=1.0), worth, NOTHING)
-    factored = pruner.factorised()
+    factored = pruner.with_tied_factorised()
     student = pruned(factored, goal)
     rank = int(0.5 * 32 * 24 / (32 + 24))
     assert student.parameters == (32 * 24, rank * (32 + 24))

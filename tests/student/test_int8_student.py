@@ -22,7 +22,7 @@ from onnxcake.onnxfile.export import export
 from onnxcake.onnxfile.int8_weights import with_whole_weights
 from onnxcake.runtime import processor
 from onnxcake.student.architectures import ARCHITECTURES
-from onnxcake.student.quantise import Quantised, Range, quantised, rounded_weight
+from onnxcake.student.quantise import QuantisedLayer, Range, quantised, rounded_weight
 from onnxcake.teacher.signature import Signature
 from onnxcake.teacher.teacher import Teacher
 
@@ -130,7 +130,7 @@ def test_gradients_go_straight_through_within_the_range() -> None:
 def test_a_layer_computes_with_rounded_weights_on_rounded_inputs() -> None:
     """And its weights get the gradient of the rounded ones."""
     layer = quantised(nn.Conv2d(2, 3, 3, stride=2, padding=1, padding_mode="circular"))
-    assert isinstance(layer, Quantised) and isinstance(layer.layer, nn.Conv2d) and quantised(layer) is layer
+    assert isinstance(layer, QuantisedLayer) and isinstance(layer.layer, nn.Conv2d) and quantised(layer) is layer
     x = normal(4, (2, 6, 6))
     layer(x).square().sum().backward()
     weight = rounded_weight(layer.layer.weight.detach()).requires_grad_(True)
@@ -158,7 +158,7 @@ def test_all_convolutions_and_linear_layers_are_quantised_and_nothing_else(name:
     shape, hyper = NETS[name]
     plain, net = make(name, shape, **hyper), quantised(make(name, shape, **hyper))
     wanted = {n for n, m in plain.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    assert {n for n, m in net.named_modules() if isinstance(m, Quantised)} == wanted
+    assert {n for n, m in net.named_modules() if isinstance(m, QuantisedLayer)} == wanted
     assert {n for n, _ in plain.named_modules()} <= {n for n, _ in net.named_modules()}
     for ours, theirs in zip(net.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
@@ -247,7 +247,7 @@ def test_onnxruntime_rounds_as_torch_does(name: str, exporter: str, bits: int, m
     with torch.no_grad():
         wanted = net(x).numpy()
         for module in net.modules():
-            if isinstance(module, Quantised):
+            if isinstance(module, QuantisedLayer):
                 module.forward = module.layer.forward  # type: ignore[method-assign]
         rounding = np.abs(net(x).numpy() - wanted)
     plain = np.abs(answers(content, x, fused=False) - wanted)
@@ -258,7 +258,7 @@ def test_onnxruntime_rounds_as_torch_does(name: str, exporter: str, bits: int, m
     weights = [numpy_helper.to_array(weight) for weight in onnx.load_model_from_string(content).graph.initializer]
     kinds = [weight.dtype for weight in weights if weight.ndim]
     assert max(int(abs(weight.astype(int)).max()) for weight in weights if weight.dtype == np.int8) < 2 ** (bits - 1)
-    layers = sum(isinstance(module, Quantised) for module in net.modules())
+    layers = sum(isinstance(module, QuantisedLayer) for module in net.modules())
     assert kinds.count(np.dtype(np.int8)) >= layers
 
 
@@ -293,7 +293,7 @@ def test_weights_in_the_file_are_those_that_torch_computed_with() -> None:
         for node in graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in values
     ]
-    layers = [module.layer for module in net.modules() if isinstance(module, Quantised)]
+    layers = [module.layer for module in net.modules() if isinstance(module, QuantisedLayer)]
     for ours, layer in zip(found, layers, strict=True):
         np.testing.assert_array_equal(ours, rounded_weight(layer.weight).detach().numpy())
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxcake.core.errors import RecipeError
-from onnxcake.student.feature_match import MATCHES, Attention, Features, Fsp, Match, Watch
+from onnxcake.student.feature_match import MATCHES, ActivationRecorder, AttentionTransfer, FeatureDistance, Fsp, Match
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -37,7 +37,7 @@ def flow_by_hand(first: Tensor, second: Tensor) -> Tensor:
 def test_features_by_hand() -> None:
     """(1² + 0² + 2² + 3²) / 4."""
     teacher, student = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[2.0, 2], [1, 7]])
-    assert Features(PAIR)({"t": teacher}, {"s": student}).item() == pytest.approx(3.5)
+    assert FeatureDistance(PAIR)({"t": teacher}, {"s": student}).item() == pytest.approx(3.5)
 
 
 def test_attention_by_hand() -> None:
@@ -45,21 +45,21 @@ def test_attention_by_hand() -> None:
     teacher = torch.tensor([[[1.0, -2.0]]])
     student = torch.tensor([[[1.0, 0.0], [1.0, -math.sqrt(2)]]])
     expected = ((1 / 17**0.5 - 0.5**0.5) ** 2 + (4 / 17**0.5 - 0.5**0.5) ** 2) / 2
-    assert Attention(PAIR)({"t": teacher}, {"s": student}).item() == pytest.approx(expected)
+    assert AttentionTransfer(PAIR)({"t": teacher}, {"s": student}).item() == pytest.approx(expected)
 
 
 def test_attention_looks_at_where_and_not_at_how_much() -> None:
     maps = draw(0, 3, 5, 4, 4)
-    assert Attention(PAIR)({"t": maps}, {"s": -7 * maps}).item() == pytest.approx(0, abs=1e-15)
-    assert Attention(PAIR)({"t": maps}, {"s": maps.flip(3)}) > 1e-4
+    assert AttentionTransfer(PAIR)({"t": maps}, {"s": -7 * maps}).item() == pytest.approx(0, abs=1e-15)
+    assert AttentionTransfer(PAIR)({"t": maps}, {"s": maps.flip(3)}) > 1e-4
 
 
 def test_attention_brings_the_teachers_map_to_the_students_sides() -> None:
     teacher = draw(0, 2, 5, 8, 8)
     blocks = teacher.square().mean(1).reshape(2, 4, 2, 4, 2).mean((2, 4))  # the mean of each 2×2
     student = blocks.sqrt()[:, None].expand(2, 3, 4, 4)
-    assert Attention(PAIR)({"t": teacher}, {"s": student}).item() == pytest.approx(0, abs=1e-15)
-    assert Attention(PAIR)({"t": teacher}, {"s": student.flip(2)}) > 1e-4
+    assert AttentionTransfer(PAIR)({"t": teacher}, {"s": student}).item() == pytest.approx(0, abs=1e-15)
+    assert AttentionTransfer(PAIR)({"t": teacher}, {"s": student.flip(2)}) > 1e-4
 
 
 def test_fsp_by_hand() -> None:
@@ -73,12 +73,16 @@ def test_fsp_by_hand() -> None:
 def test_weights_and_pairs_add_up() -> None:
     teacher = {"t": draw(0, 2, 3, 4, 4), "t2": draw(1, 2, 3, 4, 4)}
     student = {"s": draw(2, 2, 3, 4, 4), "s2": draw(3, 2, 3, 4, 4)}
-    both = Features({"t": "s", "t2": "s2"})(teacher, student)
-    torch.testing.assert_close(both, Features(PAIR)(teacher, student) + Features({"t2": "s2"})(teacher, student))
-    match = Match([Features({"t2": "s2"}, weight=2.0), Attention(PAIR, weight=3.0), Fsp(TWO, weight=0.5)])
+    both = FeatureDistance({"t": "s", "t2": "s2"})(teacher, student)
+    torch.testing.assert_close(
+        both, FeatureDistance(PAIR)(teacher, student) + FeatureDistance({"t2": "s2"})(teacher, student)
+    )
+    match = Match(
+        [FeatureDistance({"t2": "s2"}, weight=2.0), AttentionTransfer(PAIR, weight=3.0), Fsp(TWO, weight=0.5)]
+    )
     expected = (
-        2 * Features({"t2": "s2"})(teacher, student)
-        + 3 * Attention(PAIR)(teacher, student)
+        2 * FeatureDistance({"t2": "s2"})(teacher, student)
+        + 3 * AttentionTransfer(PAIR)(teacher, student)
         + Fsp(TWO)(teacher, student) / 2
     )
     torch.testing.assert_close(match(teacher, student), expected)
@@ -86,13 +90,13 @@ def test_weights_and_pairs_add_up() -> None:
 
 
 def test_zskts_weight_is_the_default() -> None:
-    assert Attention(PAIR).weight == 250
+    assert AttentionTransfer(PAIR).weight == 250
 
 
 # --- gradients ---------------------------------------------------------------------------------------------
 
 
-TERMS = [Features({"t": "s", "t2": "s2"}), Attention({"t": "s", "t2": "s2"}), Fsp(TWO)]
+TERMS = [FeatureDistance({"t": "s", "t2": "s2"}), AttentionTransfer({"t": "s", "t2": "s2"}), Fsp(TWO)]
 
 
 def test_every_term_is_here() -> None:
@@ -123,7 +127,7 @@ def test_five_steps_bring_the_student_closer(term: Any) -> None:
 
 def test_no_gradient_reaches_the_teacher() -> None:
     teacher, student = draw(0, 2, 3, 2, 2).requires_grad_(True), draw(1, 2, 3, 2, 2).requires_grad_(True)
-    Match([Features(PAIR)])({"t": teacher}, {"s": student}).backward()
+    Match([FeatureDistance(PAIR)])({"t": teacher}, {"s": student}).backward()
     assert teacher.grad is None and student.grad is not None
 
 
@@ -143,11 +147,11 @@ def test_dead_maps_have_a_finite_gradient(term: Any) -> None:
     ("term", "shapes", "words"),
     [
         (
-            Features(PAIR),
+            FeatureDistance(PAIR),
             {"t": (2, 3, 4, 4), "s": (2, 5, 4, 4)},
             r"features cannot compare 't' \[3, 4, 4\] with 's' \[5",
         ),
-        (Attention(PAIR), {"t": (2, 3, 4, 4), "s": (2, 3)}, r"attention .* 't' \[3, 4, 4\] with 's' \[3\]"),
+        (AttentionTransfer(PAIR), {"t": (2, 3, 4, 4), "s": (2, 3)}, r"attention .* 't' \[3, 4, 4\] with 's' \[3\]"),
         (
             Fsp(TWO),
             {"t": (2, 3, 4, 4), "t2": (2, 3, 2, 2), "s": (2, 3, 4, 4), "s2": (2, 3, 4, 4)},
@@ -177,10 +181,10 @@ def network() -> nn.Sequential:
 
 def test_a_watch_keeps_what_modules_give_and_their_graph() -> None:
     net, x = network(), torch.ones(2, 3)
-    with Watch(net, ("0", "1.1")) as watch:
+    with ActivationRecorder(net, ("0", "1.1")) as watch:
         net(torch.zeros(2, 3))
         net(x)
-        taken = watch.taken()
+        taken = watch.pop_values()
     torch.testing.assert_close(taken, {"0": net[0](x), "1.1": net[1](net[0](x))})
     taken["1.1"].sum().backward()
     assert net[0].weight.grad is not None and net[2].weight.grad is None
@@ -188,18 +192,18 @@ def test_a_watch_keeps_what_modules_give_and_their_graph() -> None:
 
 def test_a_watch_forgets_what_was_taken_and_lets_go() -> None:
     net = network()
-    watch = Watch(net, ("0",))
+    watch = ActivationRecorder(net, ("0",))
     net(torch.ones(1, 3))
-    watch.taken()
+    watch.pop_values()
     with pytest.raises(RecipeError, match="never called"):
-        watch.taken()
+        watch.pop_values()
     watch.close()
     net(torch.ones(1, 3))
     with pytest.raises(RecipeError, match="never called"):
-        watch.taken()
+        watch.pop_values()
 
 
 def test_an_unknown_module_is_refused_with_those_that_exist() -> None:
     with pytest.raises(RecipeError, match=r"no module '1.0.conv'") as caught:
-        Watch(network(), ("0", "1.0.conv"))
+        ActivationRecorder(network(), ("0", "1.0.conv"))
     assert caught.value.remedy == "It has 0, 1, 1.0, 1.1, 2."

@@ -396,7 +396,7 @@ def test_values_inside_are_named_as_the_model_does(handmade: Any, normal: Any, t
     path.write_bytes(handmade(nodes, {"w": normal(4, 3)}).SerializeToString())
     student, x = started(path, signature_of((4,)), taps=["hidden"]), inputs((4,))
     logits = student(x)
-    torch.testing.assert_close(student.taken()["hidden"], x @ torch.from_numpy(normal(4, 3)))
+    torch.testing.assert_close(student.pop_values()["hidden"], x @ torch.from_numpy(normal(4, 3)))
     torch.testing.assert_close(logits, (x @ torch.from_numpy(normal(4, 3))).relu())
     with pytest.raises(UsageError, match="no value called 'hiden'"):
         started(path, signature_of((4,)), taps=["hiden"])

@@ -18,7 +18,7 @@ from onnxcake.student.optimisers import (
     AdamOptimiser,
     AdamWOptimiser,
     ConstantRate,
-    Cosine,
+    CosineDecay,
     Milestones,
     MuonOptimiser,
     OneCycle,
@@ -114,13 +114,13 @@ def test_cosine(steps: int, final: float) -> None:
     optimiser = SgdOptimiser(lr=0.5).build(weights())
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps, eta_min=0.5 * final)
     for step in range(steps):
-        factor, momentum = Cosine(final).at(step, steps)
+        factor, momentum = CosineDecay(final).at(step, steps)
         assert momentum is None
         assert factor == pytest.approx(final + (1 - final) * (1 + math.cos(math.pi * step / steps)) / 2)
         assert 0.5 * factor == pytest.approx(rates(optimiser)[0], abs=1e-12)
         optimiser.step()
         scheduler.step()
-    assert Cosine(final).at(0, steps)[0] == 1
+    assert CosineDecay(final).at(0, steps)[0] == 1
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 30, 1000])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onnxcake.core.rng import Key
 from onnxcake.student.loss import Distillation
-from onnxcake.student.optimisers import AdamOptimiser, Cosine
+from onnxcake.student.optimisers import AdamOptimiser, CosineDecay
 from onnxcake.student.training import DistillationBatch, Regime, Training
 
 CPU, STEPS = torch.device("cpu"), 600
@@ -28,7 +28,7 @@ def begun(net: nn.Module, rates: tuple[float, ...], lr: float = 1e-2) -> Trainin
         batch=32,
         loss=Distillation(),
         optimiser=AdamOptimiser(lr=lr),
-        learning_rate=Cosine(),
+        learning_rate=CosineDecay(),
         checkpoint_every=500,
         lr_factors=rates,
     )

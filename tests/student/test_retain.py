@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onnxcake.student.feature_match import Watch
+from onnxcake.student.feature_match import ActivationRecorder
 from onnxcake.student.quantise import quantised
 from onnxcake.student.retain import retained_loss
 
@@ -133,9 +133,9 @@ def test_a_watch_sees_each_call() -> None:
 
     def watched(net: Callable[[Tensor], Tensor], some: Rows) -> Tensor:
         loss = squares(net, some)
-        seen.append(len(watch.taken()["0"]))
+        seen.append(len(watch.pop_values()["0"]))
         return loss
 
-    with Watch(student, ("0",)) as watch:
+    with ActivationRecorder(student, ("0",)) as watch:
         retained_loss(student, watched, fresh, memory, 0.9).backward()
     assert seen == [6, 4, 10]

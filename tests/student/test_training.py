@@ -28,7 +28,7 @@ from onnxcake.store.dataset import StoreDataset
 from onnxcake.store.shard import Batch
 from onnxcake.store.store import Layout, Store
 from onnxcake.student.loss import Distillation
-from onnxcake.student.optimisers import AdamWOptimiser, ConstantRate, Cosine, MuonOptimiser, OneCycle, SgdOptimiser
+from onnxcake.student.optimisers import AdamWOptimiser, ConstantRate, CosineDecay, MuonOptimiser, OneCycle, SgdOptimiser
 from onnxcake.student.student import make
 from onnxcake.student.training import DistillationBatch, Regime, Training
 from onnxcake.teacher.signature import Signature
@@ -74,7 +74,7 @@ PUPILS = {
     "plain sgd": StudentSpec(
         "mlp",
         {"hidden": (8,)},
-        replace(REGIME, optimiser=SgdOptimiser(lr=0.1, momentum=0.0), learning_rate=Cosine()),
+        replace(REGIME, optimiser=SgdOptimiser(lr=0.1, momentum=0.0), learning_rate=CosineDecay()),
     ),
     "nesterov": StudentSpec(
         "mlp",

@@ -1,4 +1,4 @@
-"""Students by name: functions ``(signature, **hyper) → nn.Module``.
+"""Build students by name: functions ``(signature, **hyper) → nn.Module``.
 
 The module maps [batch, *signature.shape] float32 in standard units to logits [batch, classes].
 Keyword-only arguments are the architecture's recipe keys. Parameters are drawn from torch's global generator,

@@ -1,4 +1,4 @@
-"""A plain convolutional network for pictures of any size and for signals."""
+"""Build a plain convolutional network for pictures of any size and for signals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_GROWTH = 16  # times the width: the many halvings of a long signal would d
 
 
 def cnn_small(signature: Signature, *, width: Count = 16, depth: Count = 3) -> nn.Module:
-    """Convolution 3, BatchNorm and ReLU, two in a stage; then global average pooling and one linear layer.
+    """Stack convolutions of kernel 3, BatchNorm and ReLU, two in a stage; then average pooling and a linear layer.
 
     From the second stage on, each begins with stride 2 and twice the channels, where the size allows it.
     Long sides (224 pixels) are brought down by single convolutions of stride 2 before the first stage.
@@ -47,7 +47,7 @@ def cnn_small(signature: Signature, *, width: Count = 16, depth: Count = 3) -> n
 
 
 def _strides(sides: tuple[int, ...], depth: int) -> Iterator[tuple[int, ...]]:
-    """Each convolution's strides; sides are halved one by one, since some inputs are long and thin."""
+    """Iterate over the convolutions' strides; sides are halved one by one, since some inputs are long and thin."""
     while max(sides) > _LARGEST_SIDE:
         strides = _halving(sides, _LARGEST_SIDE)
         yield strides

@@ -1,4 +1,4 @@
-"""Does an architecture fit the teacher's input and its own hyperparameters? If not, what does?"""
+"""Check that an architecture fits the teacher's input and its own hyperparameters, and propose one that does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LEAST_IMAGE_SIDE = 4  # what `cnn-small` and `vit-small` take
 
 
 def image_shape(name: str, signature: Signature, *, least_side: int) -> tuple[int, int, int]:
-    """Channels, height and width of an input that must be an image.
+    """Return channels, height and width of an input that must be an image.
 
     Args:
         name: the architecture's recipe name.
@@ -28,7 +28,7 @@ def image_shape(name: str, signature: Signature, *, least_side: int) -> tuple[in
 
 
 def misfit(name: str, wanted: str, signature: Signature) -> RecipeError:
-    """The error for an input that the architecture cannot take, with one that can."""
+    """Word the error for an input that the architecture cannot take, with one that can."""
     shape = signature.shape
     remedy = "Choose `mlp`, which takes any shape."
     if len(shape) in (2, 3) and min(shape[1:]) >= LEAST_IMAGE_SIDE and name != "cnn-small":
@@ -37,7 +37,7 @@ def misfit(name: str, wanted: str, signature: Signature) -> RecipeError:
 
 
 def positive(name: str, **hyper: int) -> None:
-    """Checks that every given hyperparameter is 1 or more.
+    """Check that every given hyperparameter is 1 or more.
 
     Raises:
         RecipeError: if one is not.

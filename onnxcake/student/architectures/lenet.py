@@ -1,4 +1,4 @@
-"""LeNet-5 and its half: LeCun et al. 1998, *Gradient-based learning applied to document recognition*.
+"""Build LeNet-5 and its half: LeCun et al. 1998, *Gradient-based learning applied to document recognition*.
 
 As the data-free literature has it since DAFL (Chen et al. 2019): ReLU, max pooling, all maps connected.
 """
@@ -16,7 +16,7 @@ _PAPER_SIDE = 32  # shorter sides are padded, so that 28 pixels leave the paper'
 
 
 def lenet5(signature: Signature) -> nn.Module:
-    """LeNet-5 with 6, 16 and 120 maps and 84 hidden units, for images of 16×16 or more.
+    """Build LeNet-5 with 6, 16 and 120 maps and 84 hidden units, for images of 16×16 or more.
 
     Raises:
         RecipeError: if inputs are not such images.
@@ -25,7 +25,7 @@ def lenet5(signature: Signature) -> nn.Module:
 
 
 def lenet5_half(signature: Signature) -> nn.Module:
-    """LeNet-5 with half the maps and units: 3, 8, 60 and 42; the usual student of `lenet5`.
+    """Build LeNet-5 with half the maps and units: 3, 8, 60 and 42; the usual student of `lenet5`.
 
     Raises:
         RecipeError: if inputs are not images of 16×16 or more.
@@ -55,7 +55,7 @@ def _lenet(name: str, signature: Signature, *, maps: tuple[int, int, int], hidde
 
 
 def _left(side: int, padding: int) -> int:
-    """The side of what reaches the third convolution."""
+    """Compute the side of the third convolution's input."""
     for pad in (padding, 0):
         side = (side + 2 * pad - _KERNEL + 1) // 2
     return side

@@ -1,4 +1,4 @@
-"""The multilayer perceptron: for tables, and for anything small."""
+"""Build a multilayer perceptron: for tables, and for anything small."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import fit
 
 
 def mlp(signature: Signature, *, hidden: tuple[Count, ...] = (128, 64)) -> nn.Module:
-    """Fully connected layers with ReLU between them, for inputs of any shape.
+    """Stack fully connected layers with ReLU between them, for inputs of any shape.
 
     Args:
         hidden: units of each hidden layer; none at all gives a linear classifier.

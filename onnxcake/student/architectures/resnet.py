@@ -1,4 +1,4 @@
-"""Residual networks.
+"""Build residual networks.
 
 He, Zhang, Ren, Sun 2016, *Deep residual learning for image recognition*; and, with the activation first,
 Zagoruyko and Komodakis 2016, *Wide residual networks*.
@@ -21,7 +21,7 @@ _SMALL_SIDE = 64  # up to here the first convolution keeps the resolution
 
 
 def resnet8(signature: Signature, *, width: Count = 16) -> nn.Module:
-    """`resnet20` with one block in each stage.
+    """Build `resnet20` with one block in each stage.
 
     Raises:
         RecipeError: if inputs are not images of 8×8 or more.
@@ -30,7 +30,7 @@ def resnet8(signature: Signature, *, width: Count = 16) -> nn.Module:
 
 
 def resnet20(signature: Signature, *, width: Count = 16) -> nn.Module:
-    """The paper's network for CIFAR: three stages of three blocks (section 4.2; 0.27 M parameters).
+    """Build the paper's network for CIFAR: three stages of three blocks (section 4.2; 0.27 M parameters).
 
     Shortcuts that change the shape are 1×1 convolutions (option B). Above 64 pixels the first layers halve
     the resolution until at most 64 are left.
@@ -45,7 +45,7 @@ def resnet20(signature: Signature, *, width: Count = 16) -> nn.Module:
 
 
 def resnet18(signature: Signature, *, width: Count = 64) -> nn.Module:
-    """The paper's network for ImageNet: four stages of two blocks (table 1; 11.7 M parameters).
+    """Build the paper's network for ImageNet: four stages of two blocks (table 1; 11.7 M parameters).
 
     Up to 64 pixels it starts with a 3×3 convolution at full resolution (11.2 M parameters for CIFAR), above
     with the paper's 7×7 convolution and max pooling, each of stride 2.
@@ -60,7 +60,7 @@ def resnet18(signature: Signature, *, width: Count = 64) -> nn.Module:
 
 
 def resnet34(signature: Signature, *, width: Count = 64) -> nn.Module:
-    """`resnet18` with three, four, six and three blocks.
+    """Build `resnet18` with three, four, six and three blocks.
 
     Raises:
         RecipeError: if inputs are not images of 8×8 or more.
@@ -69,7 +69,7 @@ def resnet34(signature: Signature, *, width: Count = 64) -> nn.Module:
 
 
 def wrn_16_1(signature: Signature, *, depth: Count = 16, widen: Count = 1) -> nn.Module:
-    """A wide residual network for CIFAR: three stages of (depth − 4) / 6 blocks (table 1; 0.17 M parameters).
+    """Build a wide residual network for CIFAR: three stages of (depth − 4) / 6 blocks (table 1; 0.17 M parameters).
 
     Above 64 pixels the first layers halve the resolution until at most 64 are left.
 
@@ -84,17 +84,17 @@ def wrn_16_1(signature: Signature, *, depth: Count = 16, widen: Count = 1) -> nn
 
 
 def wrn_16_2(signature: Signature, *, depth: Count = 16, widen: Count = 2) -> nn.Module:
-    """`wrn_16_1`, twice as wide (0.69 M parameters)."""
+    """Build `wrn_16_1`, twice as wide (0.69 M parameters)."""
     return _wide("wrn-16-2", signature, depth, widen)
 
 
 def wrn_40_1(signature: Signature, *, depth: Count = 40, widen: Count = 1) -> nn.Module:
-    """`wrn_16_1` with six blocks in each stage (0.56 M parameters)."""
+    """Build `wrn_16_1` with six blocks in each stage (0.56 M parameters)."""
     return _wide("wrn-40-1", signature, depth, widen)
 
 
 def wrn_40_2(signature: Signature, *, depth: Count = 40, widen: Count = 2) -> nn.Module:
-    """`wrn_40_1`, twice as wide (2.24 M parameters): the usual teacher of data-free distillation on CIFAR."""
+    """Build `wrn_40_1`, twice as wide (2.24 M parameters): the usual teacher of data-free distillation on CIFAR."""
     return _wide("wrn-40-2", signature, depth, widen)
 
 
@@ -129,12 +129,12 @@ def _large(name: str, signature: Signature, width: int, blocks: tuple[int, ...])
 
 
 def _halvings(side: int) -> int:
-    """How often to halve so that at most 64 pixels are left."""
+    """Compute how often to halve so that at most 64 pixels are left."""
     return max(0, math.ceil(math.log2(side / _SMALL_SIDE)))
 
 
 def _stem(channels: int, width: int, halvings: int, *, norm: bool = True) -> list[nn.Module]:
-    """3×3 at full resolution, or 7×7 with stride 2 and then max pooling for the rest of the halvings."""
+    """Build 3×3 at full resolution, or 7×7 with stride 2 and then max pooling for the rest of the halvings."""
     first = _conv(channels, width, 7, 2) if halvings else _conv(channels, width, 3)
     activation = [nn.BatchNorm2d(width), nn.ReLU()] if norm else []
     return [first, *activation, *(nn.MaxPool2d(3, 2, padding=1) for _ in range(halvings - 1))]
@@ -143,7 +143,7 @@ def _stem(channels: int, width: int, halvings: int, *, norm: bool = True) -> lis
 def _stages(
     block: type[BasicBlock] | type[PreActivationBlock], inputs: int, widths: list[int], blocks: list[int]
 ) -> list[nn.Module]:
-    """One sequence of blocks for each width; every stage but the first begins with stride 2."""
+    """Build one sequence of blocks for each width; every stage but the first begins with stride 2."""
     stages: list[nn.Module] = []
     for width, count in zip(widths, blocks, strict=True):
         first = block(inputs, width, stride=2 if stages else 1)
@@ -153,7 +153,7 @@ def _stages(
 
 
 def _assemble(layers: list[nn.Module], features: int, classes: int) -> nn.Module:
-    """With global average pooling and a linear layer on top, and He's initialisation (2015, equation 14)."""
+    """Append global average pooling and a linear layer, and initialise as He et al. (2015, equation 14)."""
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes))
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -166,7 +166,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """relu(x' + norm(conv(relu(norm(conv(x)))))); the shortcut x' is x or norm(1×1 conv(x))."""
+    """Compute relu(x' + norm(conv(relu(norm(conv(x)))))); the shortcut x' is x or norm(1×1 conv(x))."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -177,13 +177,13 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """One block."""
+        """Compute the block."""
         y = self.conv2(F.relu(self.norm1(self.conv1(x))))
         return F.relu(self.norm2(y) + self.shortcut(x))
 
 
 class PreActivationBlock(nn.Module):
-    """x' + conv(relu(norm(conv(a)))), a = relu(norm(x)); the shortcut x' is x, or a 1×1 convolution of a."""
+    """Compute x' + conv(relu(norm(conv(a)))), a = relu(norm(x)); the shortcut x' is x, or a 1×1 convolution of a."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class PreActivationBlock(nn.Module):
             self.shortcut = _conv(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One block."""
+        """Compute the block."""
         active = F.relu(self.norm1(x))
         shortcut: Tensor = x if self.shortcut is None else self.shortcut(active)
         change: Tensor = self.conv2(F.relu(self.norm2(self.conv1(active))))

@@ -1,4 +1,4 @@
-"""A small vision transformer.
+"""Build a small vision transformer.
 
 Dosovitskiy et al. 2021, *An image is worth 16x16 words*, with mean pooling in place of the class token, as in
 Beyer, Zhai, Kolesnikov 2022, *Better plain ViT baselines for ImageNet-1k*. Attention is written out: plain
@@ -31,7 +31,7 @@ def vit_small(
     heads: Count = 4,
     mlp: Count = 128,
 ) -> nn.Module:
-    """A pre-norm vision transformer for images of 4×4 or more.
+    """Build a pre-norm vision transformer for images of 4×4 or more.
 
     Args:
         patch: side of a patch in pixels; 0 chooses one of 2 or more that gives about 8×8 patches up to 64×64
@@ -65,7 +65,7 @@ def _patch_side(sides: list[int]) -> int:
 
 
 class Patches(nn.Module):
-    """Image → tokens with a learned position: [batch, channels, height, width] → [batch, tokens, dim]."""
+    """Embed an image as tokens with a learned position: [batch, channels, height, width] → [batch, tokens, dim]."""
 
     def __init__(self, channels: int, sides: list[int], patch: int, dim: int) -> None:
         super().__init__()
@@ -77,13 +77,13 @@ class Patches(nn.Module):
         self.position = nn.Parameter(_POSITION_STD * torch.randn(self.tokens, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The tokens, row by row."""
+        """Return the tokens, row by row."""
         maps: Tensor = self.embed(self.pad(x))
         return maps.reshape(-1, self.dim, self.tokens).transpose(1, 2) + self.position
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (equations 5 to 8): [batch, tokens, dim] → the same."""
+    """Apply multi-head self-attention (equations 5 to 8): [batch, tokens, dim] → the same."""
 
     def __init__(self, tokens: int, dim: int, heads: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Attention(nn.Module):
         self.project_in, self.project_out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Every token as a mean over all, weighted by likeness."""
+        """Average over all tokens for each token, weighted by similarity."""
         each = self.dim // self.heads
         joined: Tensor = self.project_in(x)
         split = joined.reshape(-1, self.tokens, 3, self.heads, each).permute(2, 0, 3, 1, 4)
@@ -103,7 +103,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron on each token, each normalised first and added (equations 2 and 3)."""
+    """Apply attention, then a perceptron on each token, each normalised first and added (equations 2 and 3)."""
 
     def __init__(self, tokens: int, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -111,15 +111,15 @@ class Block(nn.Module):
         self.think = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """One block: [batch, tokens, dim] → the same."""
+        """Compute the block: [batch, tokens, dim] → the same."""
         mixed: Tensor = x + self.attend(x)
         out: Tensor = mixed + self.think(mixed)
         return out
 
 
 class TokenMean(nn.Module):
-    """[batch, tokens, dim] → [batch, dim]."""
+    """Average over tokens: [batch, tokens, dim] → [batch, dim]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The mean over tokens."""
+        """Return the mean over tokens."""
         return x.mean(dim=1)
