@@ -18,7 +18,7 @@ _BAR = 20  # characters
 
 
 class Progress:
-    """Says things and shows how far the work is."""
+    """Print lines and show the progress of stages on stderr."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -47,7 +47,7 @@ class Progress:
 
 
 class Stage:
-    """How far a stage of the work is.
+    """Count the finished units of a stage and show them at intervals.
 
     Args:
         tell: is told how far it is, at most a few times in a second.
@@ -64,7 +64,7 @@ class Stage:
 
     @property
     def passed_s(self) -> float:
-        """Seconds since the stage began."""
+        """Return the seconds since the stage began."""
         return time.monotonic() - self._start
 
     def advance(self, units: int, note: str = "") -> None:

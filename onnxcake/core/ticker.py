@@ -58,7 +58,7 @@ def draw(source: int, answer: int, write: Callable[[str], object], columns: Call
 
 
 class _Line:
-    """The line, as the user sees it now."""
+    """Hold the line that the user sees now."""
 
     def __init__(self, write: Callable[[str], object], columns: Callable[[], int] | None) -> None:
         self.message: dict[str, Any] = {"stage": ""}

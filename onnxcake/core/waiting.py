@@ -28,7 +28,7 @@ _FRESH_S = 0.3  # after the line was hidden it need not be again: the ticker wai
 
 
 class Stage:
-    """A stage that is under way.
+    """Hold the name, the time and the detail of a stage that is under way.
 
     Attributes:
         name: says what is done.
@@ -59,7 +59,7 @@ class Stage:
 
 
 class _Display:
-    """The other end of the ticker, which is started at the first stage.
+    """Send the stages to the ticker, a process that is started at the first stage.
 
     Args:
         quiet: no plain lines are written where there is no terminal.
