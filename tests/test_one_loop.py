@@ -277,7 +277,7 @@ def test_another_place_would_be_found(line: str, what: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "leaves.moments.update({name: values})",
+        "leaves.optimiser_state.update({name: values})",
         "digest.update(block)",
         "bars.update(task, completed=1, note='')",
         "for leaf in leaves.tensors:\n        leaf.requires_grad_(True)",

@@ -1,1 +1,1 @@
-"""Make samples from a teacher and the parts of a recipe."""
+"""Make samples from a teacher by the parts of a recipe."""

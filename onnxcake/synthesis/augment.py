@@ -1,4 +1,4 @@
-"""Random changes to samples that leave their class: between a source and the teacher, or before the student."""
+"""Augment samples by random changes that leave their class: between a source and the teacher, or before the student."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ _SIDE = 14  # of which one pixel is
 
 
 class Augment:
-    """A frozen dataclass whose fields are its recipe keys.
+    """Base of augmentations: frozen dataclasses whose fields are their recipe keys.
 
-    Calling it gives the changed samples in standard units [n, …], differentiable in those that it was given. What is
-    random is drawn where the generator lives, and moved to the samples.
+    A call returns the changed samples in standard units [n, …], differentiable in the given ones. Random numbers are
+    drawn
+    on the generator's device, and moved to the samples'.
     """
 
     def __call__(self, x: Tensor, draw: torch.Generator) -> Tensor:
         raise NotImplementedError
 
     def unfit(self, signature: Signature) -> str | None:
-        """Why this cannot be done to such inputs, or None."""
+        """Return why the augmentation does not apply to such inputs, or None."""
         return None
 
 
 @dataclass(frozen=True)
 class Jitter(Augment):
-    """The whole batch rolled by one random offset along each side, what leaves on one end coming back on the other.
+    """Roll the whole batch by one random offset along each side, values leaving on one end coming back on the other.
 
     DeepInversion's (Yin et al., CVPR 2020): ±2 pixels on CIFAR-10, ±30 on ImageNet. Signals are rolled in time.
 
     Attributes:
-        pixels: the most, either way; ``auto``: a fourteenth of each side, 2 of 28, and none where there are no sides.
+        pixels: largest offset, either way; ``auto``: a fourteenth of each side, 2 of 28, and none where there are no
+            sides.
     """
 
     pixels: Pixels = 2
@@ -60,7 +62,7 @@ class Jitter(Augment):
 
 @dataclass(frozen=True)
 class Flip(Augment):
-    """Half of the images mirrored, left to right.
+    """Mirror half of the images, left to right.
 
     Attributes:
         whole_batch: one toss for all, as in DeepInversion, in place of one for each image.
@@ -80,7 +82,7 @@ class Flip(Augment):
 
 @dataclass(frozen=True)
 class Crop(Augment):
-    """Each sample padded with zeros, the mean in standard units, and a window of its own size cut out at random.
+    """Pad each sample with zeros, the mean in standard units, and cut a window of its own size out at random.
 
     Attributes:
         padding: on each end of each side.
@@ -98,10 +100,11 @@ class Crop(Augment):
 
 @dataclass(frozen=True)
 class Shift(Augment):
-    """Each sample moved by a random offset along each side, its edge repeated into what becomes free.
+    """Move each sample by a random offset along each side, its edge repeated into the free places.
 
     Attributes:
-        pixels: the most, either way; ``auto``: a fourteenth of each side, 2 of 28, and none where there are no sides.
+        pixels: largest offset, either way; ``auto``: a fourteenth of each side, 2 of 28, and none where there are no
+            sides.
     """
 
     pixels: Pixels = 2
@@ -122,7 +125,7 @@ class Shift(Augment):
 
 @dataclass(frozen=True)
 class Mixup(Augment):
-    """Some samples mixed with another of the batch: λ x + (1 − λ) x′, λ ~ U(½, 1), for answers that are asked anew.
+    """Mix some samples with another of the batch: λ x + (1 − λ) x′, λ ~ U(½, 1), for answers that are queried anew.
 
     The mixture of mixup (Zhang et al., ICLR 2018) without its mixture of labels: what lies between two samples is where
     a classifier decides, and only the teacher knows how.
@@ -142,8 +145,8 @@ class Mixup(Augment):
 
 
 @dataclass(frozen=True)
-class Noise(Augment):
-    """N(0, std²) added to every value.
+class NoiseAugment(Augment):
+    """Add N(0, std²) to every value.
 
     Attributes:
         std: in standard units.
@@ -157,7 +160,7 @@ class Noise(Augment):
 
 @dataclass(frozen=True)
 class Augments:
-    """Several, one after the other; none gives the samples as they are.
+    """Apply several augmentations, one after the other; none returns the samples as they are.
 
     Attributes:
         parts: in their order.
@@ -171,7 +174,7 @@ class Augments:
         return x
 
     def unfit(self, signature: Signature) -> str | None:
-        """The first reason why one of them cannot be done to such inputs, or None."""
+        """Return the first reason why one of them does not apply to such inputs, or None."""
         return next((reason for part in self.parts if (reason := part.unfit(signature))), None)
 
 
@@ -180,7 +183,7 @@ def _most(pixels: Pixels, side: int) -> int:
 
 
 def _windows(padded: Tensor, like: Tensor, draw: torch.Generator) -> Tensor:
-    """Out of each padded sample a window of the shape of ``like``, its place drawn for each side."""
+    """Cut a window of the shape of ``like`` out of each padded sample, its position drawn for each side."""
     for side in range(2, like.dim()):
         size, spare = like.shape[side], padded.shape[side] - like.shape[side]
         starts = torch.randint(spare + 1, (len(like), 1), generator=draw, device=draw.device).to(like.device)
@@ -199,4 +202,11 @@ def _without_sides(signature: Signature) -> str | None:
     return f"it moves samples along their sides, and inputs of shape {list(signature.shape)} have none"
 
 
-AUGMENTS: Parts = {"jitter": Jitter, "flip": Flip, "crop": Crop, "shift": Shift, "mixup": Mixup, "noise": Noise}
+AUGMENTS: Parts = {
+    "jitter": Jitter,
+    "flip": Flip,
+    "crop": Crop,
+    "shift": Shift,
+    "mixup": Mixup,
+    "noise": NoiseAugment,
+}

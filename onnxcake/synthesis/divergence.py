@@ -1,4 +1,4 @@
-"""Losses and samples that are not finite: where it began, and what to do."""
+"""Find where losses or samples were first not finite, and word the error with a remedy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .updates import UPDATES, Update
 
 
 class NotFinite(Exception):
-    """Of a loss term, or (None) of the finished samples."""
+    """Signal a value that is not finite: of a loss term, or (None) of the finished samples."""
 
     def __init__(self, term: Weighted | None, step: int) -> None:
         self.term, self.step = term, step
 
 
 def check(trace: Tensor, losses: tuple[Weighted, ...]) -> None:
-    """Finds the first step and the first term at which a loss was not finite."""
+    """Raise `NotFinite` for the first step and the first term at which a loss was not finite."""
     if math.isfinite(float(trace.sum())):
         return
     finite = trace.isfinite().cpu()
@@ -45,7 +45,7 @@ def diverged(teacher: str, synthesis: Synthesis, index: int, failures: list[NotF
 
 
 def _smaller_steps(update: Update) -> str:
-    """An override that makes the recipe's steps ten times smaller."""
+    """Return an override that makes the recipe's steps ten times smaller."""
     name = next(name for name, kind in UPDATES.items() if isinstance(update, kind))
     schedule = next(name for name, kind in SCHEDULES.items() if isinstance(update.step_size, kind))
     key, value = next(iter(vars(update.step_size).items()))

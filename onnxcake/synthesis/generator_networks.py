@@ -1,4 +1,4 @@
-"""Networks that make samples out of noise, and one that leads back: for inputs of any shape.
+"""Build networks that make samples out of noise, and encoders back, for inputs of any shape.
 
 The image generator is the one that the field shares (Chen et al., DAFL, ICCV 2019; Fang et al., DFAD, 2019;
 Micaelli and Storkey, ZSKT, NeurIPS 2019; Fang et al., CMI, IJCAI 2021): a linear layer to a small map, then nearest
@@ -40,7 +40,7 @@ def generator(
     epsilon: float = 1e-5,
     spectral_norm: bool = False,
 ) -> nn.Module:
-    """A network from z [n, latent] to samples in standard units [n, *signature.shape].
+    """Build a network from z [n, latent] to samples in standard units [n, *signature.shape].
 
     Args:
         signature: of the samples: images [channels, height, width] and signals [channels, length] of any sides, or
@@ -48,7 +48,7 @@ def generator(
         latent: numbers in z.
         width: channels of the last hidden layers; those of the first ones are twice as many, so that 64 gives the
             published 128, 128 and 64 channels at 32×32 and 128, 128, 64, 64, 64 at 224×224.
-        head: what ends it. ``tanh_norm`` is Tanh, then BatchNorm without learned scale: mean 0 and deviation 1 in
+        head: its last operators. ``tanh_norm`` is Tanh, then BatchNorm without learned scale: mean 0 and deviation 1 in
             every channel (DAFL, DFAD, PRE-DFKD). ``norm`` is BatchNorm with learned scale and no Tanh (ZSKT).
             ``range`` is a sigmoid from the lowest to the highest valid value (CMI, Fast-DFKD; their convolutions
             before BatchNorm have no bias); where no range is known, it is ``tanh_norm``.
@@ -70,12 +70,12 @@ def generator(
         layers = [*_dense(latent, units, epsilon), *_dense(units, units, epsilon), nn.Linear(units, signature.size)]
         layers += [*_normalised(head, 0, signature.size), nn.Unflatten(1, signature.shape)]
     if head == "range" and bounds is not None:
-        layers.append(Stretch(*bounds))
+        layers.append(SigmoidToRange(*bounds))
     return nn.Sequential(*layers)
 
 
 def encoder(signature: Signature, *, latent: int, width: int = 64, epsilon: float = 1e-5) -> Encoder:
-    """A network from samples in standard units [n, *signature.shape] to a normal distribution over z.
+    """Build a network from samples in standard units [n, *signature.shape] to a normal distribution over z.
 
     Convolutions 3 of stride 2 with ``width``, then twice as many channels, down to sides of 4, where the encoder of
     PRE-DFKD (Binici et al., AAAI 2022) ends too; a perceptron for vectors.
@@ -102,7 +102,7 @@ def encoder(signature: Signature, *, latent: int, width: int = 64, epsilon: floa
 
 
 def initialise_normal(network: nn.Module, deviation: float = 0.02) -> None:
-    """Weights from N(0, deviation²), scales of BatchNorm from N(1, deviation²), biases 0 (DCGAN; CMI's restarts).
+    """Draw weights from N(0, deviation²), scales of BatchNorm from N(1, deviation²); set biases to 0 (DCGAN; CMI).
 
     Draws from torch's default generator.
     """
@@ -118,7 +118,7 @@ def initialise_normal(network: nn.Module, deviation: float = 0.02) -> None:
 
 
 class Encoder(nn.Module):
-    """Mean and log variance of z, each [n, latent]."""
+    """Compute mean and log variance of z, each [n, latent]."""
 
     def __init__(self, body: nn.Module, features: int, latent: int) -> None:
         super().__init__()
@@ -130,8 +130,8 @@ class Encoder(nn.Module):
         return self.mean(features), self.log_variance(features)
 
 
-class Crop(nn.Module):
-    """The middle of a map that has become larger than the image."""
+class CentreCrop(nn.Module):
+    """Cut out the middle of a map that has become larger than the image."""
 
     def __init__(self, sides: tuple[int, ...]) -> None:
         super().__init__()
@@ -143,8 +143,8 @@ class Crop(nn.Module):
         return x
 
 
-class Stretch(nn.Module):
-    """A sigmoid from the lowest to the highest value, both broadcastable to one sample; never beyond them."""
+class SigmoidToRange(nn.Module):
+    """Scale a sigmoid to lowest … highest value, both broadcastable to one sample; values never lie beyond."""
 
     low: Tensor
     high: Tensor
@@ -161,7 +161,7 @@ class Stretch(nn.Module):
 def _upwards(
     shape: tuple[int, ...], latent: int, width: int, *, bias: bool, epsilon: float, spectral_norm: bool
 ) -> list[nn.Module]:
-    """From z to a map [n, *shape]: each block doubles what is still too short, and the rest is cut off."""
+    """Build the layers from z to a map [n, *shape]: each block doubles the short sides, and the surplus is cut off."""
     channels, *sides = shape
     doublings = [_doublings(side) for side in sides]
     start = tuple(_divided(side, 2**most) for side, most in zip(sides, doublings, strict=True))
@@ -175,11 +175,11 @@ def _upwards(
         layers += [_NORMS[len(sides)](outputs, eps=epsilon), nn.LeakyReLU(_SLOPE, inplace=True)]
         inputs, grown = outputs, tuple(side * factor for side, factor in zip(grown, factors, strict=True))
     layers.append(_convolution(inputs, channels, (1,) * len(sides), spectral_norm=spectral_norm))
-    return layers if grown == tuple(sides) else [*layers, Crop(tuple(sides))]
+    return layers if grown == tuple(sides) else [*layers, CentreCrop(tuple(sides))]
 
 
 def _blocks(doublings: list[int], width: int) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Each block's factor on every side, and its channels; sides that need fewer doublings are doubled last."""
+    """Iterate over each block's factor on every side, and its channels; sides with fewer doublings are doubled last."""
     blocks = max(_LEAST_DOUBLINGS, *doublings)
     for number in range(blocks):
         factors = tuple(2 if number >= blocks - most else 1 for most in doublings)
@@ -187,18 +187,18 @@ def _blocks(doublings: list[int], width: int) -> Iterator[tuple[tuple[int, ...],
 
 
 def _doublings(side: int) -> int:
-    """How often a side of the first map is doubled; its own length stays 2 or more, where the image has that."""
+    """Count the doublings of a side of the first map; its own length stays 2 or more, where the image's is."""
     wanted = max(_LEAST_DOUBLINGS, _doublings_from(_LONGEST_START, side))
     return max(0, min(wanted, (side // 2).bit_length() - 1))
 
 
 def _doublings_from(start: int, side: int) -> int:
-    """How often ``start`` has to be doubled to be ``side`` or more."""
+    """Count the doublings of ``start`` until it is ``side`` or more."""
     return (_divided(side, start) - 1).bit_length()
 
 
 def _divided(side: int, by: int) -> int:
-    """Rounded up."""
+    """Divide, rounded up."""
     return -(-side // by)
 
 
@@ -218,7 +218,7 @@ def _dense(inputs: int, outputs: int, epsilon: float) -> list[nn.Module]:
 
 
 def _normalised(head: Head, sides: int, channels: int) -> list[nn.Module]:
-    """The part of a head that works channel by channel; a vector has one value in each."""
+    """Build the part of a head that works channel by channel; a vector has one value in each."""
     if head == "range":
         return []
     norm = _NORMS[sides](channels, affine=head == "norm")

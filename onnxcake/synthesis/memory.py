@@ -1,4 +1,4 @@
-"""What a student sees again of samples that are not kept otherwise."""
+"""Remember samples for a student that are not kept otherwise."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ Rows = tuple[Tensor, Tensor, Tensor]  # inputs, the teacher's logits, labels
 
 
 class Memory:
-    """A frozen dataclass whose fields are its recipe keys.
+    """Base of memories: frozen dataclasses whose fields are their recipe keys.
 
-    `begin` makes what is remembered, a module whose buffers and parameters go into checkpoints; ``leaves``, an
-    attribute of it, may name `Leaves` whose moments go along.
+    `init_state` returns the memory's content, a module whose buffers and parameters go into checkpoints; its attribute
+    ``leaves`` may name `Leaves` whose optimiser state goes along.
     """
 
     def init_state(self, context: Context) -> nn.Module:
-        """An empty memory."""
+        """Make an empty memory."""
         raise NotImplementedError
 
     def remember(self, state: Any, batch: Batch, number: int, synthesizer: Synthesizer, key: Key) -> None:
-        """Told the last batch of round ``number``."""
+        """Remember the last batch of round ``number``."""
         raise NotImplementedError
 
     def recall(self, state: Any, synthesizer: Synthesizer, key: Key) -> Rows | None:
-        """Samples for one student step; None while there are none."""
+        """Return samples for one student step; None while there are none."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Bank(Memory):
-    """The last few batches, or a share of each, kept as they were (MB-DFKD: Binici et al., WACV 2022).
+    """Keep the last few batches, or a share of each, as they were (MB-DFKD: Binici et al., WACV 2022).
 
     Attributes:
-        entries: how many are kept; the oldest makes room.
+        entries: number of entries that are kept; the oldest makes room.
         every: rounds between two entries.
         share: of a batch that makes an entry.
     """
@@ -68,7 +68,7 @@ class Bank(Memory):
 
 
 class BankState(nn.Module):
-    """Entries in a ring."""
+    """Hold the entries in a ring."""
 
     inputs: Tensor
     logits: Tensor
@@ -84,7 +84,7 @@ class BankState(nn.Module):
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
 
     def push(self, batch: Batch) -> None:
-        """Takes the first samples of a batch in the place of the oldest entry."""
+        """Put the first samples of a batch in the place of the oldest entry."""
         place, samples = int(self.pushed) % len(self.inputs), self.inputs.shape[1]
         self.inputs[place] = batch.inputs[:samples]
         self.logits[place] = batch.logits[:samples]

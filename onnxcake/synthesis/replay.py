@@ -1,4 +1,4 @@
-"""A memory that is learnt: a variational autoencoder of the samples, sampled again (PRE-DFKD)."""
+"""Learn a memory: a variational autoencoder of the samples, which is sampled again (PRE-DFKD)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LEAST = 2  # samples that BatchNorm can normalise
 
 @dataclass(frozen=True)
 class Replay(Memory):
-    """A variational autoencoder of what the student has seen (Binici et al., AAAI 2022).
+    """Fit a variational autoencoder to the samples that the student has seen (Binici et al., AAAI 2022).
 
     It is fitted to half of each round's samples and to samples out of itself, by the absolute difference of the
     samples and of the teacher's logits to them, and its Kullback-Leibler divergence. A recollection is a draw of the
@@ -114,7 +114,7 @@ class Replay(Memory):
 
 
 class ReplayState(nn.Module):
-    """The two networks; `leaves` are their weights."""
+    """Hold the two networks; `leaves` are their weights."""
 
     fitted: Tensor
 
@@ -127,12 +127,12 @@ class ReplayState(nn.Module):
         self.latent = replay.latent
 
     def draw(self, samples: int, key: Key) -> Tensor:
-        """z [samples, latent] from its prior."""
+        """Draw z [samples, latent] from its prior."""
         return torch.randn(samples, self.latent, generator=key.generator()).to(self.fitted.device)
 
 
 class _Fit(Draft):
-    """Reconstructions of samples; what is stepped are the networks."""
+    """Reconstruct samples; the leaves are the networks' weights."""
 
     def __init__(self, state: ReplayState, x: Tensor, divergence: float, key: Key) -> None:
         self.leaves = [state.leaves]
@@ -152,7 +152,7 @@ class _Fit(Draft):
 
 
 class _Recollection(Draft):
-    """Samples out of the memory; what is stepped is z, which keeps its mean and variance."""
+    """Decode samples out of the memory; the leaf is z, whose mean and variance are kept."""
 
     def __init__(self, state: ReplayState, z: Tensor) -> None:
         self.leaves = [Leaves([z])]
@@ -169,7 +169,7 @@ class _Recollection(Draft):
 
 @dataclass(frozen=True)
 class _Answers(Loss):
-    """Mean absolute difference of the teacher's logits to those that were asked for."""
+    """Compute the mean absolute difference of the teacher's logits from those that were asked for."""
 
     def __call__(self, step: Step, state: Any = None) -> Tensor:
         assert step.targets is not None

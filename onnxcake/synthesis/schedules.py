@@ -1,4 +1,4 @@
-"""How a step size changes over the set of batches."""
+"""Schedule the step size over the set of batches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .step import Parts
 
 
 class Schedule(Protocol):
-    """A frozen dataclass whose fields are its recipe keys."""
+    """Declare a schedule: a frozen dataclass whose fields are its recipe keys."""
 
     def __call__(self, position: float) -> float:
-        """The value at ``position`` in the set: 0 for its first batch, below 1 for its last."""
+        """Return the value at ``position`` in the set: 0 for its first batch, below 1 for its last."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """The same for every batch."""
+    """Return the same value for every batch."""
 
     value: Positive
 
@@ -29,7 +29,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Decay:
-    """Falls by ``magnitude`` powers of ten over the set: start · 10^(−magnitude · s(position)).
+    """Fall by ``magnitude`` powers of ten over the set: start · 10^(−magnitude · s(position)).
 
     CAKE's noise schedule: batches made with large steps look rough, those made with small steps smooth
     (Braun et al., AISTATS 2024, Algorithm 1).
@@ -51,7 +51,7 @@ class Decay:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Falls from ``start`` to ``final`` along half a cosine."""
+    """Fall from ``start`` to ``final`` along half a cosine."""
 
     start: Positive
     final: NonNegative = 0.0

@@ -1,4 +1,4 @@
-"""How samples are made: the parts of a method, fitted to a teacher."""
+"""Describe how samples are made: the parts of a method, fitted to a teacher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .updates import Update
 
 @dataclass(frozen=True)
 class Synthesis:
-    """How samples are made: the parts that a recipe named, fitted to a teacher.
+    """Hold the parts that a recipe named, fitted to a teacher, and the sizes of the set.
 
     Attributes:
         source, labels, losses, update, augment: the parts.
@@ -25,10 +25,10 @@ class Synthesis:
             made in one go, after the last round otherwise.
         steps: for each batch.
         reference_batch: the batch that step size and weights were chosen for. Losses are means, so a sample's
-            own gradient shrinks as the batch grows; it is scaled back to what it is at this size.
+            own gradient shrinks as the batch grows; it is scaled back to its size at this batch.
         chunk: samples that go through the teacher at once, a multiple of ``groups``.
-        rounds: how often synthesis and student take turns.
-        dtype: what gradients at the samples are computed in; answers are in float32.
+        rounds: turns of synthesis and student.
+        dtype: dtype of gradients at the samples; answers are in float32.
         workers: batches made side by side, if they are independent, each on one core.
     """
 
@@ -50,24 +50,24 @@ class Synthesis:
 
     @property
     def total(self) -> int:
-        """Batches made over all rounds, held-out ones not counted."""
+        """Count the batches made over all rounds, without held-out ones."""
         return self.rounds * self.batches
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the parts ask of the teacher and the run."""
+        """Return the union of the parts' requirements on the teacher and the run."""
         of_losses = (need for term in self.losses for need in term.loss.needs)
         return frozenset((*self.source.needs, *self.labels.needs, *of_losses))
 
     @property
     def lasting(self) -> tuple[str, ...]:
-        """What makes a batch depend on those before it, or on the student, in words."""
+        """List in words what makes a batch depend on those before it, or on the student."""
         parts = [] if self.source.independent else ["the source"]
         parts += [f"the loss {term.name}" for term in self.losses if term.loss.lasts or "student" in term.loss.needs]
         return tuple(parts)
 
     def position(self, index: int) -> float:
-        """Where batch ``index`` lies in the schedule over the run; held-out batches lie evenly in it, or at its end."""
+        """Return batch ``index``'s position in the run's schedule; held-out ones lie evenly in it, or at its end."""
         if index < self.total:
             return index / self.total
         if self.rounds > 1:
@@ -76,12 +76,12 @@ class Synthesis:
 
     @property
     def teacher_passes(self) -> int:
-        """Samples through the teacher with gradient, held-out batches included."""
+        """Count the samples through the teacher with gradient, held-out batches included."""
         if not self.has_gradient:
             return 0
         return (self.total + self.held_out) * self.batch * self.steps
 
     @property
     def has_gradient(self) -> bool:
-        """Whether steps follow the losses' gradient through the teacher; a decision-based source asks for classes."""
+        """Tell whether steps follow a gradient through the teacher; a decision-based source queries classes."""
         return "labels" not in self.source.needs

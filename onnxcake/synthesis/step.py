@@ -1,4 +1,4 @@
-"""What the parts of a method are told, and what they are."""
+"""Define the parts of a method and what they are given."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ Answers = Callable[[Tensor], Tensor]  # inputs as the file takes them → answer
 
 
 class Counter(Protocol):
-    """Told how many samples went through the teacher: with gradient, and without."""
+    """Count samples that went through the teacher: with gradient, and without."""
 
     def __call__(self, passes: int, queries: int = 0) -> None: ...
 
 
 def silent(passes: int, queries: int = 0) -> None:
-    """A `Counter` that nobody hears."""
+    """Count nothing: a `Counter` for callers that need none."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the parts of a method may know before the first step.
+    """Hold what the parts of a method may know before the first step.
 
     Attributes:
-        signature: what goes in and what comes out.
-        view: what they may look at inside the teacher.
+        signature: of the teacher's input and output.
+        view: what they may use inside the teacher.
         key: what their own randomness depends on.
         device: where tensors live.
         batch: samples in a batch.
@@ -60,22 +60,22 @@ class Context:
 
 @dataclass
 class Leaves:
-    """Tensors that are stepped together.
+    """Hold tensors that are stepped together.
 
     Attributes:
         tensors: stepped in place.
         rate: a factor on the step size.
-        moments: what the update remembers of them. Whoever keeps the tensors for the next batch keeps this too.
+        optimiser_state: the update's state of them. Whoever keeps the tensors for the next batch keeps this too.
     """
 
     tensors: list[Tensor]
     rate: float = 1.0
-    moments: dict[str, list[Tensor]] = field(default_factory=dict)
+    optimiser_state: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass
 class Step:
-    """One evaluation of the teacher on whole rows of samples.
+    """Hold one evaluation of the teacher on whole rows of samples.
 
     Attributes:
         x: samples in standard units [rows · groups, …], as the teacher saw them; a row's samples follow each other.
@@ -84,10 +84,10 @@ class Step:
         groups: samples in a row.
         multilabel: whether each logit is a yes or no of its own; the class asked for is then the one label to set.
         targets: soft labels asked for [rows · groups, classes], where the label policy gives such.
-        taps: values inside the teacher, by name; those that the losses' needs came to.
-        ask: gives the student's logits to the samples; None if no loss needs the student.
-        again: gives the Step of other samples [n, …] in standard units, the labels' order kept: for second views.
-        draw: what randomness inside a loss comes from.
+        taps: values inside the teacher, by name, that the losses' requirements were resolved to.
+        ask: computes the student's logits of the samples; None if no loss needs the student.
+        again: evaluates other samples [n, …] in standard units, the labels' order kept: for second views.
+        draw: generator for randomness inside a loss.
     """
 
     x: Tensor
@@ -103,22 +103,22 @@ class Step:
 
     @property
     def rows(self) -> int:
-        """Rows in this evaluation."""
+        """Count the rows in this evaluation."""
         return self.x.shape[0] // self.groups
 
     @cached_property
     def student(self) -> Tensor:
-        """The student's logits [rows · groups, classes]; asked for once."""
+        """Return the student's logits [rows · groups, classes]; computed once."""
         assert self.ask is not None, "a loss that looks at the student says so in its needs"
         return self.ask()
 
 
 class Loss:
-    """A frozen dataclass whose fields are its recipe keys; one file, one equation.
+    """Base of losses: frozen dataclasses whose fields are their recipe keys; one file, one equation.
 
-    Calling it gives a scalar: the mean over what `scope` names, so that a batch may be computed in chunks
-    unless that is the batch. One that learns or remembers has `begin`; what that returns is handed to every
-    call, its parameters are stepped with the samples, and its state is kept in checkpoints.
+    A call returns a scalar: the mean over `scope`, so that a batch may be computed in chunks unless that is the batch.
+    A loss that learns or remembers has `init_state`, whose result is passed to every call; its parameters are stepped
+    with the samples, and its state is kept in checkpoints.
     """
 
     scope: ClassVar[Scope] = "sample"
@@ -128,25 +128,25 @@ class Loss:
         raise NotImplementedError
 
     def unfit(self, signature: Signature) -> str | None:
-        """Why this loss cannot be used on such inputs, or None."""
+        """Return why the loss does not apply to such inputs, or None."""
         return None
 
     @property
     def lasts(self) -> bool:
-        """Whether it learns or remembers from one batch to the next."""
+        """Tell whether the loss learns or remembers from one batch to the next."""
         return False
 
     def init_state(self, context: Context) -> nn.Module | None:
-        """What it learns or remembers, at the start of a run."""
+        """Return the state that the loss learns or remembers, at the start of a run; None if it has none."""
         return None
 
     def settle(self, step: Step, state: Any) -> None:
-        """Told the last step of each finished batch, without gradient."""
+        """Update the state after the last step of each finished batch, without gradient."""
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """A loss term of a recipe.
+    """Hold a loss term of a recipe.
 
     Attributes:
         name: in the recipe.
@@ -165,5 +165,5 @@ Parts = Mapping[str, type]
 
 
 def optional(loss: Loss) -> bool:
-    """Whether a method does without a loss where the teacher has nothing for it."""
+    """Tell whether a method does without a loss where the teacher has nothing for it."""
     return getattr(loss, "optional", False)

@@ -1,4 +1,4 @@
-"""How leaves are stepped, given a gradient."""
+"""Step leaves, given their gradients."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .step import Leaves, Parts
 
 
 class Update(Protocol):
-    """A frozen dataclass whose fields are its recipe keys."""
+    """Declare an update rule: a frozen dataclass whose fields are its recipe keys."""
 
     @property
     def step_size(self) -> Schedule: ...
 
     def __call__(self, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator) -> None:
-        """Steps the leaves in place, ``step_size`` · ``leaves.rate`` along their gradients."""
+        """Step the leaves in place, by ``step_size`` · ``leaves.rate`` along their gradients."""
 
 
 @dataclass(frozen=True)
 class Sgd:
-    """x ← x − η ∇L: plain gradient descent, without momentum.
+    """Descend plainly, x ← x − η ∇L, without momentum.
 
     In CAKE the step size η is the noise level: one value for a batch, decaying over the set.
 
@@ -51,7 +51,7 @@ class Sgd:
 
 @dataclass(frozen=True)
 class Langevin:
-    """x ← x − η ∇L + √(2η) N(0, I): unadjusted Langevin dynamics, LAKE's explicit noise.
+    """Step by unadjusted Langevin dynamics, x ← x − η ∇L + √(2η) N(0, I): LAKE's explicit noise.
 
     With L = −log p it samples from p (Welling and Teh, ICML 2011; Braun et al., AISTATS 2024).
     """
@@ -68,7 +68,7 @@ class Langevin:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma and Ba, ICLR 2015); its moments last as long as the leaves do."""
+    """Step by Adam (Kingma and Ba, ICLR 2015); its state lasts as long as the leaves do."""
 
     step_size: Schedule
     beta1: Momentum = 0.9
@@ -76,7 +76,7 @@ class Adam:
     epsilon: Positive = 1e-8
 
     def __call__(self, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator) -> None:
-        held = leaves.moments
+        held = leaves.optimiser_state
         if not held:
             held["mean"] = [torch.zeros_like(leaf) for leaf in leaves.tensors]
             held["square"] = [torch.zeros_like(leaf) for leaf in leaves.tensors]
@@ -95,7 +95,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class Sign:
-    """x ← x − η sign(∇L): every value moves equally far (Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018).
+    """Move every value equally far, x ← x − η sign(∇L) (Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018).
 
     What the losses weigh against each other counts, their size does not: a teacher with steep logits is stepped as far
     as one with flat ones.

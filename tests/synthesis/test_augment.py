@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onnxcake.core.rng import Key
-from onnxcake.synthesis.augment import AUGMENTS, Augment, Augments, Crop, Flip, Jitter, Mixup, Noise, Shift
+from onnxcake.synthesis.augment import AUGMENTS, Augment, Augments, Crop, Flip, Jitter, Mixup, NoiseAugment, Shift
 from onnxcake.teacher.signature import Signature
 
-ALL = [Jitter(1), Flip(), Flip(whole_batch=True), Crop(1), Shift(1), Mixup(), Noise(0.5)]
+ALL = [Jitter(1), Flip(), Flip(whole_batch=True), Crop(1), Shift(1), Mixup(), NoiseAugment(0.5)]
 IMAGES = torch.arange(6 * 2 * 4 * 5, dtype=torch.float32).reshape(6, 2, 4, 5) + 1
 
 
@@ -106,7 +106,7 @@ def test_crops_and_shifts_take_signals_and_wide_paddings() -> None:
 
 
 def test_noise_has_its_deviation() -> None:
-    added = Noise(0.25)(torch.full((500, 3, 8, 8), 2.0), draws()) - 2
+    added = NoiseAugment(0.25)(torch.full((500, 3, 8, 8), 2.0), draws()) - 2
     assert abs(float(added.mean())) < 5 * 0.25 / 96_000**0.5
     assert float(added.std()) == pytest.approx(0.25, rel=0.02)
     assert abs(float(torch.corrcoef(added.flatten(1)[:2])[0, 1])) < 0.4
@@ -129,8 +129,8 @@ def test_what_is_random_comes_from_the_generator_alone(part: Augment) -> None:
 
 
 def test_several_are_done_in_their_order() -> None:
-    both, draw = Augments((Crop(1), Noise(0.1))), draws()
-    assert torch.equal(both(IMAGES, draws()), Noise(0.1)(Crop(1)(IMAGES, draw), draw))
+    both, draw = Augments((Crop(1), NoiseAugment(0.1))), draws()
+    assert torch.equal(both(IMAGES, draws()), NoiseAugment(0.1)(Crop(1)(IMAGES, draw), draw))
     assert Augments()(IMAGES, draws()) is IMAGES
 
 
@@ -139,8 +139,8 @@ def test_unfit_inputs_are_named() -> None:
     assert not any(part.unfit(image) for part in ALL)
     assert [part.unfit(signal) is None for part in ALL] == [True, False, False, True, True, True, True]
     assert [part.unfit(table) is None for part in ALL] == [False] * 5 + [True, True]
-    assert Augments((Noise(), Flip())).unfit(table) == Flip().unfit(table)
-    assert Augments((Noise(), Flip())).unfit(image) is None
+    assert Augments((NoiseAugment(), Flip())).unfit(table) == Flip().unfit(table)
+    assert Augments((NoiseAugment(), Flip())).unfit(image) is None
 
 
 def test_every_augmentation_has_a_name() -> None:

@@ -86,7 +86,7 @@ def test_a_bisection_finds_the_boundary_along_a_line() -> None:
     towards = -NORMAL * signed(x).sign()[:, None]
     tilted = towards + 0.5 * torch.nn.functional.normalize(torch.randn(SIZE, generator=Key(2).generator()), dim=0)
     theta = tilted / tilted.norm(dim=1, keepdim=True)
-    reached, nearer = own.look(torch.arange(6), theta, torch.full((6,), 5.0))
+    reached, nearer = own.try_direction(torch.arange(6), theta, torch.full((6,), 5.0))
     assert reached.all() and nearer.all()
     expected = signed(x).abs() / (theta * towards).sum(1)
     assert torch.allclose(own.distance * 20, expected, atol=3e-5)  # a unit is the range, 20 wide
@@ -98,9 +98,9 @@ def test_a_direction_that_is_no_better_costs_one_query_and_changes_nothing() -> 
     x = inside()
     own = search(x, half_spaces)
     towards = -NORMAL * signed(x).sign()[:, None]
-    own.look(torch.arange(6), towards, torch.full((6,), 5.0))
+    own.try_direction(torch.arange(6), towards, torch.full((6,), 5.0))
     best, spent = own.distance.clone(), own.spent.clone()
-    reached, nearer = own.look(torch.arange(6), -towards, torch.full((6,), 5.0))
+    reached, nearer = own.try_direction(torch.arange(6), -towards, torch.full((6,), 5.0))
     assert not reached.any() and not nearer.any()
     assert torch.equal(own.distance, best) and torch.equal(own.theta, towards)
     assert torch.equal(own.spent, spent + 1)
@@ -109,7 +109,7 @@ def test_a_direction_that_is_no_better_costs_one_query_and_changes_nothing() -> 
 def test_the_search_finds_the_nearest_point_of_the_other_class() -> None:
     x = inside(10)
     own = search(x, half_spaces)
-    own.look_around(20, 100, Key(0).generator())
+    own.try_random(20, 100, Key(0).generator())
     first = own.distance.clone()
     own.descend(100, Key(1).generator())
     truth = signed(x).abs() / 20
@@ -128,7 +128,7 @@ def test_the_gradient_of_signs_points_along_the_gradient_of_the_distance() -> No
     aside = torch.randn(6, SIZE, generator=Key(4).generator())
     aside -= (aside @ NORMAL)[:, None] * NORMAL
     theta = torch.nn.functional.normalize(towards + torch.nn.functional.normalize(aside, dim=1), dim=1)
-    own.look(torch.arange(6), theta, torch.full((6,), 5.0))
+    own.try_direction(torch.arange(6), theta, torch.full((6,), 5.0))
     found = own._sign_gradient(torch.arange(6), torch.full((6,), 1e-3), 400, Key(5).generator())
     uphill = theta * (theta * towards).sum(1, keepdim=True) - towards
     assert (torch.cosine_similarity(found, uphill) > 0.9).all()
@@ -140,7 +140,7 @@ def test_no_sample_spends_more_than_its_queries(classify: Classify, queries: int
     count, asked = counted(classify)
     own = search(inside(), count, queries)
     asked.clear()
-    own.look_around(10, 10_000, Key(0).generator())
+    own.try_random(10, 10_000, Key(0).generator())
     own.descend(30, Key(1).generator())
     assert own.spent.max() <= queries
     assert own.spent.min() > queries - 30 - 23 - 1  # and they are used
@@ -149,7 +149,7 @@ def test_no_sample_spends_more_than_its_queries(classify: Classify, queries: int
 
 def test_where_there_is_no_boundary_the_distance_is_infinite() -> None:
     own = search(inside(), lambda x: torch.zeros(len(x), dtype=torch.int64))
-    own.look_around(10, 40, Key(0).generator())
+    own.try_random(10, 40, Key(0).generator())
     own.descend(30, Key(1).generator())
     assert own.distance.isinf().all() and (own.spent == 40).all()
 
@@ -160,7 +160,7 @@ def test_points_outside_the_range_are_clipped_before_they_are_asked_about() -> N
         return half_spaces(x)
 
     own = search(inside() * 4, watched)
-    own.look_around(10, 40, Key(0).generator())
+    own.try_random(10, 40, Key(0).generator())
     own.descend(30, Key(1).generator())
 
 

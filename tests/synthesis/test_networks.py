@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from onnxcake.core.rng import Key
-from onnxcake.synthesis.generator_networks import Crop, Encoder, Head, Stretch, encoder, generator, initialise_normal
+from onnxcake.synthesis.generator_networks import (
+    CentreCrop,
+    Encoder,
+    Head,
+    SigmoidToRange,
+    encoder,
+    generator,
+    initialise_normal,
+)
 from onnxcake.teacher.signature import Signature
 
 IMAGES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 33, 47), (2, 4, 200), (1, 2, 3), (4, 1, 1), (3, 5, 1)]
@@ -78,7 +86,7 @@ def test_the_size_of_imagenet() -> None:
     start = network[1]
     assert isinstance(start, nn.Unflatten) and start.unflattened_size == (8, 7, 7)
     assert sum(isinstance(layer, nn.Upsample) for layer in network) == 5
-    assert not any(isinstance(layer, Crop) for layer in network)
+    assert not any(isinstance(layer, CentreCrop) for layer in network)
     z = noise(2, 6).requires_grad_(True)
     x = network(z)
     assert x.shape == (2, 3, 224, 224)
@@ -106,7 +114,7 @@ def test_the_first_map_is_small_and_doubled_until_it_is_large_enough(
     network = made(inputs(shape))
     assert isinstance(network[1], nn.Unflatten) and network[1].unflattened_size == (8, *start)
     assert sum(isinstance(layer, nn.Upsample) for layer in network) == doublings
-    assert any(isinstance(layer, Crop) for layer in network) == cropped
+    assert any(isinstance(layer, CentreCrop) for layer in network) == cropped
 
 
 def test_sides_that_need_fewer_doublings_are_doubled_last() -> None:
@@ -118,9 +126,9 @@ def test_sides_that_need_fewer_doublings_are_doubled_last() -> None:
 
 def test_cropping_keeps_the_middle() -> None:
     x = torch.arange(2 * 5 * 6.0).view(1, 2, 5, 6)
-    assert torch.equal(Crop((3, 4))(x), x[:, :, 1:4, 1:5])
-    assert torch.equal(Crop((4, 6))(x), x[:, :, 0:4])
-    assert torch.equal(Crop((3,))(x[0]), x[0, :, :, 1:4]), "a signal"
+    assert torch.equal(CentreCrop((3, 4))(x), x[:, :, 1:4, 1:5])
+    assert torch.equal(CentreCrop((4, 6))(x), x[:, :, 0:4])
+    assert torch.equal(CentreCrop((3,))(x[0]), x[0, :, :, 1:4]), "a signal"
 
 
 # --- as published ------------------------------------------------------------------------------------------
@@ -236,7 +244,7 @@ def test_range_stays_in_bounds_however_large_its_weights(shape: tuple[int, ...])
 
 
 def test_the_middle_of_the_range() -> None:
-    stretch = Stretch(torch.tensor([[-1.0], [0.0]]), torch.tensor([[3.0], [10.0]]))
+    stretch = SigmoidToRange(torch.tensor([[-1.0], [0.0]]), torch.tensor([[3.0], [10.0]]))
     x = torch.tensor([[[0.0, math.log(3)], [0.0, -math.log(3)]]])  # sigmoids 1/2, 3/4, 1/2, 1/4
     torch.testing.assert_close(stretch(x), torch.tensor([[[1.0, 2.0], [5.0, 2.5]]]))
 

@@ -331,7 +331,7 @@ def test_adams_moments_last_as_long_as_the_leaves() -> None:
             apart = Leaves(apart.tensors)
         for leaves in (together, apart):
             update(leaves, [slope], 0.1, generator("noise"))
-    assert int(together.moments["steps"][0]) == 4 and int(apart.moments["steps"][0]) == 2
+    assert int(together.optimiser_state["steps"][0]) == 4 and int(apart.optimiser_state["steps"][0]) == 2
     assert not torch.isclose(together.tensors[0], apart.tensors[0]).any()
 
 

@@ -14,7 +14,7 @@ from onnxcake.core.errors import RecipeError
 from onnxcake.core.rng import Key
 from onnxcake.synthesis.source import Draft, Source, Targets
 from onnxcake.synthesis.sources.data import Data
-from onnxcake.synthesis.sources.generator import Generator, GeneratorDraft, Learning, Together
+from onnxcake.synthesis.sources.generator import Generator, GeneratorDraft, LearntNetwork, NetworkEnsemble
 from onnxcake.synthesis.sources.latent import Latent, LatentDraft, MetaDraft, MetaLatent
 from onnxcake.synthesis.sources.noise import Noise
 from onnxcake.synthesis.sources.pixels import Pixels
@@ -205,9 +205,9 @@ def test_latent_codes_are_standard_normal() -> None:
 # --- a generator that lasts --------------------------------------------------------------------------------
 
 
-def begun(source: Generator | MetaLatent, there: Context) -> Learning:
+def begun(source: Generator | MetaLatent, there: Context) -> LearntNetwork:
     lasting = source.init_state(there)
-    assert isinstance(lasting, Learning)
+    assert isinstance(lasting, LearntNetwork)
     return lasting
 
 
@@ -228,9 +228,9 @@ def test_moments_last_and_belong_to_the_parameters() -> None:
     source, there = Generator(**SMALL), context()
     lasting = begun(source, there)
     first = source.draft(8, there, key(0), lasting)
-    first.leaves[0].moments["mean"] = [torch.ones_like(tensor) for tensor in first.leaves[0].tensors]
+    first.leaves[0].optimiser_state["mean"] = [torch.ones_like(tensor) for tensor in first.leaves[0].tensors]
     second = source.draft(8, there, key(1), lasting)
-    assert second.leaves[0] is first.leaves[0] is lasting.leaves and second.leaves[0].moments["mean"]
+    assert second.leaves[0] is first.leaves[0] is lasting.leaves and second.leaves[0].optimiser_state["mean"]
     parameters = list(lasting.parameters())
     assert all(leaf is parameter for leaf, parameter in zip(lasting.leaves.tensors, parameters, strict=True))
 
@@ -279,7 +279,7 @@ def test_networks_share_a_batch_and_learn_each_from_its_part() -> None:
     lasting = begun(source, there)
     draft = source.draft(9, there, key(), lasting)
     x, together = draft.render(), lasting.network
-    assert x.shape == (9, 2, 3, 3) and isinstance(together, Together)
+    assert x.shape == (9, 2, 3, 3) and isinstance(together, NetworkEnsemble)
     z = torch.randn(9, 6, generator=key().generator())
     for number, network in enumerate(together.networks):
         part = slice(3 * number, 3 * number + 3)
@@ -304,7 +304,7 @@ def test_each_batch_restarts_from_its_key() -> None:
     stepped(first, 3)
     again, other = source.draft(8, there, key(0), None), source.draft(8, there, key(1), None)
     assert torch.equal(start, again.render()) and not torch.equal(first.render(), start)
-    assert again.leaves[1].moments == {} and again.leaves[1].tensors[0] is not first.leaves[1].tensors[0]
+    assert again.leaves[1].optimiser_state == {} and again.leaves[1].tensors[0] is not first.leaves[1].tensors[0]
     weights, others = again.leaves[1].tensors[0], other.leaves[1].tensors[0]
     assert not torch.equal(weights, others), "the network too, not z alone"
 
@@ -333,7 +333,7 @@ def test_z_has_a_step_size_of_its_own(source: Latent | MetaLatent, rates: list[f
     draft = source.draft(8, context(), key(), lasting)
     assert [leaves.rate for leaves in draft.leaves] == rates
     assert [tensor.shape for tensor in draft.leaves[0].tensors] == [(8, 6)]
-    if isinstance(lasting, Learning):
+    if isinstance(lasting, LearntNetwork):
         assert lasting.leaves.rate == source.outer_rate  # type: ignore[union-attr]
 
 
@@ -368,7 +368,7 @@ def test_the_lasting_network_is_not_touched_by_inner_steps() -> None:
     after = source.draft(8, there, key(0), lasting)
     assert torch.equal(after.leaves[1].tensors[0], lasting.leaves.tensors[0])
     assert not torch.equal(draft.leaves[1].tensors[0], lasting.leaves.tensors[0])
-    assert after.leaves[1].moments == {}
+    assert after.leaves[1].optimiser_state == {}
 
 
 def test_fomaml_steps_by_the_sum_of_the_inner_gradients() -> None:

@@ -1,4 +1,4 @@
-"""Label policies by name."""
+"""List the label policies by name."""
 
 from ..step import Parts
 from .hard import Balanced, Independent, RowPermutation

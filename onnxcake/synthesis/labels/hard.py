@@ -1,4 +1,4 @@
-"""Which classes are asked for: the prior p(y)."""
+"""Draw the classes that samples are asked for: the prior p(y)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ..step import Context, Need
 
 
 class Labels:
-    """A frozen dataclass whose fields are its recipe keys."""
+    """Base of label policies: frozen dataclasses whose fields are their recipe keys."""
 
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def init_state(self, context: Context) -> Any:
-        """What is worked out once for a run, on the CPU; handed to every call."""
+        """Compute the policy's state once for a run, on the CPU; it is passed to every call."""
         return None
 
     def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Targets:
-        """What rows · groups samples are asked to be, row after row, on the CPU."""
+        """Draw the targets of rows · groups samples, row after row, on the CPU."""
         raise NotImplementedError
 
     def unfit(self, classes: int, groups: int) -> str | None:
-        """Why it cannot be used for so many classes in rows of so many samples, or None."""
+        """Return why the policy does not apply to so many classes in rows of so many samples, or None."""
         return None
 
 
 @dataclass(frozen=True)
 class RowPermutation(Labels):
-    """All labels of a row differ: drawn without replacement, so that a row holds contrasts (CAKE).
+    """Draw the labels of a row without replacement, so that they all differ and the row holds contrasts (CAKE).
 
     Attributes:
         prior: a weight for each class; None is uniform.
@@ -52,7 +52,7 @@ class RowPermutation(Labels):
 
 @dataclass(frozen=True)
 class Independent(Labels):
-    """Every label drawn for itself.
+    """Draw every label independently.
 
     Attributes:
         prior: a weight for each class; None is uniform.
@@ -70,7 +70,7 @@ class Independent(Labels):
 
 @dataclass(frozen=True)
 class Balanced(Labels):
-    """The classes one after the other, so that each is asked for equally often."""
+    """Ask for the classes one after the other, so that each is asked for equally often."""
 
     def __call__(self, rows: int, groups: int, classes: int, generator: torch.Generator, begun: Any = None) -> Targets:
         return Targets(torch.arange(rows * groups) % classes)

@@ -1,4 +1,4 @@
-"""Label policies that ask for whole distributions over the classes."""
+"""Draw soft labels: distributions over the classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST = 1e-4  # concentration of the class that is least like the one asked for
 
 @dataclass(frozen=True)
 class Dirichlet(Labels):
-    """Soft labels drawn around a class, in which classes that the teacher holds to be alike share (ZSKD).
+    """Draw soft labels around a class, in which classes that the teacher holds to be similar share (ZSKD).
 
     s ~ Dir(β c_k + 1e-4) for class k, where c_k is row k of the classes' similarity brought to 0 … 1 by its least
     and largest value (Nayak et al., ICML 2019; the 1e-4 is the released code's). Similarity is the cosine of the
@@ -38,7 +38,7 @@ class Dirichlet(Labels):
     scaled: Literal["after", "before"] = "after"
 
     def init_state(self, context: Context) -> Tensor:
-        """The concentrations [scales · classes, classes], float64, those of the first scale first."""
+        """Compute the concentrations [scales · classes, classes], float64, those of the first scale first."""
         similarity = context.view.similarity
         assert similarity is not None, "resolved with the needs"
         rows = similarity.detach().double().cpu()
@@ -60,8 +60,10 @@ class Dirichlet(Labels):
 
 
 def _dirichlet(alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """Gamma variates divided by their sum. Those of small α underflow, hence by their logarithms: G_α is distributed
-    as G_{α+1} U^{1/α} with U uniform (Marsaglia and Tsang, 2000)."""
+    """Divide gamma variates by their sum, computed by their logarithms, as those of small α underflow.
+
+    G_α is distributed as G_{α+1} U^{1/α} with U uniform (Marsaglia and Tsang, 2000).
+    """
     gamma = torch._standard_gamma(alpha + 1, generator=generator)
     uniform = 1 - torch.rand(alpha.shape, generator=generator, dtype=alpha.dtype)  # in (0, 1]
     return torch.softmax(gamma.log() + uniform.log() / alpha, dim=1)
@@ -69,7 +71,7 @@ def _dirichlet(alpha: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Features(Labels):
-    """Soft labels that the teacher's last layer gives to features drawn from a normal distribution.
+    """Compute soft labels by the teacher's last layer from features drawn from a normal distribution.
 
     s ~ N(0, σ² R), targets = softmax(W max(s, 0) + b), labels = their argmax (Wang, AAAI 2021). The paper models the
     output of the layer before the last, with R_ij = cos(w_i, w_j) of that layer's weight rows, one row for each
@@ -90,7 +92,7 @@ class Features(Labels):
     temperature: Positive = 1.0
 
     def init_state(self, context: Context) -> Drawing:
-        """What the logits are drawn with."""
+        """Compute the matrices that the logits are drawn with."""
         last, similarity = context.view.last_layer, context.view.similarity
         if last is not None:
             weight = last.weight.detach().double().cpu()
@@ -114,7 +116,7 @@ class Features(Labels):
 
 @dataclass(frozen=True)
 class Drawing:
-    """z ~ N(0, 1) [classes] → features or logits, z · factor; and, for features, the layer that makes logits of them.
+    """Hold z ~ N(0, 1) [classes] → features or logits, z · factor; and, for features, the layer that makes logits.
 
     Attributes:
         factor: [classes, features], or [classes, classes] for logits.

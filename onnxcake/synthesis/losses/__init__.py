@@ -1,4 +1,4 @@
-"""Losses on the samples: one file, one equation. A recipe names them by the keys of `LOSSES`."""
+"""List the losses on samples by their recipe keys: one file, one equation each."""
 
 from ..step import Parts
 from .activation import Activation

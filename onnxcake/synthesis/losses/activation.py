@@ -1,4 +1,4 @@
-"""The teacher's features: what resembles the training data excites them."""
+"""Reward large features of the teacher: samples that resemble the training data excite them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..step import Context, Loss, Need, Step
 
 @dataclass(frozen=True)
 class Activation(Loss):
-    """− mean |f|, f what goes into the teacher's last linear layer, over samples and features.
+    """Compute − mean |f|, f the input of the teacher's last linear layer, over samples and features.
 
     L_a of DAFL (Chen et al., ICCV 2019). 0 where the teacher has no such layer.
     """
@@ -31,10 +31,10 @@ class Activation(Loss):
 
 
 class _Features(nn.Module):
-    """Where the features are found.
+    """Return the features' tap.
 
     Args:
-        tap: their name.
+        tap: its name.
     """
 
     def __init__(self, tap: str) -> None:

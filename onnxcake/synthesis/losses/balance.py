@@ -1,4 +1,4 @@
-"""Class balance: the teacher shall see all classes in a batch equally often."""
+"""Balance the classes: the teacher shall see all classes in a batch equally often."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sample_entropy import log_probabilities
 
 @dataclass(frozen=True)
 class Balance(Loss):
-    """Σ_c q_c log q_c, q the mean over the batch of the teacher's probabilities.
+    """Compute Σ_c q_c log q_c, q the mean over the batch of the teacher's probabilities.
 
     The negative information entropy of DAFL (Chen et al., ICCV 2019), lowest where all classes have the
     same share. For a multi-label teacher Σ over labels of q log q + (1 − q) log(1 − q): each label is set as often

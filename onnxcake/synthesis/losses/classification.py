@@ -1,4 +1,4 @@
-"""Cross-entropy toward the classes asked for."""
+"""Define the cross-entropy toward the classes asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..step import Loss, Step
 
 @dataclass(frozen=True)
 class Classification(Loss):
-    """Σ over a row of CE(y, T(x)/τ), mean over rows, in nats.
+    """Compute Σ over a row of CE(y, T(x)/τ), mean over rows, in nats.
 
     L = 1/b Σ_b Σ_g CE(T(x_bg), y_bg): the sum over a row as in CAKE's code (Braun et al., AISTATS 2024); in rows
     of one, the mean over samples of the other methods. For a multi-label teacher CE is the sum of the labels'

@@ -1,4 +1,4 @@
-"""CAKE's contrastive term: samples of a row, asked for different classes, pull each other's logits together."""
+"""Define CAKE's contrastive term: samples of a row, asked for different classes, pull each other's logits together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..step import Loss, Scope, Step
 
 @dataclass(frozen=True)
 class Contrastive(Loss):
-    """Squared distance of the logits of all pairs in a row, mean over rows and classes.
+    """Compute the squared distance of the logits of all pairs in a row, mean over rows and classes.
 
     L = 1/(2bC) Σ_b Σ_{i≠j} ‖T(x_bi) − T(x_bj)‖² (Braun et al., AISTATS 2024). Against the classification
     term, which pulls a row's samples into different classes, it draws them to the boundary between those.

@@ -1,4 +1,4 @@
-"""Adversarial terms: samples on which the student does not yet answer as the teacher."""
+"""Define adversarial terms: samples are made on which the student does not yet answer as the teacher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEAST, _MOST = 0.01, 0.99  # where Jensen–Shannon's probabilities are cut off
 
 @dataclass(frozen=True)
 class Disagreement(Loss):
-    """Less where the student's answers S are farther from the teacher's T; mean over all samples.
+    """Compute less where the student's answers S are farther from the teacher's T; mean over all samples.
 
     ``kl``: − KL(p_T ‖ p_S) (ZSKT, Micaelli & Storkey, NeurIPS 2019; DFQ, Choi et al., CVPR Workshops 2020; with the
     mask CMI and Fast-DFKD).
@@ -62,7 +62,7 @@ class Disagreement(Loss):
         return (1.0 if self.distance == "js" else 0.0) - apart.mean()
 
     def _apart(self, teacher: Tensor, student: Tensor, multilabel: bool, state: Any) -> Tensor:
-        """The distance of each sample's answers [n], summed over classes."""
+        """Compute the distance of each sample's answers [n], summed over classes."""
         if self.distance == "l1":
             if state is not None:
                 teacher, student = state(teacher), state(student)
@@ -74,19 +74,19 @@ class Disagreement(Loss):
 
 
 class _Centred(nn.Module):
-    """Logits [n, classes] less their mean over classes."""
+    """Subtract the mean over classes from logits [n, classes]."""
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits - logits.mean(1, keepdim=True)
 
 
 def _kullback_leibler(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL(p_T ‖ p_S) of log-probabilities."""
+    """Compute KL(p_T ‖ p_S) of log-probabilities."""
     return (teacher.exp() * (teacher - student)).sum(1)
 
 
 def _jensen_shannon(teacher: Tensor, student: Tensor) -> Tensor:
-    """½ KL(M ‖ p_T) + ½ KL(M ‖ p_S) of log-probabilities, all cut off."""
+    """Compute ½ KL(M ‖ p_T) + ½ KL(M ‖ p_S) of log-probabilities, all clipped."""
     p, q = teacher.exp(), student.exp()
     middle = ((p + q) / 2).clamp(_LEAST, _MOST)
     sides = (p.clamp(_LEAST, _MOST).log() + q.clamp(_LEAST, _MOST).log()) / 2
@@ -94,7 +94,7 @@ def _jensen_shannon(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def _agree(teacher: Tensor, student: Tensor, multilabel: bool) -> Tensor:
-    """1 for each sample [n] of which both say the same, 0 for the others."""
+    """Return 1 for each sample [n] on which both agree, 0 for the others."""
     if multilabel:
         return ((teacher > 0) == (student > 0)).all(1).to(teacher)
     return (teacher.argmax(1) == student.argmax(1)).to(teacher)

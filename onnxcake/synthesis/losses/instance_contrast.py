@@ -1,4 +1,4 @@
-"""CMI's contrastive term: samples that the teacher can tell apart, in this batch and from earlier ones."""
+"""Define CMI's contrastive term: samples that the teacher can tell apart, in this batch and from earlier ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOISE = {"global": 0.05, "local": 0.2}  # what views of a vector differ by, in 
 
 @dataclass(frozen=True)
 class InstanceContrast(Loss):
-    """InfoNCE of two views of each sample, by what the teacher's layers see of them.
+    """Compute InfoNCE of two views of each sample, by the teacher's activations.
 
     L = mean_i − log exp(l_i·g_i/τ) / Σ_j exp(l_i·g_j/τ): contrastive model inversion (CMI, Fang et al., IJCAI 2021).
     l_i is a local view's projection and g_i a global view's, without gradient. A projection is a learned two-layer
@@ -82,7 +82,7 @@ class InstanceContrast(Loss):
         state.remember(torch.stack(self._views(step, state), 1), self.bank)
 
     def _views(self, step: Step, state: Any) -> tuple[Tensor, Tensor]:
-        """What the layers see of a local and of a global view of each sample, [samples, channels] each."""
+        """Compute the activations of a local and of a global view of each sample, [samples, channels] each."""
         assert step.again is not None and step.draw is not None, "the loop gives both"
         with torch.no_grad():
             seen = step if self.global_view == "seen" else step.again(_global_view(step.x, self.mirror, step.draw))
@@ -91,10 +91,10 @@ class InstanceContrast(Loss):
 
 
 class _Memory(nn.Module):
-    """The projection, and what the teacher's layers saw of the two views of finished samples.
+    """Hold the projection, and the teacher's activations for the two views of finished samples.
 
     Args:
-        taps: the values looked at.
+        taps: the activations' names.
         width: their channels.
         numbers: in a projection.
     """
@@ -108,21 +108,21 @@ class _Memory(nn.Module):
         self.register_buffer("bank", torch.empty(0, 2, width))  # [samples, local and global, channels]; grows
 
     def forward(self, step: Step) -> Tensor:
-        """Spatial means of the taps [samples, channels]."""
+        """Compute the spatial means of the taps [samples, channels]."""
         found = [step.taps[tap] for tap in self.taps]
         return torch.cat([tap if tap.dim() == 2 else tap.flatten(2).mean(2) for tap in found], 1)
 
     def project(self, seen: Tensor) -> Tensor:
-        """[samples, channels] → [samples, numbers] of length 1."""
+        """Project [samples, channels] → [samples, numbers] of length 1."""
         return F.normalize(self.head(seen), dim=1)
 
     def drawn(self, most: int, draw: torch.Generator) -> Tensor:
-        """Samples out of the bank [at most ``most``, 2, channels], none twice."""
+        """Draw samples out of the bank [at most ``most``, 2, channels], none twice."""
         order = torch.randperm(len(self.bank), generator=draw, device=draw.device)
         return self.bank[order[:most].to(self.bank.device)]
 
     def remember(self, seen: Tensor, most: int) -> None:
-        """Puts finished samples [samples, 2, channels] into the bank, and the oldest out of it."""
+        """Append finished samples [samples, 2, channels] to the bank, and drop its oldest."""
         self.bank = torch.cat([self.bank, seen.detach().to(self.bank)])[-most:]
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
@@ -133,7 +133,7 @@ class _Memory(nn.Module):
 
 
 def _global_view(x: Tensor, mirror: bool, draw: torch.Generator) -> Tensor:
-    """Samples shifted along each axis by whole steps, 0 moving in; images mirrored half of the time, if at all."""
+    """Shift samples along each axis by whole steps, 0 moving in; mirror images half of the time, if ``mirror``."""
     if x.dim() < 3:
         return _noisy(x, _NOISE["global"], draw)
     for axis in range(2, x.dim()):
@@ -144,7 +144,7 @@ def _global_view(x: Tensor, mirror: bool, draw: torch.Generator) -> Tensor:
 
 
 def _local_view(x: Tensor, least: float, mirror: bool, draw: torch.Generator) -> Tensor:
-    """Pieces of the samples, ``least`` of the area or more, stretched to it; images mirrored likewise."""
+    """Cut pieces out of the samples, ``least`` of the area or more, and stretch them to it; mirror images likewise."""
     axes = x.dim() - 2
     if axes < 1:
         return _noisy(x, _NOISE["local"], draw)
@@ -158,7 +158,7 @@ def _local_view(x: Tensor, least: float, mirror: bool, draw: torch.Generator) ->
 
 
 def _resampled(x: Tensor, axis: int, first: Tensor, zoom: Tensor) -> Tensor:
-    """Samples read anew along an axis: value i comes from first + zoom · (i + ½), between neighbours linearly.
+    """Resample along an axis: value i comes from first + zoom · (i + ½), interpolated linearly.
 
     By a matrix for each sample, whose gradient is the same in every run, unlike that of gathering.
 
@@ -176,7 +176,7 @@ def _resampled(x: Tensor, axis: int, first: Tensor, zoom: Tensor) -> Tensor:
 
 
 def _mirrored(x: Tensor, draw: torch.Generator) -> Tensor:
-    """Images [n, channels, height, width], each mirrored left to right half of the time; other samples as they are."""
+    """Mirror images [n, channels, height, width] left to right, half of them; return other samples as they are."""
     if x.dim() != 4:
         return x
     return torch.where((_uniform(x, draw) < 0.5)[:, None, None, None], x.flip(-1), x)
@@ -187,5 +187,5 @@ def _noisy(x: Tensor, deviation: float, draw: torch.Generator) -> Tensor:
 
 
 def _uniform(x: Tensor, draw: torch.Generator) -> Tensor:
-    """A number in 0 … 1 for each sample [n]."""
+    """Draw a number in 0 … 1 for each sample [n]."""
     return torch.rand(len(x), generator=draw, device=draw.device).to(x)

@@ -1,4 +1,4 @@
-"""The norm of the samples: the prior that values lie near their mean."""
+"""Define the norm of the samples: the prior that values lie near their mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..step import Loss, Scope, Step
 
 @dataclass(frozen=True)
 class L2(Loss):
-    """‖x‖₂ of the whole batch, in standard units.
+    """Compute ‖x‖₂ of the whole batch, in standard units.
 
     R_ℓ2 of DeepInversion (Yin et al., CVPR 2020, after Mordvintsev et al. 2015), one norm for all samples as in
     the authors' CIFAR-10 code; it is not squared.

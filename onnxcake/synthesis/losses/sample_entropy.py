@@ -1,4 +1,4 @@
-"""The teacher's uncertainty about single samples."""
+"""Define the teacher's uncertainty about single samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..step import Loss, Step
 
 @dataclass(frozen=True)
 class SampleEntropy(Loss):
-    """mean_i H(p_i), p the teacher's probabilities, in nats: each sample shall be of one class.
+    """Compute mean_i H(p_i), p the teacher's probabilities, in nats: each sample shall be of one class.
 
     L_inst of DFQ (Choi et al., CVPR Workshops 2020). For a multi-label teacher H is the sum of the labels' entropies.
     """
@@ -25,9 +25,9 @@ class SampleEntropy(Loss):
 
 
 def log_probabilities(logits: Tensor, multilabel: bool) -> Tensor:
-    """Logarithms of what the logits [n, classes] say: [n, classes], or [n, 2 · labels] for a multi-label teacher.
+    """Compute log-probabilities of logits: [n, classes], or [n, 2 · labels] for a multi-label teacher.
 
-    There the chances of yes stand before those of no, so that Σ p log p and its like sum over labels too.
+    There the probabilities of yes stand before those of no, so that Σ p log p and the like sum over labels too.
     """
     if multilabel:
         return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], 1)

@@ -1,4 +1,4 @@
-"""Statistics inside the teacher: samples that its layers find as usual as the training data."""
+"""Match statistics inside the teacher: samples whose activations have the training data's mean and variance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EPSILON = 1e-5  # added to variances, as BatchNormalization does
 
 @dataclass(frozen=True)
 class Statistics(Loss):
-    """How far the batch's mean and variance, channel by channel inside the teacher, are from the training data's.
+    """Compute the distance of the batch's channel means and variances inside the teacher from the training data's.
 
     ``l2``: Σ_l ‖m_l − μ_l‖₂ + ‖v_l − σ²_l‖₂, R_feature of DeepInversion (Yin et al., CVPR 2020). The norms are
     not squared; v is the biased variance over batch and space of the values that go into a BatchNormalization.
@@ -79,11 +79,11 @@ class Statistics(Loss):
 
 
 class _Matched(nn.Module):
-    """What the taps' statistics shall be, and what those of finished batches were; all layers' channels in a row.
+    """Hold the statistics to match, and those of finished batches; all layers' channels in a row.
 
     Args:
-        statistics: what they shall be.
-        momentum: the share of finished batches.
+        statistics: to match.
+        momentum: share of finished batches.
     """
 
     mean: Tensor
@@ -104,7 +104,7 @@ class _Matched(nn.Module):
             self.register_buffer("share", torch.zeros(()))  # the momentum, from the second batch on
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of each channel of the taps, mixed with those of finished batches."""
+        """Compute mean and biased variance of each channel of the taps, mixed with those of finished batches."""
         found = [_Moments.apply(step.taps[tap]) for tap in self.taps]
         mean, variance = (torch.cat(layers) for layers in zip(*found, strict=True))
         if not self.momentum:
@@ -114,7 +114,7 @@ class _Matched(nn.Module):
         )
 
     def remember(self, step: Step) -> None:
-        """Adds a finished batch to the moving average."""
+        """Add a finished batch to the moving average."""
         mean, variance = self(step)
         self.earlier_mean.copy_(mean)
         self.earlier_variance.copy_(variance)
@@ -122,7 +122,7 @@ class _Matched(nn.Module):
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and biased variance of each channel of [batch, channels, …].
+    """Compute mean and biased variance of each channel of [batch, channels, …].
 
     Twice as fast as `torch.var_mean` on a processor, whose own gradient walks through the values four times.
     """
@@ -139,7 +139,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:
-        """(to_mean + 2 (x − mean) to_variance) / count, in one pass over x."""
+        """Compute (to_mean + 2 (x − mean) to_variance) / count, in one pass over x."""
         x, mean = ctx.saved_tensors
         slope = (to_variance * (2 / ctx.count)).reshape(mean.shape)
         offset = (to_mean / ctx.count).reshape(mean.shape) - slope * mean

@@ -1,4 +1,4 @@
-"""Total variation: the prior that neighbouring pixels are alike."""
+"""Define total variation: the prior that neighbouring pixels are alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..step import Loss, Step
 
 @dataclass(frozen=True)
 class TotalVariation(Loss):
-    """Mean absolute difference of vertical neighbours plus that of horizontal ones, in standard units.
+    """Compute the mean absolute difference of vertical neighbours plus that of horizontal ones, in standard units.
 
     L = mean |∂_h x| + mean |∂_w x| over samples and channels: anisotropic, ℓ1, as in CAKE's code (Braun et al.,
     AISTATS 2024). For images [channels, height, width].
@@ -45,7 +45,7 @@ class TotalVariation(Loss):
 
 
 class _AbsoluteDifferences(torch.autograd.Function):
-    """down · Σ |∂_h x| + across · Σ |∂_w x|, its gradient in half the passes over memory that autograd makes."""
+    """Compute down · Σ |∂_h x| + across · Σ |∂_w x|, its gradient in half the passes that autograd makes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: float, across: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""DeepInversion's total variation: the prior that neighbouring pixels are alike."""
+"""Define DeepInversion's total variation: the prior that neighbouring pixels are alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..step import Loss, Scope, Step
 
 @dataclass(frozen=True)
 class TotalVariationL2(Loss):
-    """‖∂→ x‖ + ‖∂↓ x‖ + ‖∂↘ x‖ + ‖∂↙ x‖, each the Frobenius norm over the whole batch, in standard units.
+    """Compute ‖∂→ x‖ + ‖∂↓ x‖ + ‖∂↘ x‖ + ‖∂↙ x‖, each the Frobenius norm over the whole batch, in standard units.
 
     R_TV of DeepInversion (Yin et al., CVPR 2020): differences to the right, lower, lower right and lower left
     neighbour. As the norms are not squared, the pull on a pixel falls as 1/√ of pixels and samples. For images

@@ -1,4 +1,4 @@
-"""Where samples come from: what is optimised, and how it becomes samples. Named by the keys of `SOURCES`."""
+"""List the sources of samples by their recipe keys: what is optimised, and how it becomes samples."""
 
 from ..step import Parts
 from .boundary import Boundary

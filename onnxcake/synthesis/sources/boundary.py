@@ -1,4 +1,4 @@
-"""Samples moved away from the teacher's decision boundary by asking it for classes alone."""
+"""Move samples away from the teacher's decision boundary by querying classes alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OUTERMOST = 3.0  # standard deviations: the range that is searched where the val
 
 @dataclass(frozen=True)
 class Boundary(Source):
-    """Noise that the teacher calls class k, moved step by step to where class k is most robust.
+    """Start from noise that the teacher calls class k, and move it step by step to where class k is most robust.
 
     ZSDB3KD (Wang, ICML 2021; the figures are those of the released code). Each step looks from every sample for the
     nearest point of another class (OPT and Sign-OPT, see `Search`) and gives the direction θ to it as the gradient,
@@ -86,7 +86,7 @@ class Boundary(Source):
 
 
 class BoundaryDraft(Draft):
-    """One leaf: the samples. The class of each is what the teacher called its noise, from the first step on."""
+    """Hold the samples as one leaf; the class of each is the teacher's class of its noise, from the first step on."""
 
     def __init__(self, source: Boundary, samples: int, context: Context, key: Key) -> None:
         signature, device = context.signature, context.device
@@ -99,7 +99,7 @@ class BoundaryDraft(Draft):
         self._noise = key.at("noise").generator()
         self._steps = 0
         self._labels: Tensor | None = None  # [samples], once the noise was sorted by class
-        self._x = self._drawn()
+        self._x = self._draw_noise()
         self._good = self._x.clone()  # where each sample was last known to be of its class
         self.leaves = [Leaves([self._x])]
 
@@ -110,13 +110,13 @@ class BoundaryDraft(Draft):
         self._x.copy_(self._box.clip(self._x))
 
     def asked(self) -> Tensor | None:
-        """The samples' classes; None before the first step."""
+        """Return the samples' classes; None before the first step."""
         return self._labels
 
     @torch.no_grad()
     def gradients(self, classify: Classify, asked: Tensor) -> list[list[Tensor]]:
         source = self._source
-        labels, spent = self._settled(classify, asked)
+        labels, spent = self._check_classes(classify, asked)
         search = Search(
             self._x,
             self._box,
@@ -126,7 +126,7 @@ class BoundaryDraft(Draft):
         )
         search.spent += spent
         draw = self._key.at("search", self._steps).generator(self._device)
-        search.look_around(source.directions, source.tries, draw)
+        search.try_random(source.directions, source.tries, draw)
         search.descend(source.probes, draw)
         self._steps += 1
         found = search.distance.isfinite()
@@ -135,7 +135,7 @@ class BoundaryDraft(Draft):
 
     @torch.no_grad()
     def answers(self, classify: Classify, asked: Tensor) -> Tensor:
-        labels, _ = self._settled(classify, asked)
+        labels, _ = self._check_classes(classify, asked)
         logits = self._x.new_zeros(len(labels), self._classes)
         for other in range(self._classes):
             pool, rows = (labels == other).nonzero().flatten(), (labels != other).nonzero().flatten()
@@ -149,7 +149,7 @@ class BoundaryDraft(Draft):
         return logits
 
     def _distance(self, classify: Classify, rows: Tensor, pool: Tensor, other: int) -> Tensor:
-        """From each of ``rows`` to where class ``other`` begins, by way of its nearest samples in ``pool``."""
+        """Compute the distance from each of ``rows`` to class ``other``, by way of its nearest samples in ``pool``."""
         source = self._source
         x, goals = self._x[rows], self._x[pool]
         search = Search(
@@ -166,14 +166,14 @@ class BoundaryDraft(Draft):
             way = (goals[column] - x) / self._box.width
             length = way.flatten(1).norm(dim=1)
             theta = way / length.clamp_min(1e-12).reshape(-1, *[1] * (way.dim() - 1))
-            search.look(everyone, theta, length)
+            search.try_direction(everyone, theta, length)
         if source.label_queries:
             search.spent.zero_()  # the lines to the samples come on top
             search.descend(source.probes, self._key.at("labels", other).generator(self._device))
         return search.distance
 
-    def _settled(self, classify: Classify, asked: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples' classes and the queries [samples] that it took to see that they still have them."""
+    def _check_classes(self, classify: Classify, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the samples' classes and the queries [samples] that it took to see that they still have them."""
         spent = torch.zeros(len(self._x), dtype=torch.int64, device=self._device)
         if self._labels is None:
             self._labels = self._start(classify, asked.to(self._device))
@@ -183,7 +183,7 @@ class BoundaryDraft(Draft):
         return self._labels, spent
 
     def _undo(self, classify: Classify, labels: Tensor, spent: Tensor) -> None:
-        """Halves the last move of samples that left their class until they are back in it."""
+        """Halve the last move of samples that left their class until they are back in it."""
         rows = torch.arange(len(labels), device=self._device)
         for _ in range(1 + self._source.bisections):
             spent[rows] += 1
@@ -194,7 +194,7 @@ class BoundaryDraft(Draft):
         self._x[rows] = self._good[rows]
 
     def _start(self, classify: Classify, asked: Tensor) -> Tensor:
-        """Draws noise until each sample is of the class asked for, or the tries are used up; returns the classes.
+        """Draw noise until each sample is of the class asked for, or the tries are used up; return the classes.
 
         There are teachers that call all white noise the same; the classes still missing after some tries are looked
         for in coarser noise, which the code does not.
@@ -205,7 +205,7 @@ class BoundaryDraft(Draft):
         for attempt in range(self._source.tries):
             if attempt:
                 coarse = attempt >= self._source.tries * WHITE and 2 <= len(self._shape) - 1 <= 4
-                noise = self._drawn(COARSER[attempt % len(COARSER)] if coarse else 1)
+                noise = self._draw_noise(COARSER[attempt % len(COARSER)] if coarse else 1)
                 classes = classify(noise).to(asked)
             for wanted in classes[torch.isin(classes, asked[missing])].unique().tolist():
                 takers, givers = (missing & (asked == wanted)).nonzero(), (classes == wanted).nonzero()
@@ -216,11 +216,12 @@ class BoundaryDraft(Draft):
                 break
         return torch.where(missing, labels, asked)
 
-    def _drawn(self, coarser: int = 1) -> Tensor:
-        """Noise in the valid range: (U(0, 1) + 0.2) · a + N(0, 1) · b with a, b ~ U(0, 1) for each sample, as in the
-        code, in units of the range; N(0, 1) in standard units where the range is not known.
+    def _draw_noise(self, coarser: int = 1) -> Tensor:
+        """Draw noise (U(0, 1) + 0.2) · a + N(0, 1) · b with a, b ~ U(0, 1) for each sample, as in the code.
 
-        ``coarser`` noise has so much fewer values along each side and is drawn out to the samples' size.
+        In units of the range; N(0, 1) in standard units where the range is not known. ``coarser`` noise has so much
+        fewer
+        values along each side and is enlarged to the samples' size.
         """
         draw, (samples, channels, *sides) = self._noise, self._shape
         shape = (samples, channels, *(max(1, side // coarser) for side in sides))

@@ -1,4 +1,4 @@
-"""A generator that learns from batch to batch."""
+"""Learn a generator from batch to batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..step import Context, Leaves
 
 @dataclass(frozen=True)
 class Generator(Source):
-    """x = G(z), z ~ N(0, I) anew for each batch; G is stepped, and lasts over the whole run.
+    """Compute x = G(z), z ~ N(0, I) anew for each batch; G is stepped, and lasts over the whole run.
 
     As in DAFL (Chen et al., ICCV 2019), DFAD (Fang et al., 2019), ZSKT (Micaelli and Storkey, NeurIPS 2019), DFQ
     (Choi et al., CVPRW 2020), MB-DFKD and PRE-DFKD (Binici et al., 2022). G always normalises by the batch at hand.
@@ -44,15 +44,15 @@ class Generator(Source):
     networks: Count = 1
     conditional: bool = False
 
-    def init_state(self, context: Context) -> Learning:
+    def init_state(self, context: Context) -> LearntNetwork:
         with context.key.at("generator").as_default():
             made = [self._network(context) for _ in range(self.networks)]
-        return Learning((made[0] if len(made) == 1 else Together(made)).to(context.device))
+        return LearntNetwork((made[0] if len(made) == 1 else NetworkEnsemble(made)).to(context.device))
 
     def draft(
         self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0
     ) -> GeneratorDraft:
-        assert isinstance(lasting, Learning)
+        assert isinstance(lasting, LearntNetwork)
         z = latent_start(samples, self.latent, key, each=self.networks).to(context.device)
         return GeneratorDraft(lasting, z, context.signature.classes if self.conditional else 0)
 
@@ -67,12 +67,12 @@ class Generator(Source):
         )
 
 
-class Learning(nn.Module):
-    """A network whose parameters are leaves from one batch to the next.
+class LearntNetwork(nn.Module):
+    """Hold a network whose parameters are leaves from one batch to the next.
 
     The leaves are the parameters themselves, which go on requiring a gradient between steps: whoever steps them
     does it in place, without gradient. They stay the same tensors when the network's state is loaded or moved, and
-    keep the update's moments, so that both go on where they were.
+    keep the optimiser state, so that both go on where they were.
 
     Args:
         rate: a factor on the step size.
@@ -84,8 +84,8 @@ class Learning(nn.Module):
         self.leaves = Leaves(list(network.parameters()), rate)
 
 
-class Together(nn.Module):
-    """Networks that make a batch in equal parts, one after the other."""
+class NetworkEnsemble(nn.Module):
+    """Make a batch by several networks in equal parts, one after the other."""
 
     def __init__(self, networks: list[nn.Module]) -> None:
         super().__init__()
@@ -97,13 +97,13 @@ class Together(nn.Module):
 
 
 class GeneratorDraft(Draft):
-    """One batch of z, which stays as it is, under a network that does not.
+    """Hold one batch of z, which stays as it is, and the network whose parameters are the leaves.
 
     Args:
-        classes: that z is told beside its own numbers; 0 if it is told none.
+        classes: number of classes that are appended to z one-hot; 0 to append none.
     """
 
-    def __init__(self, lasting: Learning, z: Tensor, classes: int = 0) -> None:
+    def __init__(self, lasting: LearntNetwork, z: Tensor, classes: int = 0) -> None:
         self.leaves = [lasting.leaves]
         self._network, self._z, self._classes = lasting.network, z, classes
 
@@ -117,7 +117,7 @@ class GeneratorDraft(Draft):
 
 
 def latent_start(samples: int, latent: int, key: Key, each: int = 1) -> Tensor:
-    """z ~ N(0, I) [samples, latent], on the CPU whatever the device, so that a key means the same everywhere.
+    """Draw z ~ N(0, I) [samples, latent], on the CPU for each device, so that a key means the same everywhere.
 
     Args:
         each: networks that share the samples.

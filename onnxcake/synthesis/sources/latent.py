@@ -1,4 +1,4 @@
-"""The latent code and its generator are optimised together, for each batch anew."""
+"""Optimise the latent code and its generator together, for each batch anew."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ...core.rng import Key
 from ..generator_networks import Head, generator, initialise_normal
 from ..source import Draft, Source
 from ..step import Context, Leaves
-from .generator import Learning, latent_start
+from .generator import LearntNetwork, latent_start
 
 _REPTILE = 67.0  # the authors' factor on θ − φ; Adam, which they step by it, divides it out again
 
 
 @dataclass(frozen=True)
 class Latent(Source):
-    """x = G(z): z and G both start afresh with each batch (CMI, Fang et al., IJCAI 2021).
+    """Compute x = G(z): z and G both start afresh with each batch (CMI, Fang et al., IJCAI 2021).
 
     The weights of G are drawn from N(0, 0.02²), z from N(0, I).
 
@@ -50,7 +50,7 @@ class Latent(Source):
 
 @dataclass(frozen=True)
 class MetaLatent(Source):
-    """x = G_φ(z), where φ starts from a θ that learns to be a good start (FastDFKD, Fang et al., AAAI 2022).
+    """Compute x = G_φ(z), where φ starts from a θ that learns to be a good start (FastDFKD, Fang et al., AAAI 2022).
 
     Each batch steps a copy φ of θ together with z ~ N(0, I). Then θ itself takes one step: along the sum of φ's
     gradients in first-order MAML (Finn et al., ICML 2017), or along θ − φ in Reptile (Nichol et al., 2018).
@@ -59,8 +59,8 @@ class MetaLatent(Source):
     Attributes:
         latent: numbers in z.
         width: channels of the generator's last hidden layers.
-        head: what ends the network; see `networks.generator`.
-        meta: what θ is stepped by.
+        head: its last operators; see `networks.generator`.
+        meta: direction that θ is stepped along.
         latent_rate: the step size of z over that of φ: 3, 3.3 and 5 for 2, 5 and 10 steps in the paper.
         outer_rate: the step size of θ over that of φ: the number of steps in the paper.
     """
@@ -74,19 +74,19 @@ class MetaLatent(Source):
     latent_rate: Positive = 5.0
     outer_rate: Positive = 10.0
 
-    def init_state(self, context: Context) -> Learning:
+    def init_state(self, context: Context) -> LearntNetwork:
         with context.key.at("generator").as_default():
             network = generator(context.signature, latent=self.latent, width=self.width, head=self.head)
-        return Learning(network.to(context.device), self.outer_rate)
+        return LearntNetwork(network.to(context.device), self.outer_rate)
 
     def draft(self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0) -> MetaDraft:
-        assert isinstance(lasting, Learning)
+        assert isinstance(lasting, LearntNetwork)
         z = latent_start(samples, self.latent, key).to(context.device)
         return MetaDraft(lasting, z, self.latent_rate, self.meta)
 
 
 class LatentDraft(Draft):
-    """Two groups of leaves: z, and the parameters of its network."""
+    """Hold two groups of leaves: z, and the parameters of its network."""
 
     def __init__(self, network: nn.Module, z: Tensor, latent_rate: float) -> None:
         self._network, self._z = network.train(), z.requires_grad_(True)
@@ -98,9 +98,11 @@ class LatentDraft(Draft):
 
 
 class MetaDraft(LatentDraft):
-    """The network is a copy, running statistics and all, of the one that lasts: θ is not touched before the end."""
+    """Step a copy, running statistics and all, of the network that lasts: θ is not touched before the end."""
 
-    def __init__(self, lasting: Learning, z: Tensor, latent_rate: float, meta: Literal["fomaml", "reptile"]) -> None:
+    def __init__(
+        self, lasting: LearntNetwork, z: Tensor, latent_rate: float, meta: Literal["fomaml", "reptile"]
+    ) -> None:
         super().__init__(copy.deepcopy(lasting.network), z, latent_rate)
         self._lasting, self._meta = lasting.leaves, meta
         self._sum = [torch.zeros_like(tensor) for tensor in lasting.leaves.tensors]

@@ -1,4 +1,4 @@
-"""Noise as it comes: nothing is optimised."""
+"""Take noise as it comes: nothing is optimised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .pixels import Pixels
 
 @dataclass(frozen=True)
 class Noise(Source):
-    """Draws from the prior p(x), each value for itself.
+    """Draw from the prior p(x), each value independently.
 
     The lower anchor of the field (Vinell, 2020: a normal distribution clipped to the range), and, with a teacher
     that normalises by the batch, the method of Raikwar and Mishra (NeurIPS 2022).
@@ -34,22 +34,22 @@ class Noise(Source):
     std: Positive = 1.0
     clip: bool = False
 
-    def draft(self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0) -> Given:
+    def draft(self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0) -> FixedDraft:
         start = self._start.draft(samples, context, key, None)
         start.project()
-        return Given(start.render())
+        return FixedDraft(start.render())
 
     def unfit(self, signature: Signature) -> str | None:
         return self._start.unfit(signature)
 
     @property
     def _start(self) -> Pixels:
-        """Where optimising pixels begins is where this ends."""
+        """Return the source whose start these samples are."""
         return Pixels(self.prior, self.mean, self.std, self.clip)
 
 
-class Given(Draft):
-    """Finished samples, and their labels [samples] if they came with any: there is nothing to step."""
+class FixedDraft(Draft):
+    """Hold finished samples, and their labels [samples] if they came with any: there is nothing to step."""
 
     def __init__(self, x: Tensor, labels: Tensor | None = None) -> None:
         self.leaves = []

@@ -1,4 +1,4 @@
-"""The samples themselves are optimised, from noise."""
+"""Optimise the samples themselves, from noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..step import Context, Leaves
 
 @dataclass(frozen=True)
 class Pixels(Source):
-    """Free values, one for each number of an input, started from the prior p(x).
+    """Optimise free values, one for each number of an input, started from the prior p(x).
 
     Attributes:
         prior: the noise to start from, in standard units: ``normal`` N(mean, std²), as in CAKE, or
@@ -59,7 +59,7 @@ class Pixels(Source):
 
 
 class PixelDraft(Draft):
-    """One leaf: the samples."""
+    """Hold the samples as one leaf."""
 
     def __init__(self, start: Tensor, bounds: tuple[Tensor, Tensor] | None) -> None:
         self.leaves = [Leaves([start])]

@@ -1,4 +1,4 @@
-"""Particles that live as long as the run: each batch takes some of them a few steps further."""
+"""Keep particles that live as long as the run: each batch moves some of them a few steps further."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONTRAST, _OF_VECTORS = (0.5, 16.0), (0.5, 4.0)
 
 @dataclass(frozen=True)
 class Pool(Source):
-    """Samples that are drawn, stepped, and put back where they were.
+    """Draw samples from a pool, step them, and put them back.
 
     Persistent particles, as in the training of energy-based models (Du and Mordatch, NeurIPS 2019), whose losses may
     follow the student: a sample on which student and teacher once disagreed is there to be learnt from until it is
@@ -68,7 +68,7 @@ class Pool(Source):
 
 
 class Particles(nn.Module):
-    """The samples [size, …] in standard units, and the range that they are kept in."""
+    """Hold the samples [size, …] in standard units, and the range that they are kept in."""
 
     x: Tensor
 
@@ -81,16 +81,16 @@ class Particles(nn.Module):
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor] | None:
-        """Lowest and highest value, where they are known."""
+        """Return the lowest and highest value, where they are known."""
         return (self.get_buffer("low"), self.get_buffer("high")) if self.bounded else None
 
     def cut(self, x: Tensor) -> Tensor:
-        """Values outside the range, put at its ends."""
+        """Clip values to the range."""
         return x if self.bounds is None else torch.clamp(x, *self.bounds)
 
 
 class PoolDraft(PixelDraft):
-    """Some of the particles, in one leaf."""
+    """Hold some of the particles as one leaf."""
 
     def __init__(self, particles: Particles, rows: Tensor, start: Tensor) -> None:
         super().__init__(start, particles.bounds)

@@ -1,4 +1,4 @@
-"""How far it is to where a classifier changes its mind, found by asking for classes alone.
+"""Find the distance to a classifier's decision boundary by querying classes alone.
 
 A query is one sample put to the classifier. Directions and distances are in units of the valid range, as if each
 value lay in 0 … 1, and a point outside the range is clipped before it is asked about; so λ along θ means the
@@ -26,23 +26,23 @@ Beyond = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Box:
-    """The valid range: lowest and highest value in standard units, each broadcastable to one sample."""
+    """Hold the valid range: lowest and highest value in standard units, each broadcastable to one sample."""
 
     low: Tensor
     high: Tensor
 
     @property
     def width(self) -> Tensor:
-        """One unit of distance, in standard units."""
+        """Return one unit of distance, in standard units."""
         return self.high - self.low
 
     def clip(self, x: Tensor) -> Tensor:
-        """The nearest samples in range."""
+        """Return the nearest samples in range."""
         return torch.clamp(x, self.low, self.high)
 
 
 class Search:
-    """The nearest boundary from each of n samples, so far.
+    """Hold the nearest boundary found so far from each of n samples.
 
     OPT (Cheng et al., ICLR 2019) looks for the direction θ that minimises g(θ), the distance to the boundary along
     it. g costs a bisection, its sign compared with a known distance a single query; Sign-OPT (Cheng et al., ICLR
@@ -55,7 +55,7 @@ class Search:
     """
 
     def __init__(self, x: Tensor, box: Box, beyond: Beyond, queries: int, bisections: int) -> None:
-        """``queries`` is the most that may be spent for a sample; ``bisections`` halve a distance."""
+        """Limit the queries for a sample to ``queries``; each distance is halved ``bisections`` times."""
         self.theta = torch.zeros_like(x)
         self.distance = x.new_full((len(x),), math.inf)
         self.spent = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -63,14 +63,14 @@ class Search:
         self._queries, self._bisections = queries, bisections
 
     def affords(self, queries: int) -> Tensor:
-        """Which samples [n] may still spend that many."""
+        """Tell which samples [n] may still spend so many queries."""
         return self.spent + queries <= self._queries
 
-    def look(self, rows: Tensor, theta: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Tries a direction of length 1 for each of ``rows``, up to ``length`` or the best distance so far.
+    def try_direction(self, rows: Tensor, theta: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Try a direction of length 1 for each of ``rows``, up to ``length`` or the best distance so far.
 
         Returns:
-            Whether the boundary was reached, and whether it is nearer than any before; each [rows]. One query for
+            whether the boundary was reached, and whether it is nearer than any before; each [rows]. One query for
             those that did not reach it, 1 + bisections for the others.
         """
         known = self.distance[rows]
@@ -87,9 +87,11 @@ class Search:
         self.distance[where], self.theta[rows[nearer]] = torch.minimum(high, known[reached]), theta[nearer]
         return reached, nearer
 
-    def look_around(self, directions: int, tries: int, draw: torch.Generator) -> None:
-        """Tries random directions of random length: so many for each sample, from which the boundary was reached
-        or lies farther than is known; at most ``tries`` are drawn."""
+    def try_random(self, directions: int, tries: int, draw: torch.Generator) -> None:
+        """Try random directions of random length, up to ``directions`` for each sample.
+
+        Directions count from which the boundary was reached or lies farther than is known; at most ``tries`` are drawn.
+        """
         left = torch.full_like(self.spent, directions)
         for _ in range(tries):
             rows = _where((left > 0) & self.affords(1 + self._bisections))
@@ -99,12 +101,14 @@ class Search:
             scale = torch.rand(len(rows), generator=draw, device=draw.device).to(self.distance) * REACH
             size = _norm(noise)
             length, known = scale * size, self.distance[rows]
-            reached, _ = self.look(rows, noise / _over(size, noise), length)
+            reached, _ = self.try_direction(rows, noise / _over(size, noise), length)
             left[rows] -= (reached | (length > known)).long()
 
     def descend(self, probes: int, draw: torch.Generator) -> None:
-        """Turns each sample's direction against the gradient of its distance until its queries are spent, or
-        single precision tells no difference any more. ``probes`` are the queries for one gradient."""
+        """Turn each sample's direction against the gradient of its distance until its queries are spent.
+
+        Or until float32 shows no difference any more. ``probes`` are the queries for one gradient.
+        """
         step = torch.full_like(self.distance, FIRST_STEP)
         nudge = torch.full_like(self.distance, FIRST_NUDGE)
         while True:
@@ -118,7 +122,7 @@ class Search:
             step[stuck] = RESTART_STEP
 
     def _sign_gradient(self, rows: Tensor, nudge: Tensor, probes: int, draw: torch.Generator) -> Tensor:
-        """1/K Σ_k sign(g(θ + h u_k) − g(θ)) u_k for random u_k of length 1 (Sign-OPT)."""
+        """Estimate 1/K Σ_k sign(g(θ + h u_k) − g(θ)) u_k for random u_k of length 1 (Sign-OPT)."""
         theta, distance = self.theta[rows], self.distance[rows]
         total = torch.zeros_like(theta)
         points = max(1, min(_POINTS // len(theta), _NUMBERS // theta.numel()))
@@ -134,14 +138,14 @@ class Search:
         return total / probes
 
     def _line_search(self, rows: Tensor, gradient: Tensor, step: Tensor) -> None:
-        """Doubles a sample's step as long as the boundary comes nearer; quarters it until it does, if it never did."""
+        """Double a sample's step as long as the boundary comes nearer; quarter it until it does, if it never did."""
         theta = self.theta[rows]
 
         def trial(trying: Tensor) -> Tensor:
             turned = theta[trying] - gradient[trying] * _over(step[rows[trying]], theta)
             turned /= _over(_norm(turned).clamp_min(1e-12), turned)
             nearer = torch.zeros_like(trying)
-            nearer[trying] = self.look(rows[trying], turned, self.distance[rows[trying]])[1]
+            nearer[trying] = self.try_direction(rows[trying], turned, self.distance[rows[trying]])[1]
             return nearer
 
         cost = 1 + self._bisections
@@ -177,5 +181,5 @@ def _norm(vectors: Tensor) -> Tensor:
 
 
 def _over(values: Tensor, like: Tensor) -> Tensor:
-    """One value for each sample, broadcastable to the samples."""
+    """Shape one value for each sample to broadcast to the samples."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
