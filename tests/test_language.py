@@ -15,7 +15,6 @@ WAITING = {
     "cli",
     "commands",
     "engine",
-    "recipe",
     "report",
     "run",
     "synthesis/source.py",

@@ -1,4 +1,4 @@
-"""The student's network, as a recipe names it."""
+"""Define the student's network, as a recipe names it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Named: TypeAlias = dict[str, dict[str, Any]]  # one architecture, and its keys
 
 @dataclasses.dataclass(frozen=True)
 class Auto(Goal):
-    """A student cut out of the teacher's own graph, with the teacher's own weights: the largest that reaches the goal.
+    """Cut a student out of the teacher's own graph, with the teacher's own weights: the largest that reaches the goal.
 
     Attributes:
-        score: by what is chosen what stays; `onnxcake.pruning.scores` explains them.
-        drop_blocks: how many residual blocks are left out, those that matter least.
-        low_rank: where matrices are written as products of two; `onnxcake.pruning.cut_student.cut_of` explains it.
+        score: criterion of what stays; `onnxcake.pruning.scores` explains them.
+        drop_blocks: number of residual blocks that are left out, those that matter least.
+        low_rank: where matrices are replaced by low-rank factors; `onnxcake.pruning.cut_student.cut_of` explains it.
         like: in place of a goal, a named architecture of the teacher's family (``lenet5-half`` for a LeNet-5): as many
             channels, units and blocks are left as that has. Where the teacher is no larger one of the family, the
-            student is that architecture, and begins from noise.
+            student is that architecture, and starts from noise.
     """
 
     score: Score = "weights"
@@ -40,27 +40,27 @@ class Auto(Goal):
 
     @property
     def named(self) -> tuple[str, dict[str, Any]] | None:
-        """The architecture that it is to be like, and its keys."""
+        """Return the architecture that the student is to match, and its keys; None if there is none."""
         return None if self.like is None else next(iter(self.like.items()))
 
     @property
     def is_asked(self) -> bool:
-        """Tell whether a size is asked for, other than the half that recipes state."""
+        """Tell whether a size is requested, other than the half that recipes state."""
         ends = (self.max_params, self.max_bytes, self.max_macs, self.max_latency_ms, self.named)
         return self.keep not in (None, HALF) or any(end is not None for end in ends)
 
     def shapes(self, signature: Signature) -> tuple[Shape, ...] | None:
-        """The shapes of that architecture's weights; see `student.shapes_of`."""
+        """Return the shapes of that architecture's weights; see `student.shapes_of`."""
         return None if self.named is None else shapes_of(*self.named, signature)
 
     def most_of(self, parameters: int) -> float:
-        """Say how many parameters a student may have that cannot be cut out of its teacher.
+        """Compute the most parameters of a student that cannot be cut out of its teacher.
 
         Args:
             parameters: the teacher's.
 
         Raises:
-            RecipeError: if the goal does not say it.
+            RecipeError: if the goal does not determine them.
         """
         if self.max_macs is not None or self.max_latency_ms is not None:
             raise RecipeError(
@@ -76,20 +76,20 @@ _BYTES = 4  # of a parameter in a file
 
 @dataclasses.dataclass(frozen=True)
 class Onnx:
-    """The model that --student gives.
+    """Take the model that --student gives.
 
     Attributes:
-        init: whether it begins with its own weights, or has them drawn anew.
+        init: whether it starts with its own weights, or has them drawn anew.
     """
 
     init: Literal["keep", "fresh"] = "keep"
 
 
 class Architecture(Choice):
-    """The student's network by name; ``auto`` may name another that it is to be like."""
+    """Choose the student's network by name; ``auto`` may name another that it is to match."""
 
     def keys(self, **registries: schema.Registry) -> dict[str, Any]:
-        """The keys as Python values."""
+        """Return the keys as Python values."""
         return super().keys(like={name: partial(_keyed, name) for name in ARCHITECTURES}, **registries)
 
 

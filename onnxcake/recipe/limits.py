@@ -20,7 +20,7 @@ _TIME = re.compile(rf"(?:{_PART}\s*)+")
 
 @dataclass(frozen=True)
 class Budget:
-    """Holds the limits of one run's cost; the scarcer of the two decides.
+    """Hold the limits of one run's cost; the scarcer of the two decides.
 
     Attributes:
         seconds: of synthesis and training on this machine, by forecast; None for any.
@@ -33,32 +33,32 @@ class Budget:
 
     @classmethod
     def of(cls, time: str | None = None, passes: str | None = None) -> Budget:
-        """A budget as it is written: ``90s``, ``1.5h`` or ``4m30s``; and ``1e6`` passes.
+        """Parse a budget as it is written: ``90s``, ``1.5h`` or ``4m30s``; and ``1e6`` passes.
 
         Raises:
             UsageError: if it is written otherwise, or not above zero.
         """
-        return cls(None if time is None else _seconds(time), None if passes is None else _passes(passes))
+        return cls(None if time is None else _parse_seconds(time), None if passes is None else _parse_passes(passes))
 
     def as_dict(self) -> dict[str, float | None]:
-        """Plain data."""
+        """Convert to plain data."""
         return {"seconds": self.seconds, "passes": self.passes}
 
     def exceeded(self, seconds: float) -> str:
-        """Say by how much so many seconds are more than the budget; "" if they are not, but for what a clock varies."""
+        """Word by how much ``seconds`` exceed the budget; "" if they do not, up to the variation of a clock."""
         if self.seconds is None or seconds <= _TOLERANCE * self.seconds:
             return ""
         return f"exceeded: {duration(seconds)}, where {duration(self.seconds)} were asked for"
 
     def differences(self, other: Budget) -> list[str]:
-        """Say in which limits ``other`` differs, as ``passes 10,000 → 40,000``."""
+        """List the limits in which ``other`` differs, as ``passes 10,000 → 40,000``."""
         pairs = (("seconds", self.seconds, other.seconds), ("passes", self.passes, other.passes))
-        return [f"{name} {_said(one)} → {_said(two)}" for name, one, two in pairs if one != two]
+        return [f"{name} {_format_number(one)} → {_format_number(two)}" for name, one, two in pairs if one != two]
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Holds the numbers of a recipe that a budget scaled, decided once and kept with the run.
+    """Hold the numbers of a recipe that a budget scaled, decided once and kept with the run.
 
     Attributes:
         budget: the limits that were given.
@@ -72,15 +72,15 @@ class Scaling:
     scaled: dict[str, Count]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Convert to plain data."""
         return {"budget": self.budget.as_dict(), "whole": self.whole, "scaled": self.scaled}
 
 
-def _said(number: float | None) -> str:
+def _format_number(number: float | None) -> str:
     return "none" if number is None else f"{number:,.10g}"
 
 
-def _seconds(text: str) -> float:
+def _parse_seconds(text: str) -> float:
     parts = re.findall(_PART, text) if _TIME.fullmatch(text.strip()) else []
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if not 0 < seconds <= LARGEST:
@@ -88,7 +88,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _passes(text: str) -> float:
+def _parse_passes(text: str) -> float:
     try:
         passes = float(text)
     except ValueError:

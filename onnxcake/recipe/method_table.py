@@ -1,4 +1,4 @@
-"""Methods side by side: what distinguishes a recipe from another, in columns that are read off the recipe itself.
+"""Compare methods in a table: what distinguishes one recipe from another, in columns read off the recipes.
 
 Weights, rates and sizes are left out: two recipes with the same columns are the same method at other settings.
 """
@@ -24,11 +24,11 @@ Difference = tuple[str, str, str]  # column, in the one recipe, in the other
 # Column of each loss term, and what stands in it; a term without a column of its own stands under "other".
 _TERMS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "classification": ("CE", lambda loss: loss.toward),
-    "statistics": ("BN", lambda loss: _joined(_SIGNS[loss.distance], loss.momentum and "momentum")),
+    "statistics": ("BN", lambda loss: _join_words(_SIGNS[loss.distance], loss.momentum and "momentum")),
     "total_variation": ("TV", lambda loss: "ℓ1"),
     "total_variation_l2": ("TV", lambda loss: "ℓ2"),
     "l2": ("L2", lambda loss: "✓"),
-    "disagreement": ("ADV", lambda loss: _joined(_SIGNS[loss.distance], loss.masked and "masked")),
+    "disagreement": ("ADV", lambda loss: _join_words(_SIGNS[loss.distance], loss.masked and "masked")),
     "activation": ("ACT", lambda loss: "✓"),
     "balance": ("IE", lambda loss: "✓"),
     "sample_entropy": ("H", lambda loss: "✓"),
@@ -38,28 +38,30 @@ _TERMS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def columns(recipe: Recipe) -> dict[str, str]:
-    """What distinguishes the method, by column; "–" where there is nothing."""
+    """Return what distinguishes the method, by column; "–" where there is nothing."""
     synthesis, student = recipe.synthesis, recipe.student
     terms = tuple(term for term in synthesis.losses.build() if term.weight) if synthesis.steps else ()
     cells = {
         "source": synthesis.source.name.replace("_", " "),
         "targets": _targets(recipe, terms),
         **_losses(terms),
-        "augment": _listed(synthesis.augment),
+        "augment": _list_parts(synthesis.augment),
         "update": synthesis.update.name if synthesis.steps and synthesis.update is not None else "",
         "student": _student(student),
-        "student's augment": _listed(student.augment),
+        "student's augment": _list_parts(student.augment),
         "learns from": _regime(recipe),
         "memory": _memory(recipe),
-        "meta": _joined(synthesis.source.keys().get("meta"), student.retain and "retain"),
+        "meta": _join_words(synthesis.source.keys().get("meta"), student.retain and "retain"),
         "needs": ", ".join(needs(recipe)),
     }
     return {column: cell or NONE for column, cell in cells.items()}
 
 
 def needs(recipe: Recipe) -> tuple[str, ...]:
-    """What the recipe asks of the teacher and the user: "gradient" at the inputs, and its parts' needs but for the
-    student's answers, which every run has."""
+    """List a recipe's requirements on teacher and user: "gradient" at the inputs, and its parts' `needs`.
+
+    The student's answers are left out, as every run has them.
+    """
     synthesis = recipe.synthesis
     parts = [SOURCES[synthesis.source.name], LABELS[synthesis.labels.name]]
     if synthesis.steps:
@@ -74,20 +76,20 @@ def needs(recipe: Recipe) -> tuple[str, ...]:
 
 
 def difference(one: Recipe, other: Recipe) -> list[Difference]:
-    """The columns in which two recipes differ."""
+    """List the columns in which two recipes differ."""
     ours, theirs = columns(one), columns(other)
     return [(column, ours[column], theirs[column]) for column in ours if ours[column] != theirs[column]]
 
 
 def distance(one: Recipe, other: Recipe) -> int:
-    """How many columns differ."""
+    """Count the columns in which two recipes differ."""
     return len(difference(one, other))
 
 
 def nearest(recipe: Recipe, runs: Callable[[Recipe], bool] = lambda other: True) -> str | None:
-    """The recipe that comes with onnxcake, differs from this one in the fewest columns, and ``runs``.
+    """Find the recipe that comes with onnxcake, differs from this one in the fewest columns, and ``runs``.
 
-    One of the same method at other settings is the nearest; the recipe itself does not count.
+    A recipe of the same method at other settings is the nearest; the recipe itself does not count.
     """
     others = [(name, Recipe.load(name)) for name in names()]
     others = [(name, other) for name, other in others if other.digest != recipe.digest]
@@ -96,7 +98,7 @@ def nearest(recipe: Recipe, runs: Callable[[Recipe], bool] = lambda other: True)
 
 
 def table(recipes: Iterable[str] | None = None) -> str:
-    """The matrix as a Markdown table, a row for each recipe by name; all that come with onnxcake if none are named."""
+    """Write the matrix as a Markdown table, a row for each recipe by name; all recipes by default."""
     rows = {name: columns(Recipe.load(name)) for name in (names() if recipes is None else recipes)}
     head = ["recipe", *next(iter(rows.values()))]
     lines = [head, ["---"] * len(head), *([f"`{name}`", *cells.values()] for name, cells in rows.items())]
@@ -104,7 +106,7 @@ def table(recipes: Iterable[str] | None = None) -> str:
 
 
 def _targets(recipe: Recipe, terms: tuple[Weighted, ...]) -> str:
-    """Where the labels come from that samples or student are held to; empty if there are none."""
+    """Name the origin of the labels that samples or student are trained toward; empty if there are none."""
     source, loss = recipe.synthesis.source.name, recipe.student.loss
     by_student = loss.hard and loss.hard_labels == "asked"
     if source == "data":
@@ -133,7 +135,7 @@ def _student(student: Any) -> str:
 
 
 def _regime(recipe: Recipe) -> str:
-    """What the student learns from; and, where they take turns, how many steps samples and student have in each."""
+    """Name the samples that the student learns from; and, with rounds, the steps of samples and student in each."""
     synthesis, student = recipe.synthesis, recipe.student
     if synthesis.rounds == 1:
         return "all, offline"
@@ -146,9 +148,9 @@ def _memory(recipe: Recipe) -> str:
     return memory.name if memory is not None else "all" if learn_from == "kept" else ""
 
 
-def _listed(parts: Any) -> str:
+def _list_parts(parts: Any) -> str:
     return ", ".join(sorted(parts.model_fields_set))
 
 
-def _joined(*words: Any) -> str:
+def _join_words(*words: Any) -> str:
     return " ".join(word for word in words if word)

@@ -1,4 +1,4 @@
-"""``-o key=value``: what goes before a recipe's text."""
+"""Apply overrides (``-o key=value``) to a recipe's data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .yaml_reader import LIMIT_DEPTH, WORDS, Mistake, Path, Tree, odd_character,
 
 
 def override(tree: Tree, assignment: str) -> Mistake | None:
-    """Sets ``a.b.c=value``, making mappings on the way; ``null`` removes the key. A mistake changes nothing.
+    """Set ``a.b.c=value``, making mappings on the way; ``null`` removes the key. A mistake changes nothing.
 
     The part of the key that stands for an item of a list is its number, from 0.
     """
@@ -31,10 +31,10 @@ def override(tree: Tree, assignment: str) -> Mistake | None:
 
 
 def _assign(tree: Tree, parts: list[str], value: Any, option: str) -> None:
-    """Walks to the last part and sets or removes it; raises ValueError before anything is changed."""
+    """Walk to the last part of the key and set or remove it; raise ValueError before anything is changed."""
     holder, path = tree.data, Path()
     for part in parts[:-1]:
-        step, child = _look(holder, part, path)
+        step, child = _find_child(holder, part, path)
         path = (*path, step)
         if child is None:
             child = {}
@@ -42,7 +42,7 @@ def _assign(tree: Tree, parts: list[str], value: Any, option: str) -> None:
                 holder[step] = child
                 tree.options[path] = option
         holder = child
-    step, _ = _look(holder, parts[-1], path)
+    step, _ = _find_child(holder, parts[-1], path)
     path = (*path, step)
     if value is not None:
         holder[step] = value
@@ -57,8 +57,8 @@ def _assign(tree: Tree, parts: list[str], value: Any, option: str) -> None:
     tree.options[path] = option
 
 
-def _look(holder: Any, part: str, path: Path) -> tuple[str | int, Any]:
-    """The key or index that ``part`` stands for in ``holder``, at ``path``, and what is there (or None)."""
+def _find_child(holder: Any, part: str, path: Path) -> tuple[str | int, Any]:
+    """Return the key or index that ``part`` stands for in ``holder``, at ``path``, and its value (or None)."""
     if isinstance(holder, dict):
         return part, holder.get(part)
     name = shown(".".join(map(str, path))) if path else "the recipe"

@@ -1,4 +1,4 @@
-"""YAML → a validated recipe. A recipe is data: it names parts that exist, nothing else.
+"""Validate YAML as a recipe. A recipe is data: it names parts that exist, nothing else.
 
 Every mistake is reported at once, each with file:line:column.
 """
@@ -27,7 +27,7 @@ VERSION = 1
 
 
 class Recipe(Section):
-    """A method and a student, as one file of data. Make one with `load`."""
+    """Hold a method and a student, as one file of data. Make one with `load`."""
 
     recipe: int
     title: str = ""
@@ -60,7 +60,7 @@ class Recipe(Section):
 
     @classmethod
     def load(cls, source: str | Path | dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe of a name (see `names`), of a file, or of a plain dict.
+        """Load the recipe of a name (see `names`), of a file, or of a plain dict.
 
         Args:
             overrides: ``key=value`` pairs that go before the source, as ``-o`` on the command line.
@@ -68,7 +68,7 @@ class Recipe(Section):
         Raises:
             RecipeError: with every mistake, each with its place.
         """
-        tree, mistakes = _tree(source)
+        tree, mistakes = _read_tree(source)
         for assignment in overrides:
             mistake = override(tree, assignment) if tree.data is not None else None
             mistakes += [mistake] if mistake else []
@@ -78,12 +78,12 @@ class Recipe(Section):
             named = {mistake.where for mistake in mistakes}
             mistakes += [mistake for mistake in more if mistake.where not in named]
         if mistakes or recipe is None:
-            raise _refused(tree.source, mistakes)
+            raise _mistakes_error(tree.source, mistakes)
         return recipe  # type: ignore[no-any-return]
 
     @property
     def teacher_options(self) -> Options:
-        """What the recipe says of the teacher's file."""
+        """Return the recipe's options about the teacher's file."""
         said = self.input
         return Options(
             input=said.name,
@@ -99,45 +99,45 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 of what the recipe says, whatever its file looks like."""
+        """Return the sha256 digest of the recipe's data, which does not depend on the file's format."""
         return sha256(canonical(self.as_dict()))
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe with all defaults filled in, as plain data that `load` takes."""
+        """Return the recipe with all defaults filled in, as plain data that `load` takes."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def names() -> list[str]:
-    """The recipes that come with onnxcake."""
+    """List the recipes that come with onnxcake."""
     return sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml"))
 
 
 def text_of(name: str) -> str:
-    """The YAML of a recipe that comes with onnxcake, comments included.
+    """Return the YAML of a recipe that comes with onnxcake, comments included.
 
     Raises:
         RecipeError: if none is called so.
     """
     if name not in names():
-        raise _unknown(name)
+        raise _unknown_name_error(name)
     text: str = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
     return text
 
 
 def _folder() -> Any:
-    """``onnxcake/_recipes`` in a wheel; the checkout's top-level ``recipes`` in an editable install."""
+    """Find the recipes' folder: ``onnxcake/_recipes`` in a wheel, the checkout's ``recipes`` in an editable install."""
     packaged = resources.files("onnxcake") / "_recipes"
     return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "recipes"
 
 
-def _tree(source: str | Path | dict[str, Any]) -> tuple[Tree, list[Mistake]]:
+def _read_tree(source: str | Path | dict[str, Any]) -> tuple[Tree, list[Mistake]]:
     if isinstance(source, dict):
         return yaml_reader.tree_from(source, "recipe"), []
     if isinstance(source, str) and source in names():
         return yaml_reader.parse(text_of(source), f"{source}.yaml")
     path = Path(source)
     if not is_there(path) and os.sep not in str(source) and path.suffix not in (".yaml", ".yml"):
-        raise _unknown(str(source), "Give a name or a YAML file.")
+        raise _unknown_name_error(str(source), "Give a name or a YAML file.")
     try:
         with path.open("rb") as file:
             content = file.read(yaml_reader.LIMIT_BYTES + 1)
@@ -149,13 +149,13 @@ def _tree(source: str | Path | dict[str, Any]) -> tuple[Tree, list[Mistake]]:
     return yaml_reader.parse(content, path.name)
 
 
-def _unknown(name: str, remedy: str = "`onnxcake recipes list` names them.") -> RecipeError:
+def _unknown_name_error(name: str, remedy: str = "`onnxcake recipes list` names them.") -> RecipeError:
     known = names()
     hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
     return RecipeError(f"no recipe is called {shown(name)}{hint}", remedy=remedy)
 
 
-def _refused(source: str, mistakes: list[Mistake]) -> RecipeError:
+def _mistakes_error(source: str, mistakes: list[Mistake]) -> RecipeError:
     if len(mistakes) == 1:
         return RecipeError(mistakes[0].what, where=mistakes[0].where, remedy=_REMEDY)
     lines = "".join(f"\n  {mistake.where}: {mistake.what}" for mistake in mistakes)

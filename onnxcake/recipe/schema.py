@@ -1,4 +1,4 @@
-"""Models that check a recipe, made from the parts themselves: a part's fields are its keys.
+"""Build pydantic models that check a recipe out of the parts themselves: a part's fields are its keys.
 
 A part is a frozen dataclass, or a function whose keyword-only arguments are its keys. `choice` makes the
 model of "exactly one part out of a registry"; pydantic's errors then carry the whole path into the recipe.
@@ -22,7 +22,7 @@ Registry = Mapping[str, Callable[..., Any]]
 
 
 class Section(BaseModel):
-    """A mapping of a recipe: unknown keys refused, no value bent into another type."""
+    """Map keys of a recipe: unknown keys are refused, and no value is converted to another type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -35,7 +35,7 @@ class Section(BaseModel):
 
 
 class Choice(Section):
-    """Exactly one part: ``name: {keys}``, or ``name`` alone for its defaults.
+    """Choose exactly one part: ``name: {keys}``, or ``name`` alone for its defaults.
 
     Attributes:
         besides: keys that may stand beside the part, and are none.
@@ -66,23 +66,23 @@ class Choice(Section):
 
     @property
     def name(self) -> str:
-        """The part's name in recipes."""
+        """Return the part's name in recipes."""
         (attribute,) = self._named
         return type(self).model_fields[attribute].alias or attribute
 
     def build(self, registry: Registry, **more: Any) -> Any:
-        """The part; choices among its keys are built too, from ``more[key]``, a registry each."""
+        """Build the part; choices among its keys are built too, from ``more[key]``, a registry each."""
         return registry[self.name](**self.keys(**more))
 
     def keys(self, **registries: Registry) -> dict[str, Any]:
-        """The part's keys as Python values."""
+        """Return the part's keys as Python values."""
         (attribute,) = self._named
         values = values_of(getattr(self, attribute))
         return {n: v.build(registries[n]) if isinstance(v, Choice) else v for n, v in values.items()}
 
 
 def part(made: Callable[..., Any], *, inner: Mapping[Any, type[BaseModel]] = {}, **more: Any) -> type[BaseModel]:
-    """The model of a part's keys.
+    """Build the model of a part's keys.
 
     Args:
         made: the dataclass or function.
@@ -102,23 +102,23 @@ def part(made: Callable[..., Any], *, inner: Mapping[Any, type[BaseModel]] = {},
 
 
 def choice(registry: Registry, *, inner: Mapping[Any, type[BaseModel]] = {}) -> Any:
-    """The model of one part out of ``registry``."""
+    """Build the model of one part out of ``registry``."""
     fields = {key: part(made, inner=inner) for key, made in registry.items()}
     return create_model("Choice", __base__=Choice, **optional(fields))
 
 
 def parts(registry: Registry) -> dict[str, type[BaseModel]]:
-    """The model of each part in ``registry``."""
+    """Build the model of each part in ``registry``."""
     return {key: part(made) for key, made in registry.items()}
 
 
 def values_of(model: BaseModel) -> dict[str, Any]:
-    """A part's keys as Python values."""
+    """Return a part's keys as Python values."""
     return {name: getattr(model, name) for name in type(model).model_fields}
 
 
 def optional(models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
-    """Fields that may be left out, under the names of recipes (which may have hyphens)."""
+    """Build fields that may be left out, under the names of recipes (which may have hyphens)."""
     return {
         key.replace("-", "_"): (Optional[model], Field(default=None, alias=key))  # noqa: UP045 - made at run time
         for key, model in models.items()
@@ -126,12 +126,12 @@ def optional(models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
-    """The keys that a model knows."""
+    """List the keys that a model knows."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def check(model: type[BaseModel], tree: Tree) -> tuple[Any, list[Mistake]]:
-    """The model's instance for a recipe's data, or everything that is wrong with it."""
+    """Validate a recipe's data; return the model's instance, or everything that is wrong with the data."""
     try:
         # Through JSON: pydantic then speaks of objects and arrays, not of Python's types.
         return model.model_validate_json(json.dumps(tree.data, default=str)), []
@@ -140,14 +140,14 @@ def check(model: type[BaseModel], tree: Tree) -> tuple[Any, list[Mistake]]:
 
 
 def _mistakes(errors: list[ErrorDetails], model: type[BaseModel], tree: Tree) -> list[Mistake]:
-    """One for each place, though pydantic reports every type that a value might have had."""
+    """Word one mistake for each place, though pydantic reports every type that a value might have had."""
     by_path: dict[Path, list[ErrorDetails]] = {}
     for error in errors:
         by_path.setdefault(_holder(model, error["loc"])[1], []).append(error)
-    return [Mistake(tree.where(path), _words(path, errors, model)) for path, errors in by_path.items()]
+    return [Mistake(tree.where(path), _word_mistake(path, errors, model)) for path, errors in by_path.items()]
 
 
-def _words(path: Path, errors: list[ErrorDetails], model: type[BaseModel]) -> str:
+def _word_mistake(path: Path, errors: list[ErrorDetails], model: type[BaseModel]) -> str:
     name = ".".join(str(step) for step in path)
     kind, value = errors[0]["type"], errors[0].get("input")
     if kind == "extra_forbidden":
@@ -163,7 +163,7 @@ def _words(path: Path, errors: list[ErrorDetails], model: type[BaseModel]) -> st
 
 
 def _holder(model: type[BaseModel], path: Path) -> tuple[type[BaseModel], Path]:
-    """The innermost model on the way, and the way without the name of a type, which pydantic may add."""
+    """Find the innermost model on a path, and the path without the name of a type, which pydantic may add."""
     for depth, step in enumerate(path):
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         if step not in fields:

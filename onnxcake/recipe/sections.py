@@ -1,4 +1,4 @@
-"""The sections of a recipe: which keys there are, and what they may hold."""
+"""Define the sections of a recipe: their keys and values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .schema import Choice, Section
 
 
 class Losses(Section):
-    """Loss terms by name: ``name: weight``, or ``name: {weight: …, keys}``."""
+    """Name loss terms: ``name: weight``, or ``name: {weight: …, keys}``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -35,7 +35,7 @@ class Losses(Section):
         return {k: v if isinstance(v, dict) else {"weight": v} for k, v in value.items()}
 
     def build(self) -> tuple[Weighted, ...]:
-        """The terms that were named, by name."""
+        """Build the terms that were named, sorted by name."""
         terms = []
         for name in sorted(self.model_fields_set):
             term = getattr(self, name)
@@ -45,7 +45,7 @@ class Losses(Section):
 
 
 class Several(Section):
-    """Any number of parts by name: ``name: {keys}``, in the order of their registry."""
+    """Name any number of parts: ``name: {keys}``, in the order of their registry."""
 
     @model_validator(mode="before")
     @classmethod
@@ -53,23 +53,23 @@ class Several(Section):
         return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, dict) else value
 
     def named(self, registry: schema.Registry) -> dict[str, Any]:
-        """The parts that were named, by their names."""
+        """Build the parts that were named, by their names."""
         chosen = [name for name in registry if name in self.model_fields_set]
         return {name: registry[name](**schema.values_of(getattr(self, name))) for name in chosen}
 
     def build(self, registry: schema.Registry) -> tuple[Any, ...]:
-        """The parts that were named."""
+        """Build the parts that were named."""
         return tuple(self.named(registry).values())
 
 
 class Stepped(Choice):
-    """An optimiser, and another that stands for it where a student begins with weights that were trained before."""
+    """Choose an optimiser, and another that replaces it where a student starts with pre-trained weights."""
 
     besides = frozenset({"inherited"})
     inherited: Choice | None = None
 
     def stepping(self, inherits: bool) -> tuple[str, Optimiser]:
-        """What steps a student, by whether its weights were trained before; and the end of its key in the recipe."""
+        """Return the optimiser and the end of its key in the recipe, for pre-trained weights or fresh ones."""
         if inherits and self.inherited is not None:
             return ".inherited", self.inherited.build(OPTIMISERS)
         return "", self.build(OPTIMISERS)
@@ -103,7 +103,7 @@ else:
 
 
 class InputSection(Section):
-    """What the teacher's file does not say of itself; the command's --input, --range and so on go before it."""
+    """Describe what the teacher's file does not say of itself; the command's --input, --range … go before it."""
 
     name: str | None = None
     output: str | None = None
@@ -117,7 +117,7 @@ class InputSection(Section):
 
 
 class SynthesisSection(Section):
-    """How the set is made; `onnxcake.synthesis.spec.Synthesis` explains the numbers.
+    """Describe how the set is made; `onnxcake.synthesis.spec.Synthesis` explains the numbers.
 
     ``groups: auto`` is 10 or, if there are fewer, the number of classes, and fits batch and chunk to whole rows;
     ``held_out: auto`` is a twentieth of the batches, or, where rounds are many, a thousand samples.
@@ -160,13 +160,13 @@ class SynthesisSection(Section):
 
 
 class RetainSection(Section):
-    """The acquire/retain meta step: ``lr`` is that of its inner step."""
+    """Set the acquire/retain meta step: ``lr`` is the step size of its inner step."""
 
     lr: Positive = 0.9
 
 
 class StudentSection(Section):
-    """What learns, and how; see `onnxcake.student.training.Regime` and `onnxcake.run.schedule.TrainingSchedule`.
+    """Describe what learns, and how; `onnxcake.student.training.Regime` explains the numbers.
 
     ``steps`` and ``epochs`` are those of each round. The batch is the synthesis's where nothing is kept.
     """
@@ -211,7 +211,7 @@ class StudentSection(Section):
 
 
 class RequireSection(Section):
-    """The floor a pipeline needs; a student under it ends with exit code 5.
+    """Set the floor that a pipeline needs; a student below it ends with exit code 5.
 
     Agreement is that on the probe if there is one, else on the held-out batches.
     """

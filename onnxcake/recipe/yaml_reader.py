@@ -1,4 +1,4 @@
-"""YAML text → plain data and the place of every key and value, strictly, with every mistake at once.
+"""Parse YAML text to plain data with the place of every key and value, strictly, with every mistake at once.
 
 The only module that imports yaml. It asks PyYAML for events and nothing more: no constructor runs, no alias
 is followed. PyYAML's Python reader reads no further ahead than it must, so that limits stop it in time.
@@ -54,7 +54,7 @@ _PLAIN_WORDS = (
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing to mend; ``where`` is like ``cake.yaml:12:5`` or ``-o student.epochs``."""
+    """Hold one mistake; ``where`` is like ``cake.yaml:12:5`` or ``-o student.epochs``."""
 
     where: str
     what: str
@@ -62,7 +62,7 @@ class Mistake:
 
 @dataclass
 class Tree:
-    """Plain data and the place (line and column, from 1) of each value; of an entry, the place of its key."""
+    """Hold plain data and the place (line and column, from 1) of each value; of an entry, the place of its key."""
 
     data: Any
     source: str
@@ -70,7 +70,7 @@ class Tree:
     options: dict[Path, str] = field(default_factory=dict)  # what `override` set, removed or made on its way
 
     def where(self, path: Path) -> str:
-        """``source:line:column``, or the overriding ``-o key``, of ``path`` or its nearest known ancestor."""
+        """Return ``source:line:column``, or the overriding ``-o key``, of ``path`` or its nearest known ancestor."""
         for known in (path[:length] for length in range(len(path), -1, -1)):
             if known in self.options:
                 return self.options[known]
@@ -80,7 +80,7 @@ class Tree:
 
 
 def parse(text: bytes | str, source: str) -> tuple[Tree, list[Mistake]]:
-    """The one document in ``text`` and all its mistakes; never raises, and the data is None if unusable."""
+    """Parse the one document in ``text``; return it, its data None if unusable, and its mistakes. Never raises."""
     reader = _Reader(text)
     if reader.data is None and not reader.mistakes:
         reader.mistakes.append((None, "the recipe is empty"))
@@ -89,7 +89,7 @@ def parse(text: bytes | str, source: str) -> tuple[Tree, list[Mistake]]:
 
 
 def parse_value(text: str) -> Any:
-    """One scalar, ``[list]`` or ``{mapping}``, by the rules of `parse`.
+    """Parse one scalar, ``[list]`` or ``{mapping}``, by the rules of `parse`.
 
     Raises:
         ValueError: with all that is wrong with it.
@@ -101,11 +101,11 @@ def parse_value(text: str) -> Any:
 
 
 class _UnreadableError(Exception):
-    """Reading cannot go on; its args are the place (or None) and what is wrong."""
+    """Signal that reading cannot go on; its args are the place (or None) and the mistake."""
 
 
 class _Reader:
-    """Reads one document; a ``path`` is None inside what is read for its mistakes only."""
+    """Read one document; a ``path`` is None inside parts that are read for their mistakes only."""
 
     def __init__(self, text: bytes | str, *, flow_only: bool = False) -> None:
         self.data: Any = None
@@ -142,7 +142,7 @@ class _Reader:
         return data
 
     def _value(self, path: Path | None, depth: int, place: Place) -> Any:
-        """The next value (or key); ``depth`` counts the lists and mappings around it."""
+        """Read the next value (or key); ``depth`` counts the lists and mappings around it."""
         event = self._events.get_event()
         if path is not None:
             self.places[path] = place
@@ -195,7 +195,7 @@ class _Reader:
         return data
 
     def _key(self, depth: int, place: Place) -> str | None:
-        """The next key; None, and a mistake, if it is no good."""
+        """Read the next key; return None, and note a mistake, if it is not valid."""
         mistakes_before = len(self.mistakes)
         event = self._events.peek_event()
         key = self._value(None, depth, place)
@@ -212,7 +212,7 @@ class _Reader:
 
 
 def _decoded(text: bytes | str) -> str:
-    """The text, if it is short enough, UTF-8, and free of control characters and odd line breaks."""
+    """Decode the text, if it is short enough, UTF-8, and free of control characters and odd line breaks."""
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     if len(raw) > LIMIT_BYTES:
         raise _UnreadableError(None, f"longer than {LIMIT_BYTES:,} bytes; a recipe is far smaller")
@@ -224,13 +224,13 @@ def _decoded(text: bytes | str) -> str:
         what = f"the byte 0x{error.object[error.start]:02x} is not UTF-8; save the text as UTF-8"
         raise _UnreadableError(_end_of(error.object[: error.start].decode()), what) from error
     if unseen := _UNSEEN.search(decoded):
-        what = f"the character {_named(unseen[0])} is not allowed; remove it, or escape it in double quotes"
+        what = f"the character {_name_character(unseen[0])} is not allowed; remove it, or escape it in double quotes"
         raise _UnreadableError(_end_of(decoded[: unseen.start()]), what)
     return decoded
 
 
 def _unquoted(text: str) -> Any:
-    """What an unquoted scalar means; raises ValueError for a number that is not finite or too long."""
+    """Convert an unquoted scalar to its value; raise ValueError for a number that is not finite or too long."""
     if text in WORDS:
         return WORDS[text]
     if _INTEGER.fullmatch(text):
@@ -244,7 +244,7 @@ def _unquoted(text: str) -> Any:
 
 
 def _paired(text: str) -> str:
-    r"""Joins JSON's ``\ud83c\udf70`` into one character; raises ValueError for half of such a pair."""
+    r"""Join JSON's ``\ud83c\udf70`` into one character; raise ValueError for half of such a pair."""
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError as error:
@@ -264,10 +264,10 @@ def _in_plain_words(error: Exception, here: Any) -> tuple[Place, str]:
 
 def odd_character(key: str) -> str:
     odd = re.search(r"[^\0-\x7f]", key)
-    return f"the key {shown(key)} holds {_named(odd[0])}; keys are plain ASCII" if odd else ""
+    return f"the key {shown(key)} holds {_name_character(odd[0])}; keys are plain ASCII" if odd else ""
 
 
-def _named(character: str) -> str:
+def _name_character(character: str) -> str:
     return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character')})"
 
 
@@ -289,7 +289,7 @@ def _below(path: Path | None, step: str | int | None) -> Path | None:
 
 
 def tree_from(data: Any, source: str) -> Tree:
-    """A recipe given as Python data, copied, so that no override reaches the caller's own.
+    """Copy a recipe given as Python data, so that no override reaches the caller's own.
 
     Raises:
         RecipeError: if it is nested deeper than a recipe may be, or holds itself.
