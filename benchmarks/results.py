@@ -1,7 +1,13 @@
-"""Appends measured figures to RESULTS.md, with the commit they were seen at; knows which are there."""
+"""Keep measured figures, with the commit they were measured at, in records.jsonl; render RESULTS.md from them.
+
+A record is one line of JSON, the table's title and the row. ``notes.md`` holds what is written by hand: headings, prose
+and small comparisons; under a heading ``<!-- records -->`` stands for the table of that title. After an edit of
+notes.md ``python benchmarks/results.py`` writes RESULTS.md anew.
+"""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,45 +16,46 @@ from filelock import FileLock
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".cache"
+RECORDS = HERE / "records.jsonl"
+NOTES = HERE / "notes.md"
 FILE = HERE / "RESULTS.md"
+
+_TABLE = "<!-- records -->"
+_NONE = "–"  # a cell of a column that a row does not have
 
 
 def append(title: str, figures: dict[str, object]) -> None:
-    """Adds a row to the table called ``title``, which is made if it is not there."""
+    """Append a row to the table called ``title``, and write RESULTS.md anew."""
     row = {**figures, "commit": commit()}
     CACHE.mkdir(exist_ok=True)
     with FileLock(CACHE / "results.lock"):
-        _insert(title, row)
+        with RECORDS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"table": title, "row": row}, ensure_ascii=False, default=str) + "\n")
+        FILE.write_text(render(), encoding="utf-8")
     print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
 
-def _insert(title: str, row: dict[str, object]) -> None:
-    lines = _lines() or ["# Results"]
-    heading = f"## {title}"
-    if heading not in lines:
-        lines += ["", heading, "", _line(row.keys()), _line("---" for _ in row)]
-    at = lines.index(heading) + 2
-    while at < len(lines) and lines[at].startswith("|"):
-        at += 1
-    lines.insert(at, _line(row.values()))
-    FILE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+def render() -> str:
+    """Return RESULTS.md: the notes with their headings' tables, and after them the tables that notes do not name."""
+    tables = _tables()
+    text = NOTES.read_text(encoding="utf-8") if NOTES.exists() else "# Results\n"
+    lines, heading = list[str](), ""
+    for line in text.splitlines():
+        if line.startswith("## "):
+            heading = line.removeprefix("## ")
+        lines += _markdown(tables.pop(heading, [])) if line == _TABLE else [line]
+    for title, rows_ in tables.items():
+        lines += ["", f"## {title}", "", *_markdown(rows_)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def rows(title: str) -> list[dict[str, str]]:
-    """The rows of the table called ``title``, by the names of its columns; none if it is not there."""
-    lines, heading = _lines(), f"## {title}"
-    if heading not in lines:
-        return []
-    table = []
-    for line in lines[lines.index(heading) + 2 :]:
-        if not line.startswith("|"):
-            break
-        table.append([cell.strip() for cell in line.strip("|").split(" | ")])
-    return [dict(zip(table[0], cells, strict=False)) for cells in table[2:]]
+    """Return the rows of the table called ``title``, by the names of its columns, as RESULTS.md shows them."""
+    return _tables().get(title, [])
 
 
 def seen(title: str, **cell: object) -> bool:
-    """Whether the table called ``title`` has a row with these values already, which it says, with the row's commit."""
+    """Tell whether the table called ``title`` has a row with these values; if so, print that, with the row's commit."""
     wanted = {column: str(value) for column, value in cell.items()}
     commits = [row["commit"] for row in rows(title) if wanted.items() <= row.items()]
     if commits:
@@ -57,9 +64,9 @@ def seen(title: str, **cell: object) -> bool:
 
 
 def commit() -> str:
-    """The commit of the code, with a plus if what computes the figures was changed since."""
-    code = ["onnxcake", "recipes", "benchmarks", ":!benchmarks/RESULTS.md", ":!benchmarks/*.jsonl"]
-    changed = _git("status", "--porcelain", "--", *code)
+    """Return the commit of the code, with a plus if code that figures depend on was changed since."""
+    prose = [":!benchmarks/RESULTS.md", ":!benchmarks/notes.md", ":!benchmarks/*.jsonl"]
+    changed = _git("status", "--porcelain", "--", "onnxcake", "recipes", "benchmarks", *prose)
     return (_git("rev-parse", "--short", "HEAD") or "?") + ("+" if changed else "")
 
 
@@ -68,9 +75,27 @@ def _git(*arguments: str) -> str:
     return said.stdout.strip()
 
 
-def _lines() -> list[str]:
-    return FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
+def _tables() -> dict[str, list[dict[str, str]]]:
+    """Read all records: the rows of each table, in the order of appearance."""
+    tables = dict[str, list[dict[str, str]]]()
+    for line in RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []:
+        record = json.loads(line)
+        row = {column: str(value).replace("|", "∣") for column, value in record["row"].items()}
+        tables.setdefault(record["table"], []).append(row)
+    return tables
 
 
-def _line(cells: Iterable[object]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "∣") for cell in cells) + " |"
+def _markdown(table: list[dict[str, str]]) -> list[str]:
+    if not table:
+        return ["No rows yet."]
+    columns = [*dict.fromkeys(column for row in table for column in row if column != "commit"), "commit"]
+    cells = [[row.get(column, _NONE) for column in columns] for row in table]
+    return [_line(columns), _line("---" for _ in columns), *map(_line, cells)]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    FILE.write_text(render(), encoding="utf-8")

@@ -3,7 +3,7 @@
     benchmarks/run TABLE DATA_DIR [options of the table's own script]
 
 A table may be filled over several days and from several commits: each cell is appended when it is done, with the
-commit, and skipped from then on. To measure a cell again, remove its row.
+commit, and skipped from then on. To measure a cell again, remove its line from records.jsonl.
 """
 
 from __future__ import annotations

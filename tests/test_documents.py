@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HOME = SETTINGS["project"]["urls"]["Homepage"]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(page for folder in (ROOT, ROOT / "docs", ROOT / "benchmarks") for page in folder.glob("*.md"))
 SHIPPED = tuple(SETTINGS["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
 
 LINK = re.compile(r"\]\(([^()\s]+)\)")

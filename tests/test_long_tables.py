@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -26,7 +26,8 @@ def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Module
     loaded = {name: importlib.import_module(name) for name in SCRIPTS}
     for name in SCRIPTS:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(loaded["results"], "FILE", tmp_path / "RESULTS.md")
+    for name, file in (("FILE", "RESULTS.md"), ("RECORDS", "records.jsonl"), ("NOTES", "notes.md")):
+        monkeypatch.setattr(loaded["results"], name, tmp_path / file)
     monkeypatch.setattr(loaded["methods"], "DOCS", tmp_path)
     monkeypatch.setattr(loaded["across_scales"], "PICTURE", tmp_path / "across-scales.png")
     for name in ("methods", "across_scales", "across_models"):
@@ -83,6 +84,30 @@ def test_rows_read_back_as_they_were_appended(scripts: dict[str, ModuleType]) ->
     assert [(row["a"], row["b"]) for row in results.rows("one")] == [("1", "x ∣ y"), ("2", "")]
     assert [row["a"] for row in results.rows("two")] == ["7"]
     assert results.FILE.read_text().startswith("# Results\n\n## one\n\n| a | b | commit |\n| --- | --- | --- |\n| 1 | ")
+
+
+def test_notes_and_tables_stand_where_the_notes_say(scripts: dict[str, ModuleType]) -> None:
+    results = scripts["results"]
+    results.NOTES.write_text("# Results\n\n## two\n\n<!-- records -->\n\nProse.\n\n## by hand\n\n| b |\n| --- |\n")
+    results.append("one", {"a": 1})
+    results.append("two", {"a": 7})
+    results.append("two", {"c": 8})  # a column that earlier rows do not have
+    said = results.commit()
+    two = f"| a | c | commit |\n| --- | --- | --- |\n| 7 | – | {said} |\n| – | 8 | {said} |"
+    one = f"| a | commit |\n| --- | --- |\n| 1 | {said} |"
+    assert results.FILE.read_text() == (
+        f"# Results\n\n## two\n\n{two}\n\nProse.\n\n## by hand\n\n| b |\n| --- |\n\n## one\n\n{one}\n"
+    )
+
+
+def test_results_are_rendered_from_the_records() -> None:
+    """RESULTS.md is not edited: `python benchmarks/results.py` writes it from records.jsonl and notes.md."""
+    file = BENCHMARKS / "results.py"
+    spec = importlib.util.spec_from_file_location("results_as_they_are", file)
+    assert spec is not None and spec.loader is not None
+    results = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(results)
+    assert results.FILE.read_text(encoding="utf-8") == results.render()
 
 
 def test_cells_are_appended_once_and_a_broken_one_is_tried_again(
