@@ -63,7 +63,7 @@ def prepare() -> None:
     found = importlib.util.find_spec("onnxruntime")
     assert found is not None and found.origin is not None
     copy = CACHE / "site" / "onnxruntime"
-    shutil.copytree(Path(found.origin).parent, copy, ignore=shutil.ignore_patterns("*cuda*", "*tensorrt*"))
+    shutil.copytree(Path(found.origin).parent, copy, ignore=shutil.ignore_patterns("*cuda*.so*", "*tensorrt*.so*"))
     (library,) = (copy / "capi").glob("onnxruntime_pybind11_state*.so")
     print(f"{_trapped(library)} CPUID instructions trap", file=sys.stderr)
     done.touch()
