@@ -1,4 +1,4 @@
-"""What fitting products of two to the teacher's layers does before any training: agreement on real test data.
+"""Measure agreement before any training where low-rank factors are fitted to the teacher's layers, on real test data.
 
     python benchmarks/reconstruction.py TEACHERS_DIR DATA_DIR [--rows folded,digits,resnet20] [--keep 0.5,0.25]
 
@@ -23,7 +23,7 @@ from onnxcake.pruning import cut_student
 from onnxcake.pruning.goal import Goal
 from onnxcake.runtime.ort import Runtime
 
-TITLE = "Products of two before training, by singular values alone and fitted to the teacher's layers"
+TITLE = "Low-rank factors before training, by singular values alone and fitted to the teacher's layers"
 
 
 def files(name: str, teachers: Path, data: Path) -> fidelity.Files:
@@ -35,7 +35,7 @@ def files(name: str, teachers: Path, data: Path) -> fidelity.Files:
 
 
 def row(name: str, keep: float, there: fidelity.Files) -> dict[str, object] | None:
-    """One cut; None if it was not into products."""
+    """Make one cut; None if it was not into low-rank factors."""
     teacher = onnxcake.Teacher.load(there.teacher, **there.said)
     seen: list[tuple[bytes, bytes, float]] = []
 

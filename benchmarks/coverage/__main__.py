@@ -33,7 +33,7 @@ def document() -> str:
     """All results at hand."""
     lines = [line for part in PARTS.values() for line in part.summary()]
     parts = [
-        "# What is converted",
+        "# Coverage of the conversion",
         f"Written by `python -m benchmarks.coverage`, not by hand; commit {commit()}, {versions()}.",
         table(["what", "bar", "measured"], lines),
         *(part.section() for part in PARTS.values()),

@@ -2,7 +2,7 @@
 
     python -m benchmarks.coverage.shrinking [NAME …] [--again] [--write]
 
-By channels and the like alone, and by products of two alone. Each student must pass ONNX's checker, give the same rows
+By channels and the like alone, and by low-rank factors alone. Each student must pass ONNX's checker, give the same rows
 in onnxruntime in batches of 1 and 3, equal its torch twin, and have the parameters that were asked for, within 10 %; at
 keep 1.0 it must equal the teacher. Which channels stay plays no part here, so weights decide. The files of timm are
 those of `architectures`; what is missing is exported.
@@ -74,7 +74,7 @@ def _file(name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def check(name: str, path: Path, options: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Cuts one teacher at each size, by its channels and by products of two; the rows to keep of each."""
+    """Cuts one teacher at each size, by its channels and by low-rank factors; the rows to keep of each."""
     opened = open_graph(path, Options.of(**options))
     pruner = Pruner(opened, "input", "output")
     worth = pruner.scores("weights", Key(0), Measurements())
@@ -192,7 +192,7 @@ def document() -> str:
     ]
     good, met = sum(row["ok"] for row in done.values()), sum(map(_on_target, done.values()))
     text = [
-        "# What is cut out of a teacher",
+        "# Students cut out of a teacher",
         f"Written by `python -m benchmarks.coverage.shrinking`, not by hand; commit {commit()}, {versions()}.",
         f"{len(names)} teachers × keep {', '.join(map(str, SHARES))}: {good} of {len(done)} students are sound, {met} "
         "have the parameters that were asked for within 10 %.",
@@ -208,12 +208,12 @@ def document() -> str:
     reached = [row for row in products.values() if "share" in row]
     good, met = sum(row["ok"] for row in reached), sum(map(_on_target, reached))
     text += [
-        "## Matrices as products of two",
-        "A student of such products is then fitted to its teacher before it is written "
-        "(`onnxcake/pruning/reconstruct.py`): layer by layer, first the second half of a product, then "
+        "## Low-rank factors",
+        "Such a student is then fitted to its teacher before it is written "
+        "(`onnxcake/pruning/reconstruct.py`): layer by layer, first the second factor, then "
         "the first, by linear least squares on random fields, behind the layers fitted before; where the answers to "
         "images of another kind come at least half as far again. "
-        'See "Products of two before training" in [benchmarks/RESULTS.md](../benchmarks/RESULTS.md). Channels are not '
+        'See "Low-rank factors before training" in [benchmarks/RESULTS.md](../benchmarks/RESULTS.md). Channels are not '
         "fitted so: that gives a far better start (a ViT 0.86 for 0.58) and, after training, no better student.",
         f"The same teachers with all their channels: {good} of {len(reached)} students are sound, {met} have the "
         "parameters that were asked for within 10 %. A dash: no ranks reach the share.",
