@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcake.onnxfile.front import CannotJoin, joined
-from onnxcake.onnxfile.input_choice import Choice
+from onnxcake.onnxfile.input_choice import GraphChoice
 from onnxcake.onnxfile.load import load
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.teacher.teacher import Teacher
@@ -169,7 +169,7 @@ def test_shrink_of_nothing_is_the_teacher(name: str, tmp_path: Path, handmade: A
 
 
 def front_of(name: str, folder: Path, handmade: Any, opset: int = 17) -> bytes:
-    front = normalise(load(saved(name, folder, handmade, opset)), Choice()).front
+    front = normalise(load(saved(name, folder, handmade, opset)), GraphChoice()).front
     assert front is not None
     return front.content()
 

@@ -30,11 +30,11 @@ def read_numbers(path: Path) -> npt.NDArray[Any]:
     try:
         array = np.asarray(_READERS.get(path.suffix.lower(), _read_numpy)(path))
     except OSError as error:
-        raise _refused(path, f"cannot be read ({error.strerror or error})") from error
+        raise _refusal(path, f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # damage makes zipfile, json and numpy raise errors of their own
-        raise _refused(path, f"cannot be read ({first_line(error)})") from error
+        raise _refusal(path, f"cannot be read ({first_line(error)})") from error
     if array.dtype.kind not in "fiub" or not array.size:
-        raise _refused(path, "does not hold numbers alone")
+        raise _refusal(path, "does not hold numbers alone")
     return array
 
 
@@ -81,7 +81,7 @@ def _is_number(text: str) -> bool:
 _READERS = {".json": _read_json, ".csv": _read_csv, ".txt": _read_txt}
 
 
-def _refused(path: Path, why: str) -> UsageError:
+def _refusal(path: Path, why: str) -> UsageError:
     return UsageError(
         f"{shown(str(path))} {why}", remedy=f"Give a file of numbers: {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}."
     )

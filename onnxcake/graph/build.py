@@ -23,7 +23,7 @@ from .build_log import LIMITS, Blocked, Frame, Limits, Record
 from .function_bodies import bound, outer_names, standard_function, without
 from .fuse import fuse
 from .lineage import Lineage
-from .module import Graph, Step
+from .module import Graph, GraphStep
 from .node import Node
 from .patterns import Patterns
 from .registry import find
@@ -58,7 +58,7 @@ class Builder:
         self.functions, self.precision, self.batches = functions or {}, precision, batches
         self.fixed_batch, self.limits, self.trained = fixed_batch, limits, trained
         self.lineage = Lineage()
-        self.steps: list[Step] = []
+        self.steps: list[GraphStep] = []
         self.constants: dict[int, Any] = {}
         self.records: list[Record] = []
         self.blocked: list[Blocked] = []
@@ -94,7 +94,7 @@ class Builder:
         slots = tuple(value.slot for value in values)
         if (function, slots) not in self._derived:
             made = self.constant(function(*(value.seen[0] for value in values)).contiguous())
-            self.lineage.note(Step(function, slots, (made.slot,), False, "", ""), values, [made])
+            self.lineage.note(GraphStep(function, slots, (made.slot,), False, "", ""), values, [made])
             self._derived[function, slots] = made
         return self._derived[function, slots]
 
@@ -294,12 +294,12 @@ class Builder:
         else:
             values = [self._as_value(pair, depends) for pair in pairs]
         if depends != Depends.DATA:
-            step = Step(function, called, tuple(v.slot for v in values), several, node.proto.name, node.op)
+            step = GraphStep(function, called, tuple(v.slot for v in values), several, node.proto.name, node.op)
             self.lineage.note(step, (a for a in arguments if isinstance(a, Value)), values)
         if depends == Depends.NOTHING:
             return values
         slots = tuple(v.slot if v.depends != Depends.NOTHING else None for v in values)
-        self.steps.append(Step(function, called, slots, several, node.proto.name, node.op))
+        self.steps.append(GraphStep(function, called, slots, several, node.proto.name, node.op))
         self.makers.update((slot, node) for slot in slots if slot is not None)
         return values
 
@@ -336,13 +336,13 @@ class Builder:
         first, needed, learnt = self.lineage.unfolded(needed, weights)
         worked_out = {slot for step in first for slot in step.results}
         constants = {slot: value for slot, value in self.constants.items() if slot in needed - worked_out}
-        kept = [*self._listed(constants), *first, *kept]
+        kept = [*self._sequence_steps(constants), *first, *kept]
         state = {value.slot for value in statistics} & constants.keys()
         graph = Graph(kept, constants, [v.slot for v in inputs], [v.slot for v in outputs], learnt, state)
         graph.requires_grad_(bool(learnt))
         return graph.eval()
 
-    def _listed(self, constants: dict[int, Any]) -> list[Step]:
+    def _sequence_steps(self, constants: dict[int, Any]) -> list[GraphStep]:
         """Build steps that make constant sequences of their tensors, which then move with the module."""
         steps = []
         for slot, value in list(constants.items()):
@@ -350,7 +350,7 @@ class Builder:
                 places = tuple(next(self._slots) for _ in value)
                 constants.update(zip(places, value, strict=True))
                 del constants[slot]
-                steps.append(Step(lambda *xs: list(xs), places, (slot,), False, "", "SequenceConstruct"))
+                steps.append(GraphStep(lambda *xs: list(xs), places, (slot,), False, "", "SequenceConstruct"))
         return steps
 
 
@@ -362,10 +362,10 @@ class _Reported(Exception):
     """Signal that a node inside is blocked, and was recorded."""
 
 
-def _needed(steps: Sequence[Step], outputs: Sequence[Value]) -> tuple[list[Step], set[int]]:
+def _needed(steps: Sequence[GraphStep], outputs: Sequence[Value]) -> tuple[list[GraphStep], set[int]]:
     """Select the steps that the outputs depend on, in order, and all slots that these steps touch."""
     needed = {value.slot for value in outputs}
-    kept: list[Step] = []
+    kept: list[GraphStep] = []
     for step in reversed(steps):
         if needed.intersection(s for s in step.results if s is not None):
             kept.append(step)

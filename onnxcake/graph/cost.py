@@ -15,7 +15,7 @@ Shapes = Sequence[tuple[int, ...] | None]
 
 def multiply_adds(graph: Converted, output: str) -> int:
     """Count the multiply-adds of one input up to ``output``: convolutions, matrix products, recurrent layers."""
-    return round(sum(_of(record) for record in graph.nodes_reaching(output)) / graph.batch)
+    return round(sum(_node_cost(record) for record in graph.nodes_reaching(output)) / graph.batch)
 
 
 def costs(graph: Converted) -> dict[str, int]:
@@ -35,10 +35,10 @@ def costs(graph: Converted) -> dict[str, int]:
 
 def dearest(graph: Converted, output: str) -> Record:
     """Find the node with the most multiply-adds among those that ``output`` depends on."""
-    return max(graph.nodes_reaching(output), key=_of)
+    return max(graph.nodes_reaching(output), key=_node_cost)
 
 
-def _of(record: Record) -> int:
+def _node_cost(record: Record) -> int:
     """Count the multiply-adds of one node at the trial batch."""
     return of_node(record.proto, record.inputs, record.outputs)
 

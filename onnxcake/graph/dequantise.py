@@ -171,7 +171,7 @@ class _Twin:
             self._other(node)
 
     def _quantize(self, node: onnx.NodeProto) -> None:
-        zero = _has_zero(node)
+        zero = _has_zero_point(node)
         kind = self._type(node.input[2]) if zero else _attr(node, "output_dtype", TensorProto.UINT8)
         if kind in RANGES:
             low, high = (float(end) for end in RANGES[kind])
@@ -181,7 +181,7 @@ class _Twin:
             low = -high
         else:
             raise Obstacle("it is not known to which type it quantises")
-        x = self._add("Div", self._real(node.input[0]), self._aligned(node, 1))
+        x = self._add("Div", self._as_float(node.input[0]), self._aligned(node, 1))
         if zero:
             x = self._add("Add", x, self._aligned(node, 2))
         if self.opset >= 11:
@@ -191,8 +191,8 @@ class _Twin:
         self.floats.add(node.output[0])
 
     def _dequantize(self, node: onnx.NodeProto) -> None:
-        x = self._real(node.input[0])
-        if _has_zero(node):
+        x = self._as_float(node.input[0])
+        if _has_zero_point(node):
             x = self._add("Sub", x, self._aligned(node, 2))
         x = self._add("Mul", x, self._aligned(node, 1))
         to = _attr(node, "output_dtype", 0) or self._type(node.input[1])
@@ -215,7 +215,7 @@ class _Twin:
         if self.floats.intersection(node.input):
             kinds = {self._type(name) for name in self.floats.intersection(node.input)}
             kinds = {*RANGES} if 0 in kinds else kinds
-            copy.input[:] = [self._real(name) if self._type(name) in kinds else name for name in node.input]
+            copy.input[:] = [self._as_float(name) if self._type(name) in kinds else name for name in node.input]
             if node.op_type == "Cast" and _attr(node, "to", 0) not in _FLOATS:
                 copy = helper.make_node("Identity", list(copy.input), list(node.output))
             self.floats.update(name for name in node.output if self._type(name) in {0, *_QUANTISED})
@@ -226,12 +226,12 @@ class _Twin:
     def _type(self, name: str) -> int:
         return self.known.get(name, (0, None))[0]
 
-    def _real(self, name: str) -> str:
+    def _as_float(self, name: str) -> str:
         return name if name in self.floats else self._add("Cast", name, to=TensorProto.FLOAT)
 
     def _aligned(self, node: onnx.NodeProto, place: int) -> str:
         """Return a scale or zero point as floats, of the shape that broadcasts to x."""
-        name = self._real(node.input[place])
+        name = self._as_float(node.input[place])
         shape = self.known.get(node.input[place], (0, None))[1]
         if shape is None or len(shape) != 1 or shape == (1,):
             if _attr(node, "block_size", 0):
@@ -253,7 +253,7 @@ class _Twin:
         return name
 
 
-def _has_zero(node: onnx.NodeProto) -> bool:
+def _has_zero_point(node: onnx.NodeProto) -> bool:
     return len(node.input) > 2 and bool(node.input[2])
 
 

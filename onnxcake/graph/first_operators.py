@@ -98,7 +98,7 @@ class _Walk:
                 continue
             path = self._through(node, read)
             if path is None:
-                self._end(node, read)
+                self._end_walk(node, read)
                 continue
             self.paths.update({name: path for name in node.output if self._is_data(name)})
             self._move(node, read[0])
@@ -114,7 +114,7 @@ class _Walk:
         if node.domain:
             if kind == "Scaler":
                 return _Path((*path.operators, kind), path.by_feature)
-            return path if kind in _ML_KEPT else self._joined(node, read) if kind in _ML_CHOSEN else None
+            return path if kind in _ML_KEPT else self._joined_path(node, read) if kind in _ML_CHOSEN else None
         if kind == "Cast":
             to = next((a.i for a in node.attribute if a.name == "to"), 0)
             return path if to in _FLOATS else None
@@ -125,9 +125,9 @@ class _Walk:
         if kind == "Transpose":
             order = _attribute(node, "perm")
             return path if order is not None and order[0] == 0 else None
-        return path if kind in _KEPT else self._joined(node, read) if kind in _CHOSEN else None
+        return path if kind in _KEPT else self._joined_path(node, read) if kind in _CHOSEN else None
 
-    def _joined(self, node: onnx.NodeProto, read: list[str]) -> _Path | None:
+    def _joined_path(self, node: onnx.NodeProto, read: list[str]) -> _Path | None:
         data = [name for name in node.input if self._is_data(name)]
         if not self.rows or any(name not in self.paths for name in data):
             return None
@@ -159,7 +159,7 @@ class _Walk:
 
     # What ends the walk
 
-    def _end(self, node: onnx.NodeProto, read: list[str]) -> None:
+    def _end_walk(self, node: onnx.NodeProto, read: list[str]) -> None:
         for name in read:
             path = self.paths[name]
             reading = self._read_last(node, name, path)
@@ -174,7 +174,7 @@ class _Walk:
         if kind == "QuantizeLinear" and name == node.input[0]:
             return self._quantised(node)
         if kind == "Clip":
-            ends = [self._end_of(node, place) for place in (1, 2)]
+            ends = [self._clip_end(node, place) for place in (1, 2)]
             if None in ends:
                 return None
             return replace(_PLAIN, low=ends[0], high=ends[1], operators=(kind,))
@@ -190,7 +190,7 @@ class _Walk:
             return Reading(mean.double().reshape(shape), deviation, operators=(kind,))
         return self._table(node, name)
 
-    def _end_of(self, node: onnx.NodeProto, place: int) -> float | None:
+    def _clip_end(self, node: onnx.NodeProto, place: int) -> float | None:
         if place < len(node.input):
             given = self.graph.constant(node.input[place])
             return float(given) if given is not None and given.numel() == 1 else None
@@ -211,22 +211,22 @@ class _Walk:
             vectors = torch.tensor(_attribute(node, "support_vectors") or [], dtype=torch.float64)
             width = math.prod(self._shape(name))
             table = vectors.reshape(-1, width) if len(vectors) and len(vectors) % width == 0 else None
-            return None if table is None or len(table) < _LEAST_ROWS else self._of_rows(table, node.op_type)
+            return None if table is None or len(table) < _LEAST_ROWS else self._reading_of_rows(table, node.op_type)
         if node.op_type in ("CDist", "Scan"):
             for other in node.input:
                 given = self.graph.constant(other)
                 if given is not None and given.dim() == 2 and given.shape[1:] == self._shape(name)[-1:]:
-                    return self._of_rows(given, "samples") if len(given) >= _LEAST_ROWS else None
+                    return self._reading_of_rows(given, "samples") if len(given) >= _LEAST_ROWS else None
         if node.op_type == "Sub":
             given = self.graph.constant(next((one for one in node.input if one != name), ""))
             if given is not None and given.dim() > 1 and given.shape[-1:] == self._shape(name)[-1:] and self.rows:
-                return self._of_classes(node, given.double().reshape(-1, given.shape[-1]))
+                return self._reading_of_classes(node, given.double().reshape(-1, given.shape[-1]))
         return None
 
-    def _of_rows(self, table: Tensor, what: str) -> Reading:
+    def _reading_of_rows(self, table: Tensor, what: str) -> Reading:
         return Reading(table.double().mean(0), _above_zero(table.double().std(0)), operators=(what,))
 
-    def _of_classes(self, node: onnx.NodeProto, means: Tensor) -> Reading | None:
+    def _reading_of_classes(self, node: onnx.NodeProto, means: Tensor) -> Reading | None:
         """Read mean and deviation from the classes' means and variances of naive Bayes."""
         readers = {name: n for n in self.graph.safe.model.graph.node for name in n.input}
         square = readers.get(node.output[0])
@@ -257,11 +257,11 @@ def input_hints(graph: Converted) -> InputHints:
     walk.follow()
     found = InputHints(channels_last=looks_last or walk.channels_last)
     for name, reading in walk.readings.items():
-        found = _with(found, reading, *_affine(graph, name, reading))
+        found = _add_reading(found, reading, *_affine(graph, name, reading))
     return found
 
 
-def _with(found: InputHints, reading: Reading, scale: Numbers, shift: Numbers) -> InputHints:
+def _add_reading(found: InputHints, reading: Reading, scale: Numbers, shift: Numbers) -> InputHints:
     """Add one reading; the first to show a number of the input counts."""
     known = np.isfinite(scale) & (scale != 0)
     if found.scale is not None and found.shift is not None:

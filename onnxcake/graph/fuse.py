@@ -10,24 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .fusions import RULES
-from .module import Step
+from .module import GraphStep
 from .node import Node
 from .patterns import Derived, Patterns
 from .values import Depends, Function, Obstacle, Value
 
 
-def _fuse_slices(steps: Sequence[Step], graph: Patterns) -> list[Step]:
+def _fuse_slices(steps: Sequence[GraphStep], graph: Patterns) -> list[GraphStep]:
     """Replace slices, or single entries, that together are the whole of a tensor by one split of it.
 
     The backward pass of a slice fills a tensor of zeros as large as the whole; that of a split joins the parts.
     """
-    groups: dict[tuple[int, str, int], list[tuple[int, int, Step]]] = {}
+    groups: dict[tuple[int, str, int], list[tuple[int, int, GraphStep]]] = {}
     for step in steps:
         node = graph.makers.get(step.results[0]) if len(step.results) == 1 and step.results[0] is not None else None
-        if node is not None and (part := _part(node)) is not None:
+        if node is not None and (part := _slice_bounds_of(node)) is not None:
             axis, start, end = part
             groups.setdefault((node.value(0).slot, node.op, axis), []).append((start, end, step))
-    replaced: dict[int, Step | None] = {}
+    replaced: dict[int, GraphStep | None] = {}
     for (source, op, axis), parts in groups.items():
         parts.sort(key=lambda part: part[:2])
         whole = graph.makers[parts[0][2].results[0]].shape(0)[axis]  # type: ignore[index]
@@ -41,7 +41,7 @@ def _fuse_slices(steps: Sequence[Step], graph: Patterns) -> list[Step]:
         sizes = tuple(end - start for start, end, _ in parts)
         function: Function = _unbound(axis) if op == "Gather" else _split(sizes, axis)
         slots = tuple(step.results[0] for _, _, step in parts)
-        whole_step = Step(function, (source,), slots, True, parts[0][2].name, op)
+        whole_step = GraphStep(function, (source,), slots, True, parts[0][2].name, op)
         replaced |= {id(step): None for _, _, step in parts}
         first = min((step for _, _, step in parts), key=steps.index)
         replaced[id(first)] = whole_step
@@ -56,7 +56,7 @@ def _split(sizes: tuple[int, ...], axis: int) -> Function:
     return lambda x: x.split(sizes, axis)
 
 
-def _part(node: Node) -> tuple[int, int, int] | None:
+def _slice_bounds_of(node: Node) -> tuple[int, int, int] | None:
     """Return (axis, start, end) of a slice along one axis, or of a single entry; None for anything else."""
     source = node.inputs[0]
     if node.proto.domain or node.op not in ("Slice", "Gather") or source is None or source.depends != Depends.DATA:
@@ -89,9 +89,11 @@ def _bounds(node: Node) -> tuple[tuple[int, ...], ...]:
     return starts, ends, axes, node.numbers(4).base if node.has(4) else (1,) * len(starts)
 
 
-def fuse(steps: Sequence[Step], graph: Patterns, derived: Callable[..., Value], values: dict[int, Value]) -> list[Step]:
+def fuse(
+    steps: Sequence[GraphStep], graph: Patterns, derived: Callable[..., Value], values: dict[int, Value]
+) -> list[GraphStep]:
     """Replace every pattern that fits by its fused step; steps that are no longer read remain."""
-    result: list[Step] = []
+    result: list[GraphStep] = []
     steps = _fuse_slices(steps, graph)
     for step in steps:
         slot = step.results[0] if len(step.results) == 1 else None
@@ -105,5 +107,5 @@ def fuse(steps: Sequence[Step], graph: Patterns, derived: Callable[..., Value], 
         arguments = tuple(
             (derived(a.function, *a.values) if isinstance(a, Derived) else a).slot for a in fused.arguments
         )
-        result.append(Step(fused.function, arguments, step.results, False, step.name, step.op))
+        result.append(GraphStep(fused.function, arguments, step.results, False, step.name, step.op))
     return result

@@ -55,13 +55,13 @@ def tail(graph: Converted, output: str) -> Tail:
     if node.domain:
         unit = node.op_type == "Normalizer" and _attribute(node, "norm") == b"L2"
         return Tail("unit_norm" if unit else None, output, _regression(node))
-    if node.op_type in ("Softmax", "LogSoftmax") and _over_classes(graph, node):
+    if node.op_type in ("Softmax", "LogSoftmax") and _softmax_is_over_classes(graph, node):
         return Tail("softmax" if node.op_type == "Softmax" else "log_softmax", node.input[0])
     if node.op_type == "Sigmoid":
         return Tail("sigmoid", node.input[0])
     if node.op_type == "Log":
         inner = back(node.input[0])
-        if inner is not None and inner.op_type == "Softmax" and _over_classes(graph, inner):
+        if inner is not None and inner.op_type == "Softmax" and _softmax_is_over_classes(graph, inner):
             return Tail("log_softmax", inner.input[0])
     if node.op_type == "LpNormalization":  # with p = 1 it makes shares, which may be probabilities
         unit = _attribute(node, "p") in (None, 2) and _is_over_classes(
@@ -79,7 +79,7 @@ def tail(graph: Converted, output: str) -> Tail:
     return Tail(None, output, node.op_type in _LINEAR | _SIGNED)
 
 
-def _over_classes(graph: Converted, node: onnx.NodeProto) -> bool:
+def _softmax_is_over_classes(graph: Converted, node: onnx.NodeProto) -> bool:
     """Tell whether a Softmax is over the only axis, but for the batch, that is longer than one."""
     old = graph.safe.opsets.get("", 0) < 13  # flattens what follows the axis
     axis = _attribute(node, "axis", 1 if old else -1)

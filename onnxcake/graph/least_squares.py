@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .module import Graph, Step, name_of
+from .module import Graph, GraphStep, name_of
 
 LAYERS = ("Conv", "Gemm", "MatMul")  # what gives values that are linear in its weight
 _PATIENCE = 5  # turns without a gain
@@ -17,7 +17,7 @@ _PATIENCE = 5  # turns without a gain
 Weights = Mapping[Any, Tensor]  # by slot
 
 
-def made(step: Step) -> int | None:
+def made(step: GraphStep) -> int | None:
     """Return the slot of a step's result."""
     return step.results[0]
 

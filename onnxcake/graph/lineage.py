@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .module import Step
+from .module import GraphStep
 from .values import Depends, Value
 
 
 @dataclass(frozen=True)
 class _Note:
-    step: Step
+    step: GraphStep
     sources: tuple[Value, ...]
     made: tuple[Value, ...]
 
@@ -34,7 +34,7 @@ class Lineage:
     fixed: set[int] = field(default_factory=set)
     _notes: list[_Note] = field(default_factory=list)
 
-    def note(self, step: Step, sources: Iterable[Value], made: Sequence[Value]) -> None:
+    def note(self, step: GraphStep, sources: Iterable[Value], made: Sequence[Value]) -> None:
         """Note how ``made`` was computed from ``sources``, none of which depend on data."""
         given = tuple(sources)
         self._notes.append(_Note(step, given, tuple(made)))
@@ -43,7 +43,7 @@ class Lineage:
         if any(not _is_float(value) or (of_batch and value.depends == Depends.NOTHING) for value in made):
             self.fixed.update(value.slot for value in given)
 
-    def unfolded(self, needed: set[int], weights: Iterable[Value]) -> tuple[list[Step], set[int], set[int]]:
+    def unfolded(self, needed: set[int], weights: Iterable[Value]) -> tuple[list[GraphStep], set[int], set[int]]:
         """List the steps that a graph which is trained in ``weights`` has to compute at every call.
 
         Args:

@@ -70,10 +70,10 @@ class _Logs:
         self._known: dict[tuple[bool, str], str | None] = {}
 
     def log(self, name: str) -> str | None:
-        return self._once(name, False, self._log)
+        return self._cached(name, False, self._log)
 
     def complement(self, name: str) -> str | None:
-        return self._once(name, True, self._complement)
+        return self._cached(name, True, self._complement)
 
     def written(self) -> SafeGraph:
         """Return the graph with the new nodes."""
@@ -118,18 +118,18 @@ class _Logs:
 
     # Rules
 
-    def _once(self, name: str, complement: bool, rule: Callable[[onnx.NodeProto], str | None]) -> str | None:
+    def _cached(self, name: str, complement: bool, rule: Callable[[onnx.NodeProto], str | None]) -> str | None:
         key = (complement, name)
         if key not in self._known:
             self._known[key] = None  # no rule of a value may ask for the value itself
             constant, maker = self.graph.constant(name), self.makers.get(name)
             if constant is not None:
-                self._known[key] = self._of_constant(1 - constant if complement else constant)
+                self._known[key] = self._log_of_constant(1 - constant if complement else constant)
             elif maker is not None and len(self.nodes) < _MOST:
                 self._known[key] = rule(maker)
         return self._known[key]
 
-    def _of_constant(self, value: Tensor) -> str | None:
+    def _log_of_constant(self, value: Tensor) -> str | None:
         if not value.dtype.is_floating_point or not bool((value > 0).all()):
             return None
         return self.constant(value.float().log().numpy())
@@ -141,7 +141,7 @@ class _Logs:
         if node.domain:
             return self._share(node) if kind == "Normalizer" and _attribute(node, "norm") == b"L1" else None
         if kind == "Softmax":
-            return self._same(node, "LogSoftmax", list(node.input))
+            return self._copy_node(node, "LogSoftmax", list(node.input))
         if kind == "Sigmoid":
             return self.minus_softplus(self.node("Neg", node.input[0]))
         if kind == "Exp":
@@ -177,9 +177,9 @@ class _Logs:
         data = len(node.input) if node.op_type == "Concat" else 1
         made = [rule(name) for name in node.input[:data]]
         known = [name for name in made if name is not None]
-        return self._same(node, node.op_type, [*known, *node.input[data:]]) if len(known) == data else None
+        return self._copy_node(node, node.op_type, [*known, *node.input[data:]]) if len(known) == data else None
 
-    def _same(self, node: onnx.NodeProto, kind: str, inputs: list[str]) -> str:
+    def _copy_node(self, node: onnx.NodeProto, kind: str, inputs: list[str]) -> str:
         name = self.node(kind, *inputs)
         self.nodes[-1].domain = node.domain
         self.nodes[-1].attribute.extend(node.attribute)

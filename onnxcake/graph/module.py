@@ -13,7 +13,7 @@ from .values import Function, Sizes
 
 
 @dataclass(frozen=True)
-class Step:
+class GraphStep:
     """Call one function: its arguments as slots or sizes, and the slots of its results (None: not kept).
 
     ``several`` says that it returns a tuple; ``name`` and ``op`` are those of the node it comes from.
@@ -27,7 +27,7 @@ class Step:
     op: str
 
 
-Watch = Callable[[Step, list[Any], Any], None]
+Watch = Callable[[GraphStep, list[Any], Any], None]
 
 
 class Graph(nn.Module):
@@ -41,7 +41,7 @@ class Graph(nn.Module):
 
     def __init__(
         self,
-        steps: Sequence[Step],
+        steps: Sequence[GraphStep],
         constants: dict[int, Any],
         inputs: Sequence[int],
         outputs: Sequence[int],

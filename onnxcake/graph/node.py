@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.remedies import SIZES
 from ..onnxfile.tensors import from_attribute
 from .build_log import Limits, Record
-from .module import Graph, Step
+from .module import Graph, GraphStep
 from .values import Depends, Function, Obstacle, Sizes, Value
 
 
@@ -36,7 +36,7 @@ class Host(Protocol):
     precision: torch.dtype | None
     trained: bool
     makers: dict[int, Node]
-    steps: list[Step]
+    steps: list[GraphStep]
     records: list[Record]
     turns: int
     unrolled: int

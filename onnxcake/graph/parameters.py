@@ -73,7 +73,7 @@ def _stored(model: onnx.ModelProto) -> Iterator[tuple[int, tuple[int, ...]]]:
     for node in nodes(model):
         for attribute in node.attribute:
             if attribute.name in _learnt_by(node):
-                yield _held(attribute)
+                yield _type_and_shape(attribute)
 
 
 def _learnt_by(node: onnx.NodeProto) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def _learnt_by(node: onnx.NodeProto) -> tuple[str, ...]:
     return _CONSTANT if node.op_type == "Constant" and not node.domain else ()
 
 
-def _held(attribute: onnx.AttributeProto) -> tuple[int, tuple[int, ...]]:
+def _type_and_shape(attribute: onnx.AttributeProto) -> tuple[int, tuple[int, ...]]:
     if attribute.HasField("t"):
         return attribute.t.data_type, tuple(attribute.t.dims)
     if attribute.HasField("sparse_tensor"):

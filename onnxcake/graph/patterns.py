@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .module import Step
+from .module import GraphStep
 from .node import Node
 from .values import Depends, Function, Value
 
@@ -37,7 +37,7 @@ class Fused:
 class Patterns:
     """Match patterns against the steps of an unfinished graph: which node makes a value, how many read it."""
 
-    def __init__(self, steps: Sequence[Step], makers: dict[int, Node], outputs: Sequence[Value]) -> None:
+    def __init__(self, steps: Sequence[GraphStep], makers: dict[int, Node], outputs: Sequence[Value]) -> None:
         self.steps, self.makers = steps, makers
         self.readers = Counter(a for step in steps for a in step.arguments if isinstance(a, int))
         self.readers.update(value.slot for value in outputs)
@@ -46,7 +46,7 @@ class Patterns:
         """Return the node that makes a value which depends on data; None for other values."""
         return None if value is None else self.makers.get(value.slot)
 
-    def call(self, value: Value) -> Step | None:
+    def call(self, value: Value) -> GraphStep | None:
         """Return the step that makes a value; None if none does."""
         return next((step for step in self.steps if value.slot in step.results), None)
 

@@ -23,7 +23,7 @@ def run_at(
         Obstacle: if it asks for too much memory (found on the meta device, before it is taken), or for an
             amount that depends on the data.
     """
-    given = [_seen(a, trial, batch) for a in arguments]
+    given = [_argument_at(a, trial, batch) for a in arguments]
     with torch.no_grad():
         try:
             with torch.device("meta"):
@@ -41,7 +41,7 @@ def run_at(
 
 def _run_on_made_up(function: Function, given: list[Any]) -> Any:
     """Run a function on made-up values, where the meta device does not know the operation."""
-    draws = [[_made_up(g, fill) for g in given] for fill in (0, 1)]
+    draws = [[_made_up_values(g, fill) for g in given] for fill in (0, 1)]
     first, second = (function(*draw) for draw in draws)
     if not _same_shapes(first, second):
         raise Obstacle(
@@ -72,7 +72,7 @@ def depends_of(argument: Argument) -> Depends:
     return Depends.BATCH if isinstance(argument, Sizes) and not argument.fixed else Depends.NOTHING
 
 
-def _seen(argument: Argument, trial: int, batch: int) -> Any:
+def _argument_at(argument: Argument, trial: int, batch: int) -> Any:
     if isinstance(argument, Value):
         return argument.seen[trial]
     return argument.at(batch) if isinstance(argument, Sizes) else None
@@ -85,13 +85,13 @@ def meta(value: Any) -> Any:
     return type(value)(meta(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def _made_up(value: Any, fill: int) -> Any:
+def _made_up_values(value: Any, fill: int) -> Any:
     if isinstance(value, Tensor):
         made = torch.full(value.shape, fill, dtype=value.dtype, device="cpu") if value.is_meta else value
         if fill and made.dtype.is_floating_point and value.is_meta:
             return torch.linspace(-1, 1, max(made.numel(), 1), dtype=made.dtype)[: made.numel()].reshape(made.shape)
         return made
-    return type(value)(_made_up(v, fill) for v in value) if isinstance(value, (list, tuple)) else value
+    return type(value)(_made_up_values(v, fill) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -75,7 +75,7 @@ def weights_of(safe: SafeGraph) -> dict[str, Weight]:
     for name, tensor in stored.items():
         weight = roles.of(name)
         single = math.prod(tensor.dims) <= 1 and weight.role == "token"
-        if weight.role != "fixed" and not single and _is_plain(_array(safe, tensor)):
+        if weight.role != "fixed" and not single and _are_weights(_array(safe, tensor)):
             found[name] = weight
     return found
 
@@ -90,14 +90,14 @@ class _Roles:
         self.first = {INPUT}  # the input as pre-processing leaves it
         self.roles: dict[str, list[Weight]] = {}
         for node in nodes:
-            self._read(node)
+            self._note_roles(node)
 
     def of(self, name: str) -> Weight:
         """Return the one role that says most."""
         rank = ("fixed", "statistic", "uniform", "scale", "shift", "slope")
         return min(self.roles.get(name, ()), key=lambda weight: rank.index(weight.role), default=Weight("token"))
 
-    def _read(self, node: onnx.NodeProto) -> None:
+    def _note_roles(self, node: onnx.NodeProto) -> None:
         if node.op_type in _ALIKE and node.input[0] in self.turned:
             name, turned = self.turned[node.input[0]]
             flips = node.op_type == "Transpose" and len(self.dims[name]) == 2
@@ -106,10 +106,10 @@ class _Roles:
         for place, weight in self._roles(node):
             if place < len(node.input) and node.input[place] in self.turned:
                 self.roles.setdefault(self.turned[node.input[place]][0], []).append(weight)
-        if node.op_type in _BEFORE and self._of_input(node):
+        if node.op_type in _BEFORE and self._is_preprocessing(node):
             self.first.update(node.output)
 
-    def _of_input(self, node: onnx.NodeProto) -> bool:
+    def _is_preprocessing(self, node: onnx.NodeProto) -> bool:
         """Tell whether a node reads nothing but the input and constants."""
         others = [self.made.get(name) for name in node.input if name not in self.first and name not in self.turned]
         return bool(self.first.intersection(node.input)) and all(
@@ -120,7 +120,7 @@ class _Roles:
         kind = node.op_type
         for place, role in _PLACES.get(kind, {}).items():
             yield place, Weight(role)
-        if kind in _BEFORE and self._of_input(node):
+        if kind in _BEFORE and self._is_preprocessing(node):
             yield from ((place, Weight("fixed")) for place in range(len(node.input)))
         elif kind in _LAYERS or kind in _PRODUCTS:
             bound = self._bound(node)
@@ -130,11 +130,11 @@ class _Roles:
             hidden = self.dims[self.turned[node.input[2]][0]][-1]
             yield from ((place, Weight("uniform", 1 / math.sqrt(hidden))) for place in (1, 2, 3, 7))
         elif kind in ("Add", "Mul") and len(node.input) == 2:
-            weight = self._beside(kind, [self.made.get(name) for name in node.input])
+            weight = self._role_beside(kind, [self.made.get(name) for name in node.input])
             if weight is not None:
                 yield from ((place, weight) for place in range(2))
 
-    def _beside(self, kind: str, makers: list[onnx.NodeProto | None]) -> Weight | None:
+    def _role_beside(self, kind: str, makers: list[onnx.NodeProto | None]) -> Weight | None:
         """Return the role of a constant that is added to, or multiplied with, the output of one of ``makers``."""
         for maker in makers:
             if maker is None:
@@ -176,7 +176,7 @@ def _array(safe: SafeGraph, tensor: TensorProto) -> np.ndarray[Any, Any]:
     return numpy_helper.to_array(tensor) if given is None else given
 
 
-def _is_plain(array: np.ndarray[Any, Any]) -> bool:
+def _are_weights(array: np.ndarray[Any, Any]) -> bool:
     """Tell whether an array holds numbers, all of them such as weights have."""
     numbers = array.astype(np.float32, copy=False)
     if not numbers.size or not np.isfinite(numbers).all() or np.abs(numbers).max() > _LARGEST:

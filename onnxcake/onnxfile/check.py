@@ -70,13 +70,13 @@ def _skip_unregistered(model: onnx.ModelProto, opset: int) -> None:
     """
     found = False
     for node in nested(model.graph.node):
-        if not node.domain and opset > 0 and not _known(node.op_type, opset):
+        if not node.domain and opset > 0 and not _is_registered(node.op_type, opset):
             node.domain, found = _ASIDE, True
     if found:
         model.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
 
 
-def _known(op_type: str, opset: int) -> bool:
+def _is_registered(op_type: str, opset: int) -> bool:
     try:
         return not onnx.defs.get_schema(op_type, opset, "").deprecated
     except Exception:  # noqa: BLE001 - onnx's own exception type

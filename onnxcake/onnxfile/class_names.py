@@ -36,12 +36,12 @@ def class_names(model: onnx.ModelProto) -> tuple[str, ...]:
 def _in_attributes(graph: onnx.GraphProto) -> Iterable[tuple[str, ...]]:
     for operator in _OPERATORS:
         nodes = [node for node in graph.node if node.op_type == operator and node.domain == "ai.onnx.ml"]
-        named = {_listed(a) for node in nodes for a in node.attribute if a.name in _ATTRIBUTES} - {()}
+        named = {_attribute_values(a) for node in nodes for a in node.attribute if a.name in _ATTRIBUTES} - {()}
         if len(named) == 1:  # one classifier for each class names two classes each
             yield from named
 
 
-def _listed(attribute: onnx.AttributeProto) -> tuple[str, ...]:
+def _attribute_values(attribute: onnx.AttributeProto) -> tuple[str, ...]:
     return tuple(_text(s) for s in attribute.strings) or tuple(map(str, attribute.ints))
 
 

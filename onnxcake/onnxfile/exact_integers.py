@@ -80,7 +80,7 @@ class _Writer:
             for product in _PRODUCTS.get((node.domain, node.op_type), ()):
                 self._product(graph, node, product, made)
             graph.node.append(node)
-            self.types.update((name, self._made(node)) for name in node.output)
+            self.types.update((name, self._output_type(node)) for name in node.output)
 
     def _product(self, graph: onnx.GraphProto, node: onnx.NodeProto, product: _Product, made: dict[str, str]) -> None:
         if self._type(node, product.b, product.b_zero) != _SIGNED:
@@ -90,14 +90,14 @@ class _Writer:
         if not self.count:
             self.model.graph.initializer.append(helper.make_tensor(_OFFSET, TensorProto.INT32, [], [128]))
             self.model.graph.initializer.append(helper.make_tensor(_ZERO, _UNSIGNED, [], [128]))
-        node.input[product.b] = self._moved(graph, node.input[product.b], made)
-        if _has(node, product.b_zero):
-            node.input[product.b_zero] = self._moved(graph, node.input[product.b_zero], made)
+        node.input[product.b] = self._to_unsigned(graph, node.input[product.b], made)
+        if _has_input(node, product.b_zero):
+            node.input[product.b_zero] = self._to_unsigned(graph, node.input[product.b_zero], made)
         else:
             node.input.extend([""] * (product.b_zero + 1 - len(node.input)))
             node.input[product.b_zero] = _ZERO
 
-    def _moved(self, graph: onnx.GraphProto, name: str, made: dict[str, str]) -> str:
+    def _to_unsigned(self, graph: onnx.GraphProto, name: str, made: dict[str, str]) -> str:
         """Add 128 to signed bytes, which makes them unsigned; onnxruntime folds the sum where they are constant."""
         if name not in made:
             self.count += 1
@@ -109,15 +109,15 @@ class _Writer:
 
     def _type(self, node: onnx.NodeProto, place: int, zero: int | None) -> int:
         """Return an input's element type; its zero point, if it has one, is of the same type."""
-        names = [node.input[at] for at in (zero, place) if at is not None and _has(node, at)]
+        names = [node.input[at] for at in (zero, place) if at is not None and _has_input(node, at)]
         return next((self.types[name] for name in names if self.types.get(name, 0)), _UNSIGNED)
 
-    def _made(self, node: onnx.NodeProto) -> int:
+    def _output_type(self, node: onnx.NodeProto) -> int:
         """Return the element type of a node's output if it is bytes, of its last zero point or its input; else 0."""
         if node.op_type in ("Constant", "Cast"):
             told = [int(a.i or a.t.data_type) for a in node.attribute if a.name in ("value", "to")]
             return told[0] if told else 0
-        if node.op_type == "DynamicQuantizeLinear" or (node.op_type == "QuantizeLinear" and not _has(node, 2)):
+        if node.op_type == "DynamicQuantizeLinear" or (node.op_type == "QuantizeLinear" and not _has_input(node, 2)):
             return _UNSIGNED
         if "QLinear" in node.op_type or node.op_type in ("QuantizeLinear", "QGemm"):
             kinds = [self.types.get(name, 0) for name in reversed(node.input)]
@@ -125,5 +125,5 @@ class _Writer:
         return self.types.get(node.input[0], 0) if node.input else 0
 
 
-def _has(node: onnx.NodeProto, place: int) -> bool:
+def _has_input(node: onnx.NodeProto, place: int) -> bool:
     return place < len(node.input) and bool(node.input[place])

@@ -37,14 +37,14 @@ MOST_DIMENSIONS = 64  # numpy's and torch's own limit
 
 
 @dataclass(frozen=True)
-class Part:
+class ExternalFile:
     """Describe an external file: its size in bytes and its sha256."""
 
     bytes: int
     digest: str
 
 
-def read_external(tensors: Iterable[onnx.TensorProto], model: Path, limit_bytes: int) -> dict[str, Part]:
+def read_external(tensors: Iterable[onnx.TensorProto], model: Path, limit_bytes: int) -> dict[str, ExternalFile]:
     """Fill in all tensors whose data lie in external files; return those files by location.
 
     Raises:
@@ -73,7 +73,7 @@ def read_external(tensors: Iterable[onnx.TensorProto], model: Path, limit_bytes:
             tensor.raw_data = file.read(offset, length)
             tensor.ClearField("data_location")
             del tensor.external_data[:]
-        return {location: Part(file.size, file.digest()) for location, file in opened.items()}
+        return {location: ExternalFile(file.size, file.digest()) for location, file in opened.items()}
     finally:
         for file in opened.values():
             file.handle.close()
@@ -105,7 +105,7 @@ class _Opened:
         return hashlib.file_digest(self.handle, "sha256").hexdigest()  # type: ignore[arg-type] # has readinto
 
 
-def _refused(name: str, tensor: str, what: str) -> BadTeacherFile:
+def _refusal(name: str, tensor: str, what: str) -> BadTeacherFile:
     return BadTeacherFile(
         f"the external data of {shown(tensor)} {what}",
         where=name,
@@ -118,10 +118,10 @@ def _entry(tensor: onnx.TensorProto, name: str) -> dict[str, str]:
     entry: dict[str, str] = {}
     for item in tensor.external_data:
         if item.key not in _KEYS or item.key in entry:
-            raise _refused(name, tensor.name, f"has the key {shown(item.key)} twice or one that is not known")
+            raise _refusal(name, tensor.name, f"has the key {shown(item.key)} twice or one that is not known")
         entry[item.key] = item.value
     if not entry.get("location"):
-        raise _refused(name, tensor.name, "name no location")
+        raise _refusal(name, tensor.name, "name no location")
     return entry
 
 
@@ -129,16 +129,16 @@ def _span(tensor: onnx.TensorProto, entry: dict[str, str], size: int, name: str)
     """Return a tensor's offset and length in bytes, checked against the file's size and the tensor's shape."""
     numbers = entry.get("offset", "0"), entry.get("length", "0")
     if not all(_WHOLE.fullmatch(number) for number in numbers):
-        raise _refused(name, tensor.name, "have an offset or length that is no number")
+        raise _refusal(name, tensor.name, "have an offset or length that is no number")
     offset, length = int(numbers[0]), int(numbers[1]) if "length" in entry else None
     if any(d < 0 for d in tensor.dims) or len(tensor.dims) > MOST_DIMENSIONS:
-        raise _refused(name, tensor.name, f"have a negative size or more than {MOST_DIMENSIONS} dimensions")
+        raise _refusal(name, tensor.name, f"have a negative size or more than {MOST_DIMENSIONS} dimensions")
     needed = (math.prod(tensor.dims) * _BITS.get(tensor.data_type, 8) + 7) // 8
     length = needed if length is None else length
     if offset + length > size:
-        raise _refused(name, tensor.name, f"lie outside their file ({length:,} bytes from {offset:,} of {size:,})")
+        raise _refusal(name, tensor.name, f"lie outside their file ({length:,} bytes from {offset:,} of {size:,})")
     if length != needed:
-        raise _refused(name, tensor.name, f"are {length:,} bytes where its shape needs {needed:,}")
+        raise _refusal(name, tensor.name, f"are {length:,} bytes where its shape needs {needed:,}")
     return offset, length
 
 
@@ -146,17 +146,17 @@ def _open(location: str, model: Path, tensor: str) -> _Opened:
     parts = PurePosixPath(location).parts
     plain = parts and not location.startswith("/") and ".." not in parts and not set("\\:\0") & set(location)
     if not plain:
-        raise _refused(model.name, tensor, f"lie outside the model's folder: {shown(location)}")
+        raise _refusal(model.name, tensor, f"lie outside the model's folder: {shown(location)}")
     try:
         handle = _open_beneath(model.parent, parts)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         where = shown(location)
-        raise _refused(model.name, tensor, f"cannot be read: {where} is missing or a link ({reason})") from error
+        raise _refusal(model.name, tensor, f"cannot be read: {where} is missing or a link ({reason})") from error
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(handle)
-        raise _refused(model.name, tensor, f"are not in a regular file of one name: {shown(location)}")
+        raise _refusal(model.name, tensor, f"are not in a regular file of one name: {shown(location)}")
     return _Opened(os.fdopen(handle, "rb"), status.st_size)
 
 

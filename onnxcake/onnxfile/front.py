@@ -23,7 +23,7 @@ from ..core.text import shown
 from .export import clean
 from .held_inputs import BATCH, Held, held_array, sizes_of
 from .infer import file_inputs
-from .input_choice import Choice, Source
+from .input_choice import ChosenInput, GraphChoice
 from .load import TeacherFile
 from .lookup_tables import Values, values_of_inputs
 from .reading import LIMIT_BYTES
@@ -95,7 +95,7 @@ class Front:
     inputs: tuple[FileInput, ...]
 
     @classmethod
-    def of(cls, file: TeacherFile, proto: onnx.ModelProto, source: Source, choice: Choice) -> Front | None:
+    def of(cls, file: TeacherFile, proto: onnx.ModelProto, source: ChosenInput, choice: GraphChoice) -> Front | None:
         """Cut off a file's front at a chosen value; return None where the file takes that value and nothing else."""
         inputs = file_inputs(proto)
         if list(inputs) == [source.name]:
@@ -206,7 +206,7 @@ def _inside(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _describe_input(
-    value: onnx.ValueInfoProto, source: Source, choice: Choice, needed: bool, values: Values
+    value: onnx.ValueInfoProto, source: ChosenInput, choice: GraphChoice, needed: bool, values: Values
 ) -> FileInput:
     held: Held = choice.constants.get(value.name, 0)
     kind, sizes, array = value.type.tensor_type.elem_type or TensorProto.FLOAT, None, None

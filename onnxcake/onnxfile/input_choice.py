@@ -24,7 +24,7 @@ _LIMIT_INPUT = LIMIT_VALUES  # sixteen of them, with their gradients, are looked
 
 
 @dataclass(frozen=True)
-class Choice:
+class GraphChoice:
     """Hold the user's choices about a model.
 
     Attributes:
@@ -43,7 +43,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Source:
+class ChosenInput:
     """Describe the chosen input: name, element type, shape without the batch, and the batch if the file fixes it.
 
     Attributes:
@@ -57,7 +57,7 @@ class Source:
     axes: tuple[str | None, ...] = ()
 
     @classmethod
-    def of(cls, proto: onnx.ModelProto, choice: Choice, file: str) -> Source:
+    def of(cls, proto: onnx.ModelProto, choice: GraphChoice, file: str) -> ChosenInput:
         value = _find_input(proto, choice, file)
         tensor = value.type.tensor_type
         if not value.type.HasField("tensor_type") and value.type.WhichOneof("value"):
@@ -88,7 +88,7 @@ class Source:
         return cls(value.name, kind, shape, batch, tuple(axes))
 
 
-def _bound(proto: onnx.ModelProto, choice: Choice) -> dict[str, int]:
+def _bound(proto: onnx.ModelProto, choice: GraphChoice) -> dict[str, int]:
     """Collect the sizes that the user gives for other inputs, by the file's names of the axes."""
     dims = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
     said = [pair for name, shape in choice.shapes.items() for pair in zip(dims.get(name, ()), shape, strict=False)]
@@ -139,7 +139,7 @@ def _shape(
     return dims[0], tuple(d for d in dims[1:] if d is not None)
 
 
-def _find_input(proto: onnx.ModelProto, choice: Choice, file: str) -> onnx.ValueInfoProto:
+def _find_input(proto: onnx.ModelProto, choice: GraphChoice, file: str) -> onnx.ValueInfoProto:
     inputs = file_inputs(proto)
     name = choice.input or ""
     if name in inputs:
@@ -159,7 +159,7 @@ def check_known(name: str, names: Iterable[str], what: str, file: str) -> None:
 
 
 def held_nodes(
-    proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], source: Source, choice: Choice, file: str
+    proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], source: ChosenInput, choice: GraphChoice, file: str
 ) -> list[onnx.NodeProto]:
     """Build the nodes that make the other inputs, held at the values of ``choice.constants``."""
     weights = {weight.name for weight in proto.graph.initializer}

@@ -28,7 +28,7 @@ def write_out_linear(proto: onnx.ModelProto) -> None:
     used |= {weight.name for weight in graph.initializer}
     written: list[onnx.NodeProto] = []
     for node in graph.node:
-        parts = _parts(node) if node.op_type == "LinearClassifier" and node.domain == _ML else None
+        parts = _read_parts(node) if node.op_type == "LinearClassifier" and node.domain == _ML else None
         written += [node] if parts is None else _as_gemm(graph, node, parts, used)
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in written]
     del graph.node[:]
@@ -38,7 +38,7 @@ def write_out_linear(proto: onnx.ModelProto) -> None:
 Parts = tuple[Any, Any, Any, str]  # weights [features, scores], bias, labels, the operator that transforms
 
 
-def _parts(node: onnx.NodeProto) -> Parts | None:
+def _read_parts(node: onnx.NodeProto) -> Parts | None:
     """Read a classifier's weights, bias, labels and transform; None where it is no product with a known transform."""
     said = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     bias = np.array(said.get("intercepts", ()), np.float32)

@@ -44,7 +44,7 @@ def _values(proto: onnx.ModelProto, name: str, weights: Mapping[str, onnx.Tensor
         places = [place for place, one in enumerate(node.input) if one in indices]
         if not places:
             continue
-        if choices := _listed(node, weights, places):
+        if choices := _known_values(node, weights, places):
             return Values(None, choices)
         limits += [limit for place in places if (limit := _table_rows(node, place, weights))]
         if leaves_an_index(node, places):
@@ -66,7 +66,7 @@ def _table_rows(node: onnx.NodeProto, place: int, weights: Mapping[str, onnx.Ten
     return int(dims[axis]) if -len(dims) <= axis < len(dims) else None
 
 
-def _listed(
+def _known_values(
     node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto], places: list[int]
 ) -> tuple[str, ...] | tuple[int, ...]:
     """List the texts or numbers that an operator knows."""

@@ -12,17 +12,17 @@ from .choose_value import choose
 from .dequantise_rows import dequantise_rows_early
 from .front import Front
 from .inline import in_evaluation_mode, inlined
-from .input_choice import Choice, Source, check_known, held_nodes
+from .input_choice import ChosenInput, GraphChoice, check_known, held_nodes
 from .linear_classifiers import write_out_linear
 from .load import TeacherFile
 from .rename import Renamer, SafeGraph
 from .walk import reaching
 
 _SCORES = "Name the value that holds its class scores (logits or probabilities) with --output NAME."
-_ALL = Choice()
+_ALL = GraphChoice()
 
 
-def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
+def normalise(file: TeacherFile, choice: GraphChoice = _ALL) -> SafeGraph:
     """Inline functions, choose the input, cut what lies before it, rename everything. Consumes ``file.proto``.
 
     Raises:
@@ -54,7 +54,7 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
     if choice.input is None:
         chosen, told = choose(proto, choice.constants, wanted, choice.shape or choice.shapes, file.name)
         choice = replace(choice, input=chosen)
-    source = Source.of(proto, choice, file.name)
+    source = ChosenInput.of(proto, choice, file.name)
     notes = (*told, *in_evaluation_mode(proto))
     front = Front.of(file, proto, source, choice)
     ignored = [] if front is None else [shown(one.name) for one in front.inputs if not one.needed]
@@ -65,7 +65,7 @@ def normalise(file: TeacherFile, choice: Choice = _ALL) -> SafeGraph:
     return replace(Renamer(file, proto, source).rename([*held, *nodes], wanted, choice, notes), front=front)
 
 
-def _forget_defaults(file: TeacherFile, proto: onnx.ModelProto, choice: Choice) -> None:
+def _forget_defaults(file: TeacherFile, proto: onnx.ModelProto, choice: GraphChoice) -> None:
     """Remove the file's own default of an input that the user holds at another value."""
     inputs = {value.name for value in proto.graph.input}
     kept = [w for w in proto.graph.initializer if w.name not in inputs or w.name not in choice.constants]

@@ -18,7 +18,7 @@ import onnx
 from ..core.text import shown
 from .external import mark_external
 from .front import Front
-from .input_choice import Choice, Source
+from .input_choice import ChosenInput, GraphChoice
 from .load import LIMIT_METADATA, TeacherFile
 from .walk import reaching, read_by
 
@@ -105,14 +105,14 @@ class SafeGraph:
 class Renamer:
     """Rename all values and nodes to n0…, v0…, w0…, in place."""
 
-    def __init__(self, file: TeacherFile, proto: onnx.ModelProto, source: Source) -> None:
+    def __init__(self, file: TeacherFile, proto: onnx.ModelProto, source: ChosenInput) -> None:
         self.file, self.proto, self.source = file, proto, source
         self.scopes: list[dict[str, str]] = [{"": "", source.name: INPUT}]
         self.node_names: dict[str, str] = {}
         self.value_names: dict[str, str] = {INPUT: source.name}
 
     def rename(
-        self, nodes: list[onnx.NodeProto], wanted: Sequence[str], choice: Choice, notes: tuple[str, ...]
+        self, nodes: list[onnx.NodeProto], wanted: Sequence[str], choice: GraphChoice, notes: tuple[str, ...]
     ) -> SafeGraph:
         graph, weights = self.proto.graph, {}
         used = {name for node in nodes for name in read_by(node)} | set(wanted)

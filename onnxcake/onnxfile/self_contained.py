@@ -51,7 +51,7 @@ def _untie(proto: onnx.ModelProto) -> None:
     taken = {tensor.name for tensor in proto.graph.initializer} | {
         name for node in nodes(proto) for name in node.output
     }
-    even = {tensor.name: tensor for tensor in proto.graph.initializer if _is_even(tensor)}
+    even = {tensor.name: tensor for tensor in proto.graph.initializer if _is_constant_fill(tensor)}
     seen: set[str] = set()
     for node in proto.graph.node:
         for place, name in enumerate(node.input):
@@ -65,7 +65,7 @@ def _untie(proto: onnx.ModelProto) -> None:
                 seen.add(name)
 
 
-def _is_even(tensor: TensorProto) -> bool:
+def _is_constant_fill(tensor: TensorProto) -> bool:
     """Tell whether a tensor holds one float many times."""
     if tensor.data_type not in FLOATS or math.prod(tensor.dims) < 2:
         return False
@@ -121,7 +121,7 @@ def written(content: bytes, values: Mapping[str, Array], ends: Ends) -> bytes:
         if tensor.name in values:
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             tensor.CopyFrom(numpy_helper.from_array(values[tensor.name].astype(dtype), tensor.name))
-    _end(proto, ends)
+    _replace_ends(proto, ends)
     result: bytes = named(proto, ends.input_name, ends.output_name).SerializeToString(deterministic=True)
     return result
 
@@ -131,7 +131,7 @@ def has_low_precision(content: bytes) -> bool:
     return any(tensor.data_type in _LOW for tensor in onnx.ModelProto.FromString(content).graph.initializer)
 
 
-def _end(proto: onnx.ModelProto, ends: Ends) -> None:
+def _replace_ends(proto: onnx.ModelProto, ends: Ends) -> None:
     """Keep one input, one output and what lies between; add the nodes that compute answers from the scores."""
     graph = proto.graph
     made = _answers(proto, ends)

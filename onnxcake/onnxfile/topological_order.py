@@ -37,7 +37,7 @@ def sort_nodes(proto: onnx.ModelProto, name: str) -> None:
 def _sorted(nodes: Sequence[onnx.NodeProto], name: str) -> list[int] | None:
     """Return the sorted order of nodes, as indices (Kahn, 1962); None if they are in order."""
     makers = {value: place for place, node in enumerate(nodes) for value in node.output if value}
-    before = [{makers[value] for value in _read(node) if value in makers} for node in nodes]
+    before = [{makers[value] for value in _outer_reads(node) if value in makers} for node in nodes]
     if all(place > last for place, earlier in enumerate(before) for last in earlier):
         return None
     after: list[list[int]] = [[] for _ in nodes]
@@ -59,23 +59,23 @@ def _sorted(nodes: Sequence[onnx.NodeProto], name: str) -> list[int] | None:
     return order
 
 
-def _read(node: onnx.NodeProto) -> set[str]:
+def _outer_reads(node: onnx.NodeProto) -> set[str]:
     """Collect the outer names that a node reads: its inputs, and what its sub-graphs read and do not make."""
     names = {value for value in node.input if value}
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
-            names |= _read_by_graph(graph)
+            names |= _outer_reads_of_graph(graph)
     return names
 
 
-def _read_by_graph(graph: onnx.GraphProto) -> set[str]:
+def _outer_reads_of_graph(graph: onnx.GraphProto) -> set[str]:
     names = {value.name for value in graph.output}
     for node in graph.node:
-        names |= _read(node)
-    return names - _made_in(graph)
+        names |= _outer_reads(node)
+    return names - _values_of(graph)
 
 
-def _made_in(graph: Any) -> set[str]:
+def _values_of(graph: Any) -> set[str]:
     made = {value.name for value in (*graph.input, *graph.initializer)}
     made |= {sparse.values.name for sparse in graph.sparse_initializer}
     return made | {value for node in graph.node for value in node.output}

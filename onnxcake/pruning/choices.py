@@ -96,7 +96,7 @@ def families(followed: Followed) -> Families:
     groups = [free[which == number] for number in range(which.max() + 1 if len(free) else 0)]
     used = table[np.unique(np.concatenate([axis for axes in followed.axes.values() for axis in axes]))]
     groups = _unmixed(groups, used)
-    held = _held(groups, used)
+    held = _secondary_factors(groups, used)
     return Families(followed, tuple(g for i, g in enumerate(groups) if i not in held and len(g) > 1), weights, atoms)
 
 
@@ -137,7 +137,7 @@ def _factors(group: Axis, couples: Any) -> list[Axis]:
     return parts
 
 
-def _held(groups: list[Axis], table: Any) -> set[int]:
+def _secondary_factors(groups: list[Axis], table: Any) -> set[int]:
     """Find the families that stay whole, as they are factors beside longer ones."""
     number = _group_numbers(groups, table)
     pairs = np.unique(np.sort(number[table[(table != _NONE).sum(1) > 1]], axis=1), axis=0)

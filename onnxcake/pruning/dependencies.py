@@ -227,7 +227,7 @@ def follow(graph: FoldedGraph) -> Followed:
     for node in graph.nodes:
         call = Call(node, graph, indices, [axes.get(name) if name else None for name in node.input])
         indices.because(node.op_type)
-        made = _made(call, [axes[name] for name in sorted(read_by(node)) if name in axes])
+        made = _output_axes(call, [axes[name] for name in sorted(read_by(node)) if name in axes])
         for name, found in zip(node.output, made, strict=False):
             if name:
                 axes[name] = found
@@ -238,7 +238,7 @@ def follow(graph: FoldedGraph) -> Followed:
     return Followed(graph, indices, axes, fresh, tuple(calls))
 
 
-def _made(call: Call, read: list[Axes]) -> list[Axes]:
+def _output_axes(call: Call, read: list[Axes]) -> list[Axes]:
     """Compute the axes of a node's outputs; hold all that it reads where no rule applies to it."""
     known = RULES.get(call.op) if not call.proto.domain else None
     shapes = [call.graph.shapes.get(name) for name in call.proto.output]

@@ -24,7 +24,9 @@ def layers(teacher: FoldedGraph, cutter: Cutter, called: Mapping[str, str]) -> I
     weights, left = weights_of(teacher), weights_of(cutter.graph)
     for node, calls in _nodes(teacher, cutter.followed.calls):
         own = [name for name in dict.fromkeys(node.input) if name in weights]
-        largest = [max(names, key=lambda name: left[name].size) for call in calls if (names := _read(call, left))]
+        largest = [
+            max(names, key=lambda name: left[name].size) for call in calls if (names := _weights_read(call, left))
+        ]
         if not own or not largest:
             continue
         yield CutLayer(
@@ -36,10 +38,10 @@ def layers(teacher: FoldedGraph, cutter: Cutter, called: Mapping[str, str]) -> I
             ),
             parameters=(
                 sum(weights[name].size for name in own),
-                sum(cutter.size(name) for call in calls for name in _read(call, left)),
+                sum(cutter.size(name) for call in calls for name in _weights_read(call, left)),
             ),
             multiply_adds=(multiply_adds_of(teacher, [node]), multiply_adds_left(calls, cutter)),
-            held=", ".join(dict.fromkeys(why for name in largest for why in _held(cutter, name))),
+            held=", ".join(dict.fromkeys(why for name in largest for why in _holding_operators(cutter, name))),
         )
 
 
@@ -74,9 +76,9 @@ def _nodes(teacher: FoldedGraph, calls: Iterable[Call]) -> Iterator[tuple[onnx.N
             parts = []
 
 
-def _read(call: Call, weights: Mapping[str, object]) -> list[str]:
+def _weights_read(call: Call, weights: Mapping[str, object]) -> list[str]:
     return [name for name in dict.fromkeys(call.proto.input) if name in weights]
 
 
-def _held(cutter: Cutter, name: str) -> Iterable[str]:
+def _holding_operators(cutter: Cutter, name: str) -> Iterable[str]:
     return filter(None, map(cutter.followed.indices.why, cutter.followed.fresh[name]))

@@ -22,7 +22,7 @@ from .indices import Axis
 
 def matrices(graph: FoldedGraph) -> dict[str, Shape]:
     """Return the shapes of convolutions' and linear layers' weights, in order, by name, outputs first."""
-    return {name: _made_first(node, place, graph.constants[name].shape) for name, node, place in _weighted(graph)}
+    return {name: _outputs_first(node, place, graph.constants[name].shape) for name, node, place in _weighted(graph)}
 
 
 def drop_blocks(graph: FoldedGraph, want: Sequence[Shape], answers: Answers, name: str) -> FoldedGraph:
@@ -63,7 +63,7 @@ def dropped(followed: Followed, found: Families, worth: Numbers, want: Sequence[
     owner = {atom: number for number, atoms in enumerate(found.members) for atom in atoms.tolist()}
     counts = [len(atoms) for atoms in found.members]
     for (weight, node, place), shape in zip(_weighted(graph), want, strict=True):
-        for axis, size in zip(followed.axes[weight], _made_first(node, place, shape), strict=True):
+        for axis, size in zip(followed.axes[weight], _outputs_first(node, place, shape), strict=True):
             families = {owner[atom] for atom in np.unique(followed.table[axis]).tolist() if atom in owner}
             if len(families) == 1:  # one of the factors of an axis, such as what each head holds; others stay
                 family = families.pop()
@@ -71,7 +71,7 @@ def dropped(followed: Followed, found: Families, worth: Numbers, want: Sequence[
     fallen = found.dropped(worth, counts)
     stays = followed.stays(fallen)
     for (weight, node, place), shape in zip(_weighted(graph), want, strict=True):
-        left = _made_first(node, place, tuple(int(stays[axis].sum()) for axis in followed.axes[weight]))
+        left = _outputs_first(node, place, tuple(int(stays[axis].sum()) for axis in followed.axes[weight]))
         if left != shape:
             cut = f"can be cut to {_list_shapes([left])}, not {_list_shapes([shape])}"
             raise _other_family_error(name, f"a weight of {_list_shapes([shapes[weight]])} {cut}")
@@ -89,7 +89,7 @@ def _weighted(graph: FoldedGraph) -> list[tuple[str, onnx.NodeProto, int]]:
     return list(found.values())
 
 
-def _made_first(node: onnx.NodeProto, place: int, shape: Shape) -> Shape:
+def _outputs_first(node: onnx.NodeProto, place: int, shape: Shape) -> Shape:
     """Return a weight's shape with outputs before inputs, as torch has it; called twice, it returns the first."""
     turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     stored_so = node.op_type == "Conv" or place == 0 or turned
@@ -99,10 +99,10 @@ def _made_first(node: onnx.NodeProto, place: int, shape: Shape) -> Shape:
 def _may_become(have: Mapping[str, Shape], want: Sequence[Shape]) -> bool:
     """Tell whether weights of these shapes, or some of them in this order, can be cut to those of others."""
     left = iter(have.values())
-    return all(any(_holds(large, small) for large in left) for small in want)
+    return all(any(_can_be_cut_to(large, small) for large in left) for small in want)
 
 
-def _holds(large: Shape, small: Shape) -> bool:
+def _can_be_cut_to(large: Shape, small: Shape) -> bool:
     """Tell whether a weight can be cut to a shape: fewer channels or units, the same kernel."""
     fewer = len(large) == len(small) and all(s <= b for b, s in zip(large[:2], small[:2], strict=True))
     return fewer and large[2:] == small[2:]

@@ -25,7 +25,7 @@ def factors(graph: FoldedGraph) -> tuple[Factor, ...]:
 
     They are those of Gemm, of MatMul (either operand) and of convolutions without groups.
     """
-    return tuple(_best(graph, node, place) for node, place in _candidates(graph))
+    return tuple(_best_factor(graph, node, place) for node, place in _candidates(graph))
 
 
 def factorised(graph: FoldedGraph, ranks: Mapping[str, int], known: Iterable[Factor] = ()) -> FoldedGraph:
@@ -41,7 +41,7 @@ def factorised(graph: FoldedGraph, ranks: Mapping[str, int], known: Iterable[Fac
     if strangers := sorted(ranks.keys() - places.keys()):
         raise ValueError(f"not to be factorised: {', '.join(strangers)}")
     found = {factor.name: factor for factor in known}
-    split = {places[name][0].output[0]: found.get(name) or _best(graph, *places[name]) for name in ranks}
+    split = {places[name][0].output[0]: found.get(name) or _best_factor(graph, *places[name]) for name in ranks}
     taken = {*graph.constants, *graph.sizes, *graph.shapes, *(name for node in graph.nodes for name in read_by(node))}
     constants = {name: array for name, array in graph.constants.items() if name not in ranks}
     names = {name: called for name, called in graph.names.items() if name not in ranks}
@@ -124,7 +124,7 @@ def _forms(node: onnx.NodeProto, place: int, weight: Array) -> list[Form]:
     ]
 
 
-def _best(graph: FoldedGraph, node: onnx.NodeProto, place: int) -> Factor:
+def _best_factor(graph: FoldedGraph, node: onnx.NodeProto, place: int) -> Factor:
     """Return the form that keeps most at half the parameters."""
     name = node.input[place]
     weight = graph.constants[name]
@@ -168,7 +168,7 @@ def _pair(graph: FoldedGraph, node: onnx.NodeProto, factor: Factor, rank: int, t
         helper.make_node(factor.operator, onwards, list(node.output), name=node.name, **each[1]),
     )
     shapes = (graph.shapes[node.input[int(left)]], graph.shapes[node.output[0]])
-    between = [_between(factor, rank, left, x, y) for x, y in zip(*shapes, strict=True)]
+    between = [_inner_shape(factor, rank, left, x, y) for x, y in zip(*shapes, strict=True)]
     return _Pair(nodes, constants, (between[0], between[1]))
 
 
@@ -199,7 +199,7 @@ def _convolution(given: dict[str, Any], factor: Factor, first: bool) -> dict[str
     return made
 
 
-def _between(factor: Factor, rank: int, left: bool, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
+def _inner_shape(factor: Factor, rank: int, left: bool, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the value between input and output."""
     if factor.operator == "Conv":
         own = factor.order[1 : factor.lead]

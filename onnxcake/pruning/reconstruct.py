@@ -22,7 +22,7 @@ from torch import Tensor
 from ..core.random_fields import coarse, fields
 from ..core.rng import Key
 from ..graph.least_squares import LAYERS, Fit, made
-from ..graph.module import Graph, Step
+from ..graph.module import Graph, GraphStep
 from ..graph.trained import Trained
 from ..onnxfile.self_contained import written
 from ..student.onnx_model import InitialModel
@@ -189,24 +189,24 @@ class _Parts:
             steps.append(following)
         return steps if made(self.graph.steps[steps[-1]]) in self._taps else []
 
-    def _is_layer(self, step: Step) -> bool:
+    def _is_layer(self, step: GraphStep) -> bool:
         """Tell whether a step is a layer whose weights no other step reads."""
         weights = [slot for slot in step.arguments[:2] if slot in self.graph.weights]
         return step.op in LAYERS and len(weights) == 1 and self._alone(step)
 
-    def _is_affine(self, step: Step, given: int | None) -> bool:
+    def _is_affine(self, step: GraphStep, given: int | None) -> bool:
         """Tell whether a step is affine in ``given``, its weights its own, and its output one of the teacher's."""
         rest = [slot for slot in step.arguments if slot != given]
         fixed = step.op == "Add" or (step.arguments[0] == given and self.graph.constants.issuperset(rest))
         known = made(step) in self._taps and len(rest) + 1 == len(step.arguments)
         return step.op in _AFFINE and fixed and known and self._alone(step)
 
-    def _alone(self, step: Step) -> bool:
+    def _alone(self, step: GraphStep) -> bool:
         """Tell whether no other step reads the weights that a step reads."""
         own = [slot for slot in step.arguments if isinstance(slot, int) and slot in self.graph.weights]
         return all(len(self._readers[slot]) == 1 for slot in own)
 
-    def _is_sum(self, step: Step) -> bool:
+    def _is_sum(self, step: GraphStep) -> bool:
         """Tell whether a step adds up two values that both depend on the inputs."""
         return step.op == "Add" and self.graph.constants.isdisjoint(step.arguments)
 

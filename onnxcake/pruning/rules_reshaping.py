@@ -39,11 +39,11 @@ def _regrouped(
                 sizes.append(after[j - 1][0])
             else:
                 raise CannotFollow
-        made += _parted(call, axes[first:i], sizes)
+        made += _split_run(call, axes[first:i], sizes)
     return made
 
 
-def _parted(call: Call, axes: Axes, sizes: list[int]) -> Axes:
+def _split_run(call: Call, axes: Axes, sizes: list[int]) -> Axes:
     """Convert one run of axes to one of other axes."""
     long = [axis for axis in axes if len(axis) > 1]
     wanted = [size for size in sizes if size > 1]

@@ -22,7 +22,9 @@ def from_weights(found: Families) -> Numbers:
     3.3): the norms of all weights that fall together are added up, as none of them means much alone.
     """
     constants = found.followed.graph.constants
-    return _of_atoms(found, _slices(found, {name: np.square(constants[name], dtype=float) for name in found.weights}))
+    return _scores_of_atoms(
+        found, _slices(found, {name: np.square(constants[name], dtype=float) for name in found.weights})
+    )
 
 
 def from_responses(found: Families, draws: Iterable[Mapping[str, Array]]) -> Numbers:
@@ -41,7 +43,7 @@ def from_responses(found: Families, draws: Iterable[Mapping[str, Array]]) -> Num
     for draw in draws:
         for place, moved in _slices(found, draw).items():
             total[place] = total.get(place, np.zeros_like(moved)) + moved**2
-    return _of_atoms(found, total)
+    return _scores_of_atoms(found, total)
 
 
 def at_random(found: Families, key: Key) -> Numbers:
@@ -60,7 +62,7 @@ def _slices(found: Families, arrays: Mapping[str, Array]) -> Slices:
     }
 
 
-def _of_atoms(found: Families, slices: Slices) -> Numbers:
+def _scores_of_atoms(found: Families, slices: Slices) -> Numbers:
     """Average an atom's indices over all tensors, each in units of its own mean index, so that all count alike."""
     size = found.followed.indices.size + 1
     total, times = np.zeros(size), np.zeros(size)

@@ -143,7 +143,7 @@ def _mistakes(errors: list[ErrorDetails], model: type[BaseModel], tree: Tree) ->
     """Word one mistake for each place, though pydantic reports every type that a value might have had."""
     by_path: dict[Path, list[ErrorDetails]] = {}
     for error in errors:
-        by_path.setdefault(_holder(model, error["loc"])[1], []).append(error)
+        by_path.setdefault(_innermost(model, error["loc"])[1], []).append(error)
     return [Mistake(tree.where(path), _word_mistake(path, errors, model)) for path, errors in by_path.items()]
 
 
@@ -151,7 +151,7 @@ def _word_mistake(path: Path, errors: list[ErrorDetails], model: type[BaseModel]
     name = ".".join(str(step) for step in path)
     kind, value = errors[0]["type"], errors[0].get("input")
     if kind == "extra_forbidden":
-        known = keys_of(_holder(model, path)[0])
+        known = keys_of(_innermost(model, path)[0])
         hint = did_you_mean(str(path[-1]), known) or f" (known: {', '.join(known)})"
         return f"unknown key {shown(path[-1])}{hint}"
     if kind == "missing":
@@ -162,7 +162,7 @@ def _word_mistake(path: Path, errors: list[ErrorDetails], model: type[BaseModel]
     return f"{name or 'the recipe'}: {reason}"
 
 
-def _holder(model: type[BaseModel], path: Path) -> tuple[type[BaseModel], Path]:
+def _innermost(model: type[BaseModel], path: Path) -> tuple[type[BaseModel], Path]:
     """Find the innermost model on a path, and the path without the name of a type, which pydantic may add."""
     for depth, step in enumerate(path):
         fields = {field.alias or name: field for name, field in model.model_fields.items()}

@@ -175,7 +175,7 @@ class _Reader:
     def _list(self, path: Path | None, depth: int) -> list[Any]:
         data: list[Any] = []
         while not self._events.check_event(yaml.SequenceEndEvent):
-            data.append(self._value(_below(path, len(data)), depth, self._here()))
+            data.append(self._value(_child_path(path, len(data)), depth, self._here()))
         self._events.get_event()
         return data
 
@@ -188,7 +188,7 @@ class _Reader:
             if key in lines:
                 self._refuse(place, f"the key {shown(key)} is on line {lines[key]} already; keep one of them")
                 key = None
-            value = self._value(_below(path, key), depth, place)
+            value = self._value(_child_path(path, key), depth, place)
             if key is not None:
                 data[key], lines[key] = value, place[0]
         self._events.get_event()
@@ -284,7 +284,7 @@ def _end_of(text: str) -> Place:
     return len(lines), len(lines[-1])
 
 
-def _below(path: Path | None, step: str | int | None) -> Path | None:
+def _child_path(path: Path | None, step: str | int | None) -> Path | None:
     return None if path is None or step is None else (*path, step)
 
 

@@ -24,7 +24,7 @@ from ..core.rng import Key
 from ..core.text import first_line
 from ..engine.threads import synthesize
 from ..store.dataset import Samples, StoreDataset
-from ..store.in_memory import Pool
+from ..store.in_memory import InMemorySet
 from ..store.shard import Batch
 from ..store.store import Store
 from ..student.training import DistillationBatch, Rows, Training
@@ -96,9 +96,9 @@ class Rounds:
         if self.schedule.memory is not None and self.synthesizer is not None:
             self._memory = self.schedule.memory.init_state(self.synthesizer.context).to(self.training.device)
         layout = self.store.layout
-        self._pool: Pool | None = None
+        self._pool: InMemorySet | None = None
         if self.schedule.rounds > 1 and layout.batches:
-            self._pool = Pool(layout.batches, layout.batch, layout.shape, layout.classes)
+            self._pool = InMemorySet(layout.batches, layout.batch, layout.shape, layout.classes)
         self._saved, self._saved_at = 0, time.monotonic()
         self._resume()
 

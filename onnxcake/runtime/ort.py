@@ -300,7 +300,7 @@ class _Server:
             inputs = (*session.get_inputs(), *session.get_overridable_initializers())
             kind = next((value.type for value in inputs if value.name == header["name"]), None)
             if kind is not None:  # what a model does not take is left out
-                self.fed[header["name"]] = _as_fed(array, kind)
+                self.fed[header["name"]] = _as_named_input(array, kind)
             return {}, None
         if header.get("fed"):
             feed, self.fed = self.fed, {}
@@ -370,7 +370,7 @@ def _as_type(x: Array, kind: str) -> Array:
     return x.astype(dtype, copy=False)
 
 
-def _as_fed(array: Array, kind: str) -> Array:
+def _as_named_input(array: Array, kind: str) -> Array:
     """Convert an array given by name to the type that the model takes."""
     if kind == "tensor(string)":
         return array.astype(object)

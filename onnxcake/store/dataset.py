@@ -85,7 +85,7 @@ class StoreDataset(Samples):
         self.logits = torch.empty(self.samples, layout.classes)
         self.labels = torch.empty(self.samples, dtype=torch.long)
         for place, number in enumerate(shards):
-            self._read(place * self._per_shard - self._first, store.shard(number))
+            self._copy_shard(place * self._per_shard - self._first, store.shard(number))
 
     def __len__(self) -> int:
         return self.samples
@@ -99,7 +99,7 @@ class StoreDataset(Samples):
         inputs = self._gather(rows) if self._inputs is None else self._inputs[rows]
         return inputs, self.logits[rows], self.labels[rows]
 
-    def _read(self, start: int, shard: Shard) -> None:
+    def _copy_shard(self, start: int, shard: Shard) -> None:
         """Copy the part of a shard that is kept in memory.
 
         Args:

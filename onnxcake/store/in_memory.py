@@ -8,7 +8,7 @@ from .dataset import Rows, Samples
 from .shard import Batch
 
 
-class Pool(Samples):
+class InMemorySet(Samples):
     """Samples made so far, in memory.
 
     Args:

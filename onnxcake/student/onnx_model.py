@@ -67,11 +67,11 @@ class InitialModel:
         if exam.error is not None:
             # What else is wrong with the file has a remedy of its own; that it does not fit is for us to say.
             remedy = exam.error.remedy if isinstance(exam.error, TeacherError) else ""
-            raise _refused(path.name, exam.error.what, remedy, signature)
+            raise _refusal(path.name, exam.error.what, remedy, signature)
         assert exam.facts is not None
         facts = exam.facts
-        if (why := _unfit(facts, signature)) is not None:
-            raise _refused(path.name, why, "", signature)
+        if (why := _why_unfit(facts, signature)) is not None:
+            raise _refusal(path.name, why, "", signature)
         try:
             file = load(path)
             if file.digest != facts.digest:
@@ -80,7 +80,7 @@ class InitialModel:
             start = cls(whole(file), its.output_kind, its.output_shape, its.input_shape, path.name)
             start.check(signature)
         except TeacherError as error:
-            raise _refused(path.name, error.what, error.remedy, signature) from error
+            raise _refusal(path.name, error.what, error.remedy, signature) from error
         return start
 
     @classmethod
@@ -95,10 +95,10 @@ class InitialModel:
             UsageError: if not.
         """
         if is_quantised(self.opened.safe.model):
-            raise _refused(self.name, "it is quantised", "Give the float model that it was made from.", signature)
+            raise _refusal(self.name, "it is quantised", "Give the float model that it was made from.", signature)
         self.ends(signature)
         if not self.still and not self.parameters():
-            raise _refused(self.name, "it has no weights that could be trained", "", signature)
+            raise _refusal(self.name, "it has no weights that could be trained", "", signature)
 
     @cached_property
     def digest(self) -> str:
@@ -141,7 +141,7 @@ class InitialModel:
             return Ends(source, output, *names)
         if self.kind in _SQUASHED and (not self.before or self.opened.tail.logs):
             what = f"it gives {self.kind.replace('_', '-')}, and not by a Softmax or Sigmoid at its end"
-            raise _refused(
+            raise _refusal(
                 self.name,
                 what,
                 "Give one that ends in logits, Softmax or Sigmoid, such as `onnxcake shrink` writes.",
@@ -152,7 +152,7 @@ class InitialModel:
         return Ends(source, scores, *names, _SQUASHED.get(signature.output_kind), shape)
 
 
-def _unfit(facts: Facts, signature: Signature) -> str | None:
+def _why_unfit(facts: Facts, signature: Signature) -> str | None:
     """Return why a classifier's inputs or classes do not fit the teacher's; None if they do."""
     its = facts.signature
     if facts.fixed_batch is not None:
@@ -163,7 +163,7 @@ def _unfit(facts: Facts, signature: Signature) -> str | None:
     return f"it takes {_input_in_words(its)} and gives {_classes_in_words(its)}"
 
 
-def _refused(name: str, why: str, remedy: str, signature: Signature) -> UsageError:
+def _refusal(name: str, why: str, remedy: str, signature: Signature) -> UsageError:
     taken, given = _input_in_words(signature), _classes_in_words(signature)
     what = f"it cannot be a student of a teacher that takes {taken} and gives {given}: {why}"
     remedy = remedy or "Give --student a classifier of the same inputs and classes."

@@ -36,15 +36,15 @@ def retained_loss(
     if memory is None:
         return loss_of(student, fresh)
     weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
-    inner = loss_of(_apart(student, weights), fresh)
+    inner = loss_of(_with_weights(student, weights), fresh)
     slopes = torch.autograd.grad(inner, list(weights.values()), create_graph=True, materialize_grads=True)
     moved = {name: weight - lr * slope for (name, weight), slope in zip(weights.items(), slopes, strict=True)}
-    retaining = loss_of(_apart(student, moved), memory)
+    retaining = loss_of(_with_weights(student, moved), memory)
     both = [torch.cat(pair) for pair in zip(fresh, memory, strict=True)]
     return retaining + loss_of(student, type(fresh)(both))
 
 
-def _apart(student: nn.Module, weights: Mapping[str, Tensor]) -> Network:
+def _with_weights(student: nn.Module, weights: Mapping[str, Tensor]) -> Network:
     """Return the student with these weights; what a call updates in place is a copy, forgotten with it."""
     return lambda inputs: functional_call(
         student, {**weights, **{name: buffer.clone() for name, buffer in student.named_buffers()}}, (inputs,)

@@ -269,7 +269,7 @@ class Training:
             kind, _, rest = name.partition(".")
             if kind == "optimiser":
                 number, _, entry = rest.partition(".")
-                state.setdefault(int(number), {})[entry] = _like(value, learnt[int(number)])
+                state.setdefault(int(number), {})[entry] = _in_layout_of(value, learnt[int(number)])
             elif kind == "student":
                 weights[rest] = value
         self.student.load_state_dict(weights)
@@ -277,6 +277,6 @@ class Training:
         self.step = step
 
 
-def _like(moment: Tensor, weight: Tensor) -> Tensor:
+def _in_layout_of(moment: Tensor, weight: Tensor) -> Tensor:
     """Copy a state tensor into its weight's memory layout, as fused optimisers walk through both in one order."""
     return torch.empty_like(weight).copy_(moment) if moment.shape == weight.shape else moment.clone()

@@ -52,7 +52,7 @@ class Jitter(Augment):
             return x
         offsets = [
             int(torch.randint(-most, most + 1, (), generator=draw, device=draw.device))
-            for most in (_most(self.pixels, x.shape[side]) for side in sides)
+            for most in (_largest_offset(self.pixels, x.shape[side]) for side in sides)
         ]
         return torch.roll(x, offsets, sides)
 
@@ -114,7 +114,7 @@ class Shift(Augment):
         for side in range(2, x.dim()):
             # By hand: torch's own replicating pad adds up its gradient in no fixed order on a GPU.
             sizes = [-1] * x.dim()
-            sizes[side] = _most(self.pixels, x.shape[side])
+            sizes[side] = _largest_offset(self.pixels, x.shape[side])
             ends = padded.narrow(side, 0, 1), padded.narrow(side, x.shape[side] - 1, 1)
             padded = torch.cat([ends[0].expand(sizes), padded, ends[1].expand(sizes)], side)
         return _windows(padded, x, draw)
@@ -178,7 +178,7 @@ class Augments:
         return next((reason for part in self.parts if (reason := part.unfit(signature))), None)
 
 
-def _most(pixels: Pixels, side: int) -> int:
+def _largest_offset(pixels: Pixels, side: int) -> int:
     return round(side / _SIDE) if isinstance(pixels, str) else pixels
 
 

@@ -63,7 +63,7 @@ def weigh(graph: Converted, output: str, name: str, count: int) -> Scores:
         found.append((3, f"output {graph.safe.name_of(beside)}, which holds labels"))
     if any(_lists(text, count) for text in graph.safe.metadata.values()):
         found.append((3, f"a list of {count} names in its metadata"))
-    found += _end(graph, output)
+    found += _weigh_last_operators(graph, output)
     if count < _FEW:
         found.append((2, "there are few"))
     elif count in _DATA_SETS:
@@ -122,7 +122,7 @@ def label_beside(graph: Converted, output: str) -> str | None:
     return None
 
 
-def _end(graph: Converted, output: str) -> list[tuple[int, str]]:
+def _weigh_last_operators(graph: Converted, output: str) -> list[tuple[int, str]]:
     """Weigh the operators that make an output, from the last linear layer on."""
     makers = {name: node for node in graph.safe.model.graph.node for name in node.output}
     passed, at = [], output
@@ -136,7 +136,7 @@ def _end(graph: Converted, output: str) -> list[tuple[int, str]]:
         if not data:
             return []
         if len(data) > 1:  # a residual sum, a gate
-            return [(-2, f"it ends in {_first(passed) or node.op_type}, not in a linear layer")]
+            return [(-2, f"it ends in {_first_end(passed) or node.op_type}, not in a linear layer")]
         at = data[0]
     ends = [op for op in passed if op in _ENDS]
     if node is None:
@@ -151,7 +151,7 @@ def _end(graph: Converted, output: str) -> list[tuple[int, str]]:
     return told
 
 
-def _first(passed: list[str]) -> str | None:
+def _first_end(passed: list[str]) -> str | None:
     return next((op for op in passed if op in _ENDS), None)
 
 

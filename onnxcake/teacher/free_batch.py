@@ -16,7 +16,7 @@ from ..graph.baked_batch import candidates
 from ..graph.build_log import Blocked, Limits
 from ..graph.convert import Converted, convert
 from ..graph.values import Depends
-from ..onnxfile.input_choice import Choice
+from ..onnxfile.input_choice import GraphChoice
 from ..onnxfile.load import load
 from ..onnxfile.normalise import normalise
 from ..onnxfile.open_sizes import OpenSizes
@@ -96,7 +96,7 @@ def _may_be_baked(way: Built) -> bool:
 
 
 def with_example(
-    error: OpenSizes, path: Path, choice: Choice, limits: Limits, runs: Callable[[SafeGraph], bool]
+    error: OpenSizes, path: Path, choice: GraphChoice, limits: Limits, runs: Callable[[SafeGraph], bool]
 ) -> OnnxcakeError:
     """Word the error about open sizes with an example that can be built; or what fails whatever the sizes."""
     large = path.stat().st_size > _LARGE
@@ -134,19 +134,19 @@ def check_baked(way: Built, session: Session, x: Array, asked: int | None, file:
     """
     batch, declared = way.safe.batch, way.declared
     assert batch is not None and declared is not None and declared.refusal is not None
-    where, other = _where(declared), np.concatenate([x[:batch], x[:1] + 1])
+    where, other = _where_baked(declared), np.concatenate([x[:batch], x[:1] + 1])
     first = session.run(x[:batch]).astype(np.float64)
     try:
         whole, changed = session.run(x).astype(np.float64), session.run(other).astype(np.float64)
     except RuntimeRefused as error:
         why = where or f"onnxruntime refuses others: {declared.safe.with_names(first_line(error))}"
         return f"the file declares a free batch, but runs only batches of {batch} ({why})"
-    if whole.shape[:1] == x.shape[:1] and _same(whole[:batch], first):
+    if whole.shape[:1] == x.shape[:1] and _nearly_equal(whole[:batch], first):
         return f"it is run in batches of {batch}: with a free one, {declared.refusal.what}"
     resized = any(one.op.startswith(("Resize", "Upsample")) for one in declared.blocked)
     if resized and whole.shape == first.shape:  # to a number of pictures: rows of a larger batch are left out
         return f"the file declares a free batch, but makes {batch} of any ({where})"
-    if whole.shape == first.shape and _same(whole, changed) and _same(whole, first):
+    if whole.shape == first.shape and _nearly_equal(whole, changed) and _nearly_equal(whole, first):
         return f"the file declares a free batch, but answers only the first {batch} of it"
     if asked == batch:
         return f"a batch of {batch} is run, as --shape says; the file's answers to larger ones mix the inputs"
@@ -193,7 +193,7 @@ def what_onnxruntime_says(way: Built, session: Callable[[], Session], file: str,
     )
 
 
-def _where(way: Built) -> str:
+def _where_baked(way: Built) -> str:
     """Describe which node has a batch baked in, if one is known."""
     if not way.blocked:
         return ""
@@ -202,5 +202,5 @@ def _where(way: Built) -> str:
     return f"{shown(way.safe.node_names.get(node.node, node.node))} ({kind}) has it baked in"
 
 
-def _same(a: Array, b: Array) -> bool:
+def _nearly_equal(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool(np.abs(a - b).max(initial=0) <= _CLOSE * max(np.abs(b).max(initial=0), 1e-6))

@@ -15,7 +15,7 @@ from ..core.arrays import Array
 from ..core.errors import ConversionMismatch, DeadTeacher
 from ..core.remedies import BUG
 from ..core.rng import Key
-from ..graph.module import Graph, Step
+from ..graph.module import Graph, GraphStep
 from ..runtime.process import give_back_memory
 from .checks import CHECK_VALUES, rows_of
 
@@ -201,9 +201,9 @@ def dying_steps(graph: nn.Module, x: Tensor) -> list[tuple[str, str]]:
     """Find the steps (node, operator) at which the gradient ends: it reaches their output, and none of their inputs."""
     if not isinstance(graph, Graph):
         return []
-    made: list[tuple[Step, list[Tensor], list[Tensor]]] = []
+    made: list[tuple[GraphStep, list[Tensor], list[Tensor]]] = []
 
-    def watch(step: Step, given: list[Any], out: Any) -> None:
+    def watch(step: GraphStep, given: list[Any], out: Any) -> None:
         results = [t for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor)]
         for tensor in results:
             if tensor.requires_grad:

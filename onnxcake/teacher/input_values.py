@@ -69,7 +69,7 @@ Numbers = tuple[float, ...]
 def advice(signature: Signature) -> str:
     """Word which values were assumed, and which options give others, for this input."""
     shape = signature.input_shape
-    location, deviation = _shown(signature.location, shape), _shown(signature.deviation, shape)
+    location, deviation = _numbers_in_words(signature.location, shape), _numbers_in_words(signature.deviation, shape)
     assumed = "values as --mean and --std say" if signature.mean else f"mean {location}, deviation {deviation}"
     if len(shape) == 1:
         how = (
@@ -90,11 +90,11 @@ def _spread(
     if options.mean is not None:
         return _normalised_outside(options, shape)
     told = ""
-    lies = "" if bounds is None else "…".join(_shown(_tuple(end), shape) for end in bounds)
+    lies = "" if bounds is None else "…".join(_numbers_in_words(_tuple(end), shape) for end in bounds)
     if options.range is None and bounds is not None:
         told = f"inputs are taken to lie in {lies}, as the file shows ({head.seen})"
     if head.mean is not None and head.deviation is not None and (options.range is None or not head.guessed):
-        mean, deviation = _shown(head.mean, shape), _shown(head.deviation, shape)
+        mean, deviation = _numbers_in_words(head.mean, shape), _numbers_in_words(head.deviation, shape)
         inside = f"the file normalises its inputs itself ({head.seen}): mean {mean}, deviation {deviation}"
         if head.measured:
             inside = f"values have mean {mean} and deviation {deviation}, as {head.seen}"
@@ -110,10 +110,11 @@ def _spread(
                 "if the file takes values such as 0…1 or 0…255, say so with --range LO,HI",
             ),
         )
-    location, deviation_ = _within(*(np.asarray(end, np.float64) for end in bounds))
+    location, deviation_ = _spread_over_range(*(np.asarray(end, np.float64) for end in bounds))
     told = told or f"inputs lie in {lies}"
+    mean, deviation = _numbers_in_words(location, shape), _numbers_in_words(deviation_, shape)
     more = (
-        f"{told}; they are assumed to have mean {_shown(location, shape)} and deviation {_shown(deviation_, shape)}; "
+        f"{told}; they are assumed to have mean {mean} and deviation {deviation}; "
         "if they are normalised outside the file, say so with --mean and --std"
     )
     return location, deviation_, (more,)
@@ -130,17 +131,17 @@ def _normalised_outside(options: Options, shape: tuple[int, ...]) -> tuple[Numbe
     ends = [np.atleast_1d(np.asarray(end, np.float64)) for end in options.range]
     if len({len(values) for values in (mean, std, *ends)} - {1}) > 1:  # some by channel and some by pixel
         return (0.0,), (1.0,), ()
-    location, deviation = _within(*((end - mean) / std for end in ends))
+    location, deviation = _spread_over_range(*((end - mean) / std for end in ends))
     if 1 / _UNUSUAL < np.median(deviation) < _UNUSUAL:
         return (0.0,), (1.0,), ()
     told = (
         f"normalised outside the file, inputs have another scale than usual: they are assumed to have mean "
-        f"{_shown(location, shape)} and deviation {_shown(deviation, shape)}"
+        f"{_numbers_in_words(location, shape)} and deviation {_numbers_in_words(deviation, shape)}"
     )
     return location, deviation, (told,)
 
 
-def _within(low: Any, high: Any) -> tuple[Numbers, Numbers]:
+def _spread_over_range(low: Any, high: Any) -> tuple[Numbers, Numbers]:
     """Return mean and deviation of values that are spread over a range, one or one for each channel or feature."""
     low, high = np.broadcast_arrays(low, high)
     width = np.where(high > low, (high - low) * DEVIATION_OF_RANGE, 1.0)  # 1: a feature that never changes
@@ -156,7 +157,7 @@ def _tuple(value: Bound) -> Numbers:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _shown(values: Numbers, shape: tuple[int, ...]) -> str:
+def _numbers_in_words(values: Numbers, shape: tuple[int, ...]) -> str:
     if len(values) <= 4 or max(values) - min(values) < 1e-6 * max(1.0, math.fabs(values[0])):
         return ", ".join(f"{v:.4g}" for v in values[: 1 if len(values) > 4 else 4])
     what = "features" if len(shape) == 1 else "numbers" if len(values) == math.prod(shape) else "channels"

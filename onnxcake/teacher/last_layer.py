@@ -63,7 +63,7 @@ class _Backwards:
         while self._fits() and (node := self.makers.get(self.at)) is not None and not node.domain:
             if (layer := self._linear(node)) is not None:
                 return Head(layer, self.at)
-            if not self._step(node):
+            if not self._move_on(node):
                 return None
         return None
 
@@ -81,19 +81,19 @@ class _Backwards:
 
     # What is passed
 
-    def _step(self, node: Any) -> bool:
+    def _move_on(self, node: Any) -> bool:
         """Move on to the input of ``node``; return False if the scores are no such function of it."""
         if node.op_type in _SAME or (node.op_type in _RESHAPED and not self.pooled):
             self.at = node.input[0]
             return True
         if node.op_type in ("GlobalAveragePool", "ReduceMean") and not self.pooled:
-            self.at, self.pooled = node.input[0], self._over_places(node)
+            self.at, self.pooled = node.input[0], self._is_spatial_mean(node)
             return self.pooled
         if node.op_type in ("Add", "Sub", "Mul", "Div"):
             return self._rescaled(node)
         return False
 
-    def _over_places(self, node: Any) -> bool:
+    def _is_spatial_mean(self, node: Any) -> bool:
         value = self.graph.values.get(node.input[0])
         rank = value.seen[0].dim() if value is not None and isinstance(value.seen[0], Tensor) else 0
         axes = attribute(node, "axes")

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.arrays import Array
 from ..core.errors import UsageError
 from ..onnxfile.held_inputs import Held, plain_held
-from ..onnxfile.input_choice import Choice
+from ..onnxfile.input_choice import GraphChoice
 from .signature import Bound, Task
 
 TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")
@@ -51,9 +51,9 @@ class Options:
         object.__setattr__(self, "shapes", {name: tuple(sizes) for name, sizes in self.shapes.items()})
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> GraphChoice:
         """Return the options that concern the graph."""
-        return Choice(self.input, self.output, self.shape, self.constants, self.shapes)
+        return GraphChoice(self.input, self.output, self.shape, self.constants, self.shapes)
 
     @property
     def sized(self) -> str:
@@ -134,7 +134,7 @@ class Options:
             if value is None or isinstance(value, (str, Mapping)):
                 plain[key] = value
             elif key == "range":
-                plain[key] = _ends(value)
+                plain[key] = _range_ends(value)
             elif key in ("mean", "std"):
                 plain[key] = tuple(np.asarray(value, np.float64).reshape(-1).tolist())
             else:
@@ -142,7 +142,7 @@ class Options:
         return cls(**plain)
 
 
-def _ends(value: Any) -> Any:
+def _range_ends(value: Any) -> Any:
     """Return lowest and highest values, given as two numbers, two rows or two columns."""
     parts = [np.asarray(part, np.float64) for part in value]
     if len(parts) != 2 and all(part.shape == (2,) for part in parts):

@@ -61,7 +61,7 @@ def choose_output(graph: Converted, file: str) -> str:
     if blocked:
         raise blocked_error(graph, list(blocked), file)
     if fit:
-        names = ", ".join(f"{graph.safe.name_of(n)} {_shown_shape(graph, n)}" for n in fit[:_NAMED])
+        names = ", ".join(f"{graph.safe.name_of(n)} {_shape_in_words(graph, n)}" for n in fit[:_NAMED])
         names += f" and {len(fit) - _NAMED} more" if len(fit) > _NAMED else ""
         raise UnsupportedTeacher(
             f"it is not plain which output holds the class scores: {names}",
@@ -118,13 +118,13 @@ def _why_unfit(graph: Converted, name: str) -> tuple[str | None, str]:
     shape = sample.shape
     if not sample.numel():
         before = _scores_before(graph, name)
-        what = f"{_shown_shape(graph, name)} holds no numbers: the file itself cuts all of them away"
+        what = f"{_shape_in_words(graph, name)} holds no numbers: the file itself cuts all of them away"
         return what, "" if before is None else _BEFORE.format(graph.safe.name_of(before))
     if sample.dim() > 2 and sum(size > 1 for size in shape[1:]) > 1:
         what = "one answer for each of many places (detection, segmentation or text), not one for each input"
-        return f"{_shown_shape(graph, name)} holds {what}", _SCORES
+        return f"{_shape_in_words(graph, name)} holds {what}", _SCORES
     if sample.dim() == 0 or shape[0] != graph.values["input"].seen[0].shape[0]:
-        return f"{_shown_shape(graph, name)} does not hold one row for each input", _SCORES
+        return f"{_shape_in_words(graph, name)} does not hold one row for each input", _SCORES
     return None, ""
 
 
@@ -163,7 +163,7 @@ def _free_shape(graph: Converted, name: str) -> list[str | int]:
     return [a if a == b else "N" for a, b in zip(first, second, strict=True)]
 
 
-def _shown_shape(graph: Converted, name: str) -> str:
+def _shape_in_words(graph: Converted, name: str) -> str:
     return f"[{', '.join(map(str, _free_shape(graph, name)))}]"
 
 
@@ -186,7 +186,7 @@ def output_kind(
     in_unit = not shown_by_graph.unbounded and bool((values >= 0).all() and (values <= 1).all())
     if scores == 1:
         if task not in (None, "binary"):
-            raise _does_not_fit(task, "one number for each input", file)
+            raise _task_error(task, "one number for each input", file)
         if end == "sigmoid" or (in_unit and end is None and task is None and len(np.unique(values)) > 1):
             return "binary_probability"
         if task == "binary" or labelled or re.search(r"logit", name, re.IGNORECASE):
@@ -200,7 +200,7 @@ def output_kind(
     if task is None and labelled and end == "sigmoid":
         task = "multiclass"  # one label for each input: the largest wins
     if task == "binary":
-        raise _does_not_fit(task, f"{scores} numbers for each input", file)
+        raise _task_error(task, f"{scores} numbers for each input", file)
     if task == "multilabel":
         return "multilabel_probabilities" if end == "sigmoid" or (in_unit and end is None) else "multilabel_logits"
     if end in ("softmax", "log_softmax"):
@@ -214,5 +214,5 @@ def output_kind(
     return "multilabel_probabilities" if task is None and in_unit and values.std() > 0 else "logits"
 
 
-def _does_not_fit(task: Task | None, what: str, file: str) -> OnnxcakeError:
+def _task_error(task: Task | None, what: str, file: str) -> OnnxcakeError:
     return UsageError(f"--task {task} does not fit: the model gives {what}", where=file, remedy="Leave --task out.")

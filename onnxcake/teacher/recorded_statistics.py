@@ -75,7 +75,7 @@ def _check_overwrite(path: Path) -> None:
     check_target(path)
     try:
         if path.is_file():
-            _read(path)
+            _read_checked(path)
     except UsageError as error:
         what = "is not a file of recorded statistics, and it would be overwritten"
         raise OutputError(what, where=path, remedy="Choose another file with --out.") from error
@@ -134,7 +134,7 @@ def load(path: Path, teacher: Teacher) -> ActivationStatistics:
     Raises:
         UsageError: if it cannot be read, is damaged, was recorded from another teacher, or does not fit.
     """
-    tensors, facts = _read(path)
+    tensors, facts = _read_checked(path)
     if facts["teacher"] != teacher.facts.digest:
         raise UsageError(
             f"these statistics were recorded from another teacher ({shown(facts['file'])}, "
@@ -161,7 +161,7 @@ def load(path: Path, teacher: Teacher) -> ActivationStatistics:
     return ActivationStatistics(tuple(taps), tuple(means), tuple(variances), "recorded")
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_checked(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors and facts of such a file, and check its digest."""
     if not (is_there(path) and path.is_file()):
         raise UsageError("there is no such file", where=path, remedy="Give --stats the file that was recorded.")

@@ -129,18 +129,18 @@ class Signature:
     def to_input(self, standard: Tensor) -> Tensor:
         """Convert standard units to input units. Differentiable; returns the same tensor where the two are equal."""
         x = standard
-        if self._rescaled:
+        if self._is_rescaled:
             x = x * self._by_channel(self.deviation, x)
-        if self._moved:
+        if self._is_shifted:
             x = x + self._by_channel(self.location, x)
         return x.movedim(1, -1) if self.channels_last else x
 
     def to_standard(self, inputs: Tensor) -> Tensor:
         """Convert input units to standard units."""
         x = inputs.movedim(-1, 1) if self.channels_last else inputs
-        if self._moved:
+        if self._is_shifted:
             x = x - self._by_channel(self.location, x)
-        if self._rescaled:
+        if self._is_rescaled:
             x = x / self._by_channel(self.deviation, x)
         return x
 
@@ -161,7 +161,7 @@ class Signature:
         mean, std = self.mean or (0.0,), self.std or (1.0,)
         location, deviation = self._by_channel(self.location, one), self._by_channel(self.deviation, one)
         low, high = (
-            (((self._end(value, one) - self._by_channel(mean, one)) / self._by_channel(std, one)) - location)
+            (((self._range_end(value, one) - self._by_channel(mean, one)) / self._by_channel(std, one)) - location)
             / deviation
             for value in self.range
         )
@@ -182,7 +182,7 @@ class Signature:
     def over_range(self, unit: Tensor) -> Tensor:
         """Scale numbers from 0 to 1 with channels first to raw values from the range's lowest to its highest."""
         assert self.range is not None
-        low, high = (self._end(value, unit) for value in self.range)
+        low, high = (self._range_end(value, unit) for value in self.range)
         return unit * (high - low) + low
 
     def from_raw(self, raw: Tensor) -> Tensor:
@@ -192,19 +192,19 @@ class Signature:
             x = (x - self._by_channel(self.mean, x)) / self._by_channel(self.std, x)
         return x.movedim(1, -1) if self.channels_last else x
 
-    def _end(self, value: Bound, like: Tensor) -> Tensor | float:
+    def _range_end(self, value: Bound, like: Tensor) -> Tensor | float:
         return self._by_channel(value, like) if isinstance(value, tuple) else value
 
     @cached_property
-    def _moved(self) -> bool:
+    def _is_shifted(self) -> bool:
         return any(self.location)
 
     @cached_property
-    def _rescaled(self) -> bool:
+    def _is_rescaled(self) -> bool:
         return any(d != 1 for d in self.deviation)
 
     @cached_property
-    def _kept(self) -> dict[int, Tensor]:
+    def _tensor_cache(self) -> dict[int, Tensor]:
         """Cache the tensors of long tuples, by the tuple's identity, which lives as long as this object."""
         return {}
 
@@ -212,9 +212,9 @@ class Signature:
         """Shape numbers for all, for each channel or for each number to broadcast to [batch, channels, …]."""
         if len(values) <= _MANY:
             return self._laid_out(torch.tensor(values, dtype=like.dtype, device=like.device))
-        if id(values) not in self._kept:
-            self._kept[id(values)] = self._laid_out(torch.tensor(values, dtype=torch.float64))
-        return self._kept[id(values)].to(like)
+        if id(values) not in self._tensor_cache:
+            self._tensor_cache[id(values)] = self._laid_out(torch.tensor(values, dtype=torch.float64))
+        return self._tensor_cache[id(values)].to(like)
 
     def _laid_out(self, values: Tensor) -> Tensor:
         if len(values) in (1, self.shape[0]):

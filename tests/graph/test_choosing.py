@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from onnxcake.cli.options import options_of
 from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.onnxfile.dequantise_rows import dequantise_rows_early
-from onnxcake.onnxfile.input_choice import Choice
+from onnxcake.onnxfile.input_choice import GraphChoice
 from onnxcake.onnxfile.load import TeacherFile
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.onnxfile.rename import SafeGraph
@@ -31,10 +31,10 @@ def normal(*shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def opened(model: onnx.ModelProto, choice: Choice | None = None) -> SafeGraph:
+def opened(model: onnx.ModelProto, choice: GraphChoice | None = None) -> SafeGraph:
     onnx.checker.check_model(model)
     file = TeacherFile(onnx.ModelProto.FromString(model.SerializeToString()), {}, "", 0, "t.onnx")
-    return normalise(file, choice or Choice())
+    return normalise(file, choice or GraphChoice())
 
 
 def long(*numbers: int) -> np.ndarray[Any, Any]:
@@ -210,7 +210,7 @@ def test_the_value_behind_is_chosen(name: str, handmade: Any) -> None:
     safe = opened(handmade(nodes, weights, inputs=inputs, domains={"ai.onnx.ml": 3}))
     assert (safe.input_name, safe.input_shape) == (wanted, sizes)
     assert any(repr(wanted) in note for note in safe.notes)
-    named = opened(handmade(nodes, weights, inputs=inputs, domains={"ai.onnx.ml": 3}), Choice(input=wanted))
+    named = opened(handmade(nodes, weights, inputs=inputs, domains={"ai.onnx.ml": 3}), GraphChoice(input=wanted))
     assert named.input_shape == sizes and named.model == safe.model, "its sizes are inferred where it is named, too"
 
 
@@ -334,9 +334,9 @@ def test_the_remedy_works_when_it_is_followed(name: str, handmade: Any) -> None:
 
 def test_sizes_said_of_an_input_are_those_of_the_value_behind(handmade: Any) -> None:
     nodes, weights, inputs, _ = ASKED["open length"]
-    safe = opened(handmade(nodes, weights, inputs=inputs), Choice(input="h", shapes={"ids": (1, 6)}))
+    safe = opened(handmade(nodes, weights, inputs=inputs), GraphChoice(input="h", shapes={"ids": (1, 6)}))
     assert safe.input_shape == (6, 4)
-    unnamed = opened(handmade(nodes, weights, inputs=inputs), Choice(shapes={"ids": (1, 6)}))
+    unnamed = opened(handmade(nodes, weights, inputs=inputs), GraphChoice(shapes={"ids": (1, 6)}))
     assert (unnamed.input_name, unnamed.input_shape) == ("h", (6, 4))
 
 
@@ -353,7 +353,7 @@ def test_nothing_to_choose(inputs: list[Any], hold: dict[str, Any], words: str, 
     if not inputs:
         del model.graph.input[:]
     with pytest.raises(UnsupportedTeacher, match=words) as caught:
-        opened(model, Choice(constants=hold))
+        opened(model, GraphChoice(constants=hold))
     assert caught.value.remedy
 
 

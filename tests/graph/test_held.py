@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxcake.cli.options import options_of
 from onnxcake.core.errors import UnsupportedTeacher, UsageError
-from onnxcake.onnxfile.input_choice import Choice
+from onnxcake.onnxfile.input_choice import GraphChoice
 from onnxcake.onnxfile.load import TeacherFile
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.teacher.options import Options
@@ -29,7 +29,7 @@ def value(name: str, *shape: str | int | None, kind: int = TensorProto.FLOAT) ->
 
 
 def answer(
-    handmade: Any, held: onnx.ValueInfoProto, choice: Choice, shape: tuple[Any, ...] = ("batch", 3, 4)
+    handmade: Any, held: onnx.ValueInfoProto, choice: GraphChoice, shape: tuple[Any, ...] = ("batch", 3, 4)
 ) -> np.ndarray[Any, Any]:
     """What an input is held at, as the file's own graph gets it when ``x`` is five rows."""
     name = held.name
@@ -46,7 +46,7 @@ def answer(
     return found
 
 
-def held_at(given: Any, name: str = "side", **more: Any) -> Choice:
+def held_at(given: Any, name: str = "side", **more: Any) -> GraphChoice:
     return Options(input="x", constants={name: given}, **more).choice
 
 
@@ -88,7 +88,7 @@ GRID = np.arange(6, dtype=np.float32).reshape(2, 3)
     ],
     ids=lambda given: None,
 )
-def test_what_an_input_is_held_at(held: onnx.ValueInfoProto, choice: Choice, wanted: Any, handmade: Any) -> None:
+def test_what_an_input_is_held_at(held: onnx.ValueInfoProto, choice: GraphChoice, wanted: Any, handmade: Any) -> None:
     got = answer(handmade, held, choice, ("batch", "time", 4) if choice.shape else ("batch", 3, 4))
     assert got.dtype == helper.tensor_dtype_to_np_dtype(held.type.tensor_type.elem_type)
     np.testing.assert_array_equal(got, np.asarray(wanted).astype(got.dtype))
@@ -116,7 +116,9 @@ def test_sizes_follow_the_names_of_the_chosen_input(handmade: Any) -> None:
         (value("side", "batch", 3), held_at(1, "x"), "'x' is the input to optimise and is to be held, too"),
     ],
 )
-def test_what_no_input_can_be_held_at(held: onnx.ValueInfoProto, choice: Choice, words: str, handmade: Any) -> None:
+def test_what_no_input_can_be_held_at(
+    held: onnx.ValueInfoProto, choice: GraphChoice, words: str, handmade: Any
+) -> None:
     with pytest.raises(UsageError) as caught:
         answer(handmade, held, choice)
     assert words in caught.value.what + caught.value.remedy and caught.value.remedy

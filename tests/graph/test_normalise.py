@@ -13,14 +13,14 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxcake.core.errors import UnsupportedTeacher, UsageError
-from onnxcake.onnxfile.input_choice import Choice
+from onnxcake.onnxfile.input_choice import GraphChoice
 from onnxcake.onnxfile.load import TeacherFile
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.onnxfile.rename import SafeGraph
 from onnxcake.teacher.teacher import Teacher
 
 N = helper.make_node
-NO_CHOICE = Choice()
+NO_CHOICE = GraphChoice()
 SAFE = re.compile(r"input|[nvw]\d+|")
 
 
@@ -28,7 +28,7 @@ def value(name: str, *shape: str | int | None, kind: int = TensorProto.FLOAT) ->
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def normalised(model: onnx.ModelProto, choice: Choice = NO_CHOICE) -> SafeGraph:
+def normalised(model: onnx.ModelProto, choice: GraphChoice = NO_CHOICE) -> SafeGraph:
     onnx.checker.check_model(model)
     safe = normalise(TeacherFile(onnx.ModelProto.FromString(model.SerializeToString()), {}, "", 0, "t.onnx"), choice)
     for part in (safe.model, *(safe.cut(output) for output in safe.outputs)):
@@ -190,14 +190,14 @@ def test_several_outputs_are_all_kept(handmade: Any, normal: Any) -> None:
 
 def test_a_value_inside_may_be_the_output(handmade: Any, normal: Any) -> None:
     nodes = [N("MatMul", ["x", "W"], ["h"]), N("ArgMax", ["h"], ["y"], axis=1)]
-    safe = normalised(handmade(nodes, {"W": normal(4, 3)}), Choice(output="h"))
+    safe = normalised(handmade(nodes, {"W": normal(4, 3)}), GraphChoice(output="h"))
     assert operators(safe.model) == ["MatMul"] and safe.value_names[safe.chosen or ""] == "h"
 
 
 def test_a_value_inside_may_be_the_input(handmade: Any, normal: Any) -> None:
     nodes = [N("Gather", ["table", "x"], ["h"]), N("Relu", ["h"], ["r"]), N("Flatten", ["r"], ["y"])]
     model = handmade(nodes, {"table": normal(9, 4)}, inputs=[value("x", "batch", 5, kind=TensorProto.INT64)])
-    safe = normalised(model, Choice(input="h", shape=(1, 5, 4)))
+    safe = normalised(model, GraphChoice(input="h", shape=(1, 5, 4)))
     assert operators(safe.model) == ["Relu", "Flatten"] and not safe.model.graph.initializer
     assert (safe.input_name, safe.input_shape) == ("h", (5, 4))
 
@@ -207,7 +207,7 @@ def test_other_inputs_are_held(batch: str | int, handmade: Any, normal: Any) -> 
     nodes = [N("Mul", ["x", "mask"], ["m"]), N("Add", ["m", "bias"], ["y"])]
     inputs = [value("x", batch, 4), value("mask", batch, 4), value("bias")]
     model = handmade(nodes, inputs=inputs, outputs=[value("y", batch, 4)])
-    safe = normalised(model, Choice(constants={"mask": 2.0, "bias": 0.5}))
+    safe = normalised(model, GraphChoice(constants={"mask": 2.0, "bias": 0.5}))
     x = normal(5, 4)
     got = ReferenceEvaluator(cut(safe)).run(None, {"input": x})[0]
     np.testing.assert_allclose(got, x * 2 + 0.5, rtol=1e-6)
@@ -218,22 +218,22 @@ def test_open_sizes_are_said(handmade: Any, normal: Any) -> None:
     with pytest.raises(UnsupportedTeacher, match="height") as caught:
         normalised(model)
     assert "--shape" in caught.value.remedy
-    assert normalised(model, Choice(shape=(1, 3, 8, 9))).input_shape == (3, 8, 9)
+    assert normalised(model, GraphChoice(shape=(1, 3, 8, 9))).input_shape == (3, 8, 9)
 
 
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        (Choice(input="nobody"), "no value is called 'nobody'"),
-        (Choice(output="yy"), "did you mean 'y'"),
-        (Choice(constants={"z": 1.0}), "no input is called 'z'"),
-        (Choice(shape=(1, 5)), "does not fit"),
-        (Choice(shape=(1, 4, 1)), "does not fit"),
-        (Choice(shape=(0, 4)), "does not fit"),
-        (Choice(shape=(4,)), "does not fit"),
+        (GraphChoice(input="nobody"), "no value is called 'nobody'"),
+        (GraphChoice(output="yy"), "did you mean 'y'"),
+        (GraphChoice(constants={"z": 1.0}), "no input is called 'z'"),
+        (GraphChoice(shape=(1, 5)), "does not fit"),
+        (GraphChoice(shape=(1, 4, 1)), "does not fit"),
+        (GraphChoice(shape=(0, 4)), "does not fit"),
+        (GraphChoice(shape=(4,)), "does not fit"),
     ],
 )
-def test_a_choice_that_the_file_does_not_have(choice: Choice, words: str, handmade: Any, normal: Any) -> None:
+def test_a_choice_that_the_file_does_not_have(choice: GraphChoice, words: str, handmade: Any, normal: Any) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         normalised(handmade([N("MatMul", ["x", "W"], ["y"])], {"W": normal(4, 3)}), choice)
     assert caught.value.exit_code == 2 and caught.value.remedy

@@ -227,7 +227,7 @@ def answers(content: bytes, x: Tensor, *, fused: bool) -> np.ndarray[Any, Any]:
 
 
 NO_NEW = pytest.mark.skipif(not hasattr(torch.onnx, "ops"), reason="torch's current exporter rounds since 2.8")
-EXPORTS = [*((name, "_traced") for name in NETS), pytest.param("cnn-small", "_captured", marks=NO_NEW)]
+EXPORTS = [*((name, "_export_traced") for name in NETS), pytest.param("cnn-small", "_export_captured", marks=NO_NEW)]
 
 
 @pytest.mark.parametrize("bits", [7, 8])
@@ -239,7 +239,7 @@ def test_onnxruntime_rounds_as_torch_does(name: str, exporter: str, bits: int, m
 
     Kernels that saturate are those of processors without VNNI, with weights of eight bits.
     """
-    other = "_traced" if exporter == "_captured" else "_captured"
+    other = "_export_traced" if exporter == "_export_captured" else "_export_captured"
     monkeypatch.setattr(exporting, other, lambda *args: (_ for _ in ()).throw(RuntimeError("not this one")))
     shape, hyper = NETS[name]
     net = seen(quantised(make(name, shape, **hyper), bits), shape)

@@ -54,7 +54,7 @@ class Apart:
             self.near[5].bias.mul_(3.03)  # type: ignore[operator, union-attr]
 
     def search_lr_factor(self, training: Training) -> float:
-        trial = training.regime.trial
+        trial = training.regime.trial_steps
         training.search_lr_factor(lambda: lessons(self.teacher, trial, 1), list(lessons(self.teacher, 4, 2)), Key(0))
         return training.rate
 
@@ -104,7 +104,7 @@ def test_a_rate_at_which_all_is_lost_is_not_taken() -> None:
 def test_a_short_run_tries_nothing(rates: tuple[float, ...], steps: int, trial: int) -> None:
     regime = begun(network(), rates).regime
     object.__setattr__(regime, "steps", steps)
-    assert regime.trial == trial
+    assert regime.trial_steps == trial
 
 
 @pytest.mark.parametrize(("rates", "taken"), [((4.0,), 4.0), ((0.1, 0.4), 0.4), ((0.1, 1.0, 4.0), 1.0)])

@@ -63,7 +63,7 @@ def _arrays(file: Path) -> dict[str, Array]:
         raise ProbeError("not a regular file", where=file, remedy=REMEDY)
     try:
         if file.suffix.lower() == ".safetensors":
-            return {name: _plain(array) for name, array in load_file(file).items()}
+            return {name: _without_bfloat16(array) for name, array in load_file(file).items()}
         with file.open("rb") as source:
             if source.read(4).startswith(b"PK"):
                 return _members(file)
@@ -75,7 +75,7 @@ def _arrays(file: Path) -> dict[str, Array]:
         raise unreadable(file, error) from error
 
 
-def _plain(array: Array) -> Array:
+def _without_bfloat16(array: Array) -> Array:
     """Convert bfloat16 to float32, as numpy does not know it."""
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 

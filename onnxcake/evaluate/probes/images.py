@@ -21,7 +21,7 @@ from ...core.arrays import Array
 from ...core.errors import ProbeError
 from ...core.text import shown
 from .archives import check_memory
-from .labels import Labels
+from .labels import LabelReader
 from .matching import as_taken
 from .parts import ProbePart, Takes, Wanted
 
@@ -70,7 +70,7 @@ def _classes(names: Sequence[str], path: Path, wanted: Wanted) -> tuple[Array, s
             where=path,
             remedy="Put all pictures into one folder, or save them by numpy.savez with labels [n, labels] of 0 and 1.",
         )
-    labels = Labels(wanted, path, "the folders' names")
+    labels = LabelReader(wanted, path, "the folders' names")
     if all(re.fullmatch(r"\d{1,9}", name) for name in names) or wanted.class_names:
         found, notes = labels.by_name(list(names), len(names))
         return found, "; ".join(notes)

@@ -29,7 +29,7 @@ def texts_of(array: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelReader:
     """Convert an array of labels to classes for one teacher.
 
     Attributes:
@@ -52,7 +52,7 @@ class Labels:
             raise self._error(f"has shape {list(array.shape)}, for {count} inputs", "Give one label for each input.")
         if array.dtype.kind in "US":
             return self.by_name(texts_of(array).reshape(-1).tolist() if array.size == count else [], count)
-        whole = self._whole(array)
+        whole = self._to_whole_numbers(array)
         if self.wanted.signature.task == "multilabel":
             return self._multilabel(whole), ()
         if whole.ndim == 2 and whole.shape[1] == 1:
@@ -93,7 +93,7 @@ class Labels:
                 return same[0] if len(same) == 1 else None
         return None
 
-    def _whole(self, array: Array) -> Array:
+    def _to_whole_numbers(self, array: Array) -> Array:
         if array.dtype.kind not in "iubf":
             raise self._error(f"is of type {array.dtype}", f"Give {self._wanted_labels()}.")
         if array.dtype.kind == "f" and (not np.isfinite(array).all() or (array != np.rint(array)).any()):

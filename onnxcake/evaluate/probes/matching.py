@@ -11,7 +11,7 @@ import numpy as np
 from ...core.arrays import Array
 from ...core.errors import ProbeError
 from ...core.text import did_you_mean, shown
-from .labels import Labels, is_label_name, texts_of
+from .labels import LabelReader, is_label_name, texts_of
 from .parts import ProbePart, Takes, Wanted
 
 _NUMBERS, _TEXT = "fiub", "US"
@@ -142,7 +142,7 @@ def _labels(
             remedy="Keep only one, or call it 'labels'.",
         )
     if able:
-        return Labels(wanted, source, shown(able[0])).of(rest[able[0]], count)
+        return LabelReader(wanted, source, shown(able[0])).of(rest[able[0]], count)
     texts = [name for name, a in rest.items() if a.dtype.kind in "US" and a.shape == (count,)]
     return None, tuple(f"{shown(name)} holds text, and is not taken for labels" for name in texts)
 

@@ -20,7 +20,7 @@ from ...core.arrays import Array
 from ...core.errors import ProbeError
 from ...core.text import did_you_mean, shown
 from .archives import check_memory
-from .labels import Labels, is_label_name
+from .labels import LabelReader, is_label_name
 from .matching import as_taken
 from .parts import ProbePart, Takes, Wanted
 
@@ -48,7 +48,7 @@ def read(files: Sequence[Path], wanted: Wanted) -> list[ProbePart]:
                 where=table.source,
                 remedy="Give files with the same columns in the same order.",
             )
-    return [_part(table, wanted) for table in tables]
+    return [_to_part(table, wanted) for table in tables]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _drop_index(table: _Table, wanted: Wanted) -> _Table:
     return _Table(table.source, table.header[1:], [row[1:] for row in table.rows], table.lines, (told,))
 
 
-def _part(table: _Table, wanted: Wanted) -> ProbePart:
+def _to_part(table: _Table, wanted: Wanted) -> ProbePart:
     if len(wanted.takes) == 1:
         columns, label, notes = _in_order(table, wanted)
         feeds = {wanted.takes[0].name: _features(table, columns, wanted.takes[0])}
@@ -298,7 +298,7 @@ def _by_name(table: _Table, takes: Sequence[Takes]) -> tuple[list[tuple[Takes, i
 
 def _labels(table: _Table, column: int, wanted: Wanted) -> tuple[Array, tuple[str, ...]]:
     cells: list[Any] = table.cells(column)
-    labels = Labels(wanted, table.source, table.name(column))
+    labels = LabelReader(wanted, table.source, table.name(column))
     if all(_is_number(cell) or cell.casefold() in _TRUTH for cell in cells):
         return labels.of(table.numbers(column, whole=True), len(cells))
     return labels.by_name(cells, len(cells))

@@ -28,7 +28,7 @@ def one_hot_encoder(node: Node) -> Function:
 
 @op("LabelEncoder", domain=ML)
 def label_encoder(node: Node) -> Function:
-    keys, values = _listed(node, "keys"), _listed(node, "values")
+    keys, values = _read_values(node, "keys"), _read_values(node, "values")
     if keys is None or values is None or not isinstance(node.sample(0), Tensor):
         raise Obstacle("it maps to or from strings, which have no gradient", _STRINGS)
     if keys.is_floating_point() and bool(keys.isnan().any()):
@@ -45,7 +45,7 @@ def label_encoder(node: Node) -> Function:
     return function
 
 
-def _listed(node: Node, side: str) -> Tensor | None:
+def _read_values(node: Node, side: str) -> Tensor | None:
     whole, real, tensor = (node.attr(f"{side}_{kind}") for kind in ("int64s", "floats", "tensor"))
     if whole is not None:
         return torch.tensor(whole)

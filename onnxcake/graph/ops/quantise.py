@@ -108,7 +108,7 @@ def dequantize_linear(node: Node) -> Function | list[Value]:
         return _to_grid(node, _target(maker), back=True)
     real = real_dtype(node)
     kind = node.attr("output_dtype", 0) or next(k for k, d in DTYPES.items() if d == node.dtype(1))
-    whole, central = _is_all(node, 1, 1), not node.has(2) or _is_all(node, 2, 0)
+    whole, central = _is_filled_with(node, 1, 1), not node.has(2) or _is_filled_with(node, 2, 0)
     if whole and central and node.builder.precision == node.dtype(0):
         return [node.value(0)]
     scale_of = None if whole else _pass_aligned(node, 1)
@@ -174,7 +174,7 @@ def _number(node: Node, place: int) -> float | None:
     return float(node.sample(place).to(real_dtype(node)))
 
 
-def _is_all(node: Node, place: int, number: int) -> bool:
+def _is_filled_with(node: Node, place: int, number: int) -> bool:
     return node.is_constant(place) and bool((node.sample(place).to(real_dtype(node)) == number).all())
 
 

@@ -14,7 +14,7 @@ from ...core.text import shown
 from ..node import Node
 from ..registry import op
 from ..values import Depends, Function, Obstacle, Unfit, Value
-from .recurrent_loop import Cell, activations, loop
+from .recurrent_loop import RecurrentCell, activations, loop
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _DEFAULTS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
@@ -53,7 +53,7 @@ def recurrent(node: Node) -> Function:
         node.take(index)
     if kernel is not None:
         return _fused(node, layer, kernel, rest[1:3])
-    cell = Cell(
+    cell = RecurrentCell(
         node.op,
         activations(names, node.attr("activation_alpha", ()), node.attr("activation_beta", ()), len(layer.reverse)),
         node.attr("clip", 0.0) or None,

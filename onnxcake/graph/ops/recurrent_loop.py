@@ -13,7 +13,7 @@ from ...core.text import shown
 from ..values import Function, Obstacle
 
 Activation = Callable[[Tensor], Tensor]
-Step = Callable[..., tuple[Tensor, ...]]
+CellStep = Callable[..., tuple[Tensor, ...]]
 
 # Name → whether it takes an alpha, a beta; and what it computes.
 _ACTIVATIONS: dict[str, tuple[bool, bool, Callable[[float, float], Activation]]] = {
@@ -35,7 +35,7 @@ _BETA = {"hardsigmoid": 0.5}
 
 
 @dataclass(frozen=True)
-class Cell:
+class RecurrentCell:
     """Describe one time step: the activations of each direction, and the operator's switches."""
 
     kind: str
@@ -68,7 +68,7 @@ def activations(
     return tuple(tuple(made[d * each : (d + 1) * each]) for d in range(directions))
 
 
-def loop(cell: Cell, reverse: tuple[bool, ...], batch_first: bool, sequence: bool) -> Function:
+def loop(cell: RecurrentCell, reverse: tuple[bool, ...], batch_first: bool, sequence: bool) -> Function:
     """Build the layer as a function (x, w, r, b, lengths, h, c, p) → (y, h, c), inputs None where absent."""
     make, cells = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}[cell.kind], cell.kind == "LSTM"
 
@@ -116,7 +116,7 @@ def _valid(x: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
 
 
 def _run(
-    step: Step,
+    step: CellStep,
     gates: Tensor,
     state: Sequence[Tensor],
     valid: tuple[Tensor, ...] | None,
@@ -142,7 +142,7 @@ def _run(
     return torch.stack(ys[::-1] if backwards else ys), state
 
 
-def _lstm(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> tuple[Step, Tensor | None]:
+def _lstm(cell: RecurrentCell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> tuple[CellStep, Tensor | None]:
     """Build one step, and the bias that is added to the inputs of all steps beforehand."""
     (f, g, h_of), clip = cell.activations[d], cell.clipped
     peep_i, peep_o, peep_f = (None,) * 3 if p is None else p.chunk(3)
@@ -161,7 +161,7 @@ def _lstm(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> 
     return step, _sum_biases(b)
 
 
-def _gru(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> tuple[Step, Tensor | None]:
+def _gru(cell: RecurrentCell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> tuple[CellStep, Tensor | None]:
     """Build a GRU's step and bias, as `_lstm` does."""
     (f, g), clip, linear_first = cell.activations[d], cell.clipped, cell.linear_before_reset
     sizes = [2 * r.shape[1], r.shape[1]]
@@ -181,7 +181,7 @@ def _gru(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> t
     return step, bias
 
 
-def _rnn(cell: Cell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> tuple[Step, Tensor | None]:
+def _rnn(cell: RecurrentCell, d: int, r: Tensor, b: Tensor | None, p: Tensor | None) -> tuple[CellStep, Tensor | None]:
     """Build an RNN's step and bias, as `_lstm` does."""
     (f,), clip = cell.activations[d], cell.clipped
     return lambda x, h: (f(clip(x + F.linear(h, r))),), _sum_biases(b)

@@ -63,12 +63,12 @@ def reduce(node: Node) -> Function | list[Value]:
     if axes is None:
         if node.op in ("ReduceSum", "ReduceProd", "ReduceMean", "ReduceLogSumExp"):
             return [node.value(0)]
-        function = _over(node.op, (-1,), False, dtype)  # each element by itself
+        function = _reduction_over(node.op, (-1,), False, dtype)  # each element by itself
         return lambda x: function(x.unsqueeze(-1))
-    return _over(node.op, axes, keep, dtype)
+    return _reduction_over(node.op, axes, keep, dtype)
 
 
-def _over(name: str, axes: Axes, keep: bool, dtype: torch.dtype) -> Function:
+def _reduction_over(name: str, axes: Axes, keep: bool, dtype: torch.dtype) -> Function:
     if name in _WHOLE:
         whole = _sum if name == "ReduceL1" and dtype in UNSIGNED else _WHOLE[name]
         return modular(lambda x: whole(x, axes, keep), dtype)

@@ -139,7 +139,7 @@ def _separable(node: Node, axes: list[Axis], how: ResizeOptions, crop: bool) -> 
     floating = node.dtype(0).is_floating_point
     work = node.dtype(0) if floating else torch.float32
     for axis in sorted(axes, key=lambda a: a.new / a.old):  # what makes it smaller first
-        steps.append(_step(node, axis, how, work))
+        steps.append(_axis_step(node, axis, how, work))
     value = node.attr("extrapolation_value", 0.0)
     if crop:
         mask = torch.zeros((), dtype=torch.bool)
@@ -160,7 +160,7 @@ def _separable(node: Node, axes: list[Axis], how: ResizeOptions, crop: bool) -> 
     return function
 
 
-def _step(node: Node, axis: Axis, how: ResizeOptions, dtype: torch.dtype) -> tuple[Callable[..., Tensor], int]:
+def _axis_step(node: Node, axis: Axis, how: ResizeOptions, dtype: torch.dtype) -> tuple[Callable[..., Tensor], int]:
     """Build the function that resizes one axis; return it and the number of tensors it takes."""
     place = axis.place - node.rank(0)
     if how.mode == "nearest":

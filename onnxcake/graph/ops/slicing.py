@@ -52,7 +52,7 @@ def _slice_now(dims: Sizes, parts: list[tuple[int, int]], low: list[int], high: 
     """Build a slice whose bounds are known, except that torch clamps those on an axis that depends on the batch."""
     index, flipped = [slice(None)] * (1 + max(axis for axis, _ in parts)), []
     for (axis, step), start, end in zip(parts, low, high, strict=True):
-        index[axis], flip = _part(start, end, step, dims.base[axis])
+        index[axis], flip = _as_slice(start, end, step, dims.base[axis])
         if flip:
             flipped.append(axis)
     cut = tuple(index)
@@ -76,7 +76,7 @@ def _slice_by_batch(
     def function(x: Tensor, starts: tuple[int, ...], ends: tuple[int, ...]) -> Tensor:
         index, flipped = [slice(None)] * x.dim(), []
         for (axis, step), start, end in zip(parts, starts, ends, strict=True):
-            index[axis], flip = _part(start, end, step, x.shape[axis])
+            index[axis], flip = _as_slice(start, end, step, x.shape[axis])
             if flip:
                 flipped.append(axis)
         x = x[tuple(index)]
@@ -85,7 +85,7 @@ def _slice_by_batch(
     return function
 
 
-def _part(start: int, end: int, step: int, size: int) -> tuple[slice, bool]:
+def _as_slice(start: int, end: int, step: int, size: int) -> tuple[slice, bool]:
     """Convert bounds on an axis to a slice with a positive step, and tell whether to flip the result."""
     if step > 0:
         low, high = (min(max(bound, -_FAR), _FAR) for bound in (start, end))

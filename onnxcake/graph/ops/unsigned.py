@@ -16,7 +16,7 @@ def modular(function: Function, dtype: torch.dtype) -> Function:
     """Wrap a function that is right modulo 2⁶⁴ (sums, products, bits) for tensors of ``dtype``."""
     if dtype not in WIDE:
         return function
-    return lambda *xs: function(*[_as(x, torch.int64) for x in xs]).to(dtype)
+    return lambda *xs: function(*[_cast_or_none(x, torch.int64) for x in xs]).to(dtype)
 
 
 def ordering(function: Function, dtype: torch.dtype, *, back: bool = True) -> Function:
@@ -58,5 +58,5 @@ def _at_least(x: Tensor, y: Tensor) -> Tensor:
     return ((x ^ _SIGN) >= (y ^ _SIGN)).to(torch.int64)
 
 
-def _as(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _cast_or_none(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if x is None else x.to(dtype)

@@ -77,7 +77,7 @@ def windows_of(node: Node, kernel: tuple[int, ...], auto: str | None = None) -> 
     if auto == "VALID":
         pads = (0,) * 2 * axes
     windows = Windows(kernel, strides, dilations, pads[:axes], pads[axes:], bool(node.attr("ceil_mode", 0)))
-    return _same(node, windows, auto == "SAME_UPPER") if auto.startswith("SAME") else windows
+    return _same_padding(node, windows, auto == "SAME_UPPER") if auto.startswith("SAME") else windows
 
 
 def spatial_sizes(node: Node) -> list[int]:
@@ -89,7 +89,7 @@ def spatial_sizes(node: Node) -> list[int]:
     return [node.size(0, axis) for axis in range(2, node.rank(0))]
 
 
-def _same(node: Node, windows: Windows, upper: bool) -> Windows:
+def _same_padding(node: Node, windows: Windows, upper: bool) -> Windows:
     """Pad for one window per stride; the odd element at the end (upper) or beginning.
 
     Where windows lie so far apart that some of the input is left over, onnxruntime's pooling starts further in,

@@ -36,7 +36,7 @@ def lenet5_half(signature: Signature) -> nn.Module:
 def _lenet(name: str, signature: Signature, *, maps: tuple[int, int, int], hidden: int) -> nn.Module:
     channels, *sides = fit.image_shape(name, signature, least_side=_LEAST_SIDE)
     padding = [2 if side < _PAPER_SIDE else 0 for side in sides]
-    height, width = (_left(side, pad) for side, pad in zip(sides, padding, strict=True))
+    height, width = (_remaining_side(side, pad) for side, pad in zip(sides, padding, strict=True))
     return nn.Sequential(
         nn.Conv2d(channels, maps[0], _KERNEL, padding=(padding[0], padding[1])),
         nn.ReLU(),
@@ -54,7 +54,7 @@ def _lenet(name: str, signature: Signature, *, maps: tuple[int, int, int], hidde
     )
 
 
-def _left(side: int, padding: int) -> int:
+def _remaining_side(side: int, padding: int) -> int:
     """Compute the side of the third convolution's input."""
     for pad in (padding, 0):
         side = (side + 2 * pad - _KERNEL + 1) // 2

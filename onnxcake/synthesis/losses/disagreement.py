@@ -52,7 +52,7 @@ class Disagreement(Loss):
 
     def __call__(self, step: Step, state: Any = None) -> Tensor:
         teacher, student = step.logits.detach() if self.detach_teacher else step.logits, step.student
-        apart = self._apart(teacher, student, step.multilabel, state)
+        apart = self._distance_of(teacher, student, step.multilabel, state)
         if self.reduction == "mean" or (self.reduction == "auto" and self.distance == "l1"):
             apart = apart / teacher.shape[1]
         if self.distance == "js":
@@ -61,7 +61,7 @@ class Disagreement(Loss):
             apart = apart * _agree(teacher, student, step.multilabel)
         return (1.0 if self.distance == "js" else 0.0) - apart.mean()
 
-    def _apart(self, teacher: Tensor, student: Tensor, multilabel: bool, state: Any) -> Tensor:
+    def _distance_of(self, teacher: Tensor, student: Tensor, multilabel: bool, state: Any) -> Tensor:
         """Compute the distance of each sample's answers [n], summed over classes."""
         if self.distance == "l1":
             if state is not None:

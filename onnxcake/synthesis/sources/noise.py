@@ -35,15 +35,15 @@ class Noise(Source):
     clip: bool = False
 
     def draft(self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0) -> FixedDraft:
-        start = self._start.draft(samples, context, key, None)
+        start = self._pixels.draft(samples, context, key, None)
         start.project()
         return FixedDraft(start.render())
 
     def unfit(self, signature: Signature) -> str | None:
-        return self._start.unfit(signature)
+        return self._pixels.unfit(signature)
 
     @property
-    def _start(self) -> Pixels:
+    def _pixels(self) -> Pixels:
         """Return the source whose start these samples are."""
         return Pixels(self.prior, self.mean, self.std, self.clip)
 

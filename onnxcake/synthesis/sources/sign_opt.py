@@ -94,14 +94,14 @@ class Search:
         """
         left = torch.full_like(self.spent, directions)
         for _ in range(tries):
-            rows = _where((left > 0) & self.affords(1 + self._bisections))
+            rows = _indices((left > 0) & self.affords(1 + self._bisections))
             if not len(rows):
                 return
             noise = torch.randn(self.theta[rows].shape, generator=draw, device=draw.device).to(self.theta)
             scale = torch.rand(len(rows), generator=draw, device=draw.device).to(self.distance) * REACH
             size = _norm(noise)
             length, known = scale * size, self.distance[rows]
-            reached, _ = self.try_direction(rows, noise / _over(size, noise), length)
+            reached, _ = self.try_direction(rows, noise / _broadcast(size, noise), length)
             left[rows] -= (reached | (length > known)).long()
 
     def descend(self, probes: int, draw: torch.Generator) -> None:
@@ -113,7 +113,7 @@ class Search:
         nudge = torch.full_like(self.distance, FIRST_NUDGE)
         while True:
             able = self.affords(probes + 1 + self._bisections)
-            rows = _where(self.distance.isfinite() & (nudge >= LEAST_NUDGE) & able)
+            rows = _indices(self.distance.isfinite() & (nudge >= LEAST_NUDGE) & able)
             if not len(rows):
                 return
             self._line_search(rows, self._sign_gradient(rows, nudge[rows], probes, draw), step)
@@ -129,11 +129,11 @@ class Search:
         for first in range(0, probes, points):
             count = min(points, probes - first)
             u = torch.randn((count, *theta.shape), generator=draw, device=draw.device).to(theta).flatten(0, 1)
-            u /= _over(_norm(u), u)
-            turned = theta.repeat(count, *[1] * (theta.dim() - 1)) + u * _over(nudge.repeat(count), u)
-            turned /= _over(_norm(turned), turned)
+            u /= _broadcast(_norm(u), u)
+            turned = theta.repeat(count, *[1] * (theta.dim() - 1)) + u * _broadcast(nudge.repeat(count), u)
+            turned /= _broadcast(_norm(turned), turned)
             nearer = self._ask(rows.repeat(count), turned, distance.repeat(count))
-            signed = torch.where(_over(nearer, u), -u, u)
+            signed = torch.where(_broadcast(nearer, u), -u, u)
             total += signed.unflatten(0, (count, len(theta))).sum(0)
         return total / probes
 
@@ -142,8 +142,8 @@ class Search:
         theta = self.theta[rows]
 
         def trial(trying: Tensor) -> Tensor:
-            turned = theta[trying] - gradient[trying] * _over(step[rows[trying]], theta)
-            turned /= _over(_norm(turned).clamp_min(1e-12), turned)
+            turned = theta[trying] - gradient[trying] * _broadcast(step[rows[trying]], theta)
+            turned /= _broadcast(_norm(turned).clamp_min(1e-12), turned)
             nearer = torch.zeros_like(trying)
             nearer[trying] = self.try_direction(rows[trying], turned, self.distance[rows[trying]])[1]
             return nearer
@@ -167,11 +167,11 @@ class Search:
 
     def _ask(self, rows: Tensor, theta: Tensor, distance: Tensor) -> Tensor:
         self.spent.index_add_(0, rows, torch.ones_like(rows))
-        points = self._x[rows] + self._box.width * theta * _over(distance, theta)
+        points = self._x[rows] + self._box.width * theta * _broadcast(distance, theta)
         return self._beyond(self._box.clip(points), rows)
 
 
-def _where(mask: Tensor) -> Tensor:
+def _indices(mask: Tensor) -> Tensor:
     return mask.nonzero().flatten()
 
 
@@ -180,6 +180,6 @@ def _norm(vectors: Tensor) -> Tensor:
     return norm
 
 
-def _over(values: Tensor, like: Tensor) -> Tensor:
+def _broadcast(values: Tensor, like: Tensor) -> Tensor:
     """Shape one value for each sample to broadcast to the samples."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
