@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from onnxcake.core.prefetch import ahead
+from onnxcake.core.prefetch import prefetch
 
 
 class Made:
@@ -40,7 +40,7 @@ def three_threads() -> Iterator[None]:
 @pytest.mark.parametrize("threads", [0, 1, 2])
 def test_all_come_in_order_from_one_thread(threads: int, three_threads: None) -> None:
     given = Made()
-    with ahead(given.numbers(), threads) as items:
+    with prefetch(given.numbers(), threads) as items:
         assert torch.get_num_threads() == (threads or 3)
         assert list(items) == given.made == [0, 1, 2, 3, 4]
     assert len(given.threads) == 1 and (threading.get_ident() in given.threads) == (threads == 0)
@@ -49,7 +49,7 @@ def test_all_come_in_order_from_one_thread(threads: int, three_threads: None) ->
 
 def test_the_next_is_made_while_one_is_used_and_no_more() -> None:
     given = Made()
-    with ahead(given.numbers(), 1) as items:
+    with prefetch(given.numbers(), 1) as items:
         for number in items:
             until = time.monotonic() + 30
             while len(given.made) < min(number + 2, 5) and time.monotonic() < until:
@@ -59,7 +59,7 @@ def test_the_next_is_made_while_one_is_used_and_no_more() -> None:
 
 def test_nothing_is_made_before_it_is_asked_for_or_after_the_block() -> None:
     given = Made(100)
-    with ahead(given.numbers(), 1) as items:
+    with prefetch(given.numbers(), 1) as items:
         time.sleep(0.05)
         assert not given.made
         next(items)
@@ -72,7 +72,7 @@ def test_nothing_is_made_before_it_is_asked_for_or_after_the_block() -> None:
 @pytest.mark.parametrize("threads", [0, 1])
 def test_what_fails_fails_where_it_would_have_come(threads: int, three_threads: None) -> None:
     used: list[int] = []
-    with pytest.raises(ValueError, match="3"), ahead(Made(fails=3).numbers(), threads) as items:
+    with pytest.raises(ValueError, match="3"), prefetch(Made(fails=3).numbers(), threads) as items:
         for number in items:
             used.append(number)
     assert used == [0, 1, 2] and torch.get_num_threads() == 3
@@ -80,7 +80,7 @@ def test_what_fails_fails_where_it_would_have_come(threads: int, three_threads: 
 
 def test_who_fails_leaves_no_thread_behind(three_threads: None) -> None:
     before = threading.active_count()
-    with pytest.raises(KeyError), ahead(Made().numbers(), 1) as items:
+    with pytest.raises(KeyError), prefetch(Made().numbers(), 1) as items:
         next(items)
         raise KeyError
     assert threading.active_count() == before and torch.get_num_threads() == 3

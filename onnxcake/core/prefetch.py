@@ -14,7 +14,7 @@ _END = object()
 
 
 @contextmanager
-def ahead(items: Iterator[Item], threads: int) -> Iterator[Iterator[Item]]:
+def prefetch(items: Iterator[Item], threads: int) -> Iterator[Iterator[Item]]:
     """Iterate over ``items`` in order, each computed while the one before is used; nothing is computed after the block.
 
     One thread at a time computes items, and an exception in it is raised where the item would have come. Torch releases

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..core.prefetch import ahead
+from ..core.prefetch import prefetch
 from ..core.rng import Key
 from ..core.units import duration, size
 from ..core.waiting import waited
@@ -182,7 +182,7 @@ def times(job: Job, runtime: Runtime, moment_s: float = _MOMENT_S) -> tuple[floa
             lesson = DistillationBatch(_rows(job, synthesizer, batch, key.at(number)), recalled)
             yield training.prepare(lesson, key.at("draw", number).generator())
 
-    with ahead(lessons(), job.plan.beside) as coming:
+    with prefetch(lessons(), job.plan.beside) as coming:
         step_s = _timed(lambda number: training.step_on(next(coming)), moment_s)[0]
     return (fresh + each * job.synthesis.steps) / workers + remember_s, step_s
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..core import interrupt
 from ..core.errors import StoreError
 from ..core.json_files import EXACT, of
-from ..core.prefetch import ahead
+from ..core.prefetch import prefetch
 from ..core.quantities import CountOrNone, Positive
 from ..core.rng import Key
 from ..core.text import first_line
@@ -156,7 +156,7 @@ class Rounds:
             self._choose_rate()
             if interrupt.requested():
                 return
-        with ahead(self._lessons(before, steps), self.beside) as lessons:
+        with prefetch(self._lessons(before, steps), self.beside) as lessons:
             for lesson in lessons:
                 self.training.step_on(lesson)
                 self._look()
