@@ -14,7 +14,6 @@ PACKAGE = Path(__file__).resolve().parents[1] / "onnxcake"
 WAITING = {
     "cli",
     "commands",
-    "engine",
     "report",
     "run",
     "synthesis/source.py",

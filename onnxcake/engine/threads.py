@@ -25,7 +25,7 @@ class _Stopped(Exception):
 
 
 def synthesize(synthesizer: Synthesizer, store: Store) -> None:
-    """Makes every independent batch that the store misses; the store keeps what is finished at any moment.
+    """Make every independent batch that the store misses; the store keeps finished batches at any moment.
 
     Raises:
         Diverged: if a batch stays non-finite after fresh starts.
@@ -38,7 +38,7 @@ def synthesize(synthesizer: Synthesizer, store: Store) -> None:
 
 
 def _side_by_side(synthesizer: Synthesizer, indices: Iterable[int], workers: int) -> Iterator[Batch]:
-    """The batches in order; one more than there are workers is asked for ahead, so that none has to wait."""
+    """Iterate over the batches in order; one more than there are workers is requested, so that none has to wait."""
     stop, one_at_a_time, own = threading.Event(), threading.Lock(), copy.copy(synthesizer)
 
     def tick(passes: int, queries: int = 0) -> None:
