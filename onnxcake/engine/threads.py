@@ -1,4 +1,4 @@
-"""Independent batches, made one after the other or side by side, by threads that keep to one core each.
+"""Make independent batches one after the other or side by side, by threads that keep to one core each.
 
 A small network does not fill several cores: its operators are split into parts that are hardly worth the splitting.
 Batches that know nothing of each other fill them. Threads will do, as torch lets go of the interpreter while it
