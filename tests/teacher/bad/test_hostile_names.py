@@ -364,7 +364,7 @@ def is_the_twin(hostile: onnx.ModelProto, twin: Twin, folder: Path) -> None:
     """The same bytes for onnxruntime, the same answers and gradients to the bit, and plain output."""
     path = saved(hostile, folder)
     code, out, err = command("inspect", path)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"inspecting {path.name}\n")
     assert "can be used" in out and out.replace("\n", "").isprintable() and len(out) < 20_000
     opened = open_graph(path, Options())
     assert opened.safe.cut(opened.output).SerializeToString() == twin.bytes
