@@ -31,7 +31,7 @@ from onnxcake.onnxfile.load import load
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.onnxfile.rename import SafeGraph
 from onnxcake.runtime.ort import Level, Runtime
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / ".cache" / "reference.json"
@@ -90,7 +90,7 @@ def said_of(path: Path, filled: int) -> dict[str, Any]:
 
 def compare(runtime: Runtime, path: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Compare one file at each level; the largest differences, or why there are none."""
-    said = Options.of(**options)
+    said = TeacherOptions.of(**options)
     safe = normalise(load(path), said.choice)
     output = next(iter(safe.outputs))
     part = safe.cut(output)
@@ -122,7 +122,7 @@ def compare(runtime: Runtime, path: Path, options: dict[str, Any]) -> dict[str, 
     return found
 
 
-def _held(path: Path, said: Options) -> dict[str, Array]:
+def _held(path: Path, said: TeacherOptions) -> dict[str, Array]:
     """The held inputs as a plain session takes them."""
     known = {value.name: value.type.tensor_type for value in onnx.load(path, load_external_data=False).graph.input}
     shapes = dict(said.shapes)

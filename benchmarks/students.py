@@ -31,7 +31,7 @@ from onnxcake.recipe.limits import Budget
 from onnxcake.run.folder import REPORT, START
 from onnxcake.run.prepare import Request
 from onnxcake.teacher.autotune import threads_given
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 # Shifts in place of mirror images: digits have a left and a right. Adam, as weights are inherited.
 OVERRIDES = (
@@ -102,7 +102,7 @@ def _cell(teachers: Path, data: Path, budget: str, seed: int, name: str, student
     request = Request(
         teacher=file,
         out=CACHE / f"students-{budget.replace(' ', '-')}" / name / "".join(filter(str.isalnum, student)),
-        options=Options(range=(0.0, 1.0)),
+        options=TeacherOptions(range=(0.0, 1.0)),
         probe=probe,
         overrides=OVERRIDES,
     )

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from onnxcake import Teacher
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.teacher import recorded_statistics
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.signature import Signature
 
 MEAN, STD = 0.1307, 0.3081
-OPTIONS = Options(range=(0.0, 1.0), mean=(MEAN,), std=(STD,))
+OPTIONS = TeacherOptions(range=(0.0, 1.0), mean=(MEAN,), std=(STD,))
 BATCH = 128
 RECORDED = 10_000  # training images whose activations are recorded
 

@@ -13,11 +13,13 @@ from .version import __version__
 
 __all__ = [
     "OnnxcakeError",
+    "Progress",
     "Recipe",
     "Report",
     "Store",
     "StoreDataset",
     "Teacher",
+    "TeacherOptions",
     "__version__",
     "extract",
     "inspect",
@@ -31,19 +33,23 @@ if TYPE_CHECKING:
     from .commands.shrink import shrink
     from .commands.verify import verify
     from .core.errors import OnnxcakeError
+    from .core.progress import Progress
     from .recipe.recipe import Recipe
     from .report.report import Report
     from .store.dataset import StoreDataset
     from .store.store import Store
+    from .teacher.options import TeacherOptions
     from .teacher.teacher import Teacher
 
 _HOME = {
     "OnnxcakeError": "core.errors",
+    "Progress": "core.progress",
     "Recipe": "recipe.recipe",
     "Report": "report.report",
     "Store": "store.store",
     "StoreDataset": "store.dataset",
     "Teacher": "teacher.teacher",
+    "TeacherOptions": "teacher.options",
     "extract": "commands.extract",
     "inspect": "commands.inspect",
     "shrink": "commands.shrink",

@@ -26,7 +26,7 @@ from onnxcake.run import initial_model
 from onnxcake.run.budget import fit
 from onnxcake.run.prepare import Request, prepare
 from onnxcake.student.optimisers import AdamOptimiser
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits.onnx"
 SMALL = ["synthesis.batch=50", "synthesis.batches=2", "synthesis.steps=3", "student.epochs=2", "student.batch=25"]
@@ -93,7 +93,7 @@ def test_a_run_that_is_sized_first_is_cut_once(tmp_path: Path, monkeypatch: Any)
     request = fit(Request(DIGITS, "cake-image", tmp_path, overrides), Budget(passes=1000))
     extraction.run(request, Progress(quiet=True))
     assert len(cuts) == 1
-    prepare(replace(request, out=tmp_path / "other", options=Options(range=(0.0, 1.0))))
+    prepare(replace(request, out=tmp_path / "other", options=TeacherOptions(range=(0.0, 1.0))))
     assert len(cuts) == 2  # of another reading of the same file
 
 

@@ -20,7 +20,7 @@ from onnxcake.report.bench_table import Cell, Table
 from onnxcake.report.curves import Curve, curves_png, grid_png
 from onnxcake.report.report import Report
 from onnxcake.run.prepare import Request
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 AGREEMENTS = {("cake", 0): [0.5, 0.7, 0.9], ("cake", 1): [0.3, 0.5, 0.8], ("naive", 0): [0.2], ("naive", 1): [0.4]}
@@ -145,7 +145,7 @@ def test_the_files(runs: Runs, request_: Request) -> None:
 def test_each_cell_gets_the_same_but_for_its_method_and_seed(runs: Runs, request_: Request) -> None:
     from dataclasses import replace
 
-    shared = replace(request_, overrides=["synthesis.steps=9"], options=Options(range=(0, 1)))
+    shared = replace(request_, overrides=["synthesis.steps=9"], options=TeacherOptions(range=(0, 1)))
     only = {"naive": ["synthesis.batch=50"]}
     bench(shared, ["cake", "naive"], student="mlp", seeds=(0, 4), only=only)
     assert runs.cells == [("cake", 0), ("cake", 4), ("naive", 0), ("naive", 4)]
@@ -364,7 +364,7 @@ def test_methods_on_the_digits(tmp_path: Path) -> None:
     """Real runs: stopped in the second method and taken up again, and then with nothing left to do."""
     request = Request(
         teacher=EXAMPLES / "digits.onnx",
-        options=Options(range=(0, 1)),
+        options=TeacherOptions(range=(0, 1)),
         probe=EXAMPLES / "digits-test.npz",
         out=tmp_path,
         overrides=TINY,

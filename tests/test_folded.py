@@ -14,7 +14,7 @@ from onnxcake.core.random_fields import fields
 from onnxcake.core.rng import Key
 from onnxcake.run.prepare import Request, prepare
 from onnxcake.teacher.folded_batch_norm import seems_folded
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.teacher import Teacher
 
 SHAPE, WIDTH = (3, 12, 12), 8
@@ -68,7 +68,7 @@ def test_what_seems_folded(
     assert teacher.offers.statistics is None
     assert seems_folded(teacher, Key(0)) is wanted
     assert not teacher._tapped  # what a run answers with is made after the timing that says how it lies in memory
-    job = prepare(Request(path, "layercake", tmp_path / "run", options=Options.of()))
+    job = prepare(Request(path, "layercake", tmp_path / "run", options=TeacherOptions.of()))
     origin = None if job.view.statistics is None else job.view.statistics.origin
     assert origin == ("whitening" if wanted else None)
     (note,) = (note for note in job.view.notes if note.startswith("statistics: "))

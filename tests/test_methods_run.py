@@ -21,7 +21,7 @@ from onnxcake.run.prepare import Request
 from onnxcake.runtime.ort import Runtime
 from onnxcake.store.store import Store
 from onnxcake.student.architectures import ARCHITECTURES
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.signature import Signature
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -107,7 +107,7 @@ def extracted(name: str, teacher: str, path: Path, given: dict[str, Path], out: 
         recipe=name,
         out=out,
         overrides=[*miniature(name, teacher), *more],
-        options=Options.of(range=(0, 1)),
+        options=TeacherOptions.of(range=(0, 1)),
         data=given["data"] if name == "kd" else None,
         stats=given["stats"] if name == "metadata" else None,
     )
@@ -159,7 +159,7 @@ def test_a_substitute_is_told_and_kept(
 def test_optional_statistics_are_matched_where_there_are_any(
     teachers: dict[str, Path], given: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
-    path, options = teachers["digits"], Options.of(range=(0, 1))
+    path, options = teachers["digits"], TeacherOptions.of(range=(0, 1))
     request = Request(path, "layercake", tmp_path / "none", miniature("layercake", "digits"), options)
     without = run(request, Progress(quiet=True))
     assert without.data["substitutes"][0].startswith(f"statistics: left out, as {path.name} has none")
@@ -171,7 +171,7 @@ def test_optional_statistics_are_matched_where_there_are_any(
 
 def test_metadata_needs_recorded_statistics(teachers: dict[str, Path], tmp_path: Path) -> None:
     overrides = miniature("metadata", "digits")
-    request = Request(teachers["digits"], "metadata", tmp_path, overrides, Options.of(range=(0, 1)))
+    request = Request(teachers["digits"], "metadata", tmp_path, overrides, TeacherOptions.of(range=(0, 1)))
     with pytest.raises(RecipeError, match="recorded statistics: give them with --stats PATH"):
         run(request, Progress(quiet=True))
 

@@ -28,7 +28,7 @@ from onnxcake.synthesis.schedules import Decay
 from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.synthesizer import Synthesizer
 from onnxcake.synthesis.updates import Langevin, Sgd
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.teacher import Teacher
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits.onnx"
@@ -360,7 +360,7 @@ def test_the_student_does_not_change_what_is_made_in_turns(change: str, digits: 
 def test_the_student_changes_a_set_that_is_made_against_it(tmp_path: Path, runtime: Runtime) -> None:
     def of(*more: str) -> str:
         against = [*TURNS, "synthesis.losses.disagreement=1.0", *more]
-        return prepare(Request(DIGITS, "cake", tmp_path, against, Options.of(range=(0, 1)))).layout.key
+        return prepare(Request(DIGITS, "cake", tmp_path, against, TeacherOptions.of(range=(0, 1)))).layout.key
 
     assert of() == of() != of("student.learning_rate=cosine")
 

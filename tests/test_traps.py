@@ -17,7 +17,7 @@ from onnxcake.recipe.recipe import Recipe
 from onnxcake.run.prepare import Request, prepare
 from onnxcake.run.student_spec import StudentSpec
 from onnxcake.runtime.ort import Runtime
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.teacher import Teacher
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -57,7 +57,7 @@ def test_logits_that_are_known_up_to_a_constant_are_compared_without_it(export: 
 
 
 def test_true_logits_are_compared_as_they_are() -> None:
-    job = prepare(Request(DIGITS, "dfad", Path("unused"), SHORT, Options.of(range=(0, 1))))
+    job = prepare(Request(DIGITS, "dfad", Path("unused"), SHORT, TeacherOptions.of(range=(0, 1))))
     assert job.teacher.signature.output_kind == "logits" and not job.student_spec.regime.loss.centred
     binary = replace(job.teacher.signature, output_kind="binary_logit", classes=2)
     facts = replace(job.teacher.facts, signature=binary)
@@ -66,7 +66,7 @@ def test_true_logits_are_compared_as_they_are() -> None:
 
 def test_the_exported_student_normalises_by_what_it_learnt(runtime: Runtime, tmp_path: Path) -> None:
     """Not by the batch at hand: an answer is the same whatever the neighbours (the trap of Gaussian distillation)."""
-    report = run(Request(DIGITS, "zskt", tmp_path, SHORT, Options.of(range=(0, 1))), Progress(quiet=True))
+    report = run(Request(DIGITS, "zskt", tmp_path, SHORT, TeacherOptions.of(range=(0, 1))), Progress(quiet=True))
     assert report.data["student"]["architecture"] == "cnn-small", "it has BatchNormalization"
     session = runtime.load((tmp_path / "student.onnx").read_bytes())
     inputs = np.load(PROBE)["images"][:16].astype(np.float32)
@@ -82,7 +82,7 @@ def test_the_last_student_is_reported_and_not_the_best(tmp_path: Path) -> None:
     jumping = [*SHORT, "student.optimiser={sgd: {lr: 0.3, momentum: 0.0}}", "student.learning_rate=constant"]
     missed = []
     for seed in (0, 1, 2):
-        out, options = tmp_path / str(seed), Options.of(range=(0, 1))
+        out, options = tmp_path / str(seed), TeacherOptions.of(range=(0, 1))
         report = run(Request(DIGITS, "dfad", out, jumping, options, probe=PROBE, seed=seed), Progress(quiet=True))
         points = [point["agreement"] for point in report.data["curve"]]
         assert report.data["agreement"]["probe"]["agreement"]["value"] == pytest.approx(points[-1], abs=1e-9)

@@ -27,7 +27,7 @@ from onnxcake.pruning.choices import Numbers
 from onnxcake.pruning.goal import Goal, Measurements, Pruned
 from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import open_graph
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 from ..results import commit
 from .architectures import prepare
@@ -75,7 +75,7 @@ def _file(name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def check(name: str, path: Path, options: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Cuts one teacher at each size, by its channels and by low-rank factors; the rows to keep of each."""
-    opened = open_graph(path, Options.of(**options))
+    opened = open_graph(path, TeacherOptions.of(**options))
     pruner = Pruner(opened, "input", "output")
     worth = pruner.scores("weights", Key(0), Measurements())
     x = torch.randn(3, *opened.safe.input_shape, generator=Key(0).generator())

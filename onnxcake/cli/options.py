@@ -139,9 +139,9 @@ def options_of(
             raise UsageError(f"--hold {name}= is given twice", remedy="Give it once.")
         held[name] = _held(name, value)
 
-    from ..teacher.options import Options
+    from ..teacher.options import TeacherOptions
 
-    return Options.of(
+    return TeacherOptions.of(
         input=input_,
         output=output,
         shape=own,

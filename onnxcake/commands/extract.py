@@ -24,7 +24,7 @@ from ..run.prepare import Request
 from ..run.trial import prepare
 from ..runtime.ort import Runtime
 from ..store.store import Store
-from ..teacher.options import Options
+from ..teacher.options import TeacherOptions
 from ..teacher.signature import Task
 
 
@@ -90,7 +90,7 @@ def extract(
         recipe=recipe,
         out=None if out is None else Path(out),
         overrides=overrides,
-        options=Options.of(
+        options=TeacherOptions.of(
             input=input,
             output=output,
             shape=shape,

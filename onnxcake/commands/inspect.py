@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ..report.inspect_report import Inspection
 from ..teacher import sandbox
-from ..teacher.options import Options
+from ..teacher.options import TeacherOptions
 
 
-def inspect(teacher: str | Path, options: Options | None = None) -> Inspection:
+def inspect(teacher: str | Path, options: TeacherOptions | None = None) -> Inspection:
     """Looks at a file in a process of its own; whatever is wrong with it is in the result.
 
     Args:
@@ -19,7 +19,7 @@ def inspect(teacher: str | Path, options: Options | None = None) -> Inspection:
     Raises:
         UsageError: if ``options`` make no sense by themselves.
     """
-    options = options or Options()
+    options = options or TeacherOptions()
     options.check()
     exam = sandbox.examine(Path(teacher), options)
     error = exam.error

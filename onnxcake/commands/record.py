@@ -9,7 +9,7 @@ import torch
 
 from ..evaluate import probes
 from ..run import joining
-from ..teacher.options import Options
+from ..teacher.options import TeacherOptions
 from ..teacher.recorded_statistics import record
 from ..teacher.teacher import Teacher
 
@@ -18,7 +18,7 @@ def record_files(
     teacher: Path,
     data: Path,
     path: Path,
-    options: Options | None = None,
+    options: TeacherOptions | None = None,
     device: str = "cpu",
     say: Callable[[str], object] = lambda note: None,
 ) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ def record_files(
     Raises:
         OnnxcakeError: as `record`, or if one of them cannot be read.
     """
-    opened = Teacher.open(teacher, options or Options(), device)
+    opened = Teacher.open(teacher, options or TeacherOptions(), device)
     given = joining.given(data, opened.signature, opened.facts.class_names, opened.front)
     for note in probes.told(given):
         say(note)

@@ -22,7 +22,7 @@ from ..report.shrink_report import Shrinkage
 from ..run.joining import behind
 from ..runtime.latency import THREADS, latency_ms
 from ..runtime.ort import Runtime
-from ..teacher.options import Options
+from ..teacher.options import TeacherOptions
 from ..teacher.signature import Task
 from ..teacher.teacher import Teacher
 
@@ -98,7 +98,7 @@ def shrink(
         OutputError: if the file cannot be written.
     """
     asked = {"keep": keep, "max_params": max_params, "max_bytes": max_bytes, "max_macs": max_macs}
-    options = Options.of(
+    options = TeacherOptions.of(
         input=input,
         output=output,
         shape=shape,
@@ -121,7 +121,7 @@ def run(
     score: Score = "weights",
     drop_blocks: int = 0,
     seed: int = 0,
-    options: Options | None = None,
+    options: TeacherOptions | None = None,
     low_rank: LowRank = "auto",
     like: str | None = None,
 ) -> Shrinkage:
@@ -136,7 +136,7 @@ def run(
     named = None if like is None else _named(like, drop_blocks)
     path = Path(f"{teacher.stem}-small.onnx") if out is None else out
     _guard(path, teacher, named=out is not None)
-    opened = Teacher.open(teacher, options or Options())
+    opened = Teacher.open(teacher, options or TeacherOptions())
     files.make_parent(path)
     with Runtime() as runtime:
         shapes = None if named is None else named.shapes(opened.signature)

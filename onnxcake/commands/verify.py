@@ -27,7 +27,7 @@ from ..store.store import Store
 from ..teacher import sandbox
 from ..teacher.checks import open_session, random_inputs
 from ..teacher.open_graph import open_graph
-from ..teacher.options import Options
+from ..teacher.options import TeacherOptions
 from ..teacher.signature import OutputKind, Signature
 
 _NOISE_SAMPLES = 1000
@@ -42,7 +42,7 @@ def verify(
     *,
     probe: str | Path | None = None,
     store: str | Path | None = None,
-    options: Options | None = None,
+    options: TeacherOptions | None = None,
 ) -> Report:
     """Runs both files in onnxruntime on the same inputs and says how often they agree.
 
@@ -58,7 +58,7 @@ def verify(
         TeacherError: if a file cannot be used; it is named.
         UsageError: if the two do not take the same inputs or do not know the same classes.
     """
-    said = options or Options()
+    said = options or TeacherOptions()
     with Runtime() as runtime:
         first = _Side(runtime, Path(teacher), said)
         sides = [first, _Side(runtime, Path(student), _of_student(Path(student), said, first))]
@@ -112,7 +112,7 @@ def _check_shapes(sides: Sequence[_Side]) -> None:
         )
 
 
-def _of_student(path: Path, said: Options, teacher: _Side) -> Options:
+def _of_student(path: Path, said: TeacherOptions, teacher: _Side) -> TeacherOptions:
     """Keep those options of the teacher that name values of the student; sizes are the teacher's."""
     proto = load(path).proto
     inputs = {value.name for value in proto.graph.input}
@@ -138,7 +138,7 @@ def _of_student(path: Path, said: Options, teacher: _Side) -> Options:
 class _Side:
     """One of the two, in onnxruntime."""
 
-    def __init__(self, runtime: Runtime, path: Path, options: Options) -> None:
+    def __init__(self, runtime: Runtime, path: Path, options: TeacherOptions) -> None:
         self.path, self.name = path, path.name
         exam = sandbox.examine(path, options)
         # A classifier that runs can be compared, even if it could not be a teacher for want of a gradient.

@@ -16,7 +16,7 @@ from pydantic import field_validator, model_validator
 from ..core.errors import RecipeError
 from ..core.files import canonical, is_there, sha256
 from ..core.text import did_you_mean, shown
-from ..teacher.options import Options
+from ..teacher.options import TeacherOptions
 from . import schema, yaml_reader
 from .overrides import override
 from .schema import Section
@@ -82,10 +82,10 @@ class Recipe(Section):
         return recipe  # type: ignore[no-any-return]
 
     @property
-    def teacher_options(self) -> Options:
+    def teacher_options(self) -> TeacherOptions:
         """Return the recipe's options about the teacher's file."""
         said = self.input
-        return Options(
+        return TeacherOptions(
             input=said.name,
             output=said.output,
             shape=said.shape,

@@ -21,7 +21,7 @@ from ..store.store import Layout
 from ..synthesis.spec import Synthesis
 from ..teacher import autotune, recorded_statistics
 from ..teacher.capabilities import MethodInputs
-from ..teacher.options import Options
+from ..teacher.options import TeacherOptions
 from ..teacher.teacher import Teacher
 from . import joining, method, requirements, store_key
 from . import plan as plans
@@ -46,7 +46,7 @@ class Request:
     recipe: str | Path | dict[str, Any] | None = None
     out: Path | None = None
     overrides: Sequence[str] = ()
-    options: Options = field(default_factory=Options)
+    options: TeacherOptions = field(default_factory=TeacherOptions)
     probe: Path | None = None
     data: Path | None = None
     stats: Path | None = None
@@ -184,7 +184,7 @@ def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | No
     return synthesis, view
 
 
-def _held(options: Options) -> dict[str, Any]:
+def _held(options: TeacherOptions) -> dict[str, Any]:
     """Say what inputs are held at, for the store's key: numbers as they are, arrays by their digest."""
     held = {
         name: files.sha256(files.canonical(value))[:16] if isinstance(value, tuple) else value

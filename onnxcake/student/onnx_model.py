@@ -16,7 +16,7 @@ from ..onnxfile.self_contained import Ends, whole
 from ..teacher import sandbox
 from ..teacher.facts import Facts
 from ..teacher.open_graph import OpenGraph, open_to_train
-from ..teacher.options import Options
+from ..teacher.options import TeacherOptions
 from ..teacher.signature import OutputKind, Signature
 from ..teacher.taps import tap_of
 
@@ -58,7 +58,7 @@ class InitialModel:
         Raises:
             UsageError: if it cannot be a student of this teacher.
         """
-        said = Options(
+        said = TeacherOptions(
             shape=(1, *signature.input_shape),
             task=signature.task,
             range=signature.range if signature.mean is None else None,
@@ -108,7 +108,7 @@ class InitialModel:
     @cached_property
     def opened(self) -> OpenGraph:
         """Build its graph, to be trained."""
-        return open_to_train(self.content, Options(shape=(1, *self.input_shape)), self.name)
+        return open_to_train(self.content, TeacherOptions(shape=(1, *self.input_shape)), self.name)
 
     @property
     def before(self) -> bool:

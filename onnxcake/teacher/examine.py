@@ -41,7 +41,7 @@ from .front_values import measured, runs
 from .gradient import GradientHealth, check_gradient, dying_steps, score_weights, slope_error
 from .input_values import advice, values_of
 from .open_graph import OpenGraph, ended
-from .options import Options
+from .options import TeacherOptions
 from .output import output_kind
 from .scores import Logits, logits_to_output
 from .signature import Signature
@@ -90,7 +90,7 @@ class Examiner:
         self.head: Head | None = None
         self._held: tuple[str, Session] | None = None
 
-    def read(self, path: Path, options: Options, limits: Limits) -> dict[str, int]:
+    def read(self, path: Path, options: TeacherOptions, limits: Limits) -> dict[str, int]:
         """Read and build the file in the first stage; return what one input costs, see `costs`."""
         self.path, self.options, self.limits = path, options, limits
         self.exam.found["file"] = {"name": path.name}

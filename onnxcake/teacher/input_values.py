@@ -11,7 +11,7 @@ from ..core.errors import UsageError
 from ..graph.head_and_tail import Head
 from ..onnxfile.rename import SafeGraph
 from ..onnxfile.tensors import type_name
-from .options import Options
+from .options import TeacherOptions
 from .signature import Bound, Signature, limits_of
 
 # Values spread over a range have, as a rule, about a quarter of its width as deviation (natural images: 0.23).
@@ -20,7 +20,7 @@ _UNUSUAL = 3.0  # times a deviation of 1, or its part: no normalisation to mean 
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
-def values_of(safe: SafeGraph, output: str, head: Head, options: Options) -> Signature:
+def values_of(safe: SafeGraph, output: str, head: Head, options: TeacherOptions) -> Signature:
     """Build the signature's input side; the output's kind is set later.
 
     Args:
@@ -84,7 +84,7 @@ def advice(signature: Signature) -> str:
 
 
 def _spread(
-    bounds: tuple[Bound, Bound] | None, head: Head, options: Options, shape: tuple[int, ...]
+    bounds: tuple[Bound, Bound] | None, head: Head, options: TeacherOptions, shape: tuple[int, ...]
 ) -> tuple[Numbers, Numbers, tuple[str, ...]]:
     """Determine mean and deviation of the values that the file takes, and what to tell the user about them."""
     if options.mean is not None:
@@ -120,7 +120,7 @@ def _spread(
     return location, deviation_, (more,)
 
 
-def _normalised_outside(options: Options, shape: tuple[int, ...]) -> tuple[Numbers, Numbers, tuple[str, ...]]:
+def _normalised_outside(options: TeacherOptions, shape: tuple[int, ...]) -> tuple[Numbers, Numbers, tuple[str, ...]]:
     """Determine mean and deviation after a normalisation before the file: 0 and 1, unless the range differs.
 
     Some normalisations subtract a mean and leave the scale of bytes, or scale by a number of their own.

@@ -18,7 +18,7 @@ from ..graph.parameters import parameters_of
 from ..onnxfile.load import TeacherFile, load, load_bytes
 from ..onnxfile.normalise import normalise
 from ..onnxfile.rename import SafeGraph
-from .options import Options
+from .options import TeacherOptions
 from .output import choose_output
 from .scores import Logits
 from .signature import OutputKind
@@ -66,7 +66,7 @@ class OpenGraph:
 
 def open_graph(
     path: Path,
-    options: Options,
+    options: TeacherOptions,
     fixed: bool = False,
     limits: Limits = LIMITS,
     digest: str | None = None,
@@ -89,7 +89,7 @@ def open_graph(
     return _built(file, options, fixed, limits, batch=batch)
 
 
-def open_to_train(content: bytes, options: Options, name: str) -> OpenGraph:
+def open_to_train(content: bytes, options: TeacherOptions, name: str) -> OpenGraph:
     """Build the graph of a model that is at hand as bytes, to be trained in its weights.
 
     Args:
@@ -103,7 +103,7 @@ def open_to_train(content: bytes, options: Options, name: str) -> OpenGraph:
 
 def _built(
     file: TeacherFile,
-    options: Options,
+    options: TeacherOptions,
     fixed: bool = False,
     limits: Limits = LIMITS,
     trained: bool = False,

@@ -19,7 +19,7 @@ TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")
 
 
 @dataclass(frozen=True)
-class Options:
+class TeacherOptions:
     """Hold the user's options about a teacher's file; what is left out is inferred from the file where possible.
 
     Attributes:
@@ -62,12 +62,12 @@ class Options:
         held = [f"--hold {name}" for name, value in self.constants.items() if isinstance(value, tuple)]
         return " and ".join(shapes + held)
 
-    def before(self, other: Options) -> Options:
+    def before(self, other: TeacherOptions) -> TeacherOptions:
         """Merge with ``other``, whose values apply where these are not given."""
         mine, theirs = vars(self), vars(other)
         merged: dict[str, Any] = {key: theirs[key] if mine[key] is None else mine[key] for key in mine}
         named = {key: {**theirs[key], **mine[key]} for key in ("constants", "shapes")}
-        return Options(**{**merged, **named})
+        return TeacherOptions(**{**merged, **named})
 
     def check(self) -> None:
         """Check that the numbers make sense by themselves.
@@ -99,7 +99,7 @@ class Options:
             ends = f"{low[min(at, len(low) - 1)]:g},{high[min(at, len(high) - 1)]:g}"
             raise UsageError(f"range {ends} is empty or has no end{'' if one else f' (number {at})'}", remedy=remedy)
 
-    def fitted(self, channels: int, shape: tuple[int, ...]) -> Options:
+    def fitted(self, channels: int, shape: tuple[int, ...]) -> TeacherOptions:
         """Repeat values that are given for each feature of a sequence [steps, features], for each step.
 
         Raises:
@@ -127,7 +127,7 @@ class Options:
         return asdict(self)
 
     @classmethod
-    def of(cls, **said: Any) -> Options:
+    def of(cls, **said: Any) -> TeacherOptions:
         """Build options from a caller's arguments or `as_dict`'s plain data: any sequence serves for a tuple."""
         plain: dict[str, Any] = {}
         for key, value in said.items():

@@ -36,7 +36,7 @@ from ..runtime.process import (
 )
 from .examine import BUILDING, Examination
 from .facts import Facts
-from .options import Options
+from .options import TeacherOptions
 
 MODULE = "onnxcake.teacher.sandbox"
 _MEMORY_SHARE = 0.75  # of what is free
@@ -88,7 +88,7 @@ class Sandbox:
         self._child = child or WorkerProcess(MODULE)
         self.stage = ""
 
-    def examine(self, path: Path, options: Options) -> Examination:
+    def examine(self, path: Path, options: TeacherOptions) -> Examination:
         """Examine a file; the result's ``error`` says why it cannot be used, if it cannot.
 
         Raises:
@@ -169,7 +169,7 @@ def _given_up(death: WorkerDied, stage: str, asked: _Cost, name: str) -> Teacher
     return TeacherError(f"it was given up at the stage “{stage}”, of {asked}: {what}", where=name, remedy=remedy)
 
 
-def examine(path: Path, options: Options) -> Examination:
+def examine(path: Path, options: TeacherOptions) -> Examination:
     """Examine a file in the warm child that this process keeps, see `Sandbox.examine`."""
     return Sandbox(shared(MODULE)).examine(path, options)
 
@@ -234,7 +234,7 @@ class _Server:
             if header["do"] == "read":
                 _limit_address_space(header["memory"])
                 self.examiner = Examiner(self.runtime, lambda stage: tell({"stage": stage}))
-                options = Options.of(**header["options"])
+                options = TeacherOptions.of(**header["options"])
                 limits = Limits(value_bytes=min(4 << 30, header["memory"] // 4))
                 cost = self.examiner.read(Path(header["path"]), options, limits)
             else:

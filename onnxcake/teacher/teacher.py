@@ -20,7 +20,7 @@ from . import find_capabilities, sandbox
 from .capabilities import ActivationStatistics, TeacherCapabilities
 from .facts import Facts
 from .open_graph import OpenGraph, open_graph
-from .options import Options
+from .options import TeacherOptions
 from .signature import Signature, Task
 from .taps import Tapped, shape_of, tap_of
 
@@ -103,7 +103,7 @@ class Teacher:
             TeacherError: if it cannot be used; the subclass says why.
             UsageError: if what is said does not fit the file.
         """
-        options = Options.of(
+        options = TeacherOptions.of(
             input=input,
             output=output,
             shape=shape,
@@ -117,7 +117,7 @@ class Teacher:
         return cls.open(Path(path), options, device)
 
     @classmethod
-    def open(cls, path: Path, options: Options, device: str = "cpu") -> Teacher:
+    def open(cls, path: Path, options: TeacherOptions, device: str = "cpu") -> Teacher:
         """Read, convert and check a teacher as `load` does, with the user's options in one object.
 
         Raises:

@@ -18,7 +18,7 @@ from onnxcake.core.errors import UnsupportedTeacher, UsageError
 from onnxcake.onnxfile.input_choice import GraphChoice
 from onnxcake.onnxfile.load import TeacherFile
 from onnxcake.onnxfile.normalise import normalise
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 N = helper.make_node
 X = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
@@ -47,7 +47,7 @@ def answer(
 
 
 def held_at(given: Any, name: str = "side", **more: Any) -> GraphChoice:
-    return Options(input="x", constants={name: given}, **more).choice
+    return TeacherOptions(input="x", constants={name: given}, **more).choice
 
 
 ROW = np.array([1, 2, 3], np.float32)
@@ -95,7 +95,7 @@ def test_what_an_input_is_held_at(held: onnx.ValueInfoProto, choice: GraphChoice
 
 
 def test_sizes_follow_the_names_of_the_chosen_input(handmade: Any) -> None:
-    choice = Options(input="x", shape=(1, 3, 4), constants={"mask": 1}).choice
+    choice = TeacherOptions(input="x", shape=(1, 3, 4), constants={"mask": 1}).choice
     mask = value("mask", "batch", "time", kind=TensorProto.INT64)
     np.testing.assert_array_equal(answer(handmade, mask, choice, ("batch", "time", 4)), np.ones((5, 3)))
 
@@ -136,7 +136,7 @@ def test_a_value_that_the_file_gives_by_itself_may_be_held_at_another(handmade: 
     inputs = [value("x", "batch", 4), value("bias", 4)]
     model = handmade([N("Add", ["x", "bias"], ["y"])], {"bias": np.zeros(4, np.float32)}, inputs=inputs)
     file = TeacherFile(model, {}, "", 0, "t.onnx")
-    safe = normalise(file, Options(constants={"bias": [1, 2, 3, 4]}).choice)
+    safe = normalise(file, TeacherOptions(constants={"bias": [1, 2, 3, 4]}).choice)
     part = safe.cut(next(iter(safe.outputs)))
     got = ReferenceEvaluator(part).run(None, {"input": np.zeros((2, 4), np.float32)})[0]
     np.testing.assert_array_equal(got, np.tile([1.0, 2, 3, 4], (2, 1)))
@@ -145,21 +145,21 @@ def test_a_value_that_the_file_gives_by_itself_may_be_held_at_another(handmade: 
 @pytest.mark.parametrize("given", ["three", "", "1,,2", [[1, 2], [3]], None, {"a": 1}, []])
 def test_what_is_no_value(given: Any) -> None:
     with pytest.raises(UsageError) as caught:
-        Options(constants={"side": given})
+        TeacherOptions(constants={"side": given})
     assert "'side'" in caught.value.what
 
 
 def test_options_travel_as_json() -> None:
-    options = Options(constants={"a": np.eye(2), "b": True, "c": 2}, shapes={"a": [1, 2]})  # type: ignore[dict-item]
-    assert Options.of(**json.loads(json.dumps(options.as_dict()))) == options
+    options = TeacherOptions(constants={"a": np.eye(2), "b": True, "c": 2}, shapes={"a": [1, 2]})  # type: ignore[dict-item]
+    assert TeacherOptions.of(**json.loads(json.dumps(options.as_dict()))) == options
     assert options.constants == {"a": ((1.0, 0.0), (0.0, 1.0)), "b": True, "c": 2}
 
 
 # --- on the command line -----------------------------------------------------------------------------------
 
 
-def said(hold: list[str] | None = None, shape: list[str] | None = None) -> Options:
-    options: Options = options_of(None, None, shape, None, None, None, None, hold)
+def said(hold: list[str] | None = None, shape: list[str] | None = None) -> TeacherOptions:
+    options: TeacherOptions = options_of(None, None, shape, None, None, None, None, hold)
     return options
 
 

@@ -19,7 +19,7 @@ from onnxcake.pruning.folded_graph import fold
 from onnxcake.pruning.goal import Goal, Measurements
 from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import OpenGraph, open_graph
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 Array = np.ndarray[Any, Any]
 BATCHES = (1, 2, 5)
@@ -91,7 +91,7 @@ def teacher_of(model: onnx.ModelProto | Path, folder: Path) -> Teacher:
     if isinstance(model, onnx.ModelProto):
         path.write_bytes(model.SerializeToString())
     given = "x" if isinstance(model, onnx.ModelProto) and any(v.name == "x" for v in model.graph.input) else None
-    opened = open_graph(path, Options(input=given))
+    opened = open_graph(path, TeacherOptions(input=given))
     followed = follow(fold(opened.converted, opened.output))
     return Teacher(path, opened, followed, families(followed))
 

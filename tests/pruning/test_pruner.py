@@ -14,7 +14,7 @@ from onnxcake.core.rng import Key
 from onnxcake.pruning.goal import Goal, Measurements, NothingToCut, Pruned
 from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import open_graph
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 NOTHING = Measurements()
 
@@ -31,7 +31,7 @@ SIZES = {"w0": (8, 16), "w1": (16, 32), "w2": (32, 16), "w3": (16, 32), "w4": (3
 def pruner_of(folder: Path, text: str, **weights: object) -> Pruner:
     path = folder / "net.onnx"
     onnx.save(model_of(text, **weights), path)
-    return Pruner(open_graph(path, Options()), "x", "y")
+    return Pruner(open_graph(path, TeacherOptions()), "x", "y")
 
 
 def pruned(pruner: Pruner, goal: Goal) -> Pruned:

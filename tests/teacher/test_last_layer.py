@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from onnxcake.teacher import find_capabilities
 from onnxcake.teacher.open_graph import open_graph
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.teacher import Teacher
 
 N = helper.make_node
@@ -201,5 +201,5 @@ def test_a_turned_layer_cannot_be_put_together_from_pieces(tmp_path: Path, handm
     nodes = [N("Tanh", ["x"], ["h"]), *end.nodes]
     onnx.save(handmade(nodes, end.weights, inputs=sizes[0], outputs=sizes[1]), tmp_path / "t.onnx")
     for fixed in (True, False):
-        opened = open_graph(tmp_path / "t.onnx", Options(), fixed=fixed)
+        opened = open_graph(tmp_path / "t.onnx", TeacherOptions(), fixed=fixed)
         assert (find_capabilities.offers(opened, "logits").last_layer is None) is fixed

@@ -21,7 +21,7 @@ from onnxcake.teacher import find_capabilities
 from onnxcake.teacher.autotune import ExecutionMode, apply
 from onnxcake.teacher.capabilities import ActivationStatistics
 from onnxcake.teacher.open_graph import open_graph
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.taps import Tapped
 from onnxcake.teacher.teacher import Teacher
 
@@ -245,7 +245,7 @@ def wandering() -> nn.Module:
 def test_a_graph_of_a_fixed_batch_has_taps_too(count: int, traced: int, tmp_path: Path) -> None:
     module = seeded(wandering)
     path = kept(module, (2, 3), tmp_path / "t.onnx", batch=traced, dynamic_axes=None)
-    opened = open_graph(path, Options(), fixed=True)
+    opened = open_graph(path, TeacherOptions(), fixed=True)
     offers, x = find_capabilities.offers(opened, "logits"), inputs_of(2, 3, count=count).requires_grad_(True)
     assert offers.statistics is not None and offers.last_layer is not None
     taps = (offers.statistics.taps[0], *offers.convolutions, offers.last_layer.features)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from onnxcake.core.errors import TeacherError, UnsupportedTeacher
 from onnxcake.teacher import sandbox
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.scores import logits_to_output
 from onnxcake.teacher.teacher import Teacher
 
@@ -238,7 +238,7 @@ def test_a_batch_that_the_user_says_is_taken(tmp_path: Path) -> None:
     """What the refusal of ``time comes first`` says to do."""
     file = MIXING["time comes first"][0]
     path = file.saved(tmp_path)
-    error = sandbox.examine(path, Options()).error
+    error = sandbox.examine(path, TeacherOptions()).error
     assert error is not None and "--shape 1,3" in error.remedy
     teacher = Teacher.load(path, shape=(1, 3))
     inputs = torch.randn(COUNT, 3)

@@ -20,7 +20,7 @@ from onnxcake.core.errors import UsageError
 from onnxcake.graph.head_and_tail import Head
 from onnxcake.onnxfile.rename import SafeGraph
 from onnxcake.teacher.input_values import values_of
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.signature import Signature
 from onnxcake.teacher.teacher import Teacher
 
@@ -47,7 +47,7 @@ def of_values(**values: Any) -> Signature:
     info = onnx.helper.make_tensor_value_info("input", 1, ["batch", 3, 4, 4])
     model.graph.input.append(info)
     safe = SafeGraph(model, {}, "x", 1, (3, 4, 4), None, {}, None, {}, {}, {})
-    return values_of(safe, "y", Head(), Options(**values))
+    return values_of(safe, "y", Head(), TeacherOptions(**values))
 
 
 def test_what_is_assumed_is_said() -> None:
@@ -251,13 +251,13 @@ def test_a_normalisation_that_leaves_another_scale() -> None:
 def of_features(size: int = 3, **values: Any) -> Signature:
     model = onnx.ModelProto()
     safe = SafeGraph(model, {}, "x", 1, (size,), None, {}, None, {}, {}, {})
-    return values_of(safe, "y", Head(), Options.of(**values))
+    return values_of(safe, "y", Head(), TeacherOptions.of(**values))
 
 
 def test_steps_share_what_is_said_of_features() -> None:
     model = onnx.ModelProto()
     safe = SafeGraph(model, {}, "x", 1, (5, 2), None, {}, None, {}, {}, {})
-    told = values_of(safe, "y", Head(), Options.of(mean=[1, 2], std=[3, 4]))
+    told = values_of(safe, "y", Head(), TeacherOptions.of(mean=[1, 2], std=[3, 4]))
     assert told.mean == (1.0, 2.0) * 5 and told.std == (3.0, 4.0) * 5
     torch.testing.assert_close(told.to_raw(torch.zeros(1, 5, 2)), torch.tensor([1.0, 2.0]).expand(1, 5, 2))
 

@@ -15,7 +15,7 @@ from onnxcake.core.errors import OnnxcakeError, UsageError
 from onnxcake.onnxfile.load import load
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.teacher import sandbox
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.teacher import Teacher
 
 
@@ -33,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, export: Any) -> bytes:
 def is_still_a_teacher(content: bytes, path: Path) -> bool:
     """Whether it is; anything else than that or an `OnnxcakeError` fails the test."""
     path.write_bytes(content)
-    exam = sandbox.examine(path, Options())
+    exam = sandbox.examine(path, TeacherOptions())
     if exam.error is None:
         assert exam.facts is not None and exam.facts.parity < 2e-3
         return True

@@ -43,7 +43,7 @@ from onnxcake.graph import build
 from onnxcake.graph.build_log import Limits
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher.examine import Examiner
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 F16, I64, U8 = TensorProto.FLOAT16, TensorProto.INT64, TensorProto.UINT8
 
@@ -1029,7 +1029,7 @@ class Examined:
 
     def error(self) -> OnnxcakeError:
         with pytest.raises(OnnxcakeError) as caught:
-            self.examiner.read(self.path, Options(), Limits())
+            self.examiner.read(self.path, TeacherOptions(), Limits())
             self.examiner.run()
         return caught.value
 

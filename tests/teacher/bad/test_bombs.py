@@ -32,7 +32,7 @@ from refusals import (
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
 from onnxcake.teacher import sandbox
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 I64 = np.int64
 ASKS = "GiB in one value"
@@ -274,7 +274,7 @@ def test_a_loop_that_the_data_never_end(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_a_loop_that_the_data_never_end_under_the_real_limit(tmp_path: Path) -> None:
-    error = sandbox.examine(saved(endless(), tmp_path), Options()).error
+    error = sandbox.examine(saved(endless(), tmp_path), TeacherOptions()).error
     assert type(error) is TeacherError and f"more than {sandbox._BASE_S:.0f} s of processor time" in error.what
 
 
@@ -483,7 +483,7 @@ def test_memory_is_bounded(
     monkeypatch.setattr(sandbox, "_memory", lambda: MEMORY)
     answers_as_its_file(saved(made(SCORES), tmp_path))  # the child is warm, and holds its libraries
     with Peak() as peak:
-        error = sandbox.examine(saved(model, tmp_path), Options()).error
+        error = sandbox.examine(saved(model, tmp_path), TeacherOptions()).error
     assert isinstance(error, TeacherError) and words in error.what
     assert peak.most < most
     answers_as_its_file(saved(made(SCORES), tmp_path))

@@ -18,7 +18,7 @@ from test_bombs import endless
 from onnxcake.core.errors import BadTeacherFile, TeacherError
 from onnxcake.teacher import sandbox as examiner
 from onnxcake.teacher.examine import Examination
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.sandbox import Sandbox
 from onnxcake.teacher.teacher import Teacher
 
@@ -70,7 +70,7 @@ def examined_while(examiner: Sandbox, path: Path, happens: Callable[[], None]) -
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        exam = examiner.examine(path, Options())
+        exam = examiner.examine(path, TeacherOptions())
     finally:
         thread.join()
     assert not failures, failures
@@ -91,7 +91,7 @@ def all_end(processes: list[psutil.Process]) -> bool:
 
 def works(examiner: Sandbox, folder: Path) -> None:
     """A sound file is served, warm or not."""
-    exam = examiner.examine(saved(made(SCORES), folder), Options())
+    exam = examiner.examine(saved(made(SCORES), folder), TeacherOptions())
     assert exam.error is None and exam.facts is not None and exam.facts.parity < 1e-5
 
 
@@ -157,7 +157,7 @@ def test_the_parent_dies(tmp_path: Path) -> None:
     path = saved(endless(), tmp_path)
     code = (
         "import sys; from pathlib import Path; from onnxcake.teacher import sandbox; "
-        "from onnxcake.teacher.options import Options; sandbox.examine(Path(sys.argv[1]), Options())"
+        "from onnxcake.teacher.options import TeacherOptions; sandbox.examine(Path(sys.argv[1]), TeacherOptions())"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(path)]) as parent:
         process = psutil.Process(parent.pid)
@@ -177,7 +177,7 @@ def test_a_file_that_changes_behind_the_airlock(tmp_path: Path, monkeypatch: pyt
     path = saved(made(SCORES), tmp_path)
     examine = examiner.examine
 
-    def then_changed(path: Path, options: Options) -> Examination:
+    def then_changed(path: Path, options: TeacherOptions) -> Examination:
         exam = examine(path, options)
         saved(endless(), tmp_path)
         return exam

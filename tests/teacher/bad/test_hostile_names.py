@@ -21,7 +21,7 @@ from refusals import HIDDEN, SCORES, N, made, refused, saved, tensor, value
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher, UsageError
 from onnxcake.teacher import sandbox
 from onnxcake.teacher.open_graph import open_graph
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.teacher import Teacher
 
 CANARY = "CANARY"
@@ -330,7 +330,7 @@ class Twin:
         self.path = saved(self.model, folder, "clean.onnx")
         onnx.checker.check_model(self.model)
         self.facts = Teacher.load(self.path).facts
-        self.opened = open_graph(self.path, Options())
+        self.opened = open_graph(self.path, TeacherOptions())
         self.bytes = self.opened.safe.cut(self.opened.output).SerializeToString()
         self.x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
         self.answer = self.answer_of(self.opened)
@@ -366,7 +366,7 @@ def is_the_twin(hostile: onnx.ModelProto, twin: Twin, folder: Path) -> None:
     code, out, err = command("inspect", path)
     assert (code, err) == (0, f"inspecting {path.name}\n")
     assert "can be used" in out and out.replace("\n", "").isprintable() and len(out) < 20_000
-    opened = open_graph(path, Options())
+    opened = open_graph(path, TeacherOptions())
     assert opened.safe.cut(opened.output).SerializeToString() == twin.bytes
     assert all(map(torch.equal, twin.answer_of(opened), twin.answer))
     own = hostile.graph
@@ -501,7 +501,7 @@ MESSAGES = {
 def test_messages_escape_and_cut_what_the_file_says(name: str, tmp_path: Path) -> None:
     kind, model = MESSAGES[name]
     path = saved(model, tmp_path)
-    exam = sandbox.examine(path, Options())
+    exam = sandbox.examine(path, TeacherOptions())
     assert isinstance(exam.error, kind | UnsupportedTeacher if name == "a mode" else kind), exam.error
     text = str(exam.error)
     assert text.replace("\n", "").isprintable() and len(text) < 1500 and text.count("\n") == 1

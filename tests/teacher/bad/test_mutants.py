@@ -19,11 +19,11 @@ from test_odd_graphs import FLOW, ROWS
 
 from onnxcake.core.errors import OnnxcakeError
 from onnxcake.teacher import sandbox
-from onnxcake.teacher.options import Options
+from onnxcake.teacher.options import TeacherOptions
 
 SEEDS = [
-    *((row.model, Options(**dict(row.said))) for row in (*ROWS.values(), *FLOW.values())),
-    *([(clean_model(), Options())] * 5),
+    *((row.model, TeacherOptions(**dict(row.said))) for row in (*ROWS.values(), *FLOW.values())),
+    *([(clean_model(), TeacherOptions())] * 5),
 ]
 OPERATORS = sorted({schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain})
 WHOLE = [0, 1, -1, 2, 3, 7, -7, 63, 64, 1000, 2**31 - 1, 2**31, -(2**31), 2**40, 2**62, -(2**63), 2**63 - 1]
