@@ -9,23 +9,17 @@ import typer
 
 from ..core.waiting import waited
 from .options import (
-    HoldOption,
-    InputOption,
     JsonOption,
-    MeanOption,
-    OutputOption,
-    RangeOption,
+    Parsed,
     SeedOption,
-    ShapeOption,
-    StdOption,
-    TaskOption,
     TeacherArgument,
     begin,
-    options_of,
+    teacher_options,
     tell,
 )
 
 
+@teacher_options
 def shrink(
     teacher: TeacherArgument,
     keep: Annotated[float | None, typer.Option(help="A share of the parameters; 0.5 if no goal is given.")] = None,
@@ -51,21 +45,13 @@ def shrink(
         str, typer.Option(help="Products of two matrices: auto, where they keep much more; tied, as a last resort.")
     ] = "auto",
     seed: SeedOption = 0,
-    input_: InputOption = None,
-    output: OutputOption = None,
-    shape: ShapeOption = None,
-    task: TaskOption = None,
-    range_: RangeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    hold: HoldOption = None,
+    *,
+    options: Parsed,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a smaller model out of a teacher's own graph, without training it."""
     begin(f"cutting a smaller model out of {teacher.name}")
     with waited("loading libraries"):
-        options = options_of(input_, output, shape, task, range_, mean, std, hold)
-
         from ..commands.shrink import goal_of, run
 
     goal = goal_of(
@@ -78,5 +64,5 @@ def shrink(
             "like": like,
         }
     )
-    done = run(teacher, goal, out, score, drop_blocks, seed, options, low_rank, like)  # type: ignore[arg-type] # checked there
+    done = run(teacher, goal, out, score, drop_blocks, seed, options(), low_rank, like)  # type: ignore[arg-type] # checked there
     tell(done, as_json, done.check_goal)

@@ -11,44 +11,30 @@ import typer
 from ..core.waiting import waited
 from .options import (
     DeviceOption,
-    HoldOption,
-    InputOption,
     JsonOption,
-    MeanOption,
-    OutputOption,
+    Parsed,
     ProbeOption,
-    RangeOption,
-    ShapeOption,
-    StdOption,
-    TaskOption,
     TeacherArgument,
     begin,
-    options_of,
     print_json,
+    teacher_options,
     tell,
 )
 
 
+@teacher_options
 def inspect(
     teacher: TeacherArgument,
-    input_: InputOption = None,
-    output: OutputOption = None,
-    shape: ShapeOption = None,
-    task: TaskOption = None,
-    range_: RangeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    hold: HoldOption = None,
+    *,
+    options: Parsed,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a teacher is, whether it can be used, and what is in the way."""
     begin(f"inspecting {teacher.name}")
     with waited("loading libraries"):
-        options = options_of(input_, output, shape, task, range_, mean, std, hold)
-
         from ..commands.inspect import inspect as run_inspect
 
-    found = run_inspect(teacher, options)
+    found = run_inspect(teacher, options())
     if as_json:
         print_json(found.data)
     else:
@@ -58,51 +44,37 @@ def inspect(
         raise typer.Exit(found.error.exit_code)
 
 
+@teacher_options
 def verify(
     teacher: Annotated[Path, typer.Argument(metavar="TEACHER", help="An .onnx file.")],
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="Another .onnx file.")],
     probe: ProbeOption = None,
     store: Annotated[Path | None, typer.Option(help="Compare on the held-out batches of this run.")] = None,
-    input_: InputOption = None,
-    output: OutputOption = None,
-    shape: ShapeOption = None,
-    task: TaskOption = None,
-    range_: RangeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    hold: HoldOption = None,
+    *,
+    options: Parsed,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two classifiers in onnxruntime."""
     begin(f"comparing {student.name} with {teacher.name}")
     with waited("loading libraries"):
-        options = options_of(input_, output, shape, task, range_, mean, std, hold)
-
         from ..commands.verify import verify as run_verify
 
-    tell(run_verify(teacher, student, probe=probe, store=store, options=options), as_json)
+    tell(run_verify(teacher, student, probe=probe, store=store, options=options()), as_json)
 
 
+@teacher_options
 def record(
     teacher: TeacherArgument,
     data: Annotated[Path, typer.Option(help="Real inputs: arrays, tables, pictures or a folder of them.")],
     out: Annotated[Path, typer.Option(help="The file to write, .safetensors.")],
-    input_: InputOption = None,
-    output: OutputOption = None,
-    shape: ShapeOption = None,
-    task: TaskOption = None,
-    range_: RangeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    hold: HoldOption = None,
+    *,
+    options: Parsed,
     device: DeviceOption = "cpu",
 ) -> None:
     """Record what a teacher's layers see on real data, to hand over instead of the data (--stats)."""
     begin(f"recording statistics of {teacher.name}")
     with waited("loading libraries"):
-        options = options_of(input_, output, shape, task, range_, mean, std, hold)
-
         from ..commands.record import record_files
 
-    names = record_files(teacher, data, out, options, device, lambda note: typer.echo(note, err=True))
+    names = record_files(teacher, data, out, options(), device, lambda note: typer.echo(note, err=True))
     typer.echo(f"{out}: means and variances of {len(names)} values")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 import typer
@@ -82,6 +84,7 @@ StudentOption = Annotated[
     Path | None,
     typer.Option("--student", metavar="FILE", help="The .onnx that learns, with -o student.architecture=onnx."),
 ]
+Parsed = Callable[[], Any]  # what `teacher_options` gives a command
 StatsOption = Annotated[
     Path | None, typer.Option("--stats", help="Statistics that the data's owner recorded: `onnxcake record`.")
 ]
@@ -119,16 +122,20 @@ def begin(task: str, *, sandbox: bool = True) -> None:
 
 
 def options_of(
-    input_: str | None,
-    output: str | None,
-    shape: list[str] | None,
-    task: str | None,
-    range_: str | None,
-    mean: str | None,
-    std: str | None,
-    hold: list[str] | None,
+    input_: InputOption = None,
+    output: OutputOption = None,
+    shape: ShapeOption = None,
+    task: TaskOption = None,
+    range_: RangeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    hold: HoldOption = None,
 ) -> Any:
-    """What the user says of the teacher's file."""
+    """Parse what the user says of a teacher's file to its `TeacherOptions`, which are imported here: that takes long.
+
+    Raises:
+        UsageError: if an option is written otherwise than its help says.
+    """
     own, shapes = _shapes(shape or ())
     held: dict[str, Any] = {}
     for pair in hold or ():
@@ -152,6 +159,32 @@ def options_of(
         mean=None if mean is None else _values("--mean", mean),
         std=None if std is None else _values("--std", std),
     )
+
+
+_ABOUT_THE_FILE = tuple(inspect.signature(options_of, eval_str=True).parameters.values())
+
+
+def teacher_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `options_of` in place of its parameter ``options``.
+
+    The command is called with a function that parses them, so that it can write its first line before it loads what
+    parsing needs.
+    """
+    own = inspect.signature(command)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        said = {each.name: given.pop(each.name) for each in _ABOUT_THE_FILE}
+        command(**given, options=functools.partial(options_of, **said))
+
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for name, each in own.parameters.items():
+        parameters += _ABOUT_THE_FILE if name == "options" else [each.replace(annotation=hints[name])]
+    usual = [each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in parameters]
+    run.__signature__ = own.replace(parameters=usual)  # type: ignore[attr-defined] # typer reads it
+    run.__annotations__ = {each.name: each.annotation for each in usual}
+    return run
 
 
 def _ends(text: str) -> Any:

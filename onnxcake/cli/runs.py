@@ -13,44 +13,32 @@ from .options import (
     BudgetOption,
     DataOption,
     DeviceOption,
-    HoldOption,
-    InputOption,
     JsonOption,
-    MeanOption,
     OutOption,
-    OutputOption,
     Overrides,
+    Parsed,
     PassesOption,
     ProbeOption,
-    RangeOption,
     RecipeOption,
     SeedOption,
-    ShapeOption,
     StatsOption,
-    StdOption,
     StudentOption,
-    TaskOption,
     TeacherArgument,
     begin,
-    options_of,
     print_json,
+    teacher_options,
     tell,
 )
 
 
+@teacher_options
 def extract(
     teacher: TeacherArgument,
     recipe: RecipeOption = None,
     out: OutOption = None,
     overrides: Overrides = None,
-    input_: InputOption = None,
-    output: OutputOption = None,
-    shape: ShapeOption = None,
-    task: TaskOption = None,
-    range_: RangeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    hold: HoldOption = None,
+    *,
+    options: Parsed,
     probe: ProbeOption = None,
     data: DataOption = None,
     stats: StatsOption = None,
@@ -65,8 +53,6 @@ def extract(
     """Make a student of a teacher. The same command again goes on where it stopped."""
     begin(f"extracting a student from {teacher.name}")
     with waited("loading libraries"):
-        options = options_of(input_, output, shape, task, range_, mean, std, hold)
-
         from dataclasses import asdict
 
         from ..commands.extract import look_ahead, run
@@ -79,7 +65,7 @@ def extract(
         recipe=recipe,
         out=out,
         overrides=overrides or (),
-        options=options,
+        options=options(),
         probe=probe,
         data=data,
         stats=stats,
@@ -116,6 +102,7 @@ def train(
     tell(report, as_json, report.check_floor)
 
 
+@teacher_options
 def bench(
     teacher: TeacherArgument,
     methods: Annotated[str, typer.Option(help="Recipes, as cake,dafl,zskt.")],
@@ -128,14 +115,8 @@ def bench(
     only: Annotated[
         list[str] | None, typer.Option(metavar="METHOD:KEY=VALUE", help="-o for one of the methods.")
     ] = None,
-    input_: InputOption = None,
-    output: OutputOption = None,
-    shape: ShapeOption = None,
-    task: TaskOption = None,
-    range_: RangeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    hold: HoldOption = None,
+    *,
+    options: Parsed,
     probe: ProbeOption = None,
     data: DataOption = None,
     stats: StatsOption = None,
@@ -145,8 +126,6 @@ def bench(
     """Compare methods on one teacher: the same student, budget and evaluation for all."""
     begin(f"comparing methods on {teacher.name}")
     with waited("loading libraries"):
-        options = options_of(input_, output, shape, task, range_, mean, std, hold)
-
         from ..commands.bench import bench as run_bench
         from ..commands.bench import parse_only
         from ..recipe.limits import Budget
@@ -156,7 +135,7 @@ def bench(
         teacher=teacher,
         out=out or Path(f"{teacher.stem}-bench"),
         overrides=overrides or (),
-        options=options,
+        options=options(),
         probe=probe,
         data=data,
         stats=stats,
