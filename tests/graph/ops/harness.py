@@ -1,8 +1,8 @@
-"""What the tests of the operators share: one row of a table → a model, its answer by onnxruntime, its gradient.
+"""Try one operator: one row of a table gives a model, its answer by onnxruntime, its gradient.
 
-A test file is a table and three lines::
+A test file is a table and a line::
 
-    from harness import Row, cases, data, forward_matches_onnxruntime, gradient_matches_differences, normal
+    from harness import Row, data, normal, forward_and_gradient
 
     ROWS = [
         Row("Conv", [data("N", 3, 8, 8), normal(4, 3, 3, 3)], {"strides": [2, 2]}),
@@ -11,13 +11,7 @@ A test file is a table and three lines::
         Row("NonZero", [data("N", 9)], gradient=False, refused="depends on the data"),
     ]
 
-    @pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-    def test_forward(row: Row, opset: int) -> None:
-        forward_matches_onnxruntime(row, opset)
-
-    @pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-    def test_gradient(row: Row, opset: int) -> None:
-        gradient_matches_differences(row, opset)
+    test_forward, test_gradient = forward_and_gradient(ROWS)
 
 Test files have no package around them: their names must be unique in all of tests/.
 """
@@ -292,6 +286,32 @@ def compiles(row: Row, opset: int) -> None:
     compiled = _tensors(torch.compile(graph, fullgraph=True, backend="eager")(*given))
     for a, b in zip(plain, compiled, strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
+
+
+def forward_and_gradient(rows: Iterable[Row], gradient: Iterable[Row] | None = None) -> tuple[Callable[..., None], ...]:
+    """Make the two tests of a table: forward, and the gradient of ``gradient``, by default of the same rows."""
+    rows = list(rows)
+
+    @pytest.mark.parametrize(("row", "opset"), cases(rows))
+    def test_forward(row: Row, opset: int) -> None:
+        forward_matches_onnxruntime(row, opset)
+
+    @pytest.mark.parametrize(("row", "opset"), cases(rows if gradient is None else gradient, gradient=True))
+    def test_gradient(row: Row, opset: int) -> None:
+        gradient_matches_differences(row, opset)
+
+    return test_forward, test_gradient
+
+
+def compile_test(rows: Iterable[Row], opset: int | None = None) -> Callable[..., None]:
+    """Make the test that torch.compile takes these rows, each at ``opset``, by default at its newest."""
+    chosen = [(row, opset or cases([row])[-1].values[1]) for row in rows]
+
+    @pytest.mark.parametrize(("row", "opset"), chosen, ids=[f"{row}-{at}" for row, at in chosen])
+    def test_compiles(row: Row, opset: int) -> None:
+        compiles(row, opset)
+
+    return test_compiles
 
 
 def _answerer(row: Row, opset: int) -> Callable[[dict[str, Any]], list[Any]]:

@@ -3,19 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
-from harness import (
-    Row,
-    build,
-    cases,
-    compiles,
-    data,
-    forward_matches_onnxruntime,
-    gradient_matches_differences,
-    normal,
-    positive,
-)
+from harness import Row, build, compile_test, data, forward_and_gradient, normal, positive
 
 WIDE = data("N", 3, 5, low=-4, high=4)
 PLAIN = (
@@ -76,20 +65,12 @@ NORMALISED = [
 ]
 ROWS = [*ONE, *SLOPES, *NORMALISED]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize("op", ["PRelu", "Softmax", "Hardmax", "Shrink"])
-def test_is_taken_by_the_compiler(op: str) -> None:
-    compiles(next(row for row in ROWS if row.op == op), 11)
+test_compiles = compile_test(
+    (next(row for row in ROWS if row.op == op) for op in ("PRelu", "Softmax", "Hardmax", "Shrink")), 11
+)
 
 
 def test_slopes_by_channel_take_the_fused_kernel() -> None:

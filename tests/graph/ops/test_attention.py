@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
-from harness import Row, cases, compiles, data, forward_matches_onnxruntime, gradient_matches_differences, normal
+from harness import Row, compile_test, data, forward_and_gradient, normal
 
 HEADS, QUERIES, KEYS, SIZE, PAST = 4, 3, 5, 6, 2
 
@@ -130,18 +129,8 @@ ROWS += [
 ]
 ROWS += [Row("FlexAttention", qkv(), {"scale": 0.5}, domain="ai.onnx.preview")]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize("name", ["plain", "nothing to see", "scores,softcap", "past,causal", "packed,0"])
-def test_compiles(name: str) -> None:
-    (row,) = (row for row in ROWS if row.name == name)
-    compiles(row, 23)
+COMPILED = ("plain", "nothing to see", "scores,softcap", "past,causal", "packed,0")
+test_compiles = compile_test((row for row in ROWS if row.name in COMPILED), 23)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import pytest
 import torch
 from contrib_models import MS, built, ms, proto_of, session_of
-from harness import Row, cases, compiles, data, forward_matches_onnxruntime, gradient_matches_differences, normal
+from harness import compile_test, data, forward_and_gradient, normal
 
 TOKENS, HEADS, SIZE = 4, 3, 8
 WIDE = HEADS * SIZE
@@ -83,20 +82,10 @@ ROWS = [
     ms("RotaryEmbedding", [X, PLACES, COS, SIN], "scaled", scale=0.5, refused="scale"),
 ]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize("name", ["ends,bias,1", "scores"])
-def test_compiles(name: str) -> None:
-    compiles(next(row for row in ROWS if row.name == name), 1)
+test_compiles = compile_test(row for row in ROWS if row.name in ("ends,bias,1", "scores"))
 
 
 def test_ends_and_starts() -> None:

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from contrib_models import MS, built, ms, proto_of, session_of
-from harness import Data, Row, cases, data, forward_matches_onnxruntime, gradient_matches_differences, normal
+from harness import Data, data, forward_and_gradient, normal
 from torch import nn
 
 from onnxcake.graph.build import Builder
@@ -127,15 +127,7 @@ ROWS += [  # onnxruntime has kernels for the group norms on GPUs alone
     ),
 ]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
-
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
 @pytest.mark.parametrize("axis", [1, -1])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 from harness import data
-from text_models import Written, gradient_matches, is_refused, matches_onnxruntime, written
+from text_models import Written, forward_and_gradient, refusal_test
 
 X = {"x": data("N", 3)}
 _BRANCHES = """
@@ -86,16 +85,5 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "opset"), written(MODELS))
-def test_forward(model: Written, opset: int) -> None:
-    matches_onnxruntime(model, opset)
-
-
-@pytest.mark.parametrize(("model", "opset"), written(MODELS, gradient=True))
-def test_gradient(model: Written, opset: int) -> None:
-    gradient_matches(model, opset)
-
-
-@pytest.mark.parametrize(("model", "opset"), written(MODELS, refused=True))
-def test_refusals(model: Written, opset: int) -> None:
-    is_refused(model, opset)
+test_forward, test_gradient = forward_and_gradient(MODELS)
+test_refusals = refusal_test(MODELS)

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 import torch.nn.functional as F
-from harness import (
-    Row,
-    cases,
-    compiles,
-    data,
-    forward_matches_onnxruntime,
-    gradient_matches_differences,
-    normal,
-)
+from harness import Row, compile_test, data, forward_and_gradient, normal
 
 W = normal(4, 3, 3, 3)
 T = normal(3, 4, 3, 3)
@@ -74,17 +65,7 @@ ROWS = [
     ),
 ]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize(("row", "opset"), cases([ROWS[3], ROWS[-1]], gradient=True))
-def test_compiles(row: Row, opset: int) -> None:
-    compiles(row, opset)
+test_compiles = compile_test([ROWS[3], ROWS[-1]])

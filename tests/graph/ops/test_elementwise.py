@@ -5,18 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from harness import (
-    Row,
-    build,
-    cases,
-    compiles,
-    data,
-    forward_matches_onnxruntime,
-    gradient_matches_differences,
-    normal,
-)
+from harness import Row, build, compile_test, data, forward_and_gradient, normal
 
 HUGE = np.array([2**64 - 1, 2**63 + 5, 2**63 - 1, 7], np.uint64)
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
@@ -117,21 +107,12 @@ BOUNDS = [
 ]
 ROWS = [*UNARY, *SUMS, *QUOTIENTS, *POWERS, *BOUNDS]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize("op", ["Tanh", "Neg", "Sqrt", "Pow", "Mod"])
-def test_is_taken_by_the_compiler(op: str) -> None:
-    row = next(row for row in ROWS if row.op == op)
-    compiles(row, 17)
+test_compiles = compile_test(
+    (next(row for row in ROWS if row.op == op) for op in ("Tanh", "Neg", "Sqrt", "Pow", "Mod")), 17
+)
 
 
 def test_the_gradient_at_a_bound_is_not_lost() -> None:

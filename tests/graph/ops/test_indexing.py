@@ -7,15 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import (
-    Row,
-    cases,
-    compiles,
-    data,
-    forward_matches_onnxruntime,
-    gradient_matches_differences,
-    normal,
-)
+from harness import Row, compile_test, data, forward_and_gradient, normal
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcake.graph.build import Builder
@@ -143,9 +135,7 @@ FILL = [
     Row("Trilu", [X]),
     Row("ReverseSequence", [data(5, "N", 3), data("N", dtype="int64", low=1, high=6)]),
     Row(
-        "ReverseSequence",
-        [data("N", 5, 3), data("N", dtype="int64", low=1, high=6)],
-        {"time_axis": 1, "batch_axis": 0},
+        "ReverseSequence", [data("N", 5, 3), data("N", dtype="int64", low=1, high=6)], {"time_axis": 1, "batch_axis": 0}
     ),
     *[
         Row(op, [X], gradient=False, refused="depends on the data", types=(TensorProto.INT64,))
@@ -155,22 +145,10 @@ FILL = [
 
 ROWS = [*GATHER, *SCATTER, *CUT, *PAD, *FILL]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize(
-    "row", [GATHER[5], GATHER[9], GATHER[13], SCATTER[8], CUT[7], CUT[16], PAD[4], FILL[8]], ids=str
-)
-def test_compiles(row: Row) -> None:
-    compiles(row, 18)
+test_compiles = compile_test([GATHER[5], GATHER[9], GATHER[13], SCATTER[8], CUT[7], CUT[16], PAD[4], FILL[8]], 18)
 
 
 # What is computed from shapes and constants

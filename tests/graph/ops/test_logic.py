@@ -5,16 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from harness import (
-    Row,
-    build,
-    cases,
-    data,
-    forward_matches_onnxruntime,
-    gradient_matches_differences,
-    model,
-    normal,
-)
+from harness import Row, build, data, forward_and_gradient, model, normal
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
@@ -104,15 +95,7 @@ SMALL = (
     *("FLOAT4E2M1", "INT4", "UINT4", "INT2", "UINT2", "BFLOAT16", "FLOAT16"),
 )
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
-
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
 @pytest.mark.parametrize(("kind", "x", "places", "left", "right"), BITS, ids=[bits[0] for bits in BITS])

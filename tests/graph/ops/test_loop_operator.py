@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 from harness import data
-from text_models import Written, gradient_matches, matches_onnxruntime, written
+from text_models import Written, forward_and_gradient
 
 X = {"x": data("N", 3)}
 _TRIPS = """(float[N,3] x) => (float[N,3] y, float[K,N,3] z)
@@ -198,11 +197,4 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "opset"), written(MODELS))
-def test_forward(model: Written, opset: int) -> None:
-    matches_onnxruntime(model, opset)
-
-
-@pytest.mark.parametrize(("model", "opset"), written(MODELS, gradient=True))
-def test_gradient(model: Written, opset: int) -> None:
-    gradient_matches(model, opset)
+test_forward, test_gradient = forward_and_gradient(MODELS)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-from harness import Row, cases, data, forward_matches_onnxruntime, gradient_matches_differences, positive
+from harness import Row, data, forward_and_gradient, positive
 
 CLASSES = data("N", 4, dtype="int64", low=0, high=3)
 ROWS = [
@@ -26,12 +25,4 @@ ROWS += [
     )
 ]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
-
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-
-import pytest
-from harness import Row, cases, compiles, data, forward_matches_onnxruntime, gradient_matches_differences, normal
+from harness import Row, compile_test, data, forward_and_gradient, normal
 
 A, B = data("N", 4), normal(4, 3)
 BIASES = {"row": normal(3), "flat row": normal(1, 3), "scalar": normal(), "one": normal(1)}
@@ -61,17 +58,7 @@ ROWS = [
     Row("Det", [data("N", 2, 4, 4)], name="several"),
 ]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize(("row", "opset"), cases(itertools.chain(ROWS[:4], ROWS[10:12], ROWS[-10:-8]), gradient=True))
-def test_compiles(row: Row, opset: int) -> None:
-    compiles(row, opset)
+test_compiles = compile_test([*ROWS[:4], *ROWS[10:12], *ROWS[-10:-8]])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Row, build, cases, compiles, data, forward_matches_onnxruntime, gradient_matches_differences, normal
+from harness import Row, build, compile_test, data, forward_and_gradient, normal
 from onnx import TensorProto, helper
 
 ML = "ai.onnx.ml"
@@ -211,20 +211,10 @@ LABELS = [
 ]
 ROWS = [*LINEAR, *MACHINES, *FEATURES, *LABELS]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize("row", [LINEAR[0], machine("RBF", 3, platt=True), FEATURES[0]], ids=str)
-def test_it_compiles_in_one_piece(row: Row) -> None:
-    compiles(row, 1)
+test_compiles = compile_test([LINEAR[0], machine("RBF", 3, platt=True), FEATURES[0]], 1)
 
 
 def test_missing_numbers_are_filled_and_have_no_gradient() -> None:

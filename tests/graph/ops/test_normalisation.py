@@ -7,18 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import (
-    Row,
-    build,
-    cases,
-    compiles,
-    data,
-    forward_matches_onnxruntime,
-    gradient_matches_differences,
-    normal,
-    positive,
-    values,
-)
+from harness import Row, build, compile_test, data, forward_and_gradient, normal, positive, values
 
 from onnxcake.graph.module import Graph
 
@@ -104,28 +93,14 @@ ROWS = [
     Row("MeanVarianceNormalization", [TOKENS], {"axes": [1]}, reference=True),
 ]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize(("row", "opset"), cases([r for r in ROWS if not r.name], gradient=True))
-def test_compiles(row: Row, opset: int) -> None:
-    compiles(row, opset)
+test_compiles = compile_test(r for r in ROWS if not r.name and r.gradient)
 
 
 TRAINING = Row(
-    "BatchNormalization",
-    [IMAGE, *FOUR],
-    {"training_mode": 1, "momentum": 0.8},
-    since=14,
-    outputs=("y", "mean", "var"),
+    "BatchNormalization", [IMAGE, *FOUR], {"training_mode": 1, "momentum": 0.8}, since=14, outputs=("y", "mean", "var")
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import Row, build, cases, compiles, data, forward_matches_onnxruntime, gradient_matches_differences
+from harness import Row, build, compile_test, data, forward_and_gradient
 
 LINE, IMAGE, VOLUME = data("N", 2, 9), data("N", 2, 8, 7), data("N", 2, 5, 6, 4)
 SQUARE = {"kernel_shape": [3, 3], "strides": [2, 2]}
@@ -76,17 +76,9 @@ ROWS = [
     Row("MaxPool", [data(2, 2, 4, "N")], {**SQUARE, "auto_pad": "SAME_UPPER"}, refused="depends on the batch"),
 ]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
-
-
-@pytest.mark.parametrize(
-    ("row", "opset"), cases([r for r in ROWS if r.inputs[0].dtype.kind not in "iu"], gradient=True)
+test_forward, test_gradient = forward_and_gradient(
+    ROWS, gradient=[r for r in ROWS if r.inputs[0].dtype.kind not in "iu"]
 )
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
 
 
 @pytest.mark.parametrize("op", ["LpPool", "GlobalLpPool"])
@@ -99,23 +91,11 @@ def test_the_norm_of_nothing_but_zeros_has_a_gradient(op: str) -> None:
     np.testing.assert_array_equal(x.grad, 0)
 
 
-@pytest.mark.parametrize(
-    ("row", "opset"),
-    cases(
-        [
-            Row(
-                "MaxPool",
-                [IMAGE],
-                {**SQUARE, "auto_pad": "SAME_UPPER", "storage_order": 1},
-                outputs=("y", "i"),
-                since=8,
-            ),
-            Row("AveragePool", [IMAGE], {**SQUARE, "pads": [0, 1, 2, 0]}),
-            Row("LpPool", [IMAGE], SQUARE),
-            Row("GlobalMaxPool", [IMAGE]),
-        ],
-        gradient=True,
-    ),
+test_compiles = compile_test(
+    [
+        Row("MaxPool", [IMAGE], {**SQUARE, "auto_pad": "SAME_UPPER", "storage_order": 1}, outputs=("y", "i"), since=8),
+        Row("AveragePool", [IMAGE], {**SQUARE, "pads": [0, 1, 2, 0]}),
+        Row("LpPool", [IMAGE], SQUARE),
+        Row("GlobalMaxPool", [IMAGE]),
+    ]
 )
-def test_compiles(row: Row, opset: int) -> None:
-    compiles(row, opset)

@@ -89,9 +89,7 @@ CONTRIB = [
     Row("QLinearSoftmax", [integers("N", 3, 12), np.float32(0.05), None, *SOFT], {"axis": 2, "opset": 11}),
     Row("QGemm", [integers("N", 16), *ROW[1:], *COLUMNS, weights(5, dtype="int16").astype(np.int32), *Y]),
     Row(
-        "QGemm",
-        [integers("N", 16), *ROW[1:], COLUMNS[0].T.copy(), *COLUMNS[1:], None, *Y],
-        {"transB": 1, "alpha": 0.7},
+        "QGemm", [integers("N", 16), *ROW[1:], COLUMNS[0].T.copy(), *COLUMNS[1:], None, *Y], {"transB": 1, "alpha": 0.7}
     ),
     Row("QGemm", [integers("N", 16), *ROW[1:], *ONE_COLUMN_SCALE], types=[1], name="to-float"),
     Row("MatMulIntegerToFloat", [ROW[0], COLUMNS[0], scale(), scale(5), ROW[2], COLUMNS[2], scale(5)], types=[1]),

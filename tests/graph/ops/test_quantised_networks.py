@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx_text import N, parsed
 from quantised_models import WAYS, answer, exported, inputs, network, quantised
 from torch import Tensor
 
@@ -118,51 +119,37 @@ CONSTANTS = [
     numpy_helper.from_array(np.int32([[5]]), "bias"),
     numpy_helper.from_array(np.arange(8, dtype=np.int8).reshape(4, 2), "w"),
 ]
-N = helper.make_node
 TWINS = {
-    "integer input": ([N("DequantizeLinear", ["x", "s", "z"], ["y"])], TensorProto.UINT8),
+    "integer input": (parsed("y = DequantizeLinear(x, s, z)"), TensorProto.UINT8),
     "integer constants in between": (
-        [
-            N("QuantizeLinear", ["x", "s", "z"], ["q"]),
-            N("Gather", ["q", "pads"], ["g"], axis=1),
-            N("Concat", ["g", "g", "q"], ["c"], axis=1),
-            N("Max", ["c", "z"], ["m"]),
-            N("DequantizeLinear", ["m", "s", "z"], ["y"]),
-        ],
+        parsed(
+            "q = QuantizeLinear(x, s, z) g = Gather<axis=1>(q, pads) c = Concat<axis=1>(g, g, q)",
+            "m = Max(c, z) y = DequantizeLinear(m, s, z)",
+        ),
         TensorProto.FLOAT,
     ),
     "integer sums": (
-        [
-            N("QuantizeLinear", ["x", "s", "z"], ["q"]),
-            N("MatMulInteger", ["q", "w", "z"], ["m"]),
-            N("Add", ["m", "bias"], ["a"]),
-            N("Cast", ["a"], ["y"], to=TensorProto.FLOAT),
-        ],
+        parsed(
+            "q = QuantizeLinear(x, s, z) m = MatMulInteger(q, w, z) a = Add(m, bias)",
+            f"y = Cast<to={TensorProto.FLOAT}>(a)",
+        ),
         TensorProto.FLOAT,
     ),
     "casts in between": (
-        [
-            N("QuantizeLinear", ["x", "s", "z"], ["q"]),
-            N("Cast", ["q"], ["i"], to=TensorProto.INT32),
-            N("Cast", ["i"], ["y"], to=TensorProto.FLOAT),
-        ],
+        parsed(
+            f"q = QuantizeLinear(x, s, z) i = Cast<to={TensorProto.INT32}>(q)", f"y = Cast<to={TensorProto.FLOAT}>(i)"
+        ),
         TensorProto.FLOAT,
     ),
     "along an axis": (
-        [
-            N("QuantizeLinear", ["x", "each", ""], ["q"], axis=1),
-            N("DequantizeLinear", ["q", "each"], ["y"], axis=-1),
-        ],
+        [N("QuantizeLinear", ["x", "each", ""], ["q"], axis=1), N("DequantizeLinear", ["q", "each"], ["y"], axis=-1)],
         TensorProto.FLOAT,
     ),
     "constants computed": (
-        [
-            N("DequantizeLinear", ["w", "s"], ["f"]),
-            N("QuantizeLinear", ["f", "s"], ["k"]),
-            N("QuantizeLinear", ["x", "s", "z"], ["q"]),
-            N("MatMulInteger", ["q", "k", "z"], ["m"]),
-            N("Cast", ["m"], ["y"], to=TensorProto.FLOAT),
-        ],
+        parsed(
+            "f = DequantizeLinear(w, s) k = QuantizeLinear(f, s) q = QuantizeLinear(x, s, z)",
+            f"m = MatMulInteger(q, k, z) y = Cast<to={TensorProto.FLOAT}>(m)",
+        ),
         TensorProto.FLOAT,
     ),
 }
@@ -206,13 +193,13 @@ def test_the_twin_of_a_model_without_types_or_weights_at_hand() -> None:
 
 def test_the_twin_is_refused_inside_a_sub_graph() -> None:
     inner = helper.make_graph(
-        [N("QuantizeLinear", ["x", "s", "z"], ["q"]), N("DequantizeLinear", ["q", "s", "z"], ["r"])],
+        parsed("q = QuantizeLinear(x, s, z) r = DequantizeLinear(q, s, z)"),
         "branch",
         [],
         [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
     )
-    other = helper.make_graph([N("Identity", ["x"], ["i"])], "other", [], [helper.make_tensor_value_info("i", 1, None)])
-    nodes = [N("ReduceMax", ["x"], ["m"], keepdims=0), N("Greater", ["m", "s"], ["c"])]
+    other = helper.make_graph(parsed("i = Identity(x)"), "other", [], [helper.make_tensor_value_info("i", 1, None)])
+    nodes = parsed("m = ReduceMax<keepdims=0>(x) c = Greater(m, s)")
     proto = of([*nodes, N("If", ["c"], ["y"], then_branch=inner, else_branch=other)], CONSTANTS)
     assert is_quantised(proto)
     with pytest.raises(Obstacle, match="sub-graph of If"):

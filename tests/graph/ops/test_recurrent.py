@@ -14,7 +14,7 @@ from harness import (
     Row,
     build,
     cases,
-    compiles,
+    compile_test,
     data,
     forward_matches_onnxruntime,
     gradient_matches_differences,
@@ -186,8 +186,6 @@ def test_states_stored_for_a_fixed_batch(clip: dict[str, float]) -> None:
     forward_matches_onnxruntime(rows_differ, 14)
 
 
-@pytest.mark.parametrize(
-    "row", [row("LSTM"), row("GRU", "bidirectional", states=True), row("LSTM", lengths=LENGTHS), row("RNN", clip=0.3)]
+test_compiles = compile_test(
+    [row("LSTM"), row("GRU", "bidirectional", states=True), row("LSTM", lengths=LENGTHS), row("RNN", clip=0.3)], 14
 )
-def test_compiles(row: Row) -> None:
-    compiles(row, 14)

@@ -6,16 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pytest
-from harness import (
-    Row,
-    cases,
-    compiles,
-    data,
-    forward_matches_onnxruntime,
-    gradient_matches_differences,
-    versions,
-)
+from harness import Row, compile_test, data, forward_and_gradient, versions
 
 SUMS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 LOGS = ("ReduceLogSum", "ReduceLogSumExp")
@@ -175,17 +166,7 @@ RANDOM = [
 ]
 ROWS = [*AXES, *SPECIAL, *RUNNING, *PLACES, *RANDOM]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize("row", [AXES[0], SPECIAL[1], RUNNING[3], PLACES[0]], ids=str)
-def test_is_taken_by_the_compiler(row: Row) -> None:
-    compiles(row, max(row.since, 14))
+test_compiles = compile_test([AXES[0], SPECIAL[1], RUNNING[3], PLACES[0]])

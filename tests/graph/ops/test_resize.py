@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import Row, build, cases, compiles, data, forward_matches_onnxruntime, gradient_matches_differences
+from harness import Row, build, cases, compile_test, data, forward_matches_onnxruntime, gradient_matches_differences
 
 IMAGE = data("N", 2, 6, 5)
 LINE = data("N", 2, 9)
@@ -169,9 +169,7 @@ def test_gradient(row: Row, opset: int) -> None:
     gradient_matches_differences(row, opset)
 
 
-@pytest.mark.parametrize("row", [SMOOTH[0], SMOOTH[1], OTHER[0]], ids=str)
-def test_compiles(row: Row) -> None:
-    compiles(row, 19)
+test_compiles = compile_test([SMOOTH[0], SMOOTH[1], OTHER[0]])
 
 
 FUSED = [

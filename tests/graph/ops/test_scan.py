@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 from harness import data
-from text_models import Written, gradient_matches, matches_onnxruntime, written
+from text_models import Written, forward_and_gradient
 
 _BODY = """body = b (float[{dims}] s, float[{dims}] e) => (float[{dims}] t, float[{dims}] u) {{
     v = Mul (s, e)
@@ -94,11 +93,4 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "opset"), written(MODELS))
-def test_forward(model: Written, opset: int) -> None:
-    matches_onnxruntime(model, opset)
-
-
-@pytest.mark.parametrize(("model", "opset"), written(MODELS, gradient=True))
-def test_gradient(model: Written, opset: int) -> None:
-    gradient_matches(model, opset)
+test_forward, test_gradient = forward_and_gradient(MODELS)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from harness import data
-from text_models import Written, build_text, gradient_matches, is_refused, matches_onnxruntime, written
+from text_models import Written, build_text, forward_and_gradient, refusal_test
 
 X = {"x": data("N", 3), "k": data("N", 2)}
 _HEAD = "(float[N,3] x, float[N,2] k) => (float[N,M] y)"
@@ -175,19 +174,8 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "opset"), written(MODELS))
-def test_forward(model: Written, opset: int) -> None:
-    matches_onnxruntime(model, opset)
-
-
-@pytest.mark.parametrize(("model", "opset"), written(MODELS, gradient=True))
-def test_gradient(model: Written, opset: int) -> None:
-    gradient_matches(model, opset)
-
-
-@pytest.mark.parametrize(("model", "opset"), written(MODELS, refused=True))
-def test_refusals(model: Written, opset: int) -> None:
-    is_refused(model, opset)
+test_forward, test_gradient = forward_and_gradient(MODELS)
+test_refusals = refusal_test(MODELS)
 
 
 def test_a_constant_sequence_moves_with_the_module() -> None:

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
-from harness import Row, cases, compiles, data, forward_matches_onnxruntime, gradient_matches_differences, normal
+from harness import Row, compile_test, data, forward_and_gradient, normal
 
 
 def dft(parts: int, length: int | None, axis: int, name: str = "", **attrs: Any) -> list[Row]:
@@ -52,17 +51,7 @@ CONSTANT = [
     ),
 ]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases([*ROWS, *CONSTANT]))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient([*ROWS, *CONSTANT], gradient=ROWS)
 
 
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize("row", [ROWS[1], next(row for row in ROWS if row.op == "STFT")])
-def test_compiles(row: Row) -> None:
-    compiles(row, 20)
+test_compiles = compile_test([ROWS[1], next(row for row in ROWS if row.op == "STFT")], 20)

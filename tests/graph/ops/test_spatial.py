@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import (
-    Row,
-    cases,
-    compiles,
-    data,
-    forward_matches_onnxruntime,
-    gradient_matches_differences,
-    normal,
-    positive,
-)
+from harness import Row, compile_test, data, forward_and_gradient, forward_matches_onnxruntime, normal, positive
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
@@ -159,20 +150,10 @@ DEFORM = [
 
 ROWS = [*BLOCKS, *GRID, *VOLUME, *AFFINE, *REGIONS, *DEFORM]
 
-
-@pytest.mark.parametrize(("row", "opset"), cases(ROWS))
-def test_forward(row: Row, opset: int) -> None:
-    forward_matches_onnxruntime(row, opset)
+test_forward, test_gradient = forward_and_gradient(ROWS, gradient=[*ROWS, *OTHER_GRIDS])
 
 
-@pytest.mark.parametrize(("row", "opset"), cases([*ROWS, *OTHER_GRIDS], gradient=True))
-def test_gradient(row: Row, opset: int) -> None:
-    gradient_matches_differences(row, opset)
-
-
-@pytest.mark.parametrize("row", [BLOCKS[0], BLOCKS[5], BLOCKS[9], GRID[0], REGIONS[0], REGIONS[7], DEFORM[1]], ids=str)
-def test_compiles(row: Row) -> None:
-    compiles(row, 19)
+test_compiles = compile_test([BLOCKS[0], BLOCKS[5], BLOCKS[9], GRID[0], REGIONS[0], REGIONS[7], DEFORM[1]], 19)
 
 
 @pytest.mark.parametrize("center", [0, 1])

@@ -122,6 +122,31 @@ def is_refused(model: Written, opset: int) -> None:
     assert any(model.refused in blocked.why for blocked in builder.blocked), builder.blocked
 
 
+def forward_and_gradient(models: Iterable[Written]) -> tuple[Callable[..., None], ...]:
+    """Make the two tests of a table of models: forward and gradient."""
+    models = list(models)
+
+    @pytest.mark.parametrize(("model", "opset"), written(models))
+    def test_forward(model: Written, opset: int) -> None:
+        matches_onnxruntime(model, opset)
+
+    @pytest.mark.parametrize(("model", "opset"), written(models, gradient=True))
+    def test_gradient(model: Written, opset: int) -> None:
+        gradient_matches(model, opset)
+
+    return test_forward, test_gradient
+
+
+def refusal_test(models: Iterable[Written]) -> Callable[..., None]:
+    """Make the test of the models that are refused."""
+
+    @pytest.mark.parametrize(("model", "opset"), written(models, refused=True))
+    def test_refusals(model: Written, opset: int) -> None:
+        is_refused(model, opset)
+
+    return test_refusals
+
+
 def _onnxruntime(model: Written, opset: int) -> Callable[..., Any]:
     proto, options = proto_of(model, opset), onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
