@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
+from onnx_text import N, parsed, value
 
 from onnxcake.cli.options import options_of
 from onnxcake.core.errors import UnsupportedTeacher
@@ -19,12 +20,7 @@ from onnxcake.onnxfile.load import TeacherFile
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.onnxfile.rename import SafeGraph
 
-N = helper.make_node
 F, LONG, B, S = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING
-
-
-def value(name: str, *shape: str | int | None, kind: int = F) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def normal(*shape: int) -> np.ndarray[Any, Any]:
@@ -41,12 +37,8 @@ def long(*numbers: int) -> np.ndarray[Any, Any]:
     return np.array(numbers, np.int64)
 
 
-CLASSIFIER = [
-    N("MatMul", ["h", "W"], ["z"]),
-    N("Relu", ["z"], ["r"]),
-    N("ReduceMean", ["r"], ["y"], axes=[1], keepdims=0),
-]
-DENSE = [N("MatMul", ["h", "W"], ["z"]), N("Relu", ["z"], ["y"])]
+CLASSIFIER = parsed("z = MatMul(h, W) r = Relu(z) y = ReduceMean<axes=[1], keepdims=0>(r)")
+DENSE = parsed("z = MatMul(h, W) y = Relu(z)")
 COLUMNS = [value(name, None, 1) for name in ("age", "income", "height")]
 ENCODER = {"keys_strings": ["a", "b"], "values_int64s": [0, 1]}
 
@@ -60,54 +52,35 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
         (7, 4),
     ),
     "ids of int32, moved before they are looked up": (
-        [
-            N("Cast", ["ids"], ["i"], to=LONG),
-            N("Add", ["i", "one"], ["j"]),
-            N("Gather", ["E", "j"], ["h"]),
-            *CLASSIFIER,
-        ],
+        [*parsed(f"i = Cast<to={LONG}>(ids) j = Add(i, one) h = Gather(E, j)"), *CLASSIFIER],
         {"E": normal(9, 4), "W": normal(4, 3), "one": long(1)},
         [value("ids", "batch", 7, kind=TensorProto.INT32)],
         "h",
         (7, 4),
     ),
     "ids of words and of segments": (
-        [
-            N("Gather", ["E", "ids"], ["e"]),
-            N("Gather", ["G", "segments"], ["g"]),
-            N("Add", ["e", "g"], ["h"]),
-            *CLASSIFIER,
-        ],
+        [*parsed("e = Gather(E, ids) g = Gather(G, segments) h = Add(e, g)"), *CLASSIFIER],
         {"E": normal(9, 4), "G": normal(2, 4), "W": normal(4, 3)},
         [value("ids", "batch", 7, kind=LONG), value("segments", "batch", 7, kind=LONG)],
         "h",
         (7, 4),
     ),
     "ids whose number is asked for elsewhere": (
-        [
-            N("Gather", ["E", "ids"], ["h"]),
-            N("MatMul", ["h", "W"], ["z"]),
-            N("Shape", ["ids"], ["s"]),
-            N("ConstantOfShape", ["s"], ["o"]),
-            N("Unsqueeze", ["o", "last"], ["u"]),
-            N("Add", ["z", "u"], ["a"]),
-            N("ReduceMean", ["a"], ["y"], axes=[1], keepdims=0),
-        ],
+        parsed(
+            "h = Gather(E, ids) z = MatMul(h, W) s = Shape(ids) o = ConstantOfShape(s) u = Unsqueeze(o, last)",
+            "a = Add(z, u) y = ReduceMean<axes=[1], keepdims=0>(a)",
+        ),
         {"E": normal(9, 4), "W": normal(4, 3), "last": long(2)},
         [value("ids", "batch", 7, kind=LONG)],
         "h",
         (7, 4),
     ),
     "ids of a quantised table, whose rows are turned before they are made floats": (
-        [
-            N("Gather", ["E", "ids"], ["e"]),
-            N("Unsqueeze", ["e", "last"], ["u"]),
-            N("Transpose", ["u"], ["t"], perm=[1, 0, 2, 3]),
-            N("DequantizeLinear", ["t", "scale", "point"], ["f"]),
-            N("Squeeze", ["f", "last"], ["s"]),
-            N("MatMul", ["s", "W"], ["z"]),
-            N("ReduceMean", ["z"], ["y"], axes=[0], keepdims=0),
-        ],
+        parsed(
+            "e = Gather(E, ids) u = Unsqueeze(e, last) t = Transpose<perm=[1, 0, 2, 3]>(u)",
+            "f = DequantizeLinear(t, scale, point) s = Squeeze(f, last) z = MatMul(s, W)",
+            "y = ReduceMean<axes=[0], keepdims=0>(z)",
+        ),
         {
             "E": np.random.default_rng(0).integers(-100, 100, (9, 4)).astype(np.int8),
             "W": normal(4, 3),
@@ -120,20 +93,17 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
         (7, 4),
     ),
     "one-hot": (
-        [N("OneHot", ["ids", "depth", "ends"], ["o"]), N("Flatten", ["o"], ["h"]), *DENSE],
+        [*parsed("o = OneHot(ids, depth, ends) h = Flatten(o)"), *DENSE],
         {"depth": np.array(5, np.int64), "ends": np.float32([0, 1]), "W": normal(10, 3)},
         [value("ids", "batch", 2, kind=LONG)],
         "o",
         (2, 5),
     ),
     "columns whose distances to a few rows are summed": (
-        [
-            N("Concat", ["age", "income", "height"], ["h"], axis=1),
-            N("Unsqueeze", ["h", "middle"], ["u"]),
-            N("Sub", ["u", "rows"], ["d"]),
-            N("Mul", ["d", "d"], ["s"]),
-            N("ReduceSum", ["s", "last"], ["y"], keepdims=0),
-        ],
+        parsed(
+            "h = Concat<axis=1>(age, income, height) u = Unsqueeze(h, middle) d = Sub(u, rows) s = Mul(d, d)",
+            "y = ReduceSum<keepdims=0>(s, last)",
+        ),
         {"middle": long(1), "rows": normal(4, 3), "last": long(2)},
         COLUMNS,
         "h",
@@ -148,8 +118,10 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
     ),
     "columns, scaled": (
         [
-            N("Concat", ["age", "income", "height"], ["c"], axis=1),
-            N("Scaler", ["c"], ["h"], domain="ai.onnx.ml", offset=[1.0, 2, 3], scale=[1.0, 1, 1]),
+            *parsed(
+                "c = Concat<axis=1>(age, income, height)",
+                "h = ai.onnx.ml.Scaler<offset=[1.0, 2, 3], scale=[1.0, 1, 1]>(c)",
+            ),
             *DENSE,
         ],
         {"W": normal(3, 3)},
@@ -160,9 +132,10 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
     "a column of numbers and one of texts": (
         [
             N("LabelEncoder", ["city"], ["code"], domain="ai.onnx.ml", **ENCODER),
-            N("Cast", ["code"], ["number"], to=F),
-            N("Scaler", ["age"], ["a"], domain="ai.onnx.ml", offset=[1.0], scale=[1.0]),
-            N("Concat", ["a", "number"], ["h"], axis=1),
+            *parsed(
+                f"number = Cast<to={F}>(code) a = ai.onnx.ml.Scaler<offset=[1.0], scale=[1.0]>(age)",
+                "h = Concat<axis=1>(a, number)",
+            ),
             *DENSE,
         ],
         {"W": normal(2, 3)},
@@ -171,12 +144,7 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
         (2,),
     ),
     "ids and numbers": (
-        [
-            N("Gather", ["E", "shop"], ["e"]),
-            N("Flatten", ["e"], ["f"]),
-            N("Concat", ["f", "numbers"], ["h"], axis=1),
-            *DENSE,
-        ],
+        [*parsed("e = Gather(E, shop) f = Flatten(e) h = Concat<axis=1>(f, numbers)"), *DENSE],
         {"E": normal(9, 4), "W": normal(6, 3)},
         [value("shop", "batch", 1, kind=LONG), value("numbers", "batch", 2)],
         "h",
@@ -192,8 +160,7 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
     "one text": (
         [
             N("LabelEncoder", ["city"], ["code"], domain="ai.onnx.ml", **ENCODER),
-            N("OneHotEncoder", ["code"], ["o"], domain="ai.onnx.ml", cats_int64s=[0, 1]),
-            N("Flatten", ["o"], ["h"]),
+            *parsed("o = ai.onnx.ml.OneHotEncoder<cats_int64s=[0, 1]>(code) h = Flatten(o)"),
             *DENSE,
         ],
         {"W": normal(2, 3)},
@@ -232,20 +199,16 @@ def test_rows_keep_their_place_where_that_matters(reason: str, handmade: Any) ->
     assert proto.SerializeToString() == before
 
 
-MASKED = [
-    N("Gather", ["E", "ids"], ["h"]),
-    N("Cast", ["attention_mask"], ["m"], to=F),
-    N("Unsqueeze", ["m", "last"], ["u"]),
-    N("MatMul", ["h", "W"], ["z"]),
-    N("Mul", ["z", "u"], ["r"]),
-    N("ReduceMean", ["r"], ["y"], axes=[1], keepdims=0),
-]
+MASKED = parsed(
+    f"h = Gather(E, ids) m = Cast<to={F}>(attention_mask) u = Unsqueeze(m, last) z = MatMul(h, W)",
+    "r = Mul(z, u) y = ReduceMean<axes=[1], keepdims=0>(r)",
+)
 LSTM = [
     N("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
     N("LSTM", ["t", "W", "R", "", "", "h0", "c0"], ["", "h", ""], hidden_size=3),
     N("Squeeze", ["h", "first"], ["y"]),
 ]
-LATE = [N("MatMul", ["x", "W"], ["a"]), N("MatMul", ["side", "V"], ["b"]), N("Add", ["a", "b"], ["y"])]
+LATE = parsed("a = MatMul(x, W) b = MatMul(side, V) y = Add(a, b)")
 
 # What is not chosen without the user: how the remedy's options go on.
 ASKED: dict[str, tuple[list[Any], dict[str, Any], list[Any], str]] = {
@@ -262,12 +225,7 @@ ASKED: dict[str, tuple[list[Any], dict[str, Any], list[Any], str]] = {
         "--input h --hold attention_mask=1 --shape 1,128,4",
     ),
     "ids that a mask is made of": (
-        [
-            N("Gather", ["E", "ids"], ["h"]),
-            N("Equal", ["ids", "zero"], ["pad"]),
-            N("Cast", ["pad"], ["m"], to=F),
-            *MASKED[2:],
-        ],
+        [*parsed(f"h = Gather(E, ids) pad = Equal(ids, zero) m = Cast<to={F}>(pad)"), *MASKED[2:]],
         {"E": normal(9, 4), "W": normal(4, 3), "last": long(2), "zero": long(0)},
         [value("ids", "batch", 5, kind=LONG)],
         "--input h --hold ids=1",
@@ -303,12 +261,7 @@ ASKED: dict[str, tuple[list[Any], dict[str, Any], list[Any], str]] = {
         "--input x --hold 'keras phase:0=false'",
     ),
     "a rate that is compared with a number": (
-        [
-            N("Reshape", ["sr", "one"], ["s"]),
-            N("Equal", ["s", "rate"], ["known"]),
-            N("Where", ["known", "x", "zero"], ["h"]),
-            *DENSE,
-        ],
+        [*parsed("s = Reshape(sr, one) known = Equal(s, rate) h = Where(known, x, zero)"), *DENSE],
         {"W": normal(4, 3), "one": long(1), "rate": np.array(16000), "zero": np.float32(0)},
         [value("x", "batch", 4), value("sr", kind=LONG)],
         "--input x --hold sr=16000",
@@ -342,10 +295,7 @@ def test_sizes_said_of_an_input_are_those_of_the_value_behind(handmade: Any) -> 
 
 @pytest.mark.parametrize(
     ("inputs", "hold", "words"),
-    [
-        ([value("x", "batch", 4)], {"x": 1}, "0 inputs are left to choose from"),
-        ([], {}, "it has 0 inputs"),
-    ],
+    [([value("x", "batch", 4)], {"x": 1}, "0 inputs are left to choose from"), ([], {}, "it has 0 inputs")],
 )
 def test_nothing_to_choose(inputs: list[Any], hold: dict[str, Any], words: str, handmade: Any) -> None:
     nodes = [N("Identity", ["x" if inputs else "W"], ["y"])]

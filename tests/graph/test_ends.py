@@ -7,18 +7,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
+from onnx_text import N, parsed, value
 
 from onnxcake.graph.convert import Converted, convert
 from onnxcake.graph.head_and_tail import Head, head, tail
 from onnxcake.onnxfile.load import TeacherFile
 from onnxcake.onnxfile.normalise import normalise
-
-N = helper.make_node
-
-
-def value(name: str, *shape: str | int, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def converted(model: onnx.ModelProto) -> Converted:
@@ -32,41 +27,33 @@ def before(graph: Converted, name: str) -> list[str]:
 
 H = N("MatMul", ["x", "W"], ["h"])
 TAILS: dict[str, tuple[list[onnx.NodeProto], str | None, list[str]]] = {
-    "none (an Identity is only another name)": ([H, N("Identity", ["h"], ["y"])], None, ["MatMul"]),
-    "Softmax": ([H, N("Softmax", ["h"], ["y"])], "softmax", ["MatMul"]),
-    "Softmax, axis 1": ([H, N("Softmax", ["h"], ["y"], axis=1)], "softmax", ["MatMul"]),
-    "Softmax, axis -1": ([H, N("Softmax", ["h"], ["y"], axis=-1)], "softmax", ["MatMul"]),
-    "Softmax over the batch": ([H, N("Softmax", ["h"], ["y"], axis=0)], None, ["MatMul", "Softmax"]),
-    "LogSoftmax": ([H, N("LogSoftmax", ["h"], ["y"], axis=1)], "log_softmax", ["MatMul"]),
-    "LogSoftmax over the batch": ([H, N("LogSoftmax", ["h"], ["y"], axis=0)], None, ["MatMul", "LogSoftmax"]),
-    "Log of Softmax": (
-        [H, N("Softmax", ["h"], ["s"]), N("Log", ["s"], ["y"])],
-        "log_softmax",
-        ["MatMul"],
-    ),
-    "Log of something else": ([H, N("Exp", ["h"], ["s"]), N("Log", ["s"], ["y"])], None, ["MatMul", "Exp", "Log"]),
-    "Log of the input": ([N("Log", ["x"], ["y"])], None, ["Log"]),
+    "none (an Identity is only another name)": (parsed("h = MatMul(x, W) y = Identity(h)"), None, ["MatMul"]),
+    "Softmax": (parsed("h = MatMul(x, W) y = Softmax(h)"), "softmax", ["MatMul"]),
+    "Softmax, axis 1": (parsed("h = MatMul(x, W) y = Softmax<axis=1>(h)"), "softmax", ["MatMul"]),
+    "Softmax, axis -1": (parsed("h = MatMul(x, W) y = Softmax<axis=-1>(h)"), "softmax", ["MatMul"]),
+    "Softmax over the batch": (parsed("h = MatMul(x, W) y = Softmax<axis=0>(h)"), None, ["MatMul", "Softmax"]),
+    "LogSoftmax": (parsed("h = MatMul(x, W) y = LogSoftmax<axis=1>(h)"), "log_softmax", ["MatMul"]),
+    "LogSoftmax over the batch": (parsed("h = MatMul(x, W) y = LogSoftmax<axis=0>(h)"), None, ["MatMul", "LogSoftmax"]),
+    "Log of Softmax": (parsed("h = MatMul(x, W) s = Softmax(h) y = Log(s)"), "log_softmax", ["MatMul"]),
+    "Log of something else": (parsed("h = MatMul(x, W) s = Exp(h) y = Log(s)"), None, ["MatMul", "Exp", "Log"]),
+    "Log of the input": (parsed("y = Log(x)"), None, ["Log"]),
     "Softmax, then Identity and Dropout": (
-        [H, N("Softmax", ["h"], ["s"]), N("Identity", ["s"], ["i"]), N("Dropout", ["i"], ["y"])],
+        parsed("h = MatMul(x, W) s = Softmax(h) i = Identity(s) y = Dropout(i)"),
         "softmax",
         ["MatMul"],
     ),
     "Identity between Log and Softmax": (
-        [H, N("Softmax", ["h"], ["s"]), N("Identity", ["s"], ["i"]), N("Log", ["i"], ["y"])],
+        parsed("h = MatMul(x, W) s = Softmax(h) i = Identity(s) y = Log(i)"),
         "log_softmax",
         ["MatMul"],
     ),
     "Softmax, then scaled": (
-        [H, N("Softmax", ["h"], ["s"]), N("Mul", ["s", "s"], ["y"])],
+        parsed("h = MatMul(x, W) s = Softmax(h) y = Mul(s, s)"),
         None,
         ["MatMul", "Softmax", "Mul"],
     ),
-    "two Softmaxes": (
-        [H, N("Softmax", ["h"], ["s"]), N("Softmax", ["s"], ["y"])],
-        "softmax",
-        ["MatMul", "Softmax"],
-    ),
-    "Softmax of the input": ([N("Softmax", ["x"], ["y"])], "softmax", ["Identity"]),
+    "two Softmaxes": (parsed("h = MatMul(x, W) s = Softmax(h) y = Softmax(s)"), "softmax", ["MatMul", "Softmax"]),
+    "Softmax of the input": (parsed("y = Softmax(x)"), "softmax", ["Identity"]),
 }
 
 
@@ -95,110 +82,109 @@ CONTRAST = np.random.default_rng(1).uniform(20, 235, (1, 3, 8, 8)).astype(np.flo
 SIGNED = np.random.default_rng(2).normal(size=(6, 5)).astype(np.float32)
 # nodes from x to h, weights, input shape, input type, what is read
 HEADS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, ...], int, Head]] = {
-    "nothing": ([N("Relu", ["x"], ["h"])], {}, IMAGE, 1, Head()),
+    "nothing": (parsed("h = Relu(x)"), {}, IMAGE, 1, Head()),
     "ImageNet": (
-        [N("Sub", ["x", "m"], ["a"]), N("Div", ["a", "s"], ["h"])],
+        parsed("a = Sub(x, m) h = Div(a, s)"),
         {"m": f(*MEAN, shape=CHANNELS), "s": f(*STD, shape=CHANNELS)}, IMAGE, 1, Head((0.0, 1.0), MEAN, STD),
     ),
     "ImageNet in bytes, by products": (
-        [N("Mul", ["x", "s"], ["a"]), N("Add", ["a", "m"], ["h"])],
+        parsed("a = Mul(x, s) h = Add(a, m)"),
         {"s": f(1 / 58.4), "m": f(-123.7 / 58.4)}, IMAGE, 1, Head((0.0, 255.0), (123.7,), (58.4,)),
     ),
-    "a scale alone": ([N("Div", ["x", "s"], ["h"])], {"s": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
+    "a scale alone": (parsed("h = Div(x, s)"), {"s": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
     "minus one to one": (
-        [N("Div", ["x", "s"], ["a"]), N("Sub", ["a", "m"], ["h"])],
+        parsed("a = Div(x, s) h = Sub(a, m)"),
         {"s": f(127.5), "m": f(1)}, IMAGE, 1, Head((0.0, 255.0), (127.5,), (127.5,)),
     ),
     "bytes, channels last": (
-        [N("Cast", ["x"], ["c"], to=1), N("Transpose", ["c"], ["h"], perm=[0, 3, 1, 2])],
+        parsed("c = Cast<to=1>(x) h = Transpose<perm=[0, 3, 1, 2]>(c)"),
         {}, (8, 8, 3), BYTES, Head((0.0, 255.0), channels_last=True),
     ),
     "normalised after the move": (
-        [TO_NCHW, N("Sub", ["t", "m"], ["a"]), N("Div", ["a", "s"], ["h"])],
+        parsed("t = Transpose<perm=[0, 3, 1, 2]>(x) a = Sub(t, m) h = Div(a, s)"),
         {"m": f(*MEAN, shape=CHANNELS), "s": f(*STD, shape=CHANNELS)}, (8, 8, 3), 1,
         Head((0.0, 1.0), MEAN, STD, channels_last=True),
     ),
     "normalised before the move": (
-        [N("Sub", ["x", "m"], ["a"]), N("Div", ["a", "s"], ["b"]), N("Transpose", ["b"], ["h"], perm=[0, 3, 1, 2])],
+        parsed("a = Sub(x, m) b = Div(a, s) h = Transpose<perm=[0, 3, 1, 2]>(b)"),
         {"m": f(*MEAN), "s": f(*STD)}, (8, 8, 3), 1, Head((0.0, 1.0), MEAN, STD, channels_last=True),
     ),
     "batch normalisation of the input": (
-        [N("BatchNormalization", ["x", "g", "b", "m", "v"], ["h"], epsilon=0.0)],
+        parsed("h = BatchNormalization<epsilon=0.0>(x, g, b, m, v)"),
         {"g": f(1, 2, 3), "b": f(0, 0, 1), "m": f(10, 20, 30), "v": f(4, 9, 16)}, IMAGE, 1,
         Head((0.0, 255.0), (10.0, 20.0, 30.0), (2.0, 3.0, 4.0)),
     ),
     "quantised": (
-        [N("QuantizeLinear", ["x", "s", "z"], ["q"]), N("DequantizeLinear", ["q", "s", "z"], ["h"])],
+        parsed("q = QuantizeLinear(x, s, z) h = DequantizeLinear(q, s, z)"),
         {"s": f(0.5), "z": np.array(3, np.uint8)}, IMAGE, 1, Head((-1.5, 126.0)),
     ),
-    "clipped": ([N("Clip", ["x", "l", "u"], ["h"])], {"l": f(0), "u": f(1)}, IMAGE, 1, Head((0.0, 1.0))),
+    "clipped": (parsed("h = Clip(x, l, u)"), {"l": f(0), "u": f(1)}, IMAGE, 1, Head((0.0, 1.0))),
     "a product with what is no number for a channel": (
-        [N("Mul", ["x", "s"], ["h"])], {"s": f(*range(1, 65), shape=(1, 1, 8, 8))}, IMAGE, 1, Head(),
+        parsed("h = Mul(x, s)"), {"s": f(*range(1, 65), shape=(1, 1, 8, 8))}, IMAGE, 1, Head(),
     ),
-    "a quotient the other way round": ([N("Div", ["s", "x"], ["h"])], {"s": f(2)}, IMAGE, 1, Head()),
+    "a quotient the other way round": (parsed("h = Div(s, x)"), {"s": f(2)}, IMAGE, 1, Head()),
     "an inverted picture, put into 0…1": (
-        [N("Sub", ["m", "x"], ["i"]), N("Div", ["i", "m"], ["h"])],
+        parsed("i = Sub(m, x) h = Div(i, m)"),
         {"m": f(255)},
         IMAGE,
         1,
         Head((0.0, 255.0)),
     ),
-    "an inverted picture": ([N("Sub", ["m", "x"], ["h"])], {"m": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
+    "an inverted picture": (parsed("h = Sub(m, x)"), {"m": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
     "standardised and turned round": (
-        [N("Sub", ["m", "x"], ["a"]), N("Div", ["a", "s"], ["h"])],
+        parsed("a = Sub(m, x) h = Div(a, s)"),
         {"m": f(0.5), "s": f(0.25)}, IMAGE, 1, Head((0.0, 1.0), (0.5,), (0.25,)),
     ),
     "the product's other side": (
-        [N("Mul", ["s", "x"], ["a"]), N("Add", ["m", "a"], ["h"])],
+        parsed("a = Mul(s, x) h = Add(m, a)"),
         {"s": f(1 / 58.4), "m": f(-123.7 / 58.4)}, IMAGE, 1, Head((0.0, 255.0), (123.7,), (58.4,)),
     ),
     "a mean for each channel alone, of bytes": (
-        [N("Sub", ["x", "m"], ["h"])], {"m": f(123, 117, 104, shape=CHANNELS)}, IMAGE, 1,
+        parsed("h = Sub(x, m)"), {"m": f(123, 117, 104, shape=CHANNELS)}, IMAGE, 1,
         Head((0.0, 255.0), (123.0, 117.0, 104.0), (58.65,), guessed=True),
     ),
     "a mean picture that varies little": (
-        [N("Sub", ["x", "m"], ["h"])], {"m": PICTURE}, IMAGE, 1,
+        parsed("h = Sub(x, m)"), {"m": PICTURE}, IMAGE, 1,
         Head((0.0, 255.0), tuple(PICTURE.mean((0, 2, 3)).tolist()), (58.65,), guessed=True),
     ),
     "a mean picture that varies much": (
-        [N("Sub", ["x", "m"], ["h"])], {"m": CONTRAST}, IMAGE, 1,
+        parsed("h = Sub(x, m)"), {"m": CONTRAST}, IMAGE, 1,
         Head((0.0, 255.0), tuple(CONTRAST.reshape(-1).tolist()), (58.65,), guessed=True),
     ),
     "a mean picture and one deviation": (
-        [N("Sub", ["x", "m"], ["a"]), N("Div", ["a", "s"], ["h"])], {"m": PICTURE, "s": f(60)}, IMAGE, 1,
+        parsed("a = Sub(x, m) h = Div(a, s)"), {"m": PICTURE, "s": f(60)}, IMAGE, 1,
         Head((0.0, 255.0), tuple(PICTURE.mean((0, 2, 3)).tolist()), (60.0,)),
     ),
     "a positional embedding": (
-        [N("Add", ["x", "p"], ["h"])], {"p": SIGNED}, (6, 5), 1, Head(),
+        parsed("h = Add(x, p)"), {"p": SIGNED}, (6, 5), 1, Head(),
     ),
     "each feature standardised": (
-        [N("Sub", ["x", "m"], ["a"]), N("Mul", ["a", "s"], ["h"])],
+        parsed("a = Sub(x, m) h = Mul(a, s)"),
         {"m": f(1, -20, 300), "s": f(1, 0.5, 0.01)}, (3,), 1, Head(None, (1.0, -20.0, 300.0), (1.0, 2.0, 100.0)),
     ),
     "each feature put into 0…1": (
-        [N("Mul", ["x", "s"], ["a"]), N("Add", ["a", "m"], ["h"])],
+        parsed("a = Mul(x, s) h = Add(a, m)"),
         {"s": f(1, 0.5, 0.01), "m": f(0, 5, -1)}, (3,), 1,
         Head(((0.0, -10.0, 100.0), (1.0, -8.0, 200.0)), (0.5, -9.0, 150.0), (0.25, 0.5, 25.0)),
     ),
     "each feature put into 0…1 and cut": (
-        [N("Mul", ["x", "s"], ["a"]), N("Add", ["a", "m"], ["b"]), N("Clip", ["b", "l", "u"], ["h"])],
+        parsed("a = Mul(x, s) b = Add(a, m) h = Clip(b, l, u)"),
         {"s": f(1, 0.5, 0.01), "m": f(0, 5, -1), "l": f(0), "u": f(1)}, (3,), 1,
         Head(((0.0, -10.0, 100.0), (1.0, -8.0, 200.0)), (0.5, -9.0, 150.0), (0.25, 0.5, 25.0)),
     ),
     "scaled bytes, then quantised": (
-        [N("Div", ["x", "d"], ["a"]), N("QuantizeLinear", ["a", "s", "z"], ["q"]),
-         N("DequantizeLinear", ["q", "s", "z"], ["h"])],
+        parsed("a = Div(x, d) q = QuantizeLinear(a, s, z) h = DequantizeLinear(q, s, z)"),
         {"d": f(255), "s": f(1 / 255), "z": np.array(0, np.uint8)}, IMAGE, 1, Head((0.0, 255.0)),
     ),
     "columns taken apart": (
-        [N("Slice", ["x", "zero", "two", "one"], ["a"]), N("Slice", ["x", "two", "three", "one"], ["b"]),
-         N("Sub", ["a", "m"], ["c"]), N("Div", ["c", "s"], ["d"]), N("Concat", ["b", "d"], ["h"], axis=1)],
+        parsed("a = Slice(x, zero, two, one) b = Slice(x, two, three, one) c = Sub(a, m)",
+               "d = Div(c, s) h = Concat<axis=1>(b, d)"),
         {"m": f(5, 50), "s": f(2, 20), **{n: np.array([i]) for i, n in enumerate(("zero", "one", "two", "three"))}},
         (3,), 1, Head(None, (5.0, 50.0, 0.0), (2.0, 20.0, 1.0)),
     ),
-    "a window over a signal": ([N("Mul", ["x", "s"], ["h"])], {"s": f(0.1, 0.5, 0.1)}, (3,), 1, Head()),
+    "a window over a signal": (parsed("h = Mul(x, s)"), {"s": f(0.1, 0.5, 0.1)}, (3,), 1, Head()),
     "features' means alone": (
-        [N("Sub", ["x", "m"], ["h"])], {"m": f(0.5, -3, 600)}, (3,), 1,
+        parsed("h = Sub(x, m)"), {"m": f(0.5, -3, 600)}, (3,), 1,
         Head(None, (0.5, -3.0, 600.0), (1.0, 1.0, 200.0), guessed=True),
     ),
 }  # fmt: skip
@@ -225,7 +211,7 @@ def test_what_the_beginning_shows(name: str, handmade: Any) -> None:
     ("stated", "bounds"), [("NominalRange_0_255", (0.0, 255.0)), ("Normalized_1_1", (-1.0, 1.0)), ("?", None)]
 )
 def test_metadata_states_the_range(stated: str, bounds: tuple[float, float] | None, handmade: Any) -> None:
-    model = handmade([N("Flatten", ["x"], ["y"])], inputs=[value("x", "batch", *IMAGE)])
+    model = handmade(parsed("y = Flatten(x)"), inputs=[value("x", "batch", *IMAGE)])
     model.metadata_props.add(key="Image.NominalPixelRange", value=stated)
     assert head(converted(model)).range == bounds
 

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
+from onnx_text import N, parsed, value
 
 from onnxcake.cli.options import options_of
 from onnxcake.core.errors import UnsupportedTeacher, UsageError
@@ -20,12 +21,7 @@ from onnxcake.onnxfile.load import TeacherFile
 from onnxcake.onnxfile.normalise import normalise
 from onnxcake.teacher.options import TeacherOptions
 
-N = helper.make_node
 X = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
-
-
-def value(name: str, *shape: str | int | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def answer(
@@ -134,7 +130,7 @@ def test_a_size_that_stays_open_is_asked_for_and_the_remedy_works(handmade: Any)
 
 def test_a_value_that_the_file_gives_by_itself_may_be_held_at_another(handmade: Any) -> None:
     inputs = [value("x", "batch", 4), value("bias", 4)]
-    model = handmade([N("Add", ["x", "bias"], ["y"])], {"bias": np.zeros(4, np.float32)}, inputs=inputs)
+    model = handmade(parsed("y = Add(x, bias)"), {"bias": np.zeros(4, np.float32)}, inputs=inputs)
     file = TeacherFile(model, {}, "", 0, "t.onnx")
     safe = normalise(file, TeacherOptions(constants={"bias": [1, 2, 3, 4]}).choice)
     part = safe.cut(next(iter(safe.outputs)))
@@ -218,12 +214,7 @@ def test_what_is_no_option(hold: list[str] | None, shape: list[str] | None, word
 
 
 def test_a_run_of_one_held_value_is_not_taken_for_that_of_another(tmp_path: Path, handmade: Any, normal: Any) -> None:
-    nodes = [
-        N("Concat", ["x", "side"], ["all"], axis=1),
-        N("Gemm", ["all", "W"], ["h"]),
-        N("Relu", ["h"], ["r"]),
-        N("Gemm", ["r", "V"], ["y"]),
-    ]
+    nodes = parsed("all = Concat<axis=1>(x, side) h = Gemm(all, W) r = Relu(h) y = Gemm(r, V)")
     inputs = [value("x", "batch", 4), value("side", "batch", 3)]
     onnx.save(handmade(nodes, {"W": normal(7, 8), "V": normal(8, 3)}, inputs=inputs), tmp_path / "t.onnx")
     asked = ["extract", "t.onnx", "--passes", "1e3", "--out", "run", "-o", "synthesis.pace=plain", "--input", "x"]

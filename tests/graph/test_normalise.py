@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
+from onnx_text import N, parsed, value
 
 from onnxcake.core.errors import UnsupportedTeacher, UsageError
 from onnxcake.onnxfile.input_choice import GraphChoice
@@ -19,13 +20,8 @@ from onnxcake.onnxfile.normalise import normalise
 from onnxcake.onnxfile.rename import SafeGraph
 from onnxcake.teacher.teacher import Teacher
 
-N = helper.make_node
 NO_CHOICE = GraphChoice()
 SAFE = re.compile(r"input|[nvw]\d+|")
-
-
-def value(name: str, *shape: str | int | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def normalised(model: onnx.ModelProto, choice: GraphChoice = NO_CHOICE) -> SafeGraph:
@@ -57,7 +53,7 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 
 def test_everything_is_renamed_and_the_way_back_is_kept(handmade: Any, normal: Any) -> None:
-    nodes = [N("MatMul", ["x", "W"], ["hidden"], name="first layer"), N("Relu", ["hidden"], ["y"])]
+    nodes = parsed('["first layer"] hidden = MatMul(x, W) y = Relu(hidden)')
     safe = normalised(handmade(nodes, {"W": normal(4, 3)}))
     assert safe.node_names == {"n0": "first layer", "n1": "Relu #1"}
     assert {new: old for new, old in safe.value_names.items() if new} == {
@@ -86,11 +82,7 @@ def test_texts_of_the_file_are_left_behind(handmade: Any, normal: Any) -> None:
 def test_names_of_our_own_kind_do_not_mix(handmade: Any, normal: Any) -> None:
     """A file that uses our names, all of them for something else."""
     weights = {"v1": normal(4, 4, seed=1), "input": normal(4, seed=2), "w0": normal(4, 3, seed=3)}
-    nodes = [
-        N("MatMul", ["output", "v1"], ["n0"], name="v0"),
-        N("Add", ["n0", "input"], ["w1"], name="input"),
-        N("MatMul", ["w1", "w0"], ["v0"], name="n0"),
-    ]
+    nodes = parsed("[v0] n0 = MatMul(output, v1) [input] w1 = Add(n0, input) [n0] v0 = MatMul(w1, w0)")
     model = handmade(nodes, weights, inputs=[value("output", "b", 4)], outputs=[value("v0", "b", 3)])
     safe = normalised(model)
     x = normal(5, 4, seed=4)
@@ -103,12 +95,7 @@ def test_names_of_our_own_kind_do_not_mix(handmade: Any, normal: Any) -> None:
 
 
 def test_what_the_output_does_not_need_is_cut(handmade: Any, normal: Any) -> None:
-    nodes = [
-        N("Relu", ["x"], ["h"]),
-        N("MatMul", ["h", "big"], ["aside"]),
-        N("MatMul", ["h", "W"], ["y"]),
-        N("Relu", ["y"], ["after"]),
-    ]
+    nodes = parsed("h = Relu(x) aside = MatMul(h, big) y = MatMul(h, W) after = Relu(y)")
     safe = normalised(handmade(nodes, {"big": normal(4, 50), "W": normal(4, 3)}))
     assert operators(safe.model) == ["Relu", "MatMul"] and len(safe.model.graph.initializer) == 1
 
@@ -116,7 +103,7 @@ def test_what_the_output_does_not_need_is_cut(handmade: Any, normal: Any) -> Non
 def test_weights_that_are_inputs_too_are_weights(handmade: Any, normal: Any) -> None:
     """Older files list every initialiser among the inputs."""
     inputs = [value("W", 4, 3), value("x", "batch", 4)]
-    safe = normalised(handmade([N("MatMul", ["x", "W"], ["y"])], {"W": normal(4, 3)}, inputs=inputs))
+    safe = normalised(handmade(parsed("y = MatMul(x, W)"), {"W": normal(4, 3)}, inputs=inputs))
     assert safe.input_name == "x" and len(safe.model.graph.initializer) == 1
 
 
@@ -133,12 +120,12 @@ def test_the_domain_may_be_spelled_out(domain: str, imported: str, tmp_path: Pat
 
 
 def test_left_out_inputs_stay_left_out(handmade: Any, normal: Any) -> None:
-    nodes = [N("Clip", ["x", "", "top"], ["c"]), N("MatMul", ["c", "W"], ["y"])]
+    nodes = parsed('c = Clip(x, "", top) y = MatMul(c, W)')
     safe = normalised(handmade(nodes, {"top": np.array(1, np.float32), "W": normal(4, 3)}))
     assert list(safe.model.graph.node[0].input) == ["input", "", "w0"]
 
 
-@pytest.mark.parametrize("maker", [N("TopK", ["h", "k"], ["y", "places"]), N("Dropout", ["h"], ["y", "places"])])
+@pytest.mark.parametrize("maker", parsed("y, places = TopK(h, k) y, places = Dropout(h)"))
 def test_one_of_a_nodes_several_outputs(maker: onnx.NodeProto, handmade: Any, normal: Any) -> None:
     weights = {"W": normal(4, 3), "k": np.array([3])}
     safe = normalised(handmade([N("MatMul", ["x", "W"], ["h"]), maker], weights))
@@ -147,11 +134,7 @@ def test_one_of_a_nodes_several_outputs(maker: onnx.NodeProto, handmade: Any, no
 
 @pytest.mark.parametrize("output", ["a", "b", "y"])
 def test_any_value_may_be_the_output(output: str, handmade: Any, normal: Any) -> None:
-    nodes = [
-        N("MatMul", ["x", "W"], ["a"]),
-        N("Softmax", ["a"], ["b"], axis=1),
-        N("Add", ["a", "b"], ["y"]),
-    ]
+    nodes = parsed("a = MatMul(x, W) b = Softmax<axis=1>(a) y = Add(a, b)")
     weights = {"W": normal(4, 3)}
     model = handmade(nodes, weights, outputs=[value(output, "batch", 3)])
     safe = normalised(model)
@@ -166,19 +149,19 @@ def test_any_value_may_be_the_output(output: str, handmade: Any, normal: Any) ->
 
 @pytest.mark.parametrize("batch", ["batch", "N", 1, 7, 0, None])
 def test_any_batch_becomes_a_free_one(batch: str | int | None, handmade: Any, normal: Any) -> None:
-    model = handmade([N("MatMul", ["x", "W"], ["y"])], {"W": normal(4, 3)}, inputs=[value("x", batch, 4)])
+    model = handmade(parsed("y = MatMul(x, W)"), {"W": normal(4, 3)}, inputs=[value("x", batch, 4)])
     assert normalised(model).input_shape == (4,)
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 4), (1, 2, 4), (1, 1, 2, 4), (1, 1, 1, 2, 4)])
 def test_any_rank_is_taken(shape: tuple[int, ...], handmade: Any, normal: Any) -> None:
-    nodes = [N("MatMul", ["x", "W"], ["m"]), N("Flatten", ["m"], ["y"])]
+    nodes = parsed("m = MatMul(x, W) y = Flatten(m)")
     safe = normalised(handmade(nodes, {"W": normal(4, 3)}, inputs=[value("x", "batch", *shape)]))
     assert safe.input_shape == shape
 
 
 def test_several_outputs_are_all_kept(handmade: Any, normal: Any) -> None:
-    nodes = [N("MatMul", ["x", "W"], ["y"]), N("ArgMax", ["y"], ["i"], axis=1, keepdims=0)]
+    nodes = parsed("y = MatMul(x, W) i = ArgMax<axis=1, keepdims=0>(y)")
     outputs = [value("i", "batch", kind=TensorProto.INT64), value("y", "batch", 3)]
     safe = normalised(handmade(nodes, {"W": normal(4, 3)}, outputs=outputs))
     assert list(safe.outputs.values()) == ["i", "y"] and safe.chosen is None
@@ -189,13 +172,13 @@ def test_several_outputs_are_all_kept(handmade: Any, normal: Any) -> None:
 
 
 def test_a_value_inside_may_be_the_output(handmade: Any, normal: Any) -> None:
-    nodes = [N("MatMul", ["x", "W"], ["h"]), N("ArgMax", ["h"], ["y"], axis=1)]
+    nodes = parsed("h = MatMul(x, W) y = ArgMax<axis=1>(h)")
     safe = normalised(handmade(nodes, {"W": normal(4, 3)}), GraphChoice(output="h"))
     assert operators(safe.model) == ["MatMul"] and safe.value_names[safe.chosen or ""] == "h"
 
 
 def test_a_value_inside_may_be_the_input(handmade: Any, normal: Any) -> None:
-    nodes = [N("Gather", ["table", "x"], ["h"]), N("Relu", ["h"], ["r"]), N("Flatten", ["r"], ["y"])]
+    nodes = parsed("h = Gather(table, x) r = Relu(h) y = Flatten(r)")
     model = handmade(nodes, {"table": normal(9, 4)}, inputs=[value("x", "batch", 5, kind=TensorProto.INT64)])
     safe = normalised(model, GraphChoice(input="h", shape=(1, 5, 4)))
     assert operators(safe.model) == ["Relu", "Flatten"] and not safe.model.graph.initializer
@@ -204,7 +187,7 @@ def test_a_value_inside_may_be_the_input(handmade: Any, normal: Any) -> None:
 
 @pytest.mark.parametrize("batch", ["batch", 5])
 def test_other_inputs_are_held(batch: str | int, handmade: Any, normal: Any) -> None:
-    nodes = [N("Mul", ["x", "mask"], ["m"]), N("Add", ["m", "bias"], ["y"])]
+    nodes = parsed("m = Mul(x, mask) y = Add(m, bias)")
     inputs = [value("x", batch, 4), value("mask", batch, 4), value("bias")]
     model = handmade(nodes, inputs=inputs, outputs=[value("y", batch, 4)])
     safe = normalised(model, GraphChoice(constants={"mask": 2.0, "bias": 0.5}))
@@ -214,7 +197,7 @@ def test_other_inputs_are_held(batch: str | int, handmade: Any, normal: Any) -> 
 
 
 def test_open_sizes_are_said(handmade: Any, normal: Any) -> None:
-    model = handmade([N("Relu", ["x"], ["y"])], inputs=[value("x", "batch", 3, "height", "width")])
+    model = handmade(parsed("y = Relu(x)"), inputs=[value("x", "batch", 3, "height", "width")])
     with pytest.raises(UnsupportedTeacher, match="height") as caught:
         normalised(model)
     assert "--shape" in caught.value.remedy
@@ -235,5 +218,5 @@ def test_open_sizes_are_said(handmade: Any, normal: Any) -> None:
 )
 def test_a_choice_that_the_file_does_not_have(choice: GraphChoice, words: str, handmade: Any, normal: Any) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        normalised(handmade([N("MatMul", ["x", "W"], ["y"])], {"W": normal(4, 3)}), choice)
+        normalised(handmade(parsed("y = MatMul(x, W)"), {"W": normal(4, 3)}), choice)
     assert caught.value.exit_code == 2 and caught.value.remedy

@@ -7,12 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_text import N, parsed
 
 from onnxcake.onnxfile.load import load_bytes
 from onnxcake.onnxfile.topological_order import sort_nodes
 from onnxcake.onnxfile.walk import graphs, nodes
 
-N = helper.make_node
 COUNT = 30
 
 
@@ -46,7 +46,7 @@ def drawn(seed: int) -> onnx.ModelProto:
         "both",
         ["a", "b"],
         ["c"],
-        [N("Mul", ["a", "b"], ["m"]), N("Sin", ["m"], ["s"]), N("Add", ["s", "a"], ["c"])],
+        parsed("m = Mul(a, b) s = Sin(m) c = Add(s, a)"),
         [helper.make_opsetid("", 17)],
     )
     graph = helper.make_graph(
@@ -106,7 +106,7 @@ def test_what_is_sorted_stays_as_it_is_to_the_bit(seed: int) -> None:
 
 
 def test_one_node_too_late_moves_as_little_as_it_must(handmade: object) -> None:
-    late = [N("Relu", ["x"], ["a"]), N("Add", ["a", "c"], ["b"]), N("Tanh", ["a"], ["d"]), N("Exp", ["x"], ["c"])]
+    late = parsed("a = Relu(x) b = Add(a, c) d = Tanh(a) c = Exp(x)")
     model = handmade([*late, N("Sum", ["b", "d"], ["y"])])  # type: ignore[operator]
     sort_nodes(model, "t.onnx")
     assert order(model) == ["a", "d", "c", "b", "y"]

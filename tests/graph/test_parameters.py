@@ -13,26 +13,22 @@ import onnxruntime
 import pytest
 from in_process import command
 from onnx import TensorProto, helper, numpy_helper
+from onnx_text import N, parsed, value
 
 from onnxcake.graph.parameters import parameters_of
 from onnxcake.onnxfile.load import load_bytes
 from onnxcake.onnxfile.normalise import normalise
 
-N = helper.make_node
 DRAW = np.random.default_rng(0)
 W, B, V = (DRAW.normal(size=size).astype(np.float32) * 0.4 for size in ((4, 16), (16,), (16, 3)))
 ALL = W.size + B.size + V.size
-LAYERS = [N("Gemm", ["x", "W", "b"], ["h"]), N("Relu", ["h"], ["r"]), N("MatMul", ["r", "V"], ["y"])]
+LAYERS = parsed("h = Gemm(x, W, b) r = Relu(h) y = MatMul(r, V)")
 
 
-def value(name: str, *shape: str | int, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def model(*nodes: onnx.NodeProto, opsets: dict[str, int] | None = None, **rest: Any) -> onnx.ModelProto:
+def model(*body: str | onnx.NodeProto, opsets: dict[str, int] | None = None, **rest: Any) -> onnx.ModelProto:
     given = rest.pop("weights", {})
     graph = helper.make_graph(
-        list(nodes),
+        parsed(*body),
         "g",
         [value("x", "N", rest.pop("features", 4))],
         rest.pop("outputs", [value("y", "N", 3)]),
@@ -92,13 +88,11 @@ def in_sparse_constants() -> onnx.ModelProto:
 
 def in_a_function_called_twice() -> onnx.ModelProto:
     square = DRAW.normal(size=(4, 4)).astype(np.float32)
-    body = [constant("S", square), N("MatMul", ["a", "S"], ["m"]), N("Tanh", ["m"], ["c"])]
+    body = [constant("S", square), *parsed("m = MatMul(a, S) c = Tanh(m)")]
     layer = helper.make_function("own", "Layer", ["a"], ["c"], body, [helper.make_opsetid("", 17)])
-    calls = [N("Layer", ["x"], ["g"], domain="own"), N("Layer", ["g"], ["h"], domain="own")]
+    calls = parsed("g = own.Layer(x) h = own.Layer(g)")
     end = DRAW.normal(size=(4, 3)).astype(np.float32)
-    return model(
-        *calls, N("MatMul", ["h", "E"], ["y"]), weights={"E": end}, opsets={"": 17, "own": 1}, functions=[layer]
-    )
+    return model(*calls, "y = MatMul(h, E)", weights={"E": end}, opsets={"": 17, "own": 1}, functions=[layer])
 
 
 def in_branches() -> onnx.ModelProto:
@@ -116,19 +110,14 @@ def in_branches() -> onnx.ModelProto:
 def in_a_loop() -> onnx.ModelProto:
     square = DRAW.normal(size=(4, 4)).astype(np.float32) * 0.3
     body = helper.make_graph(
-        [
-            constant("S", square),
-            N("MatMul", ["state", "S"], ["m"]),
-            N("Tanh", ["m"], ["next"]),
-            N("Identity", ["go"], ["on"]),
-        ],
+        [constant("S", square), *parsed("m = MatMul(state, S) next = Tanh(m) on = Identity(go)")],
         "body",
         [value("turn", kind=TensorProto.INT64), value("go", kind=TensorProto.BOOL), value("state", "N", 4)],
         [value("on", kind=TensorProto.BOOL), value("next", "N", 4)],
     )
     end = DRAW.normal(size=(4, 3)).astype(np.float32)
     given = {"turns": np.array(3), "yes": np.array(True), "E": end}
-    return model(N("Loop", ["turns", "yes", "x"], ["h"], body=body), N("MatMul", ["h", "E"], ["y"]), weights=given)
+    return model(N("Loop", ["turns", "yes", "x"], ["h"], body=body), "y = MatMul(h, E)", weights=given)
 
 
 def classical(kind: str, **attributes: Any) -> onnx.ModelProto:
@@ -165,19 +154,19 @@ def behind_a_scaler() -> onnx.ModelProto:
 
 def tied() -> onnx.ModelProto:
     """One weight that is read twice, once turned."""
-    layers = [N("MatMul", ["x", "W"], ["h"]), N("Transpose", ["W"], ["T"]), N("MatMul", ["h", "T"], ["r"])]
-    return model(constant("W", W), *layers, N("MatMul", ["r", "E"], ["y"]), weights={"E": W[:, :3].copy()})
+    layers = parsed("h = MatMul(x, W) T = Transpose(W) r = MatMul(h, T)")
+    return model(constant("W", W), *layers, "y = MatMul(r, E)", weights={"E": W[:, :3].copy()})
 
 
 def merged() -> onnx.ModelProto:
     """Two scales that torch's exporter has made one, as both are all ones."""
-    scaled = [N("Mul", ["x", "ones"], ["s"]), N("Identity", ["ones"], ["own"]), N("Mul", ["s", "own"], ["h"])]
-    return model(*scaled, N("MatMul", ["h", "E"], ["y"]), weights={"ones": np.ones(4, np.float32), "E": W[:, :3]})
+    scaled = parsed("s = Mul(x, ones) own = Identity(ones) h = Mul(s, own)")
+    return model(*scaled, "y = MatMul(h, E)", weights={"ones": np.ones(4, np.float32), "E": W[:, :3]})
 
 
 def with_single_numbers() -> onnx.ModelProto:
     halved = [constant("half", np.float32(0.5)), N("Mul", ["x", "half"], ["m"])]
-    return model(*halved, N("Gemm", ["m", "W", "b"], ["h"]), *LAYERS[1:], weights={"W": W, "b": B, "V": V})
+    return model(*halved, "h = Gemm(m, W, b)", *LAYERS[1:], weights={"W": W, "b": B, "V": V})
 
 
 MODELS: dict[str, tuple[Callable[[], onnx.ModelProto], int]] = {
@@ -248,7 +237,7 @@ def test_a_student_learns_in_weights_that_were_constants(make: Callable[[], onnx
 def test_a_teacher_without_parameters_gets_a_student(tmp_path: Path) -> None:
     """Scores that are the inputs' own means, in three groups of four."""
     sizes = np.array([0, 3, 4])
-    nodes = [N("Reshape", ["x", "sizes"], ["groups"]), N("ReduceMean", ["groups"], ["y"], axes=[2], keepdims=0)]
+    nodes = parsed("groups = Reshape(x, sizes) y = ReduceMean<axes=[2], keepdims=0>(groups)")
     onnx.save(model(*nodes, weights={"sizes": sizes}, features=12), tmp_path / "t.onnx")
     for more in ([], ["-o", "student.architecture={auto: {max_params: 100}}"]):
         ended = command("extract", tmp_path / "t.onnx", "--passes", 500, "--dry-run", "--out", tmp_path / "run", *more)

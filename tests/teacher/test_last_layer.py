@@ -12,13 +12,12 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnx_text import N, parsed
 
 from onnxcake.teacher import find_capabilities
 from onnxcake.teacher.open_graph import open_graph
 from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.teacher import Teacher
-
-N = helper.make_node
 
 
 @dataclass(frozen=True)
@@ -41,84 +40,63 @@ W, B, K = numbers(4, 3), numbers(3, seed=1), numbers(3, 4, 1, 1, seed=2)
 MATMUL, BIAS = N("MatMul", ["h", "W"], ["m"]), N("Add", ["m", "b"], ["y"])
 HALF = np.array(0.5, np.float32)
 ENDS = {
-    "Gemm": End((N("Gemm", ["h", "W", "b"], ["y"]),), {"W": W, "b": B}),
-    "Gemm, transB": End((N("Gemm", ["h", "W", "b"], ["y"], transB=1),), {"W": W.T, "b": B}),
-    "Gemm, alpha and beta": End((N("Gemm", ["h", "W", "b"], ["y"], alpha=0.5, beta=3.0),), {"W": W, "b": B}),
-    "Gemm without a bias": End((N("Gemm", ["h", "W"], ["y"], alpha=2.0),), {"W": W}),
-    "Gemm, one bias for all": End((N("Gemm", ["h", "W", "b"], ["y"]),), {"W": W, "b": B[:1]}),
-    "Gemm, a row of biases": End((N("Gemm", ["h", "W", "b"], ["y"]),), {"W": W, "b": B[None]}),
+    "Gemm": End(parsed("y = Gemm(h, W, b)"), {"W": W, "b": B}),
+    "Gemm, transB": End(parsed("y = Gemm<transB=1>(h, W, b)"), {"W": W.T, "b": B}),
+    "Gemm, alpha and beta": End(parsed("y = Gemm<alpha=0.5, beta=3.0>(h, W, b)"), {"W": W, "b": B}),
+    "Gemm without a bias": End(parsed("y = Gemm<alpha=2.0>(h, W)"), {"W": W}),
+    "Gemm, one bias for all": End(parsed("y = Gemm(h, W, b)"), {"W": W, "b": B[:1]}),
+    "Gemm, a row of biases": End(parsed("y = Gemm(h, W, b)"), {"W": W, "b": B[None]}),
     "Gemm, transA": End(
-        (N("Transpose", ["h"], ["t"], perm=[1, 0]), N("Gemm", ["t", "W", "b"], ["y"], transA=1, transB=1)),
+        parsed("t = Transpose<perm=[1, 0]>(h) y = Gemm<transA=1, transB=1>(t, W, b)"),
         {"W": W.T, "b": B},
         features="t:turned",
     ),
-    "MatMul": End((N("MatMul", ["h", "W"], ["y"]),), {"W": W}),
+    "MatMul": End(parsed("y = MatMul(h, W)"), {"W": W}),
     "MatMul and Add": End((MATMUL, BIAS), {"W": W, "b": B}),
-    "MatMul and Add, the other way round": End((MATMUL, N("Add", ["b", "m"], ["y"])), {"W": W, "b": B}),
-    "MatMul and Sub": End((MATMUL, N("Sub", ["m", "b"], ["y"])), {"W": W, "b": B}),
-    "MatMul taken from a constant": End((MATMUL, N("Sub", ["b", "m"], ["y"])), {"W": W, "b": B}),
-    "divided by a temperature": End(
-        (N("Gemm", ["h", "W", "b"], ["m"]), N("Div", ["m", "half"], ["y"])), {"W": W, "b": B, "half": HALF}
-    ),
-    "scaled, then moved": End(
-        (MATMUL, N("Mul", ["c", "m"], ["s"]), N("Add", ["s", "b"], ["y"])), {"W": W, "c": B * B, "b": B}
-    ),
-    "moved, then scaled": End(
-        (MATMUL, N("Add", ["m", "b"], ["s"]), N("Mul", ["s", "c"], ["y"])), {"W": W, "c": B * B, "b": B}
-    ),
+    "MatMul and Add, the other way round": End(parsed("m = MatMul(h, W) y = Add(b, m)"), {"W": W, "b": B}),
+    "MatMul and Sub": End(parsed("m = MatMul(h, W) y = Sub(m, b)"), {"W": W, "b": B}),
+    "MatMul taken from a constant": End(parsed("m = MatMul(h, W) y = Sub(b, m)"), {"W": W, "b": B}),
+    "divided by a temperature": End(parsed("m = Gemm(h, W, b) y = Div(m, half)"), {"W": W, "b": B, "half": HALF}),
+    "scaled, then moved": End(parsed("m = MatMul(h, W) s = Mul(c, m) y = Add(s, b)"), {"W": W, "c": B * B, "b": B}),
+    "moved, then scaled": End(parsed("m = MatMul(h, W) s = Add(m, b) y = Mul(s, c)"), {"W": W, "c": B * B, "b": B}),
     "behind an axis of one": End(
-        (N("Unsqueeze", ["h", "axis"], ["u"]), N("MatMul", ["u", "W"], ["m"]), N("Squeeze", ["m", "axis"], ["y"])),
+        parsed("u = Unsqueeze(h, axis) m = MatMul(u, W) y = Squeeze(m, axis)"),
         {"W": W, "axis": np.array([1])},
         features="u:rows",
     ),
-    "reshaped": End((MATMUL, N("Reshape", ["m", "to"], ["y"])), {"W": W, "to": np.array([-1, 3, 1])}),
-    "Softmax after it": End(
-        (MATMUL, N("Add", ["m", "b"], ["z"]), N("Softmax", ["z"], ["y"], axis=1)), {"W": W, "b": B}
-    ),
-    "LogSoftmax after it": End((MATMUL, N("LogSoftmax", ["m"], ["y"], axis=1)), {"W": W}),
-    "labels": End((MATMUL, N("Sigmoid", ["m"], ["y"])), {"W": W}),
+    "reshaped": End(parsed("m = MatMul(h, W) y = Reshape(m, to)"), {"W": W, "to": np.array([-1, 3, 1])}),
+    "Softmax after it": End(parsed("m = MatMul(h, W) z = Add(m, b) y = Softmax<axis=1>(z)"), {"W": W, "b": B}),
+    "LogSoftmax after it": End(parsed("m = MatMul(h, W) y = LogSoftmax<axis=1>(m)"), {"W": W}),
+    "labels": End(parsed("m = MatMul(h, W) y = Sigmoid(m)"), {"W": W}),
     "label logits": End((MATMUL, BIAS), {"W": W, "b": B}, said={"task": "multilabel"}),
-    "a yes or no": End(
-        (N("Gemm", ["h", "w", "b"], ["z"]), N("Sigmoid", ["z"], ["y"])), {"w": W[:, :1], "b": B[:1]}, scores=1
-    ),
-    "a yes or no, as a logit": End((N("Gemm", ["h", "w"], ["y"]),), {"w": W[:, :1]}, 1, {"task": "binary"}),
+    "a yes or no": End(parsed("z = Gemm(h, w, b) y = Sigmoid(z)"), {"w": W[:, :1], "b": B[:1]}, scores=1),
+    "a yes or no, as a logit": End(parsed("y = Gemm(h, w)"), {"w": W[:, :1]}, 1, {"task": "binary"}),
     "a yes or no, from a vector": End(
-        (N("MatMul", ["h", "w"], ["m"]), N("Unsqueeze", ["m", "axis"], ["y"])),
-        {"w": W[:, 0], "axis": np.array([1])},
-        1,
-        {"task": "binary"},
+        parsed("m = MatMul(h, w) y = Unsqueeze(m, axis)"), {"w": W[:, 0], "axis": np.array([1])}, 1, {"task": "binary"}
     ),
     "averaged after a convolution": End(
-        (N("Conv", ["h", "K", "b"], ["c"]), N("GlobalAveragePool", ["c"], ["g"]), N("Flatten", ["g"], ["y"])),
+        parsed("c = Conv(h, K, b) g = GlobalAveragePool(c) y = Flatten(g)"),
         {"K": K, "b": B},
         image=True,
         features="h:pooled",
     ),
     "averaged after a convolution, moved between": End(
-        (
-            *(N("Conv", ["h", "K"], ["c"]), N("Add", ["c", "d"], ["a"])),
-            N("ReduceMean", ["a"], ["y"], axes=[-2, -1], keepdims=0),
-        ),
+        (*parsed("c = Conv(h, K) a = Add(c, d)"), N("ReduceMean", ["a"], ["y"], axes=[-2, -1], keepdims=0)),
         {"K": K, "d": B.reshape(3, 1, 1)},
         image=True,
         features="h:pooled",
     ),
     "averaged before a convolution": End(
-        (N("GlobalAveragePool", ["h"], ["g"]), N("Conv", ["g", "K", "b"], ["c"]), N("Flatten", ["c"], ["y"])),
+        parsed("g = GlobalAveragePool(h) c = Conv(g, K, b) y = Flatten(c)"),
         {"K": K, "b": B},
         image=True,
         features="g:rows",
     ),
     "a convolution of the whole": End(
-        (N("Conv", ["h", "K", "b"], ["c"]), N("Flatten", ["c"], ["y"])),
-        {"K": numbers(3, 4, 5, 5), "b": B},
-        image=True,
-        features="h:rows",
+        parsed("c = Conv(h, K, b) y = Flatten(c)"), {"K": numbers(3, 4, 5, 5), "b": B}, image=True, features="h:rows"
     ),
     "within 0 … 1 by chance": End(
-        (N("Sigmoid", ["h"], ["s"]), N("MatMul", ["s", "W"], ["y"])),
-        {"W": np.abs(W) / np.abs(W).sum(0)},
-        features="s",
+        parsed("s = Sigmoid(h) y = MatMul(s, W)"), {"W": np.abs(W) / np.abs(W).sum(0)}, features="s"
     ),
 }
 
@@ -151,38 +129,32 @@ def test_logits_are_features_times_weights_plus_bias(end: End, tmp_path: Path, h
 
 
 NO_ENDS = {
-    "an activation after it": End((MATMUL, N("Relu", ["m"], ["y"])), {"W": W}),
-    "a product of two values": End((MATMUL, N("Mul", ["m", "m"], ["y"])), {"W": W}),
+    "an activation after it": End(parsed("m = MatMul(h, W) y = Relu(m)"), {"W": W}),
+    "a product of two values": End(parsed("m = MatMul(h, W) y = Mul(m, m)"), {"W": W}),
     "a bias from the data": End(
-        (MATMUL, N("Relu", ["m"], ["r"]), N("Gemm", ["h", "V", "r"], ["y"])), {"W": W, "V": numbers(4, 3, seed=5)}
+        parsed("m = MatMul(h, W) r = Relu(m) y = Gemm(h, V, r)"), {"W": W, "V": numbers(4, 3, seed=5)}
     ),
     "probabilities that no Softmax makes": End(
-        (
-            *(N("MatMul", ["h", "W"], ["m"]), N("Exp", ["m"], ["e"]), N("ReduceSum", ["e", "axis"], ["s"])),
-            N("Div", ["e", "s"], ["y"]),
-        ),
+        (*parsed("m = MatMul(h, W) e = Exp(m) s = ReduceSum(e, axis)"), N("Div", ["e", "s"], ["y"])),
         {"W": W, "axis": np.array([1])},
     ),
     "an activation before the mean": End(
-        (
-            *(N("Conv", ["h", "K"], ["c"]), N("Relu", ["c"], ["r"])),
-            *(N("GlobalAveragePool", ["r"], ["g"]), N("Flatten", ["g"], ["y"])),
-        ),
+        (*parsed("c = Conv(h, K) r = Relu(c)"), *parsed("g = GlobalAveragePool(r) y = Flatten(g)")),
         {"K": K},
         image=True,
     ),
     "padding before the mean": End(
         (
             N("Conv", ["h", "K"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
-            *(N("GlobalAveragePool", ["c"], ["g"]), N("Flatten", ["g"], ["y"])),
+            *parsed("g = GlobalAveragePool(c) y = Flatten(g)"),
         ),
         {"K": K},
         image=True,
     ),
     "a mean over channels": End(
         (
-            *(N("Conv", ["h", "K"], ["c"]), N("ReduceMean", ["c"], ["r"], axes=[1, 3], keepdims=0)),
-            *(N("Slice", ["r", "from", "to", "from1"], ["y"]),),
+            *parsed("c = Conv(h, K) r = ReduceMean<axes=[1, 3], keepdims=0>(c)"),
+            *parsed("y = Slice(r, from, to, from1)"),
         ),
         {"K": K, "from": np.array([0]), "to": np.array([3]), "from1": np.array([1])},
         image=True,

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx_text import N, parsed, value
 from torch import Tensor
 
 from onnxcake.core.errors import UnsupportedTeacher
@@ -19,16 +20,11 @@ from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher.scores import Logits, logits_to_output
 from onnxcake.teacher.teacher import Teacher
 
-N = helper.make_node
 I64, U8, I8, F16 = TensorProto.INT64, TensorProto.UINT8, TensorProto.INT8, TensorProto.FLOAT16
 
 
 def normal(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def value(name: str, *shape: str | int | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
 
 
 W, V, ONE, K, Q = normal(4, 3), normal(4, 7, seed=1), normal(4, 1, seed=2), normal(5, 3, 3, 3, seed=3), normal(5, 3)
@@ -38,7 +34,7 @@ WEIGHTS = {"W": W, "V": V, "one": ONE, "K": K, "Q": Q}
 
 
 def made(
-    *nodes: onnx.NodeProto,
+    *body: str | onnx.NodeProto,
     inputs: Sequence[onnx.ValueInfoProto] | None = None,
     outputs: Sequence[onnx.ValueInfoProto] | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -46,10 +42,11 @@ def made(
     **weights: Any,
 ) -> onnx.ModelProto:
     """``x`` [batch, 4] → ``y`` [batch, 3], unless said otherwise."""
-    read = {name for node in nodes for name in node.input}
+    listed = parsed(*body)
+    read = {name for node in listed for name in node.input}
     arrays = {name: np.asarray(array) for name, array in {**WEIGHTS, **weights}.items() if name in read}
     graph = helper.make_graph(
-        list(nodes),
+        listed,
         "kinds",
         list(inputs or [value("x", "batch", 4)]),
         list(outputs or [value("y", "batch", 3)]),
@@ -94,10 +91,10 @@ class Kind:
     said: Mapping[str, Any] = field(default_factory=dict)
 
 
-def kind(name: str, *nodes: onnx.NodeProto, said: Mapping[str, Any] | None = None, **rest: Any) -> Kind:
+def kind(name: str, *body: str | onnx.NodeProto, said: Mapping[str, Any] | None = None, **rest: Any) -> Kind:
     """A row of the table of outputs; ``also`` adds to what is expected."""
     also = rest.pop("also", {})
-    return Kind(made(*nodes, **rest), {"output_kind": name, **also}, said or {})
+    return Kind(made(*body, **rest), {"output_kind": name, **also}, said or {})
 
 
 SOFTMAX = N("Softmax", ["h"], ["y"], axis=1)
@@ -107,156 +104,127 @@ ONE_OUT = {"outputs": [value("y", "batch", 1)]}
 
 OUTPUTS = {
     "logits": kind("logits", SCORES, also={"classes": 3, "task": "multiclass", "output_shape": None}),
-    "two logits": kind("logits", N("MatMul", ["x", "T"], ["y"]), T=W[:, :2], outputs=[value("y", "batch", 2)]),
-    "probabilities": kind("probabilities", HIDDEN, SOFTMAX),
-    "probabilities, last axis": kind("probabilities", HIDDEN, N("Softmax", ["h"], ["y"], axis=-1)),
-    "probabilities at an old opset": kind("probabilities", HIDDEN, N("Softmax", ["h"], ["y"]), opset=11),
+    "two logits": kind("logits", "y = MatMul(x, T)", T=W[:, :2], outputs=[value("y", "batch", 2)]),
+    "probabilities": kind("probabilities", "h = MatMul(x, W) y = Softmax<axis=1>(h)"),
+    "probabilities, last axis": kind("probabilities", "h = MatMul(x, W) y = Softmax<axis=-1>(h)"),
+    "probabilities at an old opset": kind("probabilities", "h = MatMul(x, W) y = Softmax(h)", opset=11),
     "probabilities that no Softmax makes": kind(
         "probabilities",
-        HIDDEN,
-        N("Exp", ["h"], ["e"]),
-        N("ReduceSum", ["e", "one_axis"], ["sum"]),
-        N("Div", ["e", "sum"], ["y"]),
+        "h = MatMul(x, W) e = Exp(h) sum = ReduceSum(e, one_axis) y = Div(e, sum)",
         one_axis=np.array([1]),
     ),
-    "log-probabilities": kind("log_probabilities", HIDDEN, N("LogSoftmax", ["h"], ["y"], axis=1)),
-    "log of probabilities": kind(
-        "log_probabilities", HIDDEN, N("Softmax", ["h"], ["p"], axis=1), N("Log", ["p"], ["y"])
-    ),
+    "log-probabilities": kind("log_probabilities", "h = MatMul(x, W) y = LogSoftmax<axis=1>(h)"),
+    "log of probabilities": kind("log_probabilities", "h = MatMul(x, W) p = Softmax<axis=1>(h) y = Log(p)"),
     "a binary logit by its name": kind(
         "binary_logit",
-        N("MatMul", ["x", "one"], ["the_logit"]),
+        "the_logit = MatMul(x, one)",
         outputs=[value("the_logit", "batch", 1)],
         also={"classes": 2, "task": "binary", "scores": 1},
     ),
-    "a binary logit as the user says": kind(
-        "binary_logit", N("MatMul", ["x", "one"], ["y"]), said={"task": "binary"}, **ONE_OUT
-    ),
+    "a binary logit as the user says": kind("binary_logit", "y = MatMul(x, one)", said={"task": "binary"}, **ONE_OUT),
     "a binary logit without a second dimension": kind(
         "binary_logit",
-        SINGLE,
-        N("Reshape", ["h", "to"], ["y"]),
+        "h = MatMul(x, one) y = Reshape(h, to)",
         said={"task": "binary"},
         also={"output_shape": ()},
         **FLAT,
     ),
     "a binary probability": kind(
-        "binary_probability", SINGLE, SIGMOID, also={"classes": 2, "task": "binary"}, **ONE_OUT
+        "binary_probability", "h = MatMul(x, one) y = Sigmoid(h)", also={"classes": 2, "task": "binary"}, **ONE_OUT
     ),
     "a binary probability without a second dimension": kind(
         "binary_probability",
-        SINGLE,
-        N("Sigmoid", ["h"], ["s"]),
-        N("Squeeze", ["s", "axis"], ["y"]),
+        "h = MatMul(x, one) s = Sigmoid(h) y = Squeeze(s, axis)",
         axis=np.array([1]),
         outputs=FLAT["outputs"],
         also={"output_shape": ()},
     ),
     "a binary probability that no Sigmoid makes": kind(
         "binary_probability",
-        SINGLE,
-        N("Tanh", ["h"], ["t"]),
-        N("Mul", ["t", "half"], ["m"]),
-        N("Add", ["m", "half"], ["y"]),
+        "h = MatMul(x, one) t = Tanh(h) m = Mul(t, half) y = Add(m, half)",
         half=np.array(0.5, np.float32),
         **ONE_OUT,
     ),
-    "labels, each a probability": kind("multilabel_probabilities", HIDDEN, SIGMOID, also={"task": "multilabel"}),
+    "labels, each a probability": kind(
+        "multilabel_probabilities", "h = MatMul(x, W) y = Sigmoid(h)", also={"task": "multilabel"}
+    ),
     "labels, each a logit": kind("multilabel_logits", SCORES, said={"task": "multilabel"}, also={"task": "multilabel"}),
-    "one against the rest": kind("logits", HIDDEN, SIGMOID, said={"task": "multiclass"}),
+    "one against the rest": kind("logits", "h = MatMul(x, W) y = Sigmoid(h)", said={"task": "multiclass"}),
     "scores with two sizes of one": kind(
         "logits",
-        HIDDEN,
-        N("Reshape", ["h", "to"], ["y"]),
+        "h = MatMul(x, W) y = Reshape(h, to)",
         to=np.array([-1, 3, 1, 1]),
         outputs=[value("y", "batch", 3, 1, 1)],
         also={"output_shape": (3, 1, 1), "classes": 3},
     ),
     "probabilities with two sizes of one": kind(
         "probabilities",
-        HIDDEN,
-        N("Reshape", ["h", "to"], ["r"]),
-        N("Softmax", ["r"], ["y"], axis=1),
+        "h = MatMul(x, W) r = Reshape(h, to) y = Softmax<axis=1>(r)",
         to=np.array([-1, 3, 1, 1]),
         outputs=[value("y", "batch", 3, 1, 1)],
         also={"output_shape": (3, 1, 1)},
     ),
     "scores behind a size of one": kind(
         "logits",
-        HIDDEN,
-        N("Unsqueeze", ["h", "axis"], ["y"]),
+        "h = MatMul(x, W) y = Unsqueeze(h, axis)",
         axis=np.array([1]),
         outputs=[value("y", "batch", 1, 3)],
         also={"output_shape": (1, 3)},
     ),
     "logits and probabilities": kind(
         "logits",
-        SCORES,
-        N("Softmax", ["y"], ["p"], axis=1),
+        "y = MatMul(x, W) p = Softmax<axis=1>(y)",
         outputs=[value("p", "batch", 3), value("y", "batch", 3)],
         also={"output_name": "y"},
     ),
     "probabilities of both, as the user says": kind(
         "probabilities",
-        SCORES,
-        N("Softmax", ["y"], ["p"], axis=1),
+        "y = MatMul(x, W) p = Softmax<axis=1>(y)",
         outputs=[value("p", "batch", 3), value("y", "batch", 3)],
         said={"output": "p"},
         also={"output_name": "p"},
     ),
     "probabilities and features": kind(
         "probabilities",
-        HIDDEN,
-        SOFTMAX,
-        N("MatMul", ["x", "V"], ["features"]),
+        "h = MatMul(x, W) y = Softmax<axis=1>(h) features = MatMul(x, V)",
         outputs=[value("features", "batch", 7), value("y", "batch", 3)],
         also={"output_name": "y"},
     ),
     "logits and features, as the user says": kind(
         "logits",
-        SCORES,
-        N("MatMul", ["x", "V"], ["features"]),
+        "y = MatMul(x, W) features = MatMul(x, V)",
         outputs=[value("features", "batch", 7), value("y", "batch", 3)],
         said={"output": "y"},
         also={"output_name": "y", "classes": 3},
     ),
     "what is before the label": kind(
         "logits",
-        HIDDEN,
-        N("ArgMax", ["h"], ["y"], axis=1),
+        "h = MatMul(x, W) y = ArgMax<axis=1>(h)",
         outputs=[value("y", "batch", 1, kind=I64)],
         said={"output": "h"},
         also={"output_name": "h"},
     ),
     "scores beside boxes": kind(
         "probabilities",
-        HIDDEN,
-        SOFTMAX,
-        N("MatMul", ["x", "B"], ["flat"]),
-        N("Reshape", ["flat", "to"], ["boxes"]),
+        "h = MatMul(x, W) y = Softmax<axis=1>(h) flat = MatMul(x, B) boxes = Reshape(flat, to)",
         B=normal(4, 20),
         to=np.array([-1, 5, 4]),
         outputs=[value("boxes", "batch", 5, 4), value("y", "batch", 3)],
         also={"output_name": "y"},
     ),
     "shares of sigmoids (one against the rest)": kind(
-        "probabilities", HIDDEN, N("Sigmoid", ["h"], ["s"]), N("LpNormalization", ["s"], ["y"], axis=-1, p=1)
+        "probabilities", "h = MatMul(x, W) s = Sigmoid(h) y = LpNormalization<axis=-1, p=1>(s)"
     ),
     "a binary logit beside its label": kind(
         "binary_logit",
-        N("MatMul", ["x", "one"], ["y"]),
-        N("Greater", ["y", "zero"], ["g"]),
-        N("Cast", ["g"], ["c"], to=I64),
-        N("Reshape", ["c", "to"], ["label"]),
+        f"y = MatMul(x, one) g = Greater(y, zero) c = Cast<to={I64}>(g) label = Reshape(c, to)",
         zero=np.array(0, np.float32),
         to=np.array([-1]),
         outputs=[value("label", "batch", kind=I64), value("y", "batch", 1)],
     ),
     "in half precision": kind(
         "probabilities",
-        HIDDEN,
-        N("Softmax", ["h"], ["p"], axis=1),
-        N("Cast", ["p"], ["y"], to=F16),
+        f"h = MatMul(x, W) p = Softmax<axis=1>(h) y = Cast<to={F16}>(p)",
         outputs=[value("y", "batch", 3, kind=F16)],
     ),
 }
@@ -300,23 +268,19 @@ def test_a_class_without_any_probability_leaves_the_others_finite() -> None:
 REFUSED = {
     "logits and features": (
         made(
-            SCORES,
-            N("MatMul", ["x", "V"], ["features"]),
-            outputs=[value("features", "batch", 7), value("y", "batch", 3)],
+            "y = MatMul(x, W) features = MatMul(x, V)", outputs=[value("features", "batch", 7), value("y", "batch", 3)]
         ),
         "not plain which output holds the class scores: 'features' [N, 7], 'y' [N, 3]",
         "--output NAME",
     ),
     "labels alone": (
-        made(HIDDEN, N("ArgMax", ["h"], ["y"], axis=1), outputs=[value("y", "batch", 1, kind=I64)]),
+        made("h = MatMul(x, W) y = ArgMax<axis=1>(h)", outputs=[value("y", "batch", 1, kind=I64)]),
         "output 'y' (int64 [N, 1]) comes from ArgMax, which has no gradient",
         "--output 'h'",
     ),
     "the largest alone": (
         made(
-            HIDDEN,
-            N("Softmax", ["h"], ["p"]),
-            N("TopK", ["p", "two"], ["y", "i"]),
+            "h = MatMul(x, W) p = Softmax(h) y, i = TopK(p, two)",
             two=np.array([2]),
             outputs=[value("y", "batch", 2), value("i", "batch", 2, kind=I64)],
         ),
@@ -325,8 +289,7 @@ REFUSED = {
     ),
     "a regression whose results happen to lie between 0 and 1": (
         made(
-            N("MatMul", ["x", "small"], ["m"]),
-            N("Add", ["m", "half"], ["share"]),
+            "m = MatMul(x, small) share = Add(m, half)",
             small=0.01 * ONE,
             half=np.array([0.5], np.float32),
             outputs=[value("share", "batch", 1)],
@@ -335,42 +298,31 @@ REFUSED = {
         "--task binary",
     ),
     "a number between -1 and 1 that happens to be positive": (
-        made(
-            N("Softplus", ["x"], ["p"]),
-            N("MatMul", ["p", "ones"], ["m"]),
-            N("Tanh", ["m"], ["y"]),
-            ones=np.ones((4, 1), np.float32),
-            **ONE_OUT,
-        ),
+        made("p = Softplus(x) m = MatMul(p, ones) y = Tanh(m)", ones=np.ones((4, 1), np.float32), **ONE_OUT),
         "output 'y' is one unbounded number for each input",
         "--task binary",
     ),
     "a regression": (
-        made(N("MatMul", ["x", "one"], ["price"]), outputs=[value("price", "batch", 1)]),
+        made("price = MatMul(x, one)", outputs=[value("price", "batch", 1)]),
         "output 'price' is one unbounded number for each input",
         "--task binary",
     ),
     "an embedding": (
         made(
-            HIDDEN,
-            N("ReduceL2", ["h"], ["n"], axes=[1]),
-            N("Clip", ["n", "least"], ["c"]),
-            N("Div", ["h", "c"], ["y"]),
+            "h = MatMul(x, W) n = ReduceL2<axes=[1]>(h) c = Clip(n, least) y = Div(h, c)",
             least=np.array(1e-12, np.float32),
         ),
         "output 'y' is an embedding (its rows have length one)",
         "--output NAME",
     ),
     "an embedding by its own operator": (
-        made(HIDDEN, N("LpNormalization", ["h"], ["y"], axis=-1)),
+        made("h = MatMul(x, W) y = LpNormalization<axis=-1>(h)"),
         "output 'y' is an embedding",
         "--output NAME",
     ),
     "labels behind a table": (
         made(
-            HIDDEN,
-            N("ArgMax", ["h"], ["a"], axis=1, keepdims=0),
-            N("Gather", ["classes", "a"], ["y"]),
+            "h = MatMul(x, W) a = ArgMax<axis=1, keepdims=0>(h) y = Gather(classes, a)",
             classes=np.array([3, 5, 7]),
             outputs=[value("y", "batch", kind=I64)],
         ),
@@ -379,9 +331,7 @@ REFUSED = {
     ),
     "several classifiers in a sequence": (
         made(
-            SCORES,
-            N("MatMul", ["x", "V"], ["z"]),
-            N("SequenceConstruct", ["y", "z"], ["all"]),
+            "y = MatMul(x, W) z = MatMul(x, V) all = SequenceConstruct(y, z)",
             outputs=[helper.make_tensor_sequence_value_info("all", 1, None)],
         ),
         "output 'all' is a sequence",
@@ -389,10 +339,7 @@ REFUSED = {
     ),
     "a detector": (
         made(
-            N("MatMul", ["x", "B"], ["b"]),
-            N("MatMul", ["x", "S"], ["s"]),
-            N("Reshape", ["b", "four"], ["boxes"]),
-            N("Reshape", ["s", "many"], ["scores"]),
+            "b = MatMul(x, B) s = MatMul(x, S) boxes = Reshape(b, four) scores = Reshape(s, many)",
             B=normal(4, 20),
             S=normal(4, 15),
             four=np.array([-1, 5, 4]),
@@ -404,10 +351,7 @@ REFUSED = {
     ),
     "unknown sizes": (
         made(
-            N("Conv", ["x", "K"], ["c"]),
-            N("GlobalAveragePool", ["c"], ["p"]),
-            N("Flatten", ["p"], ["f"]),
-            N("MatMul", ["f", "Q"], ["y"]),
+            "c = Conv(x, K) p = GlobalAveragePool(c) f = Flatten(p) y = MatMul(f, Q)",
             inputs=[value("x", "batch", 3, "height", "width")],
         ),
         "input 'x' has the shape batch×3×height×width; all but the batch must be known",
@@ -416,16 +360,12 @@ REFUSED = {
 }
 
 
-SIGNAL = {
-    "inputs": [value("x", "batch", 2, 40)],
-    "along": normal(1, 2, 3),
-    "once": np.array([0, -1, 1]),
-}
+SIGNAL = {"inputs": [value("x", "batch", 2, 40)], "along": normal(1, 2, 3), "once": np.array([0, -1, 1])}
 ALONG = N("Conv", ["x", "along"], ["h"], kernel_shape=[3], pads=[1, 1])
 for ending, last in {"logits": N("Identity", ["s"], ["y"]), "sigmoids": N("Sigmoid", ["s"], ["y"])}.items():
     for form, nodes in {
-        "channels first": [N("Identity", ["h"], ["s"])],
-        "channels last": [N("Transpose", ["h"], ["s"], perm=[0, 2, 1])],
+        "channels first": parsed("s = Identity(h)"),
+        "channels last": parsed("s = Transpose<perm=[0, 2, 1]>(h)"),
     }.items():
         REFUSED[f"one answer for each place of a signal, {ending}, {form}"] = (
             made(ALONG, *nodes, last, outputs=[value("y", "batch", None, None)], **SIGNAL),
@@ -445,18 +385,19 @@ def test_what_is_no_classifier(name: str, tmp_path: Path) -> None:
 # --- class scores or features -------------------------------------------------------------------------------
 
 
-def head_of(*nodes: onnx.NodeProto, name: str = "y", count: int = 96, **more: Any) -> onnx.ModelProto:
-    """Of a picture [3, 8, 8]: a convolution ``c`` [5, 8, 8], ``nodes``, and what they make as output."""
+def head_of(*body: str | onnx.NodeProto, name: str = "y", count: int = 96, **more: Any) -> onnx.ModelProto:
+    """Of a picture [3, 8, 8]: a convolution ``c`` [5, 8, 8], ``body``, and what they make as output."""
     wide, deep = normal(5, count, seed=4), normal(count, 3, 1, 1, seed=5)
     weights = {"wide": wide, "deep": deep, "bias": normal(count, seed=6), "to": np.array([-1, count]), **more}
-    renamed = [N(n.op_type, n.input, [name if o == "y" else o for o in n.output]) for n in nodes]
-    for node, copy in zip(nodes, renamed, strict=True):
+    listed = parsed(*body)
+    renamed = [N(n.op_type, n.input, [name if o == "y" else o for o in n.output]) for n in listed]
+    for node, copy in zip(listed, renamed, strict=True):
         copy.attribute.extend(node.attribute)
     out = [value(name, "batch", count)]
     metadata = weights.pop("metadata", None)
     conv = N("Conv", ["x", "K"], ["c"])
-    pooled, flat = N("GlobalAveragePool", ["c"], ["p"]), N("Flatten", ["p"], ["f"])
-    before = (conv, pooled, flat) if any("f" in node.input for node in nodes) else ()
+    pooled, flat = parsed("p = GlobalAveragePool(c) f = Flatten(p)")
+    before = (conv, pooled, flat) if any("f" in node.input for node in listed) else ()
     inputs = [value("x", "batch", 3, 8, 8)]
     return made(*before, *renamed, inputs=inputs, outputs=out, metadata=metadata, **weights)
 
@@ -466,49 +407,40 @@ CLASSES: dict[str, onnx.ModelProto] = {
     "a linear layer of any width": head_of(LINEAR),
     "of an extractor's width": head_of(LINEAR, count=512),
     "under an output's name": head_of(LINEAR, count=2048, name="output"),
-    "a product without a bias": head_of(N("MatMul", ["f", "wide"], ["y"]), count=2048, name="495"),
-    "few, after an activation": head_of(N("MatMul", ["f", "wide"], ["m"]), N("Relu", ["m"], ["y"]), count=10),
-    "an activation, by its name": head_of(
-        N("MatMul", ["f", "wide"], ["m"]), N("Tanh", ["m"], ["y"]), name="class_logits"
-    ),
+    "a product without a bias": head_of("y = MatMul(f, wide)", count=2048, name="495"),
+    "few, after an activation": head_of("m = MatMul(f, wide) y = Relu(m)", count=10),
+    "an activation, by its name": head_of("m = MatMul(f, wide) y = Tanh(m)", name="class_logits"),
     "convolved, cut, averaged (SqueezeNet)": head_of(
-        N("Conv", ["x", "deep"], ["d"]),
-        N("Relu", ["d"], ["r"]),
-        N("GlobalAveragePool", ["r"], ["g"]),
-        N("Flatten", ["g"], ["y"]),
-        count=1000,
+        "d = Conv(x, deep) r = Relu(d) g = GlobalAveragePool(r) y = Flatten(g)", count=1000
     ),
     "an activation, with names in the metadata": head_of(
-        N("MatMul", ["f", "wide"], ["m"]),
-        N("Relu", ["m"], ["y"]),
-        metadata={"labels": str([f"c{i}" for i in range(96)]).replace("'", '"')},
+        "m = MatMul(f, wide) y = Relu(m)", metadata={"labels": str([f"c{i}" for i in range(96)]).replace("'", '"')}
     ),
 }
 FEATURES: dict[str, tuple[onnx.ModelProto, str]] = {
     "an activation at the end": (
-        head_of(N("MatMul", ["f", "wide"], ["m"]), N("LeakyRelu", ["m"], ["y"])),
+        head_of("m = MatMul(f, wide) y = LeakyRelu(m)"),
         "it ends in LeakyRelu, not in a linear layer",
     ),
     "a backbone's pooled maps": (
-        head_of(N("Conv", ["x", "deep"], ["d"]), N("Relu", ["d"], ["r"]), N("GlobalAveragePool", ["r"], ["g"]),
-                N("Reshape", ["g", "to"], ["y"]), count=1280),
+        head_of("d = Conv(x, deep) r = Relu(d) g = GlobalAveragePool(r) y = Reshape(g, to)", count=1280),
         "1280 is a usual number of features",
     ),
     "a convolution's maps of a single place": (
-        head_of(N("Conv", ["x", "span"], ["y"]), span=normal(96, 3, 8, 8, seed=7)),
+        head_of("y = Conv(x, span)", span=normal(96, 3, 8, 8, seed=7)),
         "it has the shape of maps",
     ),
     "a convolution by its name": (
-        head_of(N("Conv", ["x", "span"], ["m"]), N("Flatten", ["m"], ["y"]), name="model/conv2d_19",
+        head_of("m = Conv(x, span) y = Flatten(m)", name="model/conv2d_19",
                 span=normal(96, 3, 8, 8, seed=7)),
         "that of a layer inside",
     ),
     "an embedding by its name": (
-        head_of(N("MatMul", ["f", "wide"], ["y"]), name="image_embeds", count=512),
+        head_of("y = MatMul(f, wide)", name="image_embeds", count=512),
         "its name, 'image_embeds'",
     ),
     "normalised by batch": (
-        head_of(LINEAR_M, N("BatchNormalization", ["m", "b1", "bias", "bias", "b1"], ["y"]),
+        head_of(LINEAR_M, "y = BatchNormalization(m, b1, bias, bias, b1)",
                 count=128, b1=np.ones(128, np.float32)),
         "it ends in BatchNormalization",
     ),
@@ -539,7 +471,7 @@ def test_a_row_of_a_sequence_is_a_classifier_when_chosen(tmp_path: Path) -> None
 
 def test_a_normalizer_is_known_by_its_norm(tmp_path: Path) -> None:
     for norm, refused in (("L2", True), ("L1", False)):
-        model = made(HIDDEN, N("Sigmoid", ["h"], ["s"]), N("Normalizer", ["s"], ["y"], domain="ai.onnx.ml", norm=norm))
+        model = made("h = MatMul(x, W) s = Sigmoid(h)", N("Normalizer", ["s"], ["y"], domain="ai.onnx.ml", norm=norm))
         model.opset_import.add(domain="ai.onnx.ml", version=3)
         if refused:
             with pytest.raises(UnsupportedTeacher, match="embedding"):
@@ -550,7 +482,7 @@ def test_a_normalizer_is_known_by_its_norm(tmp_path: Path) -> None:
 
 # --- what goes in -------------------------------------------------------------------------------------------
 
-POOLED = (N("GlobalAveragePool", ["c"], ["p"]), N("Flatten", ["p"], ["f"]), N("MatMul", ["f", "Q"], ["y"]))
+POOLED = parsed("p = GlobalAveragePool(c) f = Flatten(p) y = MatMul(f, Q)")
 CONV = (N("Conv", ["i", "K"], ["c"], pads=[1, 1, 1, 1]), *POOLED)
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 BYTES = (MEAN * 255, STD * 255)
@@ -572,27 +504,18 @@ INPUTS = {
         said_of("assumed to be normalised"),
     ),
     "channels last": (
-        made(N("Transpose", ["x"], ["i"], perm=[0, 3, 1, 2]), *CONV, inputs=LAST),
+        made("i = Transpose<perm=[0, 3, 1, 2]>(x)", *CONV, inputs=LAST),
         {"channels_last": True, "input_shape": (8, 8, 3), "shape": (3, 8, 8), "range": None},
         said_of("their 3 channels last"),
     ),
     "normalised inside, values 0 to 1": (
-        made(
-            N("Sub", ["x", "m"], ["s"]),
-            N("Div", ["s", "d"], ["i"]),
-            *CONV,
-            inputs=IMAGE,
-            m=by_channel(MEAN),
-            d=by_channel(STD),
-        ),
+        made("s = Sub(x, m) i = Div(s, d)", *CONV, inputs=IMAGE, m=by_channel(MEAN), d=by_channel(STD)),
         {"range": (0.0, 1.0), "location": tuple(map(float, MEAN)), "deviation": tuple(map(float, STD))},
         said_of("0…1, as the file shows (Sub, Div)", "normalises its inputs itself"),
     ),
     "normalised inside, values 0 to 255": (
         made(
-            N("Mul", ["x", "scale"], ["u"]),
-            N("Sub", ["u", "m"], ["s"]),
-            N("Div", ["s", "d"], ["i"]),
+            "u = Mul(x, scale) s = Sub(u, m) i = Div(s, d)",
             *CONV,
             inputs=IMAGE,
             scale=np.array(1 / 255, np.float32),
@@ -603,15 +526,13 @@ INPUTS = {
         said_of("0…255, as the file shows (Mul, Sub, Div)"),
     ),
     "scaled inside": (
-        made(N("Div", ["x", "scale"], ["i"]), *CONV, inputs=IMAGE, scale=np.array(255, np.float32)),
+        made("i = Div(x, scale)", *CONV, inputs=IMAGE, scale=np.array(255, np.float32)),
         {"range": (0.0, 255.0), "location": (127.5,), "deviation": (63.75,)},
         said_of("0…255, as the file shows (Div)"),
     ),
     "bytes, with all of it inside": (
         made(
-            N("Cast", ["x"], ["f0"], to=1),
-            N("Sub", ["f0", "m"], ["s"]),
-            N("Mul", ["s", "d"], ["i"]),
+            "f0 = Cast<to=1>(x) s = Sub(f0, m) i = Mul(s, d)",
             *CONV,
             inputs=[value("x", "batch", 3, 8, 8, kind=U8)],
             m=by_channel(BYTES[0]),
@@ -622,9 +543,7 @@ INPUTS = {
     ),
     "bytes, channels last": (
         made(
-            N("Cast", ["x"], ["f0"], to=1),
-            N("Transpose", ["f0"], ["t"], perm=[0, 3, 1, 2]),
-            N("Div", ["t", "scale"], ["i"]),
+            "f0 = Cast<to=1>(x) t = Transpose<perm=[0, 3, 1, 2]>(f0) i = Div(t, scale)",
             *CONV,
             inputs=[value("x", "batch", 8, 8, 3, kind=U8)],
             scale=np.array(255, np.float32),
@@ -634,7 +553,7 @@ INPUTS = {
     ),
     "a BatchNormalization first": (
         made(
-            N("BatchNormalization", ["x", "g", "b", "m", "v"], ["i"], epsilon=0.0),
+            "i = BatchNormalization<epsilon=0.0>(x, g, b, m, v)",
             *CONV,
             inputs=IMAGE,
             g=np.ones(3, np.float32),
@@ -647,8 +566,7 @@ INPUTS = {
     ),
     "quantised first": (
         made(
-            N("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-            N("DequantizeLinear", ["q", "scale", "zero"], ["i"]),
+            "q = QuantizeLinear(x, scale, zero) i = DequantizeLinear(q, scale, zero)",
             *CONV,
             inputs=IMAGE,
             scale=np.array(0.02, np.float32),
@@ -658,30 +576,22 @@ INPUTS = {
         said_of("QuantizeLinear"),
     ),
     "cut first": (
-        made(
-            N("Clip", ["x", "low", "high"], ["i"]),
-            *CONV,
-            inputs=IMAGE,
-            low=np.array(-1, np.float32),
-            high=np.array(1, np.float32),
-        ),
+        made("i = Clip(x, low, high)", *CONV, inputs=IMAGE, low=np.array(-1, np.float32), high=np.array(1, np.float32)),
         {"range": (-1.0, 1.0), "location": (0.0,), "deviation": (0.5,)},
         said_of("Clip"),
     ),
     "said in the metadata": (
-        made(
-            N("Identity", ["x"], ["i"]), *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "NominalRange_0_255"}
-        ),
+        made("i = Identity(x)", *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "NominalRange_0_255"}),
         {"range": (0.0, 255.0), "location": (127.5,)},
         said_of("metadata Image.NominalPixelRange = NominalRange_0_255"),
     ),
     "nonsense in the metadata": (
-        made(N("Identity", ["x"], ["i"]), *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "\x1b[31m"}),
+        made("i = Identity(x)", *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "\x1b[31m"}),
         {"range": None},
         said_of("assumed to be normalised"),
     ),
     "half precision": (
-        made(N("Cast", ["x"], ["i"], to=1), *CONV, inputs=[value("x", "batch", 3, 8, 8, kind=F16)]),
+        made("i = Cast<to=1>(x)", *CONV, inputs=[value("x", "batch", 3, 8, 8, kind=F16)]),
         {"input_dtype": "float16", "range": None},
         said_of("assumed to be normalised"),
     ),
@@ -740,10 +650,8 @@ def test_unknown_sizes_that_the_user_says(tmp_path: Path, runtime: Runtime) -> N
 def test_a_text_classifier_behind_its_embedding(tmp_path: Path, runtime: Runtime) -> None:
     table = normal(20, 4, seed=9)
     model = made(
-        N("Gather", ["table", "x"], ["embedded"]),
-        N("Tanh", ["embedded"], ["t"]),
-        N("ReduceMean", ["t"], ["pooled"], axes=[1], keepdims=0),
-        N("MatMul", ["pooled", "W"], ["y"]),
+        "embedded = Gather(table, x) t = Tanh(embedded) pooled = ReduceMean<axes=[1], keepdims=0>(t)",
+        "y = MatMul(pooled, W)",
         inputs=[value("x", "batch", 6, kind=I64)],
         table=table,
     )
@@ -758,11 +666,7 @@ def test_a_text_classifier_behind_its_embedding(tmp_path: Path, runtime: Runtime
 
 
 def test_two_inputs_one_held(tmp_path: Path) -> None:
-    model = made(
-        N("Mul", ["x", "mask"], ["m"]),
-        N("MatMul", ["m", "W"], ["y"]),
-        inputs=[value("x", "batch", 4), value("mask", "batch", 4)],
-    )
+    model = made("m = Mul(x, mask) y = MatMul(m, W)", inputs=[value("x", "batch", 4), value("mask", "batch", 4)])
     with pytest.raises(UnsupportedTeacher, match="2 inputs"):
         loaded(model, tmp_path)
     teacher = loaded(model, tmp_path, constants={"mask": 3})

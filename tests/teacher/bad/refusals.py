@@ -22,6 +22,7 @@ import pytest
 import torch
 from in_process import command
 from onnx import TensorProto, helper, numpy_helper
+from onnx_text import N, parsed, value
 
 from onnxcake.core.errors import OnnxcakeError
 from onnxcake.runtime.process import shared
@@ -30,30 +31,25 @@ from onnxcake.teacher.scores import logits_to_output
 from onnxcake.teacher.teacher import Teacher
 
 QUICK_S = 10.0  # processor seconds that a refusal may take
-N = helper.make_node
 W = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 SCORES = N("MatMul", ["x", "W"], ["y"])
 HIDDEN = N("MatMul", ["x", "W"], ["h"])
-
-
-def value(name: str, *shape: str | int | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def tensor(array: Any, name: str = "", kind: type | None = None) -> TensorProto:
     return numpy_helper.from_array(np.asarray(array, kind), name)
 
 
-def inner(name: str, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str] = ("inner",), **rest: Any) -> Any:
+def inner(name: str, body: Sequence[str | onnx.NodeProto], outputs: Sequence[str] = ("inner",), **rest: Any) -> Any:
     """A sub-graph; its outputs are declared without a shape."""
     declared = [helper.make_tensor_value_info(out, TensorProto.FLOAT, None) for out in outputs]
-    graph = helper.make_graph(list(nodes), name, list(rest.pop("inputs", ())), rest.pop("declared", declared))
+    graph = helper.make_graph(parsed(*body), name, list(rest.pop("inputs", ())), rest.pop("declared", declared))
     graph.initializer.extend(tensor(a, n) for n, a in rest.pop("weights", {}).items())
     return graph
 
 
 def made(
-    *nodes: onnx.NodeProto,
+    *body: str | onnx.NodeProto,
     weights: Mapping[str, Any] | None = None,
     inputs: Sequence[onnx.ValueInfoProto] | None = None,
     outputs: Sequence[onnx.ValueInfoProto] | None = None,
@@ -62,9 +58,9 @@ def made(
     functions: Sequence[onnx.FunctionProto] = (),
     ir_version: int = 9,
 ) -> onnx.ModelProto:
-    """A model of these nodes; by default ``x`` [batch, 4] → ``y`` [batch, 3], with a weight ``W`` at hand."""
+    """Make a model of these nodes; by default ``x`` [batch, 4] → ``y`` [batch, 3], with a weight ``W`` at hand."""
     graph = helper.make_graph(
-        list(nodes),
+        parsed(*body),
         "by hand",
         list([value("x", "batch", 4)] if inputs is None else inputs),
         list([value("y", "batch", 3)] if outputs is None else outputs),
@@ -91,9 +87,13 @@ class Bad:
 
 
 def bad(
-    kind: type[OnnxcakeError], words: str | tuple[str, ...], *nodes: onnx.NodeProto, arguments: str = "", **rest: Any
+    kind: type[OnnxcakeError],
+    words: str | tuple[str, ...],
+    *body: str | onnx.NodeProto,
+    arguments: str = "",
+    **rest: Any,
 ) -> Bad:
-    return Bad(made(*nodes, **rest), kind, (words,) if isinstance(words, str) else words, tuple(arguments.split()))
+    return Bad(made(*body, **rest), kind, (words,) if isinstance(words, str) else words, tuple(arguments.split()))
 
 
 def refused(path: Path, kind: type[OnnxcakeError], *words: str, arguments: Sequence[str] = ()) -> dict[str, Any]:

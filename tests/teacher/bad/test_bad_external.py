@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnx_text import parsed
 from refusals import SCORES, N, W, answers_as_its_file, inner, made, refused, saved, tensor, value
 
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher
@@ -91,7 +92,7 @@ def in_a_sparse_node_of_a_sub_graph(kept: TensorProto) -> onnx.ModelProto:
 def in_a_function(kept: TensorProto) -> onnx.ModelProto:
     nodes = [constant(value=kept), N("MatMul", ["a", "C"], ["b"])]
     function = helper.make_function("own", "dense", ["a"], ["b"], nodes, [helper.make_opsetid("", 17)])
-    return made(N("dense", ["x"], ["y"], domain="own"), domains={"own": 1}, functions=[function])
+    return made("y = own.dense(x)", domains={"own": 1}, functions=[function])
 
 
 PLACES = [
@@ -340,7 +341,7 @@ def test_a_linked_model_finds_its_data_beside_the_link(folder: Path, tmp_path: P
 def test_as_the_libraries_write_it(folder: Path) -> None:
     rng = np.random.default_rng(1)
     weights = {"A": rng.normal(size=(4, 64)).astype(np.float32), "B": rng.normal(size=(64, 3)).astype(np.float32)}
-    nodes = [N("MatMul", ["x", "A"], ["a"]), N("Relu", ["a"], ["r"]), N("MatMul", ["r", "B"], ["y"])]
+    nodes = parsed("a = MatMul(x, A) r = Relu(a) y = MatMul(r, B)")
     for count, all_in_one in enumerate((True, False)):
         path = folder / f"saved{count}.onnx"
         onnx.save(
@@ -358,7 +359,7 @@ def test_as_the_libraries_write_it(folder: Path) -> None:
 def test_low_precision_beside_the_model(folder: Path) -> None:
     (folder / "h.bin").write_bytes(W.astype(np.float16).tobytes())
     kept = outside("h.bin", array=W.astype(np.float16))
-    model = made(N("Cast", [FAR], ["w"], to=1), N("MatMul", ["x", "w"], ["y"]), weights={FAR: kept})
+    model = made(N("Cast", [FAR], ["w"], to=1), "y = MatMul(x, w)", weights={FAR: kept})
     answers_as_its_file(saved(model, folder))
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from in_process import command
 from onnx import TensorProto, helper
+from onnx_text import parsed
 from refusals import (
     HIDDEN,
     SCORES,
@@ -65,23 +66,15 @@ def dense_and_sparse() -> onnx.ModelProto:
 
 GRAPHS = {
     "a cycle": bad(
-        BadTeacherFile,
-        ("'a'", "'b'", "in a circle"),
-        N("Add", ["x", "b"], ["a"], name="first"),
-        N("Relu", ["a"], ["b"], name="second"),
-        N("MatMul", ["a", "W"], ["y"]),
+        BadTeacherFile, ("'a'", "'b'", "in a circle"), "[first] a = Add(x, b) [second] b = Relu(a) y = MatMul(a, W)"
     ),
     "a value that nothing makes": bad(
-        BadTeacherFile, ("nothing in it makes 'lost'", "node reads"), N("Add", ["h", "lost"], ["y"]), HIDDEN
+        BadTeacherFile, ("nothing in it makes 'lost'", "node reads"), "y = Add(h, lost) h = MatMul(x, W)"
     ),
     "a circle beside a sound part": bad(
         BadTeacherFile,
         "its values 'b', 'c', 'a' depend on each other in a circle",
-        N("Relu", ["y"], ["after"]),
-        N("Add", ["x", "c"], ["a"]),
-        N("Relu", ["a"], ["b"]),
-        N("Relu", ["b"], ["c"]),
-        N("MatMul", ["a", "W"], ["y"]),
+        "after = Relu(y) a = Add(x, c) b = Relu(a) c = Relu(b) y = MatMul(a, W)",
     ),
     "a circle in a branch": bad(
         BadTeacherFile,
@@ -91,8 +84,8 @@ GRAPHS = {
             "If",
             ["yes"],
             ["y"],
-            then_branch=inner("t", [N("Add", ["h", "inner"], ["c"]), N("Relu", ["c"], ["inner"])]),
-            else_branch=inner("e", [N("Relu", ["h"], ["inner"])]),
+            then_branch=inner("t", parsed("c = Add(h, inner) inner = Relu(c)")),
+            else_branch=inner("e", parsed("inner = Relu(h)")),
         ),
         weights={"yes": np.array(True)},
     ),
@@ -103,15 +96,13 @@ GRAPHS = {
             "If",
             ["yes"],
             ["y"],
-            then_branch=inner("t", [N("Relu", ["y"], ["inner"])]),
-            else_branch=inner("e", [N("Relu", ["x"], ["inner"])]),
+            then_branch=inner("t", parsed("inner = Relu(y)")),
+            else_branch=inner("e", parsed("inner = Relu(x)")),
         ),
         weights={"yes": np.array(True)},
     ),
-    "a node that reads its own output": bad(
-        BadTeacherFile, "its value 'y' depends on itself", N("Add", ["y", "x"], ["y"])
-    ),
-    "an undefined input": bad(BadTeacherFile, "nowhere", N("MatMul", ["x", "nowhere"], ["y"])),
+    "a node that reads its own output": bad(BadTeacherFile, "its value 'y' depends on itself", "y = Add(y, x)"),
+    "an undefined input": bad(BadTeacherFile, "nowhere", "y = MatMul(x, nowhere)"),
     "an undefined input in a branch": bad(
         BadTeacherFile,
         "nowhere",
@@ -119,15 +110,15 @@ GRAPHS = {
             "If",
             ["yes"],
             ["y"],
-            then_branch=inner("t", [N("Relu", ["nowhere"], ["inner"])]),
-            else_branch=inner("e", [N("Relu", ["x"], ["inner"])]),
+            then_branch=inner("t", parsed("inner = Relu(nowhere)")),
+            else_branch=inner("e", parsed("inner = Relu(x)")),
         ),
         weights={"yes": np.array(True)},
     ),
     "an output never made": bad(BadTeacherFile, "'y'", HIDDEN),
-    "a value made twice": bad(BadTeacherFile, "'y'", SCORES, SCORES),
-    "a node that makes the input": bad(BadTeacherFile, "'x'", N("Relu", ["x"], ["x"]), SCORES),
-    "a node that makes a weight": bad(BadTeacherFile, "'W'", N("Relu", ["x"], ["W"]), SCORES),
+    "a value made twice": bad(BadTeacherFile, "'y'", "y = MatMul(x, W) y = MatMul(x, W)"),
+    "a node that makes the input": bad(BadTeacherFile, "'x'", "x = Relu(x) y = MatMul(x, W)"),
+    "a node that makes a weight": bad(BadTeacherFile, "'W'", "W = Relu(x) y = MatMul(x, W)"),
     "two inputs of one name": bad(
         BadTeacherFile, "'x'", SCORES, inputs=[value("x", "batch", 4), value("x", "batch", 4)]
     ),
@@ -138,50 +129,37 @@ GRAPHS = {
         UnsupportedTeacher, ("'W'", "the same for every input"), SCORES, outputs=[value("W", 4, 3)]
     ),
     "an unused weight as output": bad(
-        UnsupportedTeacher,
-        ("'V'", "the same for every input"),
-        SCORES,
-        weights={"V": W},
-        outputs=[value("V", 4, 3)],
+        UnsupportedTeacher, ("'V'", "the same for every input"), SCORES, weights={"V": W}, outputs=[value("V", 4, 3)]
     ),
     "an output that reads a weight alone": bad(
         UnsupportedTeacher,
         ("'y'", "the same for every input"),
-        N("Shape", ["x"], ["s"]),
-        N("Gather", ["s", "first"], ["n"]),
-        N("Concat", ["n", "three"], ["to"], axis=0),
-        N("Expand", ["row", "to"], ["y"]),
+        "s = Shape(x) n = Gather(s, first) to = Concat<axis=0>(n, three) y = Expand(row, to)",
         weights={"first": np.array([0]), "three": np.array([3]), "row": W[:1, :3]},
     ),
-    "no input": bad(UnsupportedTeacher, "0 inputs", N("Identity", ["W"], ["y"]), inputs=[]),
-    "only inputs that are weights": bad(
-        UnsupportedTeacher, "0 inputs", N("Identity", ["W"], ["y"]), inputs=[value("W", 4, 3)]
-    ),
+    "no input": bad(UnsupportedTeacher, "0 inputs", "y = Identity(W)", inputs=[]),
+    "only inputs that are weights": bad(UnsupportedTeacher, "0 inputs", "y = Identity(W)", inputs=[value("W", 4, 3)]),
     "no outputs": bad(BadTeacherFile, "no outputs", SCORES, outputs=[]),
     "no nodes": bad(BadTeacherFile, "no operators"),
     "a node that makes nothing": bad(BadTeacherFile, "checker", N("Relu", ["x"], []), SCORES),
-    "a node of too many inputs": bad(BadTeacherFile, "Relu", N("Relu", ["x", "x", "x"], ["y"])),
-    "a node of too few inputs": bad(BadTeacherFile, "MatMul", N("MatMul", ["x"], ["y"])),
-    "no such attribute": bad(BadTeacherFile, "axis", N("MatMul", ["x", "W"], ["y"], axis=1)),
-    "a missing attribute": bad(BadTeacherFile, "to", N("Cast", ["x"], ["c"]), N("MatMul", ["c", "W"], ["y"])),
-    "an attribute of another type": bad(BadTeacherFile, "axis", HIDDEN, N("Softmax", ["h"], ["y"], axis=1.5)),
+    "a node of too many inputs": bad(BadTeacherFile, "Relu", "y = Relu(x, x, x)"),
+    "a node of too few inputs": bad(BadTeacherFile, "MatMul", "y = MatMul(x)"),
+    "no such attribute": bad(BadTeacherFile, "axis", "y = MatMul<axis=1>(x, W)"),
+    "a missing attribute": bad(BadTeacherFile, "to", "c = Cast(x) y = MatMul(c, W)"),
+    "an attribute of another type": bad(BadTeacherFile, "axis", "h = MatMul(x, W) y = Softmax<axis=1.5>(h)"),
     "two weights of one name": Bad(twice_the_weight(), BadTeacherFile, ("W initializer name is not unique",)),
     "a dense and a sparse weight of one name": Bad(
         dense_and_sparse(), BadTeacherFile, ("W sparse initializer name is not unique",)
     ),
     "shapes that do not fit": bad(UnsupportedTeacher, "'MatMul #0'", SCORES, weights={"W": W[:3]}),
     "an axis that is not there": bad(
-        TeacherError, ("onnxruntime", "('last') Op (Softmax)"), HIDDEN, N("Softmax", ["h"], ["y"], name="last", axis=7)
+        TeacherError, ("onnxruntime", "('last') Op (Softmax)"), "h = MatMul(x, W) [last] y = Softmax<axis=7>(h)"
     ),
     "a permutation that is none": bad(
-        UnsupportedTeacher, "'Transpose #1'", HIDDEN, N("Transpose", ["h"], ["y"], perm=[0, 0])
+        UnsupportedTeacher, "'Transpose #1'", "h = MatMul(x, W) y = Transpose<perm=[0, 0]>(h)"
     ),
     "a reshape that does not fit": bad(
-        UnsupportedTeacher,
-        "'Reshape #1'",
-        HIDDEN,
-        N("Reshape", ["h", "to"], ["y"]),
-        weights={"to": np.array([-1, 7])},
+        UnsupportedTeacher, "'Reshape #1'", "h = MatMul(x, W) y = Reshape(h, to)", weights={"to": np.array([-1, 7])}
     ),
 }
 
@@ -273,11 +251,9 @@ OPERATORS = {
     "opset 999": bad(UnsupportedTeacher, ("opset 999", "newer"), SCORES, opset=999),
     "opset 0": bad(BadTeacherFile, "MatMul", SCORES, opset=0),
     "opset −1": bad(BadTeacherFile, "MatMul", SCORES, opset=-1),
-    "no such operator": bad(
-        UnsupportedTeacher, ("Matmul-17: no conversion", "'Matmul #0'"), N("Matmul", ["x", "W"], ["y"])
-    ),
+    "no such operator": bad(UnsupportedTeacher, ("Matmul-17: no conversion", "'Matmul #0'"), "y = Matmul(x, W)"),
     "an operator of a later opset": bad(
-        TeacherError, ("onnxruntime", "Gelu"), HIDDEN, N("Gelu", ["h"], ["y"]), opset=17
+        TeacherError, ("onnxruntime", "Gelu"), "h = MatMul(x, W) y = Gelu(h)", opset=17
     ),
     "an empty operator": bad(BadTeacherFile, "op_type", N("", ["x", "W"], ["y"])),
     "a domain nobody knows": bad(UnsupportedTeacher, ("acme.Secret-3", "'s'"), secret("s"), domains=ACME),
@@ -288,25 +264,16 @@ OPERATORS = {
     "training operators": bad(
         UnsupportedTeacher,
         ("ai.onnx.preview.training.Momentum", "'learn'"),
-        HIDDEN,
-        N(
-            "Momentum",
-            ["r", "t", "h", "h", "h"],
-            ["y", "v"],
-            name="learn",
-            domain="ai.onnx.preview.training",
-            alpha=0.9,
-            beta=1.0,
-            mode="standard",
-            norm_coefficient=0.0,
-        ),
+        "h = MatMul(x, W)",
+        "[learn] y, v = ai.onnx.preview.training.Momentum"
+        '<alpha=0.9, beta=1.0, mode="standard", norm_coefficient=0.0>(r, t, h, h, h)',
         weights={"r": np.array(0.1, np.float32), "t": np.array(0)},
         domains={"ai.onnx.preview.training": 1},
     ),
     "a contrib operator that has no gradient": bad(
         UnsupportedTeacher,
         ("com.microsoft.BeamSearch-1", "'beam'"),
-        N("BeamSearch", ["x", "W"], ["y"], name="beam", domain="com.microsoft"),
+        "[beam] y = com.microsoft.BeamSearch(x, W)",
         domains={"com.microsoft": 1},
     ),
     "several kinds of unsupported operators": bad(
@@ -321,7 +288,7 @@ OPERATORS = {
         secret("c", result="s3"),
         secret("d", result="s4"),
         secret("", result="s5"),
-        N("Sum", ["s1", "s2", "s3", "s4", "s5"], ["y"]),
+        "y = Sum(s1, s2, s3, s4, s5)",
         domains=ACME,
     ),
     "unsupported operators behind one another": bad(
@@ -350,7 +317,7 @@ OPERATORS = {
             ["y"],
             name="which",
             then_branch=inner("t", [secret("deep", result="inner")]),
-            else_branch=inner("e", [N("MatMul", ["x", "W"], ["inner"])]),
+            else_branch=inner("e", parsed("inner = MatMul(x, W)")),
         ),
         weights={"yes": np.array(True)},
         domains=ACME,
@@ -358,15 +325,14 @@ OPERATORS = {
     "an unsupported operator in a function": bad(
         UnsupportedTeacher,
         ("acme.Secret-3",),
-        HIDDEN,
-        N("own", ["h"], ["y"], domain="own"),
+        "h = MatMul(x, W) y = own.own(h)",
         functions=[
             helper.make_function(
                 "own",
                 "own",
                 ["a"],
                 ["b"],
-                [N("Secret", ["a"], ["b"], name="deep", domain="acme")],
+                parsed("[deep] b = acme.Secret(a)"),
                 [helper.make_opsetid("", 17), helper.make_opsetid("acme", 3)],
             )
         ],
@@ -375,11 +341,10 @@ OPERATORS = {
     "a function that calls one that is not there": bad(
         UnsupportedTeacher,
         "own.nowhere-1",
-        HIDDEN,
-        N("own", ["h"], ["y"], domain="own"),
+        "h = MatMul(x, W) y = own.own(h)",
         functions=[
             helper.make_function(
-                "own", "own", ["a"], ["b"], [N("nowhere", ["a"], ["b"], domain="own")], [helper.make_opsetid("own", 1)]
+                "own", "own", ["a"], ["b"], parsed("b = own.nowhere(a)"), [helper.make_opsetid("own", 1)]
             )
         ],
         domains={"own": 1},
@@ -415,7 +380,7 @@ def test_very_many_unsupported_operators(tmp_path: Path) -> None:
 # --- M09: weights -------------------------------------------------------------------------------------------
 
 NAN, INF = np.float32("nan"), np.float32("inf")
-HIGH = (HIDDEN, N("Add", ["h", "b"], ["y"]))
+HIGH = parsed("h = MatMul(x, W) y = Add(h, b)")
 
 
 def with_low(kind: int, number: float) -> TensorProto:
@@ -423,7 +388,7 @@ def with_low(kind: int, number: float) -> TensorProto:
     return helper.make_tensor("b", kind, [3], [0.0, number, 0.0])
 
 
-CAST = (HIDDEN, N("Cast", ["b"], ["c"], to=1), N("Add", ["h", "c"], ["y"]))
+CAST = parsed("h = MatMul(x, W) c = Cast<to=1>(b) y = Add(h, c)")
 WEIGHTS = {
     "NaN everywhere": bad(
         BadTeacherFile, "the weight 'W' holds NaN", SCORES, weights={"W": np.full((4, 3), np.nan, np.float32)}
@@ -442,7 +407,7 @@ WEIGHTS = {
         "not finite",
         HIDDEN,
         N("Constant", [], ["b"], value=tensor(np.array([0, NAN, 0], np.float32))),
-        N("Add", ["h", "b"], ["y"]),
+        "y = Add(h, b)",
     ),
     "infinite weights": bad(DeadTeacher, "not finite", SCORES, weights={"W": np.full((4, 3), np.inf, np.float32)}),
     "minus infinity as a bias": bad(
@@ -453,13 +418,13 @@ WEIGHTS = {
     "strings": bad(
         UnsupportedTeacher,
         "'MatMul #0'",
-        N("MatMul", ["x", "S"], ["y"]),
+        "y = MatMul(x, S)",
         weights={"S": helper.make_tensor("S", TensorProto.STRING, [4, 3], [b"a"] * 12)},
     ),
     "complex numbers": bad(
         TeacherError,
         ("onnxruntime", "complex64", "'S'"),
-        N("MatMul", ["x", "S"], ["y"]),
+        "y = MatMul(x, S)",
         weights={"S": np.ones((4, 3), np.complex64)},
     ),
 }
@@ -472,9 +437,9 @@ def test_weights(row: Bad, tmp_path: Path) -> None:
 
 # --- M10 to M12: inputs -------------------------------------------------------------------------------------
 
-IMAGE = (N("GlobalAveragePool", ["x"], ["p"]), N("Flatten", ["p"], ["f"]), N("MatMul", ["f", "W"], ["y"]))
+IMAGE = parsed("p = GlobalAveragePool(x) f = Flatten(p) y = MatMul(f, W)")
 SHAPE = "--shape"
-SUM = (N("Add", ["x", "mask"], ["s"]), N("MatMul", ["s", "W"], ["y"]))
+SUM = parsed("s = Add(x, mask) y = MatMul(s, W)")
 TWO = [value("x", "batch", 4), value("mask", "batch", 4)]
 
 INPUTS = {
@@ -502,12 +467,11 @@ INPUTS = {
     "no batch": bad(
         UnsupportedTeacher, ("'x'", "1 dimension(s)"), SCORES, inputs=[value("x", 4)], outputs=[value("y", 3)]
     ),
-    "a number": bad(UnsupportedTeacher, ("'x'", "0 dimension(s)"), N("Mul", ["x", "W"], ["y"]), inputs=[value("x")]),
+    "a number": bad(UnsupportedTeacher, ("'x'", "0 dimension(s)"), "y = Mul(x, W)", inputs=[value("x")]),
     "a size of 2⁴⁰": bad(
         UnsupportedTeacher,
         "input 'x' holds 1,099,511,627,776 numbers",
-        N("ReduceMax", ["x"], ["s"], axes=[1]),
-        N("Add", ["s", "W"], ["y"]),
+        "s = ReduceMax<axes=[1]>(x) y = Add(s, W)",
         inputs=[value("x", "batch", 2**40)],
     ),
     "a shape that does not fit": bad(
@@ -534,15 +498,14 @@ INPUTS = {
     "a sequence": bad(
         UnsupportedTeacher,
         "input 'x' is a sequence_type, not a tensor",
-        N("ConcatFromSequence", ["x"], ["c"], axis=0),
-        N("MatMul", ["c", "W"], ["y"]),
+        "c = ConcatFromSequence<axis=0>(x) y = MatMul(c, W)",
         inputs=[helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, ["batch", 4])],
     ),
     "a map": bad(
         UnsupportedTeacher,
         "input 'x' is a map_type, not a tensor",
-        N("DictVectorizer", ["x"], ["v"], domain="ai.onnx.ml", string_vocabulary=["a", "b", "c", "d"]),
-        N("MatMul", ["v", "W"], ["y"]),
+        'v = ai.onnx.ml.DictVectorizer<string_vocabulary=["a", "b", "c", "d"]>(x)',
+        "y = MatMul(v, W)",
         inputs=[
             helper.make_value_info(
                 "x",
@@ -558,8 +521,7 @@ INPUTS = {
     "an optional": bad(
         UnsupportedTeacher,
         "input 'x' is a optional_type, not a tensor",
-        N("OptionalGetElement", ["x"], ["v"]),
-        N("MatMul", ["v", "W"], ["y"]),
+        "v = OptionalGetElement(x) y = MatMul(v, W)",
         inputs=[
             helper.make_value_info(
                 "x", helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["batch", 4]))
@@ -569,28 +531,27 @@ INPUTS = {
     "strings": bad(
         UnsupportedTeacher,
         "input 'x' is string",
-        N("LabelEncoder", ["x"], ["y"], domain="ai.onnx.ml", keys_strings=["a"], values_floats=[1.0]),
+        'y = ai.onnx.ml.LabelEncoder<keys_strings=["a"], values_floats=[1.0]>(x)',
         inputs=[value("x", "batch", 3, kind=TensorProto.STRING)],
         domains={"ai.onnx.ml": 2},
     ),
     "yes and no": bad(
         UnsupportedTeacher,
         "input 'x' is bool",
-        N("Cast", ["x"], ["y"], to=1),
+        "y = Cast<to=1>(x)",
         inputs=[value("x", "batch", 3, kind=TensorProto.BOOL)],
     ),
     "complex numbers": bad(
         UnsupportedTeacher,
         "input 'x' is complex64",
-        N("Identity", ["x"], ["y"]),
+        "y = Identity(x)",
         inputs=[value("x", "batch", 4, kind=TensorProto.COMPLEX64)],
         outputs=[value("y", "batch", 4, kind=TensorProto.COMPLEX64)],
     ),
     "indices of words": bad(
         DeadTeacher,
         ("gradient", "Gather"),
-        N("Gather", ["W", "x"], ["e"]),
-        N("ReduceMean", ["e"], ["y"], axes=[1], keepdims=0),
+        "e = Gather(W, x) y = ReduceMean<axes=[1], keepdims=0>(e)",
         inputs=[value("x", "batch", 4, kind=I64)],
     ),
     "two inputs": bad(UnsupportedTeacher, ("2 inputs", "'x'", "'mask'"), *SUM, inputs=TWO),
@@ -632,9 +593,7 @@ INPUTS = {
     "a constant that its type does not hold": bad(
         UsageError,
         "input 'mask' is int64 and cannot be held at 0.5",
-        N("Cast", ["mask"], ["m"], to=1),
-        N("Add", ["x", "m"], ["s"]),
-        N("MatMul", ["s", "W"], ["y"]),
+        "m = Cast<to=1>(mask) s = Add(x, m) y = MatMul(s, W)",
         inputs=[value("x", "batch", 4), value("mask", 1, 4, kind=I64)],
         arguments="--hold mask=0.5",
     ),
@@ -649,7 +608,7 @@ INPUTS = {
         UnsupportedTeacher,
         "the shape of input 'h' is not known",
         secret("x", result="h"),
-        N("Relu", ["h"], ["y"]),
+        "y = Relu(h)",
         domains=ACME,
         arguments="--input h",
     ),
@@ -662,9 +621,7 @@ def test_inputs(row: Bad, tmp_path: Path) -> None:
 
 
 def test_a_range_that_the_type_does_not_hold(tmp_path: Path) -> None:
-    model = made(
-        N("Cast", ["x"], ["f"], to=1), N("MatMul", ["f", "W"], ["y"]), inputs=[value("x", "batch", 4, kind=U8)]
-    )
+    model = made("f = Cast<to=1>(x) y = MatMul(f, W)", inputs=[value("x", "batch", 4, kind=U8)])
     code, _, err = command("inspect", saved(model, tmp_path), "--range", "-1,1")
     assert code == 2 and "range -1,1 does not fit an input of type uint8" in err
 
@@ -683,38 +640,34 @@ OUTPUTS = {
     "labels alone": bad(
         UnsupportedTeacher,
         ("'y'", "int64", "ArgMax", "no gradient"),
-        HIDDEN,
-        N("ArgMax", ["h"], ["y"], axis=1, keepdims=0),
+        "h = MatMul(x, W) y = ArgMax<axis=1, keepdims=0>(h)",
         outputs=output_of("y", "batch", kind=I64),
     ),
     "places of the largest": bad(
         UnsupportedTeacher,
         ("'y'", "int64", "TopK"),
-        HIDDEN,
-        N("TopK", ["h", "k"], ["most", "y"]),
+        "h = MatMul(x, W) most, y = TopK(h, k)",
         weights={"k": np.array([2])},
         outputs=output_of("y", "batch", 2, kind=I64),
     ),
     "yes and no": bad(
         UnsupportedTeacher,
         ("'y'", "bool", "Greater"),
-        HIDDEN,
-        N("Greater", ["h", "zero"], ["y"]),
+        "h = MatMul(x, W) y = Greater(h, zero)",
         weights={"zero": np.zeros(1, np.float32)},
         outputs=output_of("y", "batch", 3, kind=TensorProto.BOOL),
     ),
     "two outputs that may be": bad(
         UnsupportedTeacher,
         ("not plain which output", "'y' [N, 3]", "'other' [N, 7]"),
-        SCORES,
-        OTHER,
+        "y = MatMul(x, W) other = MatMul(x, V)",
         weights={"V": V},
         outputs=[value("y", "batch", 3), value("other", "batch", 7)],
     ),
     "an output that is not there": bad(
         UsageError,
         ("no value is called 'logit'", "did you mean 'logits'?"),
-        N("MatMul", ["x", "W"], ["logits"]),
+        "logits = MatMul(x, W)",
         outputs=output_of("logits", "batch", 3),
         arguments="--output logit",
     ),
@@ -722,10 +675,7 @@ OUTPUTS = {
     "boxes and scores": bad(
         UnsupportedTeacher,
         ("'boxes' [N, 5, 4] holds one answer for each of many places", "'scores' [N, 5, 3]"),
-        N("MatMul", ["x", "B"], ["b"]),
-        N("MatMul", ["x", "S"], ["s"]),
-        N("Reshape", ["b", "four"], ["boxes"]),
-        N("Reshape", ["s", "three"], ["scores"]),
+        "b = MatMul(x, B) s = MatMul(x, S) boxes = Reshape(b, four) scores = Reshape(s, three)",
         weights={
             "B": np.ones((4, 20), np.float32),
             "S": np.ones((4, 15), np.float32),
@@ -737,35 +687,29 @@ OUTPUTS = {
     "boxes chosen by NonMaxSuppression": bad(
         UnsupportedTeacher,
         "NonMaxSuppression",
-        N("Reshape", ["x", "four"], ["boxes"]),
-        N("ReduceMax", ["boxes"], ["s"], axes=[2], keepdims=0),
-        N("Unsqueeze", ["s", "one"], ["scores"]),
-        N("NonMaxSuppression", ["boxes", "scores", "many"], ["y"]),
+        "boxes = Reshape(x, four) s = ReduceMax<axes=[2], keepdims=0>(boxes) scores = Unsqueeze(s, one)",
+        "y = NonMaxSuppression(boxes, scores, many)",
         weights={"four": np.array([-1, 1, 4]), "one": np.array([1]), "many": np.array([3])},
         outputs=output_of("y", None, 3, kind=I64),
     ),
     "a picture": bad(
         UnsupportedTeacher,
         "[N, 3, 4, 4] holds one answer for each of many places",
-        N("Conv", ["x", "K"], ["y"]),
+        "y = Conv(x, K)",
         weights={"K": np.ones((3, 1, 1, 1), np.float32)},
         inputs=[value("x", "batch", 1, 4, 4)],
         outputs=output_of("y", "batch", 3, 4, 4),
     ),
     "an embedding of length one": bad(
-        UnsupportedTeacher, ("'y'", "embedding"), HIDDEN, N("LpNormalization", ["h"], ["y"], axis=1, p=2)
+        UnsupportedTeacher, ("'y'", "embedding"), "h = MatMul(x, W) y = LpNormalization<axis=1, p=2>(h)"
     ),
     "an embedding of length one, by division": bad(
-        UnsupportedTeacher,
-        ("'y'", "embedding"),
-        HIDDEN,
-        N("ReduceL2", ["h"], ["n"], axes=[1], keepdims=1),
-        N("Div", ["h", "n"], ["y"]),
+        UnsupportedTeacher, ("'y'", "embedding"), "h = MatMul(x, W) n = ReduceL2<axes=[1], keepdims=1>(h) y = Div(h, n)"
     ),
     "one unbounded number": bad(
         UnsupportedTeacher,
         ("'y'", "a binary logit, or the result of a regression"),
-        N("MatMul", ["x", "v"], ["y"]),
+        "y = MatMul(x, v)",
         weights={"v": W[:, :1]},
         outputs=output_of("y", "batch", 1),
     ),
@@ -773,7 +717,7 @@ OUTPUTS = {
     "many tasks for one score": bad(
         UsageError,
         "--task multilabel does not fit",
-        N("MatMul", ["x", "v"], ["y"]),
+        "y = MatMul(x, v)",
         weights={"v": W[:, :1]},
         outputs=output_of("y", "batch", 1),
         arguments="--task multilabel",
@@ -781,63 +725,41 @@ OUTPUTS = {
     "a sequence of tensors": bad(
         UnsupportedTeacher,
         ("'y'", "sequence"),
-        HIDDEN,
-        N("SequenceConstruct", ["h"], ["y"]),
+        "h = MatMul(x, W) y = SequenceConstruct(h)",
         outputs=[helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)],
     ),
     "text": bad(
         UnsupportedTeacher,
         ("'Cast #1'", "string"),
-        HIDDEN,
-        N("Cast", ["h"], ["y"], to=TensorProto.STRING),
+        f"h = MatMul(x, W) y = Cast<to={TensorProto.STRING}>(h)",
         outputs=output_of("y", "batch", 3, kind=TensorProto.STRING),
     ),
     "a batch that is summed over": bad(
         UnsupportedTeacher,
         "a batch of 2 gives an output of shape [3]",
-        HIDDEN,
-        N("ReduceMean", ["h"], ["y"], axes=[0], keepdims=0),
+        "h = MatMul(x, W) y = ReduceMean<axes=[0], keepdims=0>(h)",
         outputs=output_of("y", 3),
     ),
     "a batch that is summed over and kept": bad(
         UnsupportedTeacher,
         "does not hold one row for each input",
-        HIDDEN,
-        N("ReduceMean", ["h"], ["y"], axes=[0]),
+        "h = MatMul(x, W) y = ReduceMean<axes=[0]>(h)",
         outputs=output_of("y", 1, 3),
     ),
     "as many rows as the data say": bad(
         UnsupportedTeacher,
         "depends on the data",
-        HIDDEN,
-        N("NonZero", ["h"], ["places"]),
-        N("Transpose", ["places"], ["t"]),
-        N("GatherND", ["h", "t"], ["y"]),
+        "h = MatMul(x, W) places = NonZero(h) t = Transpose(places) y = GatherND(h, t)",
         outputs=output_of("y", None),
     ),
     "a tree ensemble": bad(
         UnsupportedTeacher,
         ("TreeEnsembleClassifier", "'forest'"),
-        N(
-            "TreeEnsembleClassifier",
-            ["x"],
-            ["label", "y"],
-            name="forest",
-            domain="ai.onnx.ml",
-            class_ids=[0, 1],
-            class_nodeids=[1, 2],
-            class_treeids=[0, 0],
-            class_weights=[1.0, 1.0],
-            classlabels_int64s=[0, 1],
-            nodes_falsenodeids=[2, 0, 0],
-            nodes_featureids=[0, 0, 0],
-            nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
-            nodes_nodeids=[0, 1, 2],
-            nodes_treeids=[0, 0, 0],
-            nodes_truenodeids=[1, 0, 0],
-            nodes_values=[0.0, 0.0, 0.0],
-            post_transform="NONE",
-        ),
+        "[forest] label, y = ai.onnx.ml.TreeEnsembleClassifier<"
+        "class_ids=[0, 1], class_nodeids=[1, 2], class_treeids=[0, 0], class_weights=[1.0, 1.0], "
+        "classlabels_int64s=[0, 1], nodes_falsenodeids=[2, 0, 0], nodes_featureids=[0, 0, 0], "
+        'nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_nodeids=[0, 1, 2], nodes_treeids=[0, 0, 0], '
+        'nodes_truenodeids=[1, 0, 0], nodes_values=[0.0, 0.0, 0.0], post_transform="NONE">(x)',
         outputs=[value("label", "batch", kind=I64), value("y", "batch", 2)],
         domains={"ai.onnx.ml": 3},
     ),
@@ -855,159 +777,105 @@ DEAD = {
     "places of the largest, compared": bad(
         DeadTeacher,
         ("no gradient", "'k' (TopK)"),
-        HIDDEN,
-        N("TopK", ["h", "two"], ["values", "places"], name="k"),
-        N("Cast", ["places"], ["p"], to=1),
-        N("MatMul", ["p", "V"], ["y"]),
+        "h = MatMul(x, W) [k] values, places = TopK(h, two) p = Cast<to=1>(places) y = MatMul(p, V)",
         weights={"two": np.array([2], np.int64), "V": W[:2]},
     ),
-    "rounded": bad(
-        DeadTeacher, ("gradient", "'r' (Round)"), N("Round", ["x"], ["z"], name="r"), N("MatMul", ["z", "W"], ["y"])
-    ),
-    "cut down": bad(
-        DeadTeacher, ("gradient", "'f' (Floor)"), N("Floor", ["x"], ["z"], name="f"), N("MatMul", ["z", "W"], ["y"])
-    ),
-    "signs": bad(
-        DeadTeacher, ("gradient", "'s' (Sign)"), N("Sign", ["x"], ["z"], name="s"), N("MatMul", ["z", "W"], ["y"])
-    ),
+    "rounded": bad(DeadTeacher, ("gradient", "'r' (Round)"), "[r] z = Round(x) y = MatMul(z, W)"),
+    "cut down": bad(DeadTeacher, ("gradient", "'f' (Floor)"), "[f] z = Floor(x) y = MatMul(z, W)"),
+    "signs": bad(DeadTeacher, ("gradient", "'s' (Sign)"), "[s] z = Sign(x) y = MatMul(z, W)"),
     "through integers": bad(
-        DeadTeacher,
-        ("gradient", "'c' (Cast)"),
-        N("Cast", ["x"], ["i"], name="c", to=I64),
-        N("Cast", ["i"], ["f"], to=1),
-        N("MatMul", ["f", "W"], ["y"]),
+        DeadTeacher, ("gradient", "'c' (Cast)"), f"[c] i = Cast<to={I64}>(x) f = Cast<to=1>(i) y = MatMul(f, W)"
     ),
     "a comparison": bad(
         DeadTeacher,
         ("gradient", "'g' (Greater)"),
-        N("Greater", ["x", "zero"], ["i"], name="g"),
-        N("Cast", ["i"], ["f"], to=1),
-        N("MatMul", ["f", "W"], ["y"]),
+        "[g] i = Greater(x, zero) f = Cast<to=1>(i) y = MatMul(f, W)",
         weights={"zero": np.zeros(1, np.float32)},
     ),
     "a label made into scores": bad(
         DeadTeacher,
         ("gradient", "(ArgMax)"),
-        HIDDEN,
-        N("ArgMax", ["h"], ["label"], name="a", axis=1, keepdims=0),
-        N("OneHot", ["label", "depth", "ends"], ["y"]),
+        "h = MatMul(x, W) [a] label = ArgMax<axis=1, keepdims=0>(h) y = OneHot(label, depth, ends)",
         weights={"depth": np.array(3), "ends": np.array([0, 1], np.float32)},
     ),
     "saturated": bad(
         DeadTeacher,
         ("gradient is zero", "'s' (Sigmoid)"),
-        HIDDEN,
-        N("Mul", ["h", "huge"], ["m"]),
-        N("Sigmoid", ["m"], ["s"], name="s"),
-        N("MatMul", ["s", "Q"], ["y"]),
+        "h = MatMul(x, W) m = Mul(h, huge) [s] s = Sigmoid(m) y = MatMul(s, Q)",
         weights={"huge": np.array(1e9, np.float32), "Q": W[:3]},
     ),
     "a dead ReLU": bad(
         DeadTeacher,
         ("gradient is zero", "'r' (Relu)"),
-        HIDDEN,
-        N("Sub", ["h", "far"], ["m"]),
-        N("Relu", ["m"], ["r"], name="r"),
-        N("MatMul", ["r", "Q"], ["y"]),
+        "h = MatMul(x, W) m = Sub(h, far) [r] r = Relu(m) y = MatMul(r, Q)",
         weights={"far": np.array(1e3, np.float32), "Q": W[:3]},
     ),
     "multiplied by zero": bad(
         DeadTeacher,
         "gradient is zero",
-        HIDDEN,
-        N("Mul", ["h", "nothing"], ["y"]),
+        "h = MatMul(x, W) y = Mul(h, nothing)",
         weights={"nothing": np.zeros(3, np.float32)},
     ),
     "the same score for every class": bad(
         DeadTeacher,
         "scores for one input are all the same, whatever the input",
-        N("ReduceMax", ["x"], ["m"], axes=[1]),
-        N("Concat", ["m", "m", "m"], ["y"], axis=1),
+        "m = ReduceMax<axes=[1]>(x) y = Concat<axis=1>(m, m, m)",
     ),
-    "the same answer to everything": bad(
-        DeadTeacher,
-        ("gradient is zero", "(Sub)"),
-        N("Sub", ["x", "x"], ["z"]),
-        N("MatMul", ["z", "W"], ["y"]),
-    ),
-    "overflow": bad(
-        DeadTeacher, "not finite", HIDDEN, N("Exp", ["h"], ["e"]), N("Exp", ["e"], ["f"]), N("Exp", ["f"], ["y"])
-    ),
-    "NaN by division": bad(DeadTeacher, "not finite", HIDDEN, N("Sub", ["h", "h"], ["z"]), N("Div", ["z", "z"], ["y"])),
-    "NaN by logarithm": bad(DeadTeacher, "not finite", HIDDEN, N("Log", ["h"], ["y"])),
+    "the same answer to everything": bad(DeadTeacher, ("gradient is zero", "(Sub)"), "z = Sub(x, x) y = MatMul(z, W)"),
+    "overflow": bad(DeadTeacher, "not finite", "h = MatMul(x, W) e = Exp(h) f = Exp(e) y = Exp(f)"),
+    "NaN by division": bad(DeadTeacher, "not finite", "h = MatMul(x, W) z = Sub(h, h) y = Div(z, z)"),
+    "NaN by logarithm": bad(DeadTeacher, "not finite", "h = MatMul(x, W) y = Log(h)"),
     "inputs that are mixed": bad(
         UnsupportedTeacher,
         "depends on the others of its batch",
-        HIDDEN,
-        N("ReduceMean", ["h"], ["mean"], axes=[0]),
-        N("Sub", ["h", "mean"], ["y"]),
+        "h = MatMul(x, W) mean = ReduceMean<axes=[0]>(h) y = Sub(h, mean)",
     ),
     "a decision over the whole batch": bad(
         UnsupportedTeacher,
         "depends on the others of its batch",
-        HIDDEN,
-        N("ReduceMax", ["h"], ["most"], axes=[0]),
-        N("Div", ["h", "most"], ["y"]),
+        "h = MatMul(x, W) most = ReduceMax<axes=[0]>(h) y = Div(h, most)",
     ),
     "a decision by the place in the batch": bad(
-        UnsupportedTeacher, "depends on the others of its batch", HIDDEN, N("Trilu", ["h"], ["y"])
+        UnsupportedTeacher, "depends on the others of its batch", "h = MatMul(x, W) y = Trilu(h)"
     ),
     "the steps of a sequence": bad(
         UnsupportedTeacher,
         ("depends on the others of its batch", "the first one's does not", "steps of one sequence"),
-        HIDDEN,
-        N("CumSum", ["h", "first"], ["y"]),
+        "h = MatMul(x, W) y = CumSum(h, first)",
         weights={"first": np.array(0)},
     ),
     "a fixed batch that is mixed": bad(
         UnsupportedTeacher,
         "depends on the others of its batch",
-        HIDDEN,
-        N("ReduceMean", ["h"], ["mean"], axes=[0]),
-        N("Sub", ["h", "mean"], ["y"]),
+        "h = MatMul(x, W) mean = ReduceMean<axes=[0]>(h) y = Sub(h, mean)",
         inputs=[value("x", 5, 4)],
         outputs=[value("y", 5, 3)],
     ),
     "classes that are masked": bad(
         DeadTeacher,
         "logits on random inputs are not finite",
-        HIDDEN,
-        N("Where", ["mask", "h", "never"], ["m"]),
-        N("Softmax", ["m"], ["y"], axis=1),
+        "h = MatMul(x, W) m = Where(mask, h, never) y = Softmax<axis=1>(m)",
         weights={"mask": np.array([True, False, True]), "never": np.array(-INF)},
     ),
     "numbers of words that are not there": bad(
         TeacherError,
         ("onnxruntime", "out of data bounds", "'look up'"),
-        N("Exp", ["x"], ["above"]),
-        N("Mul", ["above", "hundred"], ["far"]),
-        N("Cast", ["far"], ["i"], to=I64),
-        N("Gather", ["W", "i"], ["e"], name="look up"),
-        N("ReduceMean", ["e"], ["r"], axes=[1], keepdims=0),
-        N("ReduceMean", ["x"], ["m"], axes=[1]),
-        N("Add", ["r", "m"], ["y"]),
+        f'above = Exp(x) far = Mul(above, hundred) i = Cast<to={I64}>(far) ["look up"] e = Gather(W, i)',
+        "r = ReduceMean<axes=[1], keepdims=0>(e) m = ReduceMean<axes=[1]>(x) y = Add(r, m)",
         weights={"hundred": np.array(100, np.float32)},
     ),
     "noise": bad(
         UnsupportedTeacher,
         ("RandomNormalLike", "random numbers", "'noise'"),
-        HIDDEN,
-        N("RandomNormalLike", ["h"], ["n"], name="noise"),
-        N("Add", ["h", "n"], ["y"]),
+        "h = MatMul(x, W) [noise] n = RandomNormalLike(h) y = Add(h, n)",
     ),
     "a coin": bad(
-        UnsupportedTeacher,
-        ("Bernoulli", "'coin'"),
-        HIDDEN,
-        N("Sigmoid", ["h"], ["p"]),
-        N("Bernoulli", ["p"], ["y"], name="coin"),
+        UnsupportedTeacher, ("Bernoulli", "'coin'"), "h = MatMul(x, W) p = Sigmoid(h) [coin] y = Bernoulli(p)"
     ),
     "a draw": bad(
         UnsupportedTeacher,
         ("Multinomial", "'draw'"),
-        HIDDEN,
-        N("Multinomial", ["h"], ["i"], name="draw", sample_size=3),
-        N("Cast", ["i"], ["y"], to=1),
+        "h = MatMul(x, W) [draw] i = Multinomial<sample_size=3>(h) y = Cast<to=1>(i)",
     ),
 }
 
@@ -1035,11 +903,7 @@ class Examined:
 
 
 DEEP = made(
-    HIDDEN,
-    N("Relu", ["h"], ["r"], name="right"),
-    N("Tanh", ["r"], ["t"], name="wrong"),
-    N("Sigmoid", ["t"], ["s"], name="after"),
-    N("MatMul", ["s", "Q"], ["y"]),
+    "h = MatMul(x, W) [right] r = Relu(h) [wrong] t = Tanh(r) [after] s = Sigmoid(t) y = MatMul(s, Q)",
     weights={"Q": W[:3]},
 )
 

@@ -14,21 +14,8 @@ import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
-from refusals import (
-    HIDDEN,
-    SCORES,
-    Bad,
-    N,
-    answers_as_its_file,
-    bad,
-    inner,
-    made,
-    refused,
-    saved,
-    table,
-    tensor,
-    value,
-)
+from onnx_text import parsed
+from refusals import HIDDEN, SCORES, Bad, N, answers_as_its_file, bad, inner, made, refused, saved, table, tensor, value
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
 from onnxcake.teacher import sandbox
@@ -38,11 +25,11 @@ I64 = np.int64
 ASKS = "GiB in one value"
 
 
-def sized(*nodes: onnx.NodeProto, words: str | tuple[str, ...] = ASKS, **weights: Any) -> Bad:
+def sized(*body: str | onnx.NodeProto, words: str | tuple[str, ...] = ASKS, **weights: Any) -> Bad:
     """A bomb whose last value ``big`` is summed up and added to honest scores; its node is called "bomb"."""
-    ends = (N("ReduceSum", ["big"], ["sum"], keepdims=0), N("Add", ["h", "sum"], ["y"]))
+    ends = parsed("sum = ReduceSum<keepdims=0>(big) y = Add(h, sum)")
     words = (words,) if isinstance(words, str) else words
-    return bad(UnsupportedTeacher, (*words, "'bomb'"), HIDDEN, *nodes, *ends, weights=weights, opset=17)
+    return bad(UnsupportedTeacher, (*words, "'bomb'"), HIDDEN, *body, *ends, weights=weights, opset=17)
 
 
 def bomb(op: str, inputs: list[str], **attributes: Any) -> onnx.NodeProto:
@@ -89,20 +76,14 @@ SIZES = {
     "Pad": sized(bomb("Pad", ["h", "pads"]), pads=np.array([0, 10**10, 0, 10**10])),
     "Pad of a constant": sized(bomb("Pad", ["W", "pads"]), pads=np.array([0, 10**12, 0, 0])),
     "OneHot": sized(
-        N("ArgMax", ["h"], ["label"], axis=1, keepdims=0),
+        "label = ArgMax<axis=1, keepdims=0>(h)",
         bomb("OneHot", ["label", "depth", "values"]),
         depth=np.array(10**9),
         values=np.array([0, 1], np.float32),
     ),
-    "EyeLike": sized(
-        N("ConstantOfShape", ["many"], ["square"], name="bomb"),
-        N("EyeLike", ["square"], ["big"]),
-        many=np.array([10**6, 10**6]),
-    ),
+    "EyeLike": sized("[bomb] square = ConstantOfShape(many) big = EyeLike(square)", many=np.array([10**6, 10**6])),
     "an outer product": sized(
-        N("Reshape", ["x", "column"], ["c"]),
-        N("Expand", ["c", "wide"], ["e"]),
-        N("Transpose", ["e"], ["t"]),
+        "c = Reshape(x, column) e = Expand(c, wide) t = Transpose(e)",
         bomb("MatMul", ["t", "e"]),
         column=np.array([-1, 1]),
         wide=np.array([1, 10**6]),
@@ -114,13 +95,9 @@ SIZES = {
         kernel=np.ones((1, 1, 1, 1), np.float32),
     ),
     "Gather by a large index": sized(
-        N("ConstantOfShape", ["many"], ["indices"], name="bomb"),
-        N("Gather", ["h", "indices"], ["big"], axis=1),
-        many=np.array([10**10]),
+        "[bomb] indices = ConstantOfShape(many) big = Gather<axis=1>(h, indices)", many=np.array([10**10])
     ),
-    "Concat": sized(
-        N("Tile", ["h", "times"], ["tiled"]), bomb("Concat", ["tiled"] * 4000, axis=1), times=np.array([1, 10**5])
-    ),
+    "Concat": sized("tiled = Tile(h, times)", bomb("Concat", ["tiled"] * 4000, axis=1), times=np.array([1, 10**5])),
 }
 
 
@@ -131,11 +108,11 @@ def test_sizes(row: Bad, tmp_path: Path) -> None:
 
 def of_huge_dims(dims: list[int], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
     huge = TensorProto(name="H", data_type=kind, dims=dims)
-    return made(N("MatMul", ["x", "H"], ["y"]), weights={"H": huge})
+    return made("y = MatMul(x, H)", weights={"H": huge})
 
 
 def sparse(dims: list[int]) -> onnx.ModelProto:
-    model = made(N("MatMul", ["x", "S"], ["y"]))
+    model = made("y = MatMul(x, S)")
     few = helper.make_sparse_tensor(tensor(np.ones(1, np.float32), "S"), tensor(np.zeros(1, I64), "at"), dims)
     model.graph.sparse_initializer.append(few)
     return model
@@ -143,7 +120,7 @@ def sparse(dims: list[int]) -> onnx.ModelProto:
 
 def sparse_constant(dims: list[int]) -> onnx.ModelProto:
     few = helper.make_sparse_tensor(tensor(np.ones(1, np.float32)), tensor(np.zeros(1, I64)), dims)
-    return made(N("Constant", [], ["S"], name="bomb", sparse_value=few), N("MatMul", ["x", "S"], ["y"]))
+    return made(N("Constant", [], ["S"], name="bomb", sparse_value=few), "y = MatMul(x, S)")
 
 
 @pytest.mark.parametrize(
@@ -165,10 +142,8 @@ def test_sparse_constants_that_are_huge_when_written_out(tmp_path: Path) -> None
 def test_a_small_file_that_takes_days(tmp_path: Path) -> None:
     """No value is too large: 64 × 64 kernels of 101 × 101 numbers, written as one number that is repeated."""
     model = made(
-        N("Expand", ["one", "kernel"], ["K"]),
-        N("Conv", ["x", "K"], ["c"], name="bomb", pads=[50] * 4),
-        N("GlobalAveragePool", ["c"], ["p"]),
-        N("Flatten", ["p"], ["y"]),
+        "K = Expand(one, kernel) [bomb] c = Conv<pads=[50, 50, 50, 50]>(x, K) p = GlobalAveragePool(c)",
+        "y = Flatten(p)",
         weights={"one": np.ones(1, np.float32), "kernel": np.array([64, 64, 101, 101])},
         inputs=[value("x", "batch", 64, 700, 700)],
         outputs=[value("y", "batch", 64)],
@@ -191,13 +166,13 @@ def loop(times: Any, nodes: list[onnx.NodeProto], name: str = "bomb", go_on: str
     return N("Loop", [times, "", "h"], ["y"], name=name, body=body)
 
 
-GROWS = [N("Identity", ["c"], ["go"]), N("Mul", ["s", "small"], ["t"])]
+GROWS = parsed("go = Identity(c) t = Mul(s, small)")
 SMALL = np.array(1.0001, np.float32)
 
 
 def nested(depth: int, times: int) -> onnx.ModelProto:
     """Loops within loops, ``times`` turns each."""
-    nodes = [N("Identity", ["c0"], ["go0"]), N("Mul", ["s0", "small"], ["t0"])]
+    nodes = parsed("go0 = Identity(c0) t0 = Mul(s0, small)")
     for level in range(depth):
         body = helper.make_graph(
             nodes,
@@ -238,14 +213,13 @@ LOOPS = {
             ["grown"],
             name="bomb",
             body=helper.make_graph(
-                [N("Identity", ["c"], ["go"]), N("Concat", ["s", "s"], ["t"], axis=1, name="doubled")],
+                parsed("go = Identity(c) [doubled] t = Concat<axis=1>(s, s)"),
                 "body",
                 [value("i", kind=TensorProto.INT64), value("c", kind=TensorProto.BOOL), value("s", None, None)],
                 [value("go", kind=TensorProto.BOOL), value("t", None, None)],
             ),
         ),
-        N("ReduceSum", ["grown"], ["sum"], keepdims=0),
-        N("Add", ["h", "sum"], ["y"]),
+        "sum = ReduceSum<keepdims=0>(grown) y = Add(h, sum)",
         weights={"times": np.array(60)},
     ),
 }
@@ -256,7 +230,7 @@ def test_loops(row: Bad, tmp_path: Path) -> None:
     refused(saved(row.model, tmp_path), row.kind, *row.words)
 
 
-ENDLESS = [N("ReduceMax", ["s"], ["m"], keepdims=0), N("Less", ["m", "huge"], ["go"]), N("Identity", ["s"], ["t"])]
+ENDLESS = parsed("m = ReduceMax<keepdims=0>(s) go = Less(m, huge) t = Identity(s)")
 
 
 def endless() -> onnx.ModelProto:
@@ -462,9 +436,9 @@ def many_values() -> onnx.ModelProto:
     scaled = [N("Mul", ["h1", f"k{i}"], [f"m{i}"]) for i in range(40)]
     wide = [N("Expand", [f"m{i}", "columns"], [f"e{i}"]) for i in range(40)]
     ends = [N("Max", [f"e{i}" for i in range(40)], ["most"]), N("ReduceSum", ["most"], ["sum"], keepdims=0)]
-    first = [HIDDEN, N("ReduceMax", ["h"], ["h1"], axes=[1])]
+    first = parsed("h = MatMul(x, W) h1 = ReduceMax<axes=[1]>(h)")
     weights = {"columns": columns, **{f"k{i}": np.array(i, np.float32) for i in range(40)}}
-    return made(*first, *scaled, *wide, *ends, N("Add", ["h", "sum"], ["y"]), weights=weights)
+    return made(*first, *scaled, *wide, *ends, "y = Add(h, sum)", weights=weights)
 
 
 @pytest.mark.parametrize(

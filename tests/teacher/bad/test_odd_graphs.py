@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnx_text import parsed
 from refusals import HIDDEN, SCORES, N, W, answers_as_its_file, inner, made, saved, table, tensor, value
 
 from onnxcake.teacher.teacher import Teacher
@@ -40,13 +41,13 @@ class Good:
 NAMED = ("said", "feed", "expected", "twin", "count", "tolerance")
 
 
-def good(*nodes: onnx.NodeProto, **rest: Any) -> Good:
+def good(*body: str | onnx.NodeProto, **rest: Any) -> Good:
     told = {name: rest.pop(name) for name in NAMED if name in rest}
-    return Good(made(*nodes, **rest), **told)
+    return Good(made(*body, **rest), **told)
 
 
-def changed(change: Callable[[onnx.ModelProto], object], *nodes: onnx.NodeProto, **rest: Any) -> Good:
-    row = good(*(nodes or (SCORES,)), **rest)
+def changed(change: Callable[[onnx.ModelProto], object], *body: str | onnx.NodeProto, **rest: Any) -> Good:
+    row = good(*(body or (SCORES,)), **rest)
     change(row.model)
     return row
 
@@ -78,26 +79,25 @@ def without_a_type_of_the_output(model: onnx.ModelProto) -> None:
 
 GRAPHS = {
     "as plain as can be": good(SCORES),
-    "nodes in no order": good(N("Relu", ["h"], ["r"]), N("MatMul", ["r", "Q"], ["y"]), HIDDEN, weights={"Q": Q}),
+    "nodes in no order": good("r = Relu(h) y = MatMul(r, Q) h = MatMul(x, W)", weights={"Q": Q}),
     "an output that is listed twice": changed(output_twice),
-    "shapes that are not so": changed(lying_shapes, HIDDEN, N("Relu", ["h"], ["y"])),
+    "shapes that are not so": changed(lying_shapes, "h = MatMul(x, W) y = Relu(h)"),
     "an output without a shape": changed(without_a_type_of_the_output),
     "weights that are inputs too": good(SCORES, inputs=[value("W", 4, 3), value("x", "batch", 4)]),
     "an input that has a default": good(
-        N("Add", ["x", "offset"], ["s"]),
-        N("MatMul", ["s", "W"], ["y"]),
+        "s = Add(x, offset) y = MatMul(s, W)",
         inputs=[value("x", "batch", 4), value("offset", 4)],
         weights={"offset": np.arange(4, dtype=np.float32)},
     ),
     "nodes and weights for nothing": good(
-        SCORES, N("MatMul", ["x", "V"], ["aside"]), N("RandomNormal", [], ["noise"], shape=[3]), weights={"V": V}
+        "y = MatMul(x, W) aside = MatMul(x, V) noise = RandomNormal<shape=[3]>()", weights={"V": V}
     ),
     "an input for nothing": good(
         SCORES,
         inputs=[value("x", "batch", 4), value("unused", "batch", 9)],
         feed={"unused": np.zeros((6, 9), np.float32)},
     ),
-    "inputs left out": good(HIDDEN, N("Clip", ["h", "", "top"], ["y"]), weights={"top": np.array(0.5, np.float32)}),
+    "inputs left out": good('h = MatMul(x, W) y = Clip(h, "", top)', weights={"top": np.array(0.5, np.float32)}),
     "outputs left out": good(HIDDEN, N("Dropout", ["h"], ["y", ""])),
     "names that are used again in sub-graphs": good(
         HIDDEN,
@@ -105,30 +105,27 @@ GRAPHS = {
             "If",
             ["yes"],
             ["y"],
-            then_branch=inner("same", [N("Tanh", ["h"], ["inner"], name="n")]),
-            else_branch=inner("same", [N("Relu", ["h"], ["inner"], name="n")]),
+            then_branch=inner("same", parsed("[n] inner = Tanh(h)")),
+            else_branch=inner("same", parsed("[n] inner = Relu(h)")),
             name="n",
         ),
         weights={"yes": YES},
     ),
-    "a constant of text for nothing": good(SCORES, N("Constant", [], ["text"], value_string="hello")),
+    "a constant of text for nothing": good('y = MatMul(x, W) text = Constant<value_string="hello">()'),
     "two outputs, scores and label": good(
-        SCORES,
-        N("ArgMax", ["y"], ["label"], axis=1, keepdims=0),
+        "y = MatMul(x, W) label = ArgMax<axis=1, keepdims=0>(y)",
         outputs=[value("label", "batch", kind=I64), value("y", "batch", 3)],
         expected={"output_name": "y"},
     ),
     "two outputs, one chosen": good(
-        SCORES,
-        N("MatMul", ["x", "V"], ["other"]),
+        "y = MatMul(x, W) other = MatMul(x, V)",
         weights={"V": V},
         outputs=[value("y", "batch", 3), value("other", "batch", 7)],
         said={"output": "other"},
         expected={"output_name": "other", "classes": 7},
     ),
     "logits and probabilities": good(
-        SCORES,
-        N("Softmax", ["y"], ["p"], axis=1),
+        "y = MatMul(x, W) p = Softmax<axis=1>(y)",
         outputs=[value("p", "batch", 3), value("y", "batch", 3)],
         expected={"output_name": "y", "output_kind": "logits"},
     ),
@@ -168,29 +165,22 @@ def referring(op: str, name: str, kind: int) -> onnx.NodeProto:
 
 FUNCTIONS = {
     "a function": good(
-        HIDDEN,
-        N("act", ["h"], ["y"], domain="own"),
-        functions=[own("act", [N("Tanh", ["a"], ["t"]), N("Add", ["a", "t"], ["b"])])],
+        "h = MatMul(x, W) y = own.act(h)",
+        functions=[own("act", parsed("t = Tanh(a) b = Add(a, t)"))],
         domains={"own": 1},
     ),
     "functions in functions": good(
-        HIDDEN,
-        N("twice", ["h"], ["y"], domain="own"),
-        functions=[
-            own("act", [N("Tanh", ["a"], ["b"])]),
-            own("twice", [N("act", ["a"], ["t"], domain="own"), N("act", ["t"], ["b"], domain="own")]),
-        ],
+        "h = MatMul(x, W) y = own.twice(h)",
+        functions=[own("act", parsed("b = Tanh(a)")), own("twice", parsed("t = own.act(a) b = own.act(t)"))],
         domains={"own": 1},
     ),
     "a function with an attribute": good(
-        HIDDEN,
-        N("leaky", ["h"], ["y"], domain="own", alpha=0.3),
+        "h = MatMul(x, W) y = own.leaky<alpha=0.3>(h)",
         functions=[own("leaky", [referring("LeakyRelu", "alpha", onnx.AttributeProto.FLOAT)], ["alpha"])],
         domains={"own": 1},
     ),
     "a function whose attribute has a default": good(
-        HIDDEN,
-        N("leaky", ["h"], ["y"], domain="own"),
+        "h = MatMul(x, W) y = own.leaky(h)",
         functions=[
             own(
                 "leaky",
@@ -206,33 +196,28 @@ FUNCTIONS = {
             "If",
             ["yes"],
             ["y"],
-            then_branch=inner("t", [N("act", ["h"], ["inner"], domain="own")]),
-            else_branch=inner("e", [N("Relu", ["h"], ["inner"])]),
+            then_branch=inner("t", parsed("inner = own.act(h)")),
+            else_branch=inner("e", parsed("inner = Relu(h)")),
         ),
         weights={"yes": YES},
-        functions=[own("act", [N("Tanh", ["a"], ["b"])])],
+        functions=[own("act", parsed("b = Tanh(a)"))],
         domains={"own": 1},
     ),
     "a function under the name of an operator": good(
-        HIDDEN,
-        N("Relu", ["h"], ["y"], domain="own"),
-        functions=[own("Relu", [N("Tanh", ["a"], ["b"])])],
-        domains={"own": 1},
+        "h = MatMul(x, W) y = own.Relu(h)", functions=[own("Relu", parsed("b = Tanh(a)"))], domains={"own": 1}
     ),
     "a domain spelled out": changed(spelled_out),
     "a domain for nothing": changed(an_opset_for_nothing),
     "how it was trained": changed(with_training),
     "IR version 3": changed(of_ir_3, SCORES, inputs=[value("x", "batch", 4), value("W", 4, 3)], opset=8),
     **{
-        f"opset {opset}": good(N("Gemm", ["x", "W", "b"], ["y"]), weights={"b": ONES}, opset=opset)
+        f"opset {opset}": good("y = Gemm(x, W, b)", weights={"b": ONES}, opset=opset)
         for opset in (7, 9, 11, 13, 15, 18, 21, 24)
     },
     "an operator of onnxruntime's": good(
-        N("FusedMatMul", ["x", "W"], ["y"], domain="com.microsoft", alpha=0.5), domains={"com.microsoft": 1}
+        "y = com.microsoft.FusedMatMul<alpha=0.5>(x, W)", domains={"com.microsoft": 1}
     ),
-    "no operator of the standard": good(
-        N("FusedMatMul", ["x", "W"], ["y"], domain="com.microsoft"), domains={"com.microsoft": 1}
-    ),
+    "no operator of the standard": good("y = com.microsoft.FusedMatMul(x, W)", domains={"com.microsoft": 1}),
     "a linear classifier": good(
         N(
             "LinearClassifier",
@@ -254,14 +239,14 @@ FUNCTIONS = {
 
 
 def with_sparse(one: onnx.SparseTensorProto) -> Good:
-    row = good(N("MatMul", ["x", "S"], ["y"]))
+    row = good("y = MatMul(x, S)")
     row.model.graph.sparse_initializer.append(one)
     return row
 
 
 def cast_from(kind: int, **rest: Any) -> Good:
     numbers = helper.make_tensor("B", kind, [4, 3], W.reshape(-1).tolist())
-    return good(N("Cast", ["B"], ["w"], to=1), N("MatMul", ["x", "w"], ["y"]), weights={"B": numbers}, **rest)
+    return good("w = Cast<to=1>(B) y = MatMul(x, w)", weights={"B": numbers}, **rest)
 
 
 def dequantised(kind: int, numbers: Sequence[int], **rest: Any) -> Good:
@@ -270,9 +255,7 @@ def dequantised(kind: int, numbers: Sequence[int], **rest: Any) -> Good:
         "scale": np.array(0.1, np.float32),
         "zero": helper.make_tensor("zero", kind, [], [1]),
     }
-    return good(
-        N("DequantizeLinear", ["B", "scale", "zero"], ["w"]), N("MatMul", ["x", "w"], ["y"]), weights=weights, **rest
-    )
+    return good("w = DequantizeLinear(B, scale, zero) y = MatMul(x, w)", weights=weights, **rest)
 
 
 WEIGHTS = {
@@ -286,26 +269,21 @@ WEIGHTS = {
     "int4": dequantised(TensorProto.INT4, [-8, 7, 1, -2, 3, 4, -5, 0, 6, 2, -1, 5], opset=21),
     "uint4": dequantised(TensorProto.UINT4, range(12), opset=21, tolerance=1e-2),
     "half precision throughout": good(
-        N("Cast", ["x"], ["low"], to=F16),
-        N("MatMul", ["low", "H"], ["m"]),
-        N("Cast", ["m"], ["y"], to=1),
-        weights={"H": W.astype(np.float16)},
+        f"low = Cast<to={F16}>(x) m = MatMul(low, H) y = Cast<to=1>(m)", weights={"H": W.astype(np.float16)}
     ),
     "double precision throughout": good(
-        N("MatMul", ["x", "D"], ["y"]),
+        "y = MatMul(x, D)",
         weights={"D": W.astype(np.float64)},
         inputs=[value("x", "batch", 4, kind=F64)],
         outputs=[value("y", "batch", 3, kind=F64)],
     ),
     "sparse, by number": with_sparse(sparse(FLAT)),
     "sparse, by place": with_sparse(sparse(PAIRS)),
-    "a sparse constant": good(N("Constant", [], ["S"], sparse_value=sparse(FLAT)), N("MatMul", ["x", "S"], ["y"])),
+    "a sparse constant": good(N("Constant", [], ["S"], sparse_value=sparse(FLAT)), "y = MatMul(x, S)"),
     "a large number for what is masked": good(
-        HIDDEN, N("Add", ["h", "mask"], ["y"]), weights={"mask": np.array([0, -1e9, 0], np.float32)}
+        "h = MatMul(x, W) y = Add(h, mask)", weights={"mask": np.array([0, -1e9, 0], np.float32)}
     ),
-    "no elements": good(
-        HIDDEN, N("Concat", ["h", "none"], ["y"], axis=0), weights={"none": np.zeros((0, 3), np.float32)}
-    ),
+    "no elements": good("h = MatMul(x, W) y = Concat<axis=0>(h, none)", weights={"none": np.zeros((0, 3), np.float32)}),
     "typed fields in place of bytes": good(
         SCORES, weights={"W": helper.make_tensor("W", 1, [4, 3], W.reshape(-1).tolist())}
     ),
@@ -313,32 +291,23 @@ WEIGHTS = {
 
 # --- M10 to M12: inputs -------------------------------------------------------------------------------------
 
-POOLED = (
-    N("Conv", ["x", "K"], ["c"], pads=[1, 1, 1, 1]),
-    N("GlobalAveragePool", ["c"], ["p"]),
-    N("Flatten", ["p"], ["f"]),
-    N("MatMul", ["f", "Q"], ["y"]),
-)
+POOLED = parsed("c = Conv<pads=[1, 1, 1, 1]>(x, K) p = GlobalAveragePool(c) f = Flatten(p) y = MatMul(f, Q)")
 IMAGE = {"K": K, "Q": Q}
 LAST = (N("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]), *(N("Conv", ["t", "K"], ["c"]), *POOLED[1:]))
-SUM = (N("Add", ["x", "mask"], ["s"]), N("MatMul", ["s", "W"], ["y"]))
+SUM = parsed("s = Add(x, mask) y = MatMul(s, W)")
 
 
-def fixed(batch: int, *nodes: onnx.NodeProto, **rest: Any) -> Good:
-    return good(*nodes, inputs=[value("x", batch, 4)], outputs=[value("y", batch, 3)], count=2 * batch, **rest)
+def fixed(batch: int, *body: str | onnx.NodeProto, **rest: Any) -> Good:
+    return good(*body, inputs=[value("x", batch, 4)], outputs=[value("y", batch, 3)], count=2 * batch, **rest)
 
 
 INPUTS = {
     "a fixed batch of 1": fixed(1, SCORES),
     "a fixed batch of 7": fixed(7, SCORES),
-    "a batch of 1 in a Reshape": fixed(1, HIDDEN, N("Reshape", ["h", "to"], ["y"]), weights={"to": np.array([1, 3])}),
-    "a batch of 7 in a Reshape": fixed(7, HIDDEN, N("Reshape", ["h", "to"], ["y"]), weights={"to": np.array([7, 3])}),
+    "a batch of 1 in a Reshape": fixed(1, "h = MatMul(x, W) y = Reshape(h, to)", weights={"to": np.array([1, 3])}),
+    "a batch of 7 in a Reshape": fixed(7, "h = MatMul(x, W) y = Reshape(h, to)", weights={"to": np.array([7, 3])}),
     "a batch of 1 in an Expand": fixed(
-        1,
-        HIDDEN,
-        N("Expand", ["row", "to"], ["r"]),
-        N("Add", ["h", "r"], ["y"]),
-        weights={"to": np.array([1, 3]), "row": Q[:1]},
+        1, "h = MatMul(x, W) r = Expand(row, to) y = Add(h, r)", weights={"to": np.array([1, 3]), "row": Q[:1]}
     ),
     "a batch without a name": good(SCORES, inputs=[value("x", None, 4)], outputs=[value("y", None, 3)]),
     "one name for batch and size": good(SCORES, inputs=[value("x", "n", 4)], outputs=[value("y", "n", 3)]),
@@ -346,10 +315,7 @@ INPUTS = {
         *POOLED, inputs=[value("x", "batch", 2, "h", "w")], weights=IMAGE, said={"shape": (1, 2, 6, 5)}
     ),
     "no shape at all": good(
-        *POOLED,
-        inputs=[helper.make_tensor_value_info("x", 1, None)],
-        weights=IMAGE,
-        said={"shape": (1, 2, 6, 5)},
+        *POOLED, inputs=[helper.make_tensor_value_info("x", 1, None)], weights=IMAGE, said={"shape": (1, 2, 6, 5)}
     ),
     "a shape that says what the file says": good(
         *POOLED, inputs=[value("x", "batch", 2, 6, 5)], weights=IMAGE, said={"shape": (9, 2, 6, 5)}
@@ -358,36 +324,23 @@ INPUTS = {
         *LAST, inputs=[value("x", "batch", 6, 6, 2)], weights=IMAGE, expected={"channels_last": True}
     ),
     "volumes": good(
-        N("GlobalAveragePool", ["x"], ["p"]),
-        N("Flatten", ["p"], ["f"]),
-        N("MatMul", ["f", "W"], ["y"]),
-        inputs=[value("x", "batch", 4, 3, 3, 3)],
+        "p = GlobalAveragePool(x) f = Flatten(p) y = MatMul(f, W)", inputs=[value("x", "batch", 4, 3, 3, 3)]
     ),
-    "series": good(
-        N("GlobalMaxPool", ["x"], ["p"]),
-        N("Flatten", ["p"], ["f"]),
-        N("MatMul", ["f", "W"], ["y"]),
-        inputs=[value("x", "batch", 4, 9)],
-    ),
+    "series": good("p = GlobalMaxPool(x) f = Flatten(p) y = MatMul(f, W)", inputs=[value("x", "batch", 4, 9)]),
     "bytes, with the normalisation inside": good(
-        N("Cast", ["x"], ["f"], to=1),
-        N("Sub", ["f", "mean"], ["c"]),
-        N("Mul", ["c", "scale"], ["s"]),
-        N("MatMul", ["s", "W"], ["y"]),
+        "f = Cast<to=1>(x) c = Sub(f, mean) s = Mul(c, scale) y = MatMul(s, W)",
         inputs=[value("x", "batch", 4, kind=U8)],
         weights={"mean": np.array([120, 125, 130, 127], np.float32), "scale": np.array([0.015], np.float32)},
         expected={"input_dtype": "uint8", "range": (0.0, 255.0), "location": (120.0, 125.0, 130.0, 127.0)},
     ),
     "whole numbers": good(
-        N("Cast", ["x"], ["f"], to=1),
-        N("MatMul", ["f", "W"], ["y"]),
+        "f = Cast<to=1>(x) y = MatMul(f, W)",
         inputs=[value("x", "batch", 4, kind=I64)],
         said={"range": (-10, 10)},
         expected={"input_dtype": "int64", "range": (-10.0, 10.0)},
     ),
     "half precision": good(
-        N("Cast", ["x"], ["f"], to=1),
-        N("MatMul", ["f", "W"], ["y"]),
+        "f = Cast<to=1>(x) y = MatMul(f, W)",
         inputs=[value("x", "batch", 4, kind=F16)],
         expected={"input_dtype": "float16"},
     ),
@@ -399,8 +352,7 @@ INPUTS = {
         expected={"input_name": "x"},
     ),
     "a number held": good(
-        N("Mul", ["x", "scale"], ["s"]),
-        N("MatMul", ["s", "W"], ["y"]),
+        "s = Mul(x, scale) y = MatMul(s, W)",
         inputs=[value("x", "batch", 4), value("scale")],
         said={"constants": {"scale": 0.5}},
         feed={"scale": np.array(0.5, np.float32)},
@@ -420,10 +372,7 @@ INPUTS = {
         feed={"mask": np.full((1, 4), -2, np.float32)},
     ),
     "several inputs of several types": good(
-        N("Where", ["use", "x", "other"], ["s"]),
-        N("Cast", ["n"], ["nf"], to=1),
-        N("Add", ["s", "nf"], ["t"]),
-        N("MatMul", ["t", "W"], ["y"]),
+        "s = Where(use, x, other) nf = Cast<to=1>(n) t = Add(s, nf) y = MatMul(t, W)",
         inputs=[
             value("use", "batch", 4, kind=TensorProto.BOOL),
             value("x", "batch", 4),
@@ -440,42 +389,35 @@ INPUTS = {
 ONE = W[:, :1]
 OUTPUTS = {
     "one probability": good(
-        N("MatMul", ["x", "v"], ["h"]),
-        N("Sigmoid", ["h"], ["y"]),
+        "h = MatMul(x, v) y = Sigmoid(h)",
         weights={"v": ONE},
         outputs=[value("y", "batch", 1)],
         expected={"output_kind": "binary_probability", "classes": 2, "task": "binary"},
     ),
     "one probability, flat": good(
-        N("MatMul", ["x", "v"], ["h"]),
-        N("Sigmoid", ["h"], ["s"]),
-        N("Flatten", ["s"], ["f"], axis=0),
-        N("Reshape", ["f", "to"], ["y"]),
+        "h = MatMul(x, v) s = Sigmoid(h) f = Flatten<axis=0>(s) y = Reshape(f, to)",
         weights={"v": ONE, "to": np.array([-1])},
         outputs=[value("y", "batch")],
         expected={"output_kind": "binary_probability", "output_shape": ()},
     ),
     "a label for each": good(
-        HIDDEN, N("Sigmoid", ["h"], ["y"]), expected={"output_kind": "multilabel_probabilities", "task": "multilabel"}
+        "h = MatMul(x, W) y = Sigmoid(h)", expected={"output_kind": "multilabel_probabilities", "task": "multilabel"}
     ),
     "scores with sizes of one": good(
-        HIDDEN,
-        N("Reshape", ["h", "to"], ["y"]),
+        "h = MatMul(x, W) y = Reshape(h, to)",
         weights={"to": np.array([-1, 3, 1, 1])},
         outputs=[value("y", "batch", 3, 1, 1)],
         expected={"output_shape": (3, 1, 1), "classes": 3},
     ),
     "an output in half precision": good(
-        HIDDEN, N("Cast", ["h"], ["y"], to=F16), outputs=[value("y", "batch", 3, kind=F16)]
+        f"h = MatMul(x, W) y = Cast<to={F16}>(h)", outputs=[value("y", "batch", 3, kind=F16)]
     ),
 }
 
 # --- M16 and M17: training mode, control flow ---------------------------------------------------------------
 
 NORM = {"scale": ONES * 2, "bias": ONES, "mean": ONES * 0.5, "var": ONES * 3}
-EVALUATED = made(
-    HIDDEN, N("BatchNormalization", ["h", "scale", "bias", "mean", "var"], ["n"]), N("Relu", ["n"], ["y"]), weights=NORM
-)
+EVALUATED = made("h = MatMul(x, W) n = BatchNormalization(h, scale, bias, mean, var) y = Relu(n)", weights=NORM)
 
 
 def branches(condition: str, *before: onnx.NodeProto, **weights: Any) -> Good:
@@ -483,17 +425,17 @@ def branches(condition: str, *before: onnx.NodeProto, **weights: Any) -> Good:
         "If",
         [condition],
         ["y"],
-        then_branch=inner("t", [N("Tanh", ["h"], ["inner"])]),
-        else_branch=inner("e", [N("Mul", ["h", "two"], ["inner"])], weights={"two": np.array(2, np.float32)}),
+        then_branch=inner("t", parsed("inner = Tanh(h)")),
+        else_branch=inner("e", parsed("inner = Mul(h, two)"), weights={"two": np.array(2, np.float32)}),
     )
     return good(HIDDEN, *before, node, weights=weights)
 
 
 def loop(
-    times: Sequence[str], *nodes: onnx.NodeProto, go_on: str = "go", before: Sequence[Any] = (), **weights: Any
+    times: Sequence[str], *step: str | onnx.NodeProto, go_on: str = "go", before: Sequence[Any] = (), **weights: Any
 ) -> Good:
     body = helper.make_graph(
-        list(nodes),
+        parsed(*step),
         "body",
         [value("i", kind=I64), value("c", kind=TensorProto.BOOL), value("s", "batch", 3)],
         [value(go_on, kind=TensorProto.BOOL), value("t", "batch", 3)],
@@ -501,31 +443,26 @@ def loop(
     return good(HIDDEN, *before, N("Loop", [*times, "h"], ["y"], body=body), weights=weights)
 
 
-STEP = (N("Tanh", ["s"], ["u"]), N("Add", ["u", "s"], ["t"]))
+STEP = parsed("u = Tanh(s) t = Add(u, s)")
 FLOW = {
     "Dropout in training mode": Good(
         made(
-            HIDDEN,
-            N("Dropout", ["h", "ratio", "train"], ["d"]),
-            N("Relu", ["d"], ["y"]),
+            "h = MatMul(x, W) d = Dropout(h, ratio, train) y = Relu(d)",
             weights={"ratio": np.array(0.5, np.float32), "train": YES},
         ),
-        twin=made(HIDDEN, N("Relu", ["h"], ["y"])),
+        twin=made("h = MatMul(x, W) y = Relu(h)"),
     ),
     "BatchNormalization in training mode": Good(
         made(
-            HIDDEN,
-            N("BatchNormalization", ["h", "scale", "bias", "mean", "var"], ["n", "m", "v"], training_mode=1),
-            N("Relu", ["n"], ["y"]),
+            "h = MatMul(x, W) n, m, v = BatchNormalization<training_mode=1>(h, scale, bias, mean, var)",
+            "y = Relu(n)",
             weights=NORM,
         ),
         twin=EVALUATED,
     ),
     "BatchNormalization in an old training mode": Good(
         made(
-            HIDDEN,
-            N("BatchNormalization", ["h", "scale", "bias", "mean", "var"], ["n", "m", "v", "sm", "sv"]),
-            N("Relu", ["n"], ["y"]),
+            "h = MatMul(x, W) n, m, v, sm, sv = BatchNormalization(h, scale, bias, mean, var) y = Relu(n)",
             weights=NORM,
             opset=9,
         ),
@@ -534,49 +471,36 @@ FLOW = {
     "If, always": branches("yes", yes=YES),
     "If, never": branches("no", no=NO),
     "If, by the shape": branches(
-        "long",
-        N("Shape", ["h"], ["shape"]),
-        N("Gather", ["shape", "one"], ["size"]),
-        N("Greater", ["size", "two"], ["long"]),
-        one=np.array(1),
-        two=np.array(2),
+        "long", "shape = Shape(h) size = Gather(shape, one) long = Greater(size, two)", one=np.array(1), two=np.array(2)
     ),
     "If, by the data": branches(
-        "long",
-        N("ReduceMax", ["h"], ["most"], keepdims=0),
-        N("Greater", ["most", "least"], ["long"]),
-        least=np.array(-1e3, np.float32),
+        "long", "most = ReduceMax<keepdims=0>(h) long = Greater(most, least)", least=np.array(-1e3, np.float32)
     ),
-    "Loop, five times": loop(["five", ""], N("Identity", ["c"], ["go"]), *STEP, five=np.array(5)),
-    "Loop, not at all": loop(["none", ""], N("Identity", ["c"], ["go"]), *STEP, none=np.array(0)),
-    "Loop, until a number is reached": loop(
-        ["", "yes"], N("Less", ["i", "four"], ["go"]), *STEP, yes=YES, four=np.array(4)
-    ),
+    "Loop, five times": loop(["five", ""], "go = Identity(c)", *STEP, five=np.array(5)),
+    "Loop, not at all": loop(["none", ""], "go = Identity(c)", *STEP, none=np.array(0)),
+    "Loop, until a number is reached": loop(["", "yes"], "go = Less(i, four)", *STEP, yes=YES, four=np.array(4)),
     "Loop, while the data say": loop(
         ["many", ""],
         *STEP,
-        N("ReduceMax", ["t"], ["most"], keepdims=0),
-        N("Less", ["most", "ten"], ["go"]),
+        "most = ReduceMax<keepdims=0>(t) go = Less(most, ten)",
         many=np.array(4),
         ten=np.array(1e9, np.float32),
     ),
     "Scan": good(
-        N("Transpose", ["x"], ["turned"], perm=[1, 0]),
-        N("ReduceMin", ["turned"], ["start"], axes=[0], keepdims=0),
+        "turned = Transpose<perm=[1, 0]>(x) start = ReduceMin<axes=[0], keepdims=0>(turned)",
         N(
             "Scan",
             ["start", "turned"],
             ["end", "each"],
             num_scan_inputs=1,
             body=helper.make_graph(
-                [N("Add", ["state", "part"], ["sum"]), N("Tanh", ["sum"], ["new"]), N("Identity", ["new"], ["out"])],
+                parsed("sum = Add(state, part) new = Tanh(sum) out = Identity(new)"),
                 "body",
                 [value("state", "batch"), value("part", "batch")],
                 [value("new", "batch"), value("out", "batch")],
             ),
         ),
-        N("Transpose", ["each"], ["back"], perm=[1, 0]),
-        N("MatMul", ["back", "W"], ["y"]),
+        "back = Transpose<perm=[1, 0]>(each) y = MatMul(back, W)",
     ),
 }
 
@@ -592,8 +516,8 @@ def test_it_answers_as_its_file(row: Good, tmp_path: Path) -> None:
 
 
 BRANCHES = {
-    "nodes in no order": [N("Add", ["r", "h"], ["inner"]), N("Relu", ["h"], ["r"])],
-    "a value of the If's own name": [N("Relu", ["s"], ["inner"]), N("Tanh", ["h"], ["s"])],
+    "nodes in no order": parsed("inner = Add(r, h) r = Relu(h)"),
+    "a value of the If's own name": parsed("inner = Relu(s) s = Tanh(h)"),
 }
 
 
@@ -602,9 +526,9 @@ def test_a_branch_in_no_order_answers_as_the_sorted_one(name: str, tmp_path: Pat
     """onnxruntime sorts the main graph alone."""
 
     def model(nodes: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
-        branches = {"then_branch": inner("t", list(nodes)), "else_branch": inner("e", [N("Relu", ["h"], ["inner"])])}
+        branches = {"then_branch": inner("t", list(nodes)), "else_branch": inner("e", parsed("inner = Relu(h)"))}
         chosen = N("If", ["yes"], ["s"], **branches)
-        return good(N("Tanh", ["s"], ["y"]), chosen, HIDDEN, weights={"yes": YES}).model
+        return good("y = Tanh(s)", chosen, HIDDEN, weights={"yes": YES}).model
 
     given, ordered = BRANCHES[name], BRANCHES[name][::-1]
     teacher = Teacher.load(saved(model(given), tmp_path))
