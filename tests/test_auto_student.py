@@ -23,8 +23,8 @@ from onnxcake.pruning.cut_student import cut_of
 from onnxcake.recipe.limits import Budget
 from onnxcake.recipe.recipe import Recipe
 from onnxcake.run import initial_model
-from onnxcake.run.budget import fit
-from onnxcake.run.prepare import Request, prepare
+from onnxcake.run.prepare import Request
+from onnxcake.run.trial import prepare
 from onnxcake.student.optimisers import AdamOptimiser
 from onnxcake.teacher.options import TeacherOptions
 
@@ -90,7 +90,7 @@ def test_a_run_that_is_sized_first_is_cut_once(tmp_path: Path, monkeypatch: Any)
     cuts = []
     monkeypatch.setattr(initial_model, "cut_of", lambda *args: cuts.append(args) or cut_of(*args))
     overrides = [*SMALL, "student.architecture={auto: {keep: 0.31}}"]
-    request = fit(Request(DIGITS, "cake-image", tmp_path, overrides), Budget(passes=1000))
+    request = Request(DIGITS, "cake-image", tmp_path, overrides, budget=Budget(passes=1000))
     extraction.run(request, Progress(quiet=True))
     assert len(cuts) == 1
     prepare(replace(request, out=tmp_path / "other", options=TeacherOptions(range=(0.0, 1.0))))

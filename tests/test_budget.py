@@ -15,8 +15,9 @@ from onnxcake.recipe.limits import Budget, Scaling
 from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.run import budget as budgets
 from onnxcake.run import method
-from onnxcake.run.budget import amounts, fit, scale
-from onnxcake.run.prepare import Request
+from onnxcake.run.budget import amounts, begun, fit, limit, scale
+from onnxcake.run.prepare import Request, Resolved
+from onnxcake.teacher.capabilities import MethodInputs
 from onnxcake.teacher.teacher import Teacher
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -110,28 +111,47 @@ def test_scaling(overrides: list[str], factor: float, scaled: dict[str, int]) ->
     assert scale(Recipe.load("cake-vector", overrides), factor) == scaled
 
 
+class Made(Resolved):
+    """A request whose passes are counted without a teacher."""
+
+    def fit(self, numbers: Any) -> Any:
+        recipe = self.request.load_recipe([f"{key}={number}" for key, number in numbers.items()])
+        section = recipe.synthesis
+        assert isinstance(section.batches, int)
+        passes = (section.rounds * section.batches + 1) * section.batch * section.steps
+        return recipe, SimpleNamespace(teacher_passes=passes)
+
+
 class Machine:
     """A made-up machine: each sample's step costs ``step_s`` seconds, besides a fixed cost; forecasts are counted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, step_s: float = 0.0) -> None:
         self.step_s, self.asked = step_s, 0
-        monkeypatch.setattr(budgets, "prepare", self.prepare)
+        monkeypatch.setattr(budgets, "build", self.build)
         monkeypatch.setattr(budgets, "forecast", self.forecast)
-        monkeypatch.setattr(budgets, "passes_of", self.passes_of)
         monkeypatch.setattr(budgets, "Runtime", nullcontext)
 
-    def prepare(self, request: Request) -> Any:
-        return SimpleNamespace(run=SimpleNamespace(recipe=Recipe.load(*request.recipe_and_overrides)))
-
-    def passes_of(self, job: Any, numbers: dict[str, int]) -> int:
-        changed = [f"{key}={number}" for key, number in numbers.items()]
-        section = Recipe.load(job.run.recipe.as_dict(), changed).synthesis
-        assert isinstance(section.batches, int)
-        return (section.rounds * section.batches + 1) * section.batch * section.steps
+    def build(self, resolved: Resolved, begins: Any = None, found: Any = None) -> Any:
+        return SimpleNamespace(resolved=resolved, begins=None, plan=SimpleNamespace(pace=None))
 
     def forecast(self, job: Any, runtime: Any) -> Any:
         self.asked += 1
-        return SimpleNamespace(seconds=self.step_s * self.passes_of(job, {}) + FIXED_S)
+        return SimpleNamespace(seconds=self.step_s * passes(job.resolved) + FIXED_S)
+
+    def fitted(self, request: Request) -> Resolved:
+        """The request scaled to its budget."""
+        teacher: Any = SimpleNamespace(facts=None)
+        nothing: Any = None
+        whole = Made(request, request.load_recipe(), teacher, nothing, nothing, nothing, nothing)
+        same = begun(whole)
+        return fit(self.build(limit(whole)), whole).resolved if same is None else same
+
+
+def passes(resolved: Resolved) -> int:
+    """The teacher passes of a request as it is scaled."""
+    count = resolved.fit({} if resolved.scaling is None else resolved.scaling.scaled)[1].teacher_passes
+    assert isinstance(count, int)
+    return count
 
 
 def request(overrides: list[str], out: Path, **more: Any) -> Request:
@@ -140,46 +160,42 @@ def request(overrides: list[str], out: Path, **more: Any) -> Request:
 
 def test_time_and_what_does_not_scale_is_corrected_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = Machine(monkeypatch, step_s=1e-5)
-    asked = request(TURNS, tmp_path)
-    fitted = fit(asked, Budget(100, None))
+    fitted = machine.fitted(request(TURNS, tmp_path, budget=Budget(100, None)))
     assert machine.asked == 2
     # 101 batches of half a second and 2 s: 52.5 s. So first 190 rounds, of 97.5 s; then 100 · 100/52.5 · 100/97.5.
-    assert fitted.overrides == [*TURNS, "synthesis.rounds=195"]
+    assert fitted.recipe.synthesis.rounds == 195
     assert fitted.scaling == Scaling(Budget(100, None), {ROUNDS: 100}, {ROUNDS: 195})
-    assert (fitted.teacher, fitted.recipe, fitted.out) == (asked.teacher, asked.recipe, asked.out)
 
 
-@pytest.mark.parametrize("limit", [1.0e8, 2.1e6, 2.0e6, 60_000, 30_000, 4_000, 1_920])
-def test_passes_are_kept_and_used(limit: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [1.0e8, 2.1e6, 2.0e6, 60_000, 30_000, 4_000, 1_920])
+def test_passes_are_kept_and_used(most: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = Machine(monkeypatch)
-    fitted = fit(request([*TURNS, "synthesis.groups=1"], tmp_path), Budget(None, limit))
+    fitted = machine.fitted(request([*TURNS, "synthesis.groups=1"], tmp_path, budget=Budget(None, most)))
     assert machine.asked == 0, "passes are counted, not timed"
-    passes = machine.passes_of(machine.prepare(fitted), {})
-    assert 0.66 * limit <= passes <= limit
+    assert 0.66 * most <= passes(fitted) <= most
 
 
 def test_both_limits_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = Machine(monkeypatch, step_s=1e-5)
     for budget in (Budget(20, 1e9), Budget(1e9, 1.8e6)):
-        fitted = machine.prepare(fit(request(TURNS, tmp_path), budget))
-        assert machine.passes_of(fitted, {}) <= 1.85e6  # time is forecast, and the fixed part of it corrected for once
+        fitted = machine.fitted(request(TURNS, tmp_path, budget=budget))
+        assert passes(fitted) <= 1.85e6  # time is forecast, and the fixed part of it corrected for once
 
 
 def test_what_is_less_than_the_smallest_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    Machine(monkeypatch, step_s=1e-2)
+    machine = Machine(monkeypatch, step_s=1e-2)
     with pytest.raises(RecipeError, match="its smallest run needs 1,920") as caught:
-        fit(request(TURNS, tmp_path), Budget(None, 1_919))
+        machine.fitted(request(TURNS, tmp_path, budget=Budget(None, 1_919)))
     assert "Give --passes 1920 or more" in caught.value.remedy
     with pytest.raises(RecipeError, match="its smallest run takes about 21 s") as caught:
-        fit(request(TURNS, tmp_path), Budget(10, None))
+        machine.fitted(request(TURNS, tmp_path, budget=Budget(10, None)))
     assert "Give --budget 22s or more" in caught.value.remedy
-    assert fit(request(TURNS, tmp_path), Budget(22, None)).scaling is not None
+    assert machine.fitted(request(TURNS, tmp_path, budget=Budget(22, None))).scaling is not None
 
 
 def test_without_a_budget_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = Machine(monkeypatch)
-    asked = request([], tmp_path)
-    assert fit(asked, Budget()) is asked
+    assert machine.fitted(request([], tmp_path)).scaling is None
     assert machine.asked == 0
 
 
@@ -196,18 +212,17 @@ def test_a_run_that_was_begun_keeps_its_numbers(monkeypatch: pytest.MonkeyPatch,
     machine = Machine(monkeypatch)
     budget = Budget(10, None)
     scaling = Scaling(budget, {BATCHES: 40, STEPPED: 100}, {BATCHES: 7, STEPPED: 60})
-    begun = begun_with(monkeypatch, tmp_path / "begun", scaling)
+    earlier = begun_with(monkeypatch, tmp_path / "begun", scaling)
 
-    def numbers(fitted: Request) -> tuple[Any, Any]:
-        section = Recipe.load(*fitted.recipe_and_overrides).synthesis
-        return section.batches, section.steps
+    def numbers(fitted: Resolved) -> tuple[Any, Any]:
+        return fitted.recipe.synthesis.batches, fitted.recipe.synthesis.steps
 
-    again = fit(request([], begun), budget)
+    again = machine.fitted(request([], earlier, budget=budget))
     assert numbers(again) == (7, 60) and again.scaling == scaling
-    changed = fit(request(["synthesis.steps=3"], begun), budget)
+    changed = machine.fitted(request(["synthesis.steps=3"], earlier, budget=budget))
     assert numbers(changed) == (7, 3), "to be refused, not ignored"
-    follower = fit(request([], tmp_path / "other", seed=1), budget, [begun])
-    assert (numbers(follower), follower.seed, follower.out) == ((7, 60), 1, tmp_path / "other")
+    follower = machine.fitted(request([], tmp_path / "other", seed=1, budget=budget, siblings=[earlier]))
+    assert numbers(follower) == (7, 60)
     assert machine.asked == 0
 
 
@@ -230,8 +245,9 @@ def test_another_budget_on_the_same_folder(
 ) -> None:
     scaling = None if begun == Budget() else Scaling(begun, {}, {})
     folder = begun_with(monkeypatch, tmp_path / "run", scaling)
+    machine = Machine(monkeypatch)
     with pytest.raises(StoreError, match="another budget") as caught:
-        fit(request([], folder), now)
+        machine.fitted(request([], folder, budget=now))
     assert caught.value.what.endswith(told) and caught.value.where == str(folder) and "--out" in caught.value.remedy
 
 
@@ -243,20 +259,16 @@ def digits() -> Teacher:
 @pytest.mark.parametrize("name", names())
 def test_every_recipe_keeps_to_the_passes_or_says_how_many_would_do(name: str, digits: Teacher) -> None:
     recipe = Recipe.load(name)
-    data = (torch.zeros(900, 1, 8, 8), None)
     left_out = [term.name for term in recipe.synthesis.losses.build() if term.loss.unfit(digits.signature)]
-    job: Any = SimpleNamespace(
-        run=SimpleNamespace(recipe=recipe),
-        teacher=digits,
-        synthesis=method.fit(recipe, digits, 900, left_out),
-        view=SimpleNamespace(data=data),
-    )
-    for limit in (1, 30, 100, 1_000, 10_000, 100_000, 1e6, 1e8):
+    data: Any = SimpleNamespace(inputs=torch.zeros(900, 1, 8, 8))
+    asked = Request(EXAMPLES / "digits.onnx", name)
+    whole = Resolved(asked, recipe, digits, method.fit(recipe, digits, 900, left_out), MethodInputs(), None, data)
+    for most in (1, 30, 100, 1_000, 10_000, 100_000, 1e6, 1e8):
         try:
-            share = budgets.share_of_passes(job, limit)
+            share = budgets.share_of_passes(whole, most)
         except RecipeError as error:
             least = float(error.remedy.split("--passes ")[1].split()[0])
-            assert least > limit
-            assert budgets.passes_of(job, scale(recipe, budgets.share_of_passes(job, least))) == least
+            assert least > most
+            assert budgets.passes_of(whole, scale(recipe, budgets.share_of_passes(whole, least))) == least
         else:
-            assert budgets.passes_of(job, scale(recipe, share)) <= limit
+            assert budgets.passes_of(whole, scale(recipe, share)) <= most

@@ -12,7 +12,8 @@ from torch import nn
 
 from onnxcake.core.random_fields import fields
 from onnxcake.core.rng import Key
-from onnxcake.run.prepare import Request, prepare
+from onnxcake.run.prepare import Request
+from onnxcake.run.trial import prepare
 from onnxcake.teacher.folded_batch_norm import seems_folded
 from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.teacher import Teacher

@@ -20,8 +20,9 @@ from onnxcake.recipe.recipe import Recipe, names
 from onnxcake.run import plan as plans
 from onnxcake.run.method import fit
 from onnxcake.run.plan import Plan, decide
-from onnxcake.run.prepare import Request, prepare
+from onnxcake.run.prepare import Request
 from onnxcake.run.store_key import layout
+from onnxcake.run.trial import prepare
 from onnxcake.runtime.ort import Runtime
 from onnxcake.synthesis.labels.hard import Independent, RowPermutation
 from onnxcake.synthesis.schedules import Decay

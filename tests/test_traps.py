@@ -14,8 +14,9 @@ from torch import nn
 from onnxcake.commands.extract import run
 from onnxcake.core.progress import Progress
 from onnxcake.recipe.recipe import Recipe
-from onnxcake.run.prepare import Request, prepare
+from onnxcake.run.prepare import Request
 from onnxcake.run.student_spec import StudentSpec
+from onnxcake.run.trial import prepare
 from onnxcake.runtime.ort import Runtime
 from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.teacher import Teacher

@@ -39,7 +39,6 @@ def teachers(handmade: Any, tmp_path: Path) -> dict[str, Path]:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Has the timing find that all there is pays off."""
     monkeypatch.setattr(autotune, "_WORTH_S", 0.0)
-    monkeypatch.setattr(autotune, "_FOUND", {})
     monkeypatch.setattr(autotune, "_fastest", lambda *_: ExecutionMode(True, "bfloat16", 1, 1))
     yield
 

@@ -57,7 +57,6 @@ def extract(
 
         from ..commands.extract import look_ahead, run
         from ..recipe.limits import Budget
-        from ..run.budget import fit
         from ..run.prepare import Request
 
     request = Request(
@@ -72,8 +71,8 @@ def extract(
         student=student,
         device=device,
         seed=seed,
+        budget=Budget.of(budget, passes),
     )
-    request = fit(request, Budget.of(budget, passes))
     if dry_run:
         ahead = look_ahead(request, Progress())
         if as_json:

@@ -29,18 +29,18 @@ from ..core.errors import (
 from ..core.progress import Progress
 from ..onnxfile.reading import read_regular
 from ..recipe import method_table
-from ..recipe.limits import Budget
+from ..recipe.limits import NO_LIMIT, Budget
 from ..recipe.recipe import Recipe
 from ..report.bench_table import FILE, Cell, Table
 from ..run import folder as runs
-from ..run.budget import fit
-from ..run.prepare import Request
+from ..run.prepare import Request, open_teacher, teacher_options
+from ..teacher.options import TeacherOptions
+from ..teacher.teacher import Teacher
 from . import extract
 
 # What is wrong with one method on this teacher; a file that is no model is wrong for all.
 _PASSED_OVER = (RecipeError, UnsupportedTeacher, ConversionMismatch, DeadTeacher, Diverged)
 _ELSEWHERE = "Choose another --out."
-_NO_LIMIT = Budget()
 
 
 def bench(
@@ -48,7 +48,7 @@ def bench(
     methods: Sequence[str],
     *,
     student: str | None = None,
-    budget: Budget = _NO_LIMIT,
+    budget: Budget = NO_LIMIT,
     seeds: Sequence[int] = (0,),
     only: Mapping[str, Sequence[str]] = {},
     progress: Progress | None = None,
@@ -69,7 +69,7 @@ def bench(
     Raises:
         OnnxcakeError: as `onnxcake.extract`, of what concerns all methods.
     """
-    progress, out = progress or Progress(quiet=True), request.folder
+    progress, out, teachers = progress or Progress(quiet=True), request.folder, _Teachers()
     requests = _requests(request, methods, student, only)
     asked = _asked(request, student, budget, requests)
     files.make_folder(out)
@@ -79,7 +79,9 @@ def bench(
         files.write_json(out / FILE, table.data)
         for method, template in requests.items():
             for seed in seeds:
-                cell = _run(replace(template, out=out / method / f"seed-{seed}", seed=seed), method, budget, progress)
+                siblings = sorted((out / method).glob("seed-*"))  # all seeds of a method have the same recipe
+                one = replace(template, out=out / method / f"seed-{seed}", seed=seed, budget=budget, siblings=siblings)
+                cell = _run(one, method, teachers, progress)
                 table = table.plus(cell)
                 files.write_json(out / FILE, table.data)
         table.write(out)
@@ -156,11 +158,30 @@ def _merged(out: Path, asked: dict[str, Any]) -> Table:
     return Table({**asked, "methods": {**methods, **asked["methods"]}}, earlier.cells)
 
 
-def _run(request: Request, method: str, budget: Budget, progress: Progress) -> Cell:
+class _Teachers:
+    """Open a teacher once for all methods that open it with the same options."""
+
+    def __init__(self) -> None:
+        self._opened: list[tuple[TeacherOptions, Teacher]] = []
+
+    def of(self, request: Request) -> Teacher:
+        """Return the teacher of a request.
+
+        Raises:
+            OnnxcakeError: as `open_teacher`.
+        """
+        asked = teacher_options(request)
+        for options, teacher in self._opened:
+            if options == asked:
+                return teacher
+        self._opened.append((asked, open_teacher(request)))
+        return self._opened[-1][1]
+
+
+def _run(request: Request, method: str, teachers: _Teachers, progress: Progress) -> Cell:
     progress.say(f"{method}, seed {request.seed}")
-    earlier = sorted(request.folder.parent.glob("seed-*"))  # all seeds of a method have the same recipe
     try:
-        report = extract.run(fit(request, budget, earlier), progress)
+        report = extract.run(request, progress, teachers.of(request))
     except _PASSED_OVER as error:
         cell = Cell(method, request.seed, reason=". ".join(line.strip(" .") for line in str(error).splitlines()))
         progress.say(f"{method}, seed {request.seed}: {cell.reason}")

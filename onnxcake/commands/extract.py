@@ -15,7 +15,6 @@ from ..report.report import Report
 from ..run import finish
 from ..run import folder as runs
 from ..run import plan as plans
-from ..run.budget import fit
 from ..run.build import ProgressMeter, rounds_of, synthesizer_of, training_of, watcher, work
 from ..run.cost import RunCost
 from ..run.estimate import Forecast, describe, forecast, times
@@ -26,6 +25,7 @@ from ..runtime.ort import Runtime
 from ..store.store import Store
 from ..teacher.options import TeacherOptions
 from ..teacher.signature import Task
+from ..teacher.teacher import Teacher
 
 
 def extract(
@@ -107,15 +107,22 @@ def extract(
         student=None if student is None else Path(student),
         device=device,
         seed=seed,
+        budget=Budget.of(budget, None if passes is None else str(passes)),
     )
-    request = fit(request, Budget.of(budget, None if passes is None else str(passes)))
     return run(request, progress or Progress(quiet=True))
 
 
-def run(request: Request, progress: Progress) -> Report:
-    """`extract`, as the command asks for it."""
+def run(request: Request, progress: Progress, teacher: Teacher | None = None) -> Report:
+    """Extract a student as the command asks for it.
+
+    Args:
+        teacher: the request's, if it was opened before.
+
+    Raises:
+        OnnxcakeError: as `extract`.
+    """
     out = request.folder
-    job = prepare(request)
+    job = prepare(request, teacher)
     runs.guard(out)
     with Runtime() as runtime:
         # All that is going to be done is tried before anything is written: what fails there leaves no begun run.

@@ -19,7 +19,7 @@ from ..run import plan as plans
 from ..run.build import ProgressMeter, rounds_of, training_of, work
 from ..run.cost import RunCost
 from ..run.folder import Run
-from ..run.initial_model import beginning
+from ..run.initial_model import initial_of
 from ..run.plan import Plan
 from ..run.student_spec import StudentSpec
 from ..runtime.ort import Runtime
@@ -64,7 +64,7 @@ def train(
             where=folder,
             remedy="Give the folder of a run as `onnxcake extract` left it.",
         )
-    begins = beginning(chosen, made.teacher, student, folder, made.seed)
+    begins = initial_of(chosen, made.teacher, student, folder, made.seed)
     size = samples.layout.batches * samples.layout.batch
     student_spec = StudentSpec.of(chosen, made.teacher, size, seed, begins.start, plans.weight_bits(chosen)).of_a_set()
     if student_spec.regime.query_teacher or student_spec.regime.match is not None:

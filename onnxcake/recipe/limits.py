@@ -56,6 +56,9 @@ class Budget:
         return [f"{name} {_format_number(one)} → {_format_number(two)}" for name, one, two in pairs if one != two]
 
 
+NO_LIMIT = Budget()
+
+
 @dataclass(frozen=True)
 class Scaling:
     """Hold the numbers of a recipe that a budget scaled, decided once and kept with the run.

@@ -7,22 +7,18 @@ are, and then its samples; a run that would be smaller still is refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ..core.errors import RecipeError, StoreError
 from ..core.files import is_there
 from ..core.units import duration
-from ..recipe.limits import Budget, Scaling
+from ..recipe.limits import NO_LIMIT, Budget, Scaling
 from ..recipe.recipe import Recipe
 from ..runtime.ort import Runtime
 from . import folder as runs
-from . import method
 from .estimate import forecast
 from .folder import Run
-from .prepare import Job, Request, open_teacher
-from .trial import prepare
+from .prepare import Job, Resolved, build
 
 _ROUNDS, _BATCHES = "synthesis.rounds", "synthesis.batches"
 _STEPS, _BATCH = "synthesis.steps", "synthesis.batch"
@@ -39,7 +35,7 @@ Stage = dict[str, tuple[int, int]]  # numbers that are scaled together: as the r
 
 
 def amounts(recipe: Recipe) -> Amounts:
-    """The numbers that a recipe's cost is proportional to.
+    """List the numbers that a recipe's cost is proportional to.
 
     These are the rounds of synthesis and training; where all is made before the student learns, the batches, and
     the student's steps if those are given (epochs follow the batches); and where the data that was given says how
@@ -55,7 +51,7 @@ def amounts(recipe: Recipe) -> Amounts:
 
 
 def stages(recipe: Recipe) -> list[Stage]:
-    """The numbers that are scaled, in the order in which they are: each stage once the one before is at its least."""
+    """List the numbers that are scaled, in order: each stage is scaled once the one before is at its least."""
     section = recipe.synthesis
     found = [{key: (number, min(number, _LEAST.get(key, 1))) for key, number in amounts(recipe).items()}]
     least = min(section.steps, max(_LEAST_STEPS, math.ceil(section.steps * _LEAST_SHARE)))
@@ -69,7 +65,7 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 
 def scale(recipe: Recipe, factor: float) -> Amounts:
-    """A recipe's numbers for that much more or less work, rounded down; those that stay as they are left out."""
+    """Scale a recipe's numbers to that much more or less work, rounded down; those that stay are left out."""
     scaled: Amounts = {}
     for number, stage in enumerate(stages(recipe)):
         new = {key: max(least, math.floor(min(whole * factor + 1e-9, _MOST))) for key, (whole, least) in stage.items()}
@@ -81,44 +77,60 @@ def scale(recipe: Recipe, factor: float) -> Amounts:
     return scaled
 
 
-def fit(request: Request, budget: Budget, earlier: Sequence[Path] = ()) -> Request:
-    """The request, its recipe scaled to a budget by one factor.
+def begun(resolved: Resolved) -> Resolved | None:
+    """Set the numbers that a run in the request's folder, or in a sibling's, was begun with; None where there is none.
 
-    Decided once: the numbers that a run was begun with are in its ``run.json`` and stand, so that a run that goes on is
-    the same run.
+    Decided once: the numbers stand in the run's ``run.json``, so that a run that goes on is the same run.
 
-    Args:
-        earlier: folders of runs of the same recipe, with other seeds: the first that was begun is followed.
+    Raises:
+        StoreError: if the run was begun with another budget.
+    """
+    request = resolved.request
+    for folder in (request.folder, *request.siblings):
+        if is_there(folder / runs.FILE) and not runs.is_abandoned(folder, resolved.teacher.facts):
+            scaling = Run.read(folder).scaling
+            _same_budget(folder, NO_LIMIT if scaling is None else scaling.budget, request.budget)
+            return resolved if scaling is None else _resumed(resolved, scaling)
+    return None
+
+
+def limit(resolved: Resolved) -> Resolved:
+    """Scale a request's recipe to its budget's passes; seconds are left to `fit`.
 
     Raises:
         RecipeError: if the recipe's smallest run costs more.
-        StoreError: if the request's folder holds a run that was begun with another budget.
-        OnnxcakeError: as `onnxcake.extract`.
     """
-    for folder in (request.folder, *earlier):
-        if is_there(folder / runs.FILE) and not runs.is_abandoned(folder, lambda: open_teacher(request).facts):
-            begun = Run.read(folder).scaling
-            _same_budget(folder, Budget() if begun is None else begun.budget, budget)
-            return request if begun is None else _resumed(request, begun)
-    if budget == Budget():
-        return request
-    job = prepare(request)
-    recipe, most, share = job.run.recipe, math.inf, 1.0
-    if budget.passes is not None:
-        share = most = share_of_passes(job, budget.passes)
-    fitted = _scaled(request, recipe, budget, share)
-    if budget.seconds is None:
-        return fitted
+    budget = resolved.request.budget
+    if budget == NO_LIMIT:
+        return resolved
+    return _scaled(resolved, 1.0 if budget.passes is None else share_of_passes(resolved, budget.passes))
+
+
+def fit(job: Job, whole: Resolved) -> Job:
+    """Rescale a job to its budget's seconds, by forecasts of what it takes.
+
+    Args:
+        whole: its request before it was scaled.
+
+    Raises:
+        RecipeError: if the recipe's smallest run takes longer.
+    """
+    seconds, passes = whole.request.budget.seconds, whole.request.budget.passes
+    if seconds is None:
+        return job
+    share, most = 1.0, math.inf
+    if passes is not None:
+        share = most = share_of_passes(whole, passes)
     with Runtime() as runtime:
         for _ in range(_FORECASTS):
-            share = min(most, share * budget.seconds / forecast(prepare(fitted), runtime).seconds)
-            fitted = _scaled(request, recipe, budget, share)
-        if scale(recipe, share) == scale(recipe, 0.0):
-            seconds = forecast(prepare(fitted), runtime).seconds
-            if seconds > _TOLERANCE * budget.seconds:
-                least = f"{duration(budget.seconds)} are too few: its smallest run takes about {duration(seconds)}"
-                raise _too_small(job, least, f"--budget {math.ceil(seconds)}s")
-    return fitted
+            share = min(most, share * seconds / forecast(job, runtime).seconds)
+            job = _rebuilt(job, whole, share)
+        if scale(whole.recipe, share) == scale(whole.recipe, 0.0):
+            least = forecast(job, runtime).seconds
+            if least > _TOLERANCE * seconds:
+                what = f"{duration(seconds)} are too few: its smallest run takes about {duration(least)}"
+                raise _too_small(whole, what, f"--budget {math.ceil(least)}s")
+    return job
 
 
 def _same_budget(folder: Path, begun: Budget, budget: Budget) -> None:
@@ -135,21 +147,19 @@ def _same_budget(folder: Path, begun: Budget, budget: Budget) -> None:
         )
 
 
-def _resumed(request: Request, begun: Scaling) -> Request:
-    """The request with the begun run's numbers in place of the recipe's; other numbers are the store's to refuse."""
-    asked = Recipe.load(*request.recipe_and_overrides)
-    same = {key: n for key, n in begun.scaled.items() if _number(asked, key) == begun.whole.get(key)}
-    return replace(request, overrides=_overridden(request, same), scaling=begun)
+def _resumed(resolved: Resolved, begun: Scaling) -> Resolved:
+    """Set the begun run's numbers in place of the recipe's; other numbers are the store's to refuse."""
+    same = {key: n for key, n in begun.scaled.items() if _number(resolved.recipe, key) == begun.whole.get(key)}
+    return resolved.scaled(begun, same)
 
 
-def _scaled(request: Request, recipe: Recipe, budget: Budget, share: float) -> Request:
-    scaled = scale(recipe, share)
-    whole = {key: _number(recipe, key) for key in scaled}
-    return replace(request, overrides=_overridden(request, scaled), scaling=Scaling(budget, whole, scaled))
+def _scaled(whole: Resolved, share: float) -> Resolved:
+    scaled = scale(whole.recipe, share)
+    return whole.scaled(Scaling(whole.request.budget, {key: _number(whole.recipe, key) for key in scaled}, scaled))
 
 
-def _overridden(request: Request, numbers: Amounts) -> list[str]:
-    return [*request.overrides, *(f"{key}={number}" for key, number in numbers.items())]
+def _rebuilt(job: Job, whole: Resolved, share: float) -> Job:
+    return build(_scaled(whole, share), job.begins, job.plan.pace)
 
 
 def _number(recipe: Recipe, key: str) -> int | None:
@@ -158,22 +168,22 @@ def _number(recipe: Recipe, key: str) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def share_of_passes(job: Job, limit: float) -> float:
-    """The largest factor at which a recipe keeps to so many teacher passes; 1 for a method that spends none.
+def share_of_passes(resolved: Resolved, limit: float) -> float:
+    """Find the largest factor at which a recipe keeps to so many teacher passes; 1 for a method that spends none.
 
     Raises:
         RecipeError: if there is none.
     """
-    recipe = job.run.recipe
+    recipe = resolved.recipe
 
     def passes(share: float) -> int:
-        return passes_of(job, scale(recipe, share))
+        return passes_of(resolved, scale(recipe, share))
 
-    if not (whole := passes_of(job, {})):
+    if not (whole := passes_of(resolved, {})):
         return 1.0
     if (least := passes(0.0)) > limit:
         what = f"{limit:,.10g} teacher passes are too few: its smallest run needs {least:,}"
-        raise _too_small(job, what, f"--passes {least}")
+        raise _too_small(resolved, what, f"--passes {least}")
     low, high = 0.0, 2 * limit / whole  # rounding down loses less than half
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -181,19 +191,14 @@ def share_of_passes(job: Job, limit: float) -> float:
     return low
 
 
-def passes_of(job: Job, numbers: Amounts) -> int:
-    """Teacher passes with gradient of a job's recipe with other numbers."""
-    overrides = [f"{key}={number}" for key, number in numbers.items()]
-    recipe = Recipe.load(job.run.recipe.as_dict(), overrides)
-    kept = {term.name for term in job.synthesis.losses}
-    left_out = [term.name for term in recipe.synthesis.losses.build() if term.name not in kept]
-    data = None if job.view.data is None else len(job.view.data[0])
-    return method.fit(recipe, job.teacher, data, left_out).teacher_passes
+def passes_of(resolved: Resolved, numbers: Amounts) -> int:
+    """Count the teacher passes with gradient of a recipe with other numbers."""
+    return resolved.fit(numbers)[1].teacher_passes
 
 
-def _too_small(job: Job, what: str, least: str) -> RecipeError:
+def _too_small(resolved: Resolved, what: str, least: str) -> RecipeError:
     return RecipeError(
         what,
-        where=job.run.recipe.title,
+        where=resolved.recipe.title,
         remedy=f"Give {least} or more, or choose another --recipe: `onnxcake recipes list` tells what they need.",
     )

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, and what it was started with.
+"""Describe the folder of a run: the files in it, and what it was started with.
 
 ::
 
@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ PICTURE, REPORT, TABLE = "samples.png", "report.json", "report.txt"
 
 @dataclass(frozen=True)
 class Run:
-    """Holds what a run was started with; ``scaling`` is what a budget has made of the recipe."""
+    """Hold what a run was started with; ``scaling`` is what a budget has made of the recipe."""
 
     teacher: Facts
     recipe: Recipe
@@ -44,7 +43,7 @@ class Run:
     scaling: Scaling | None = None
 
     def write(self, folder: Path) -> None:
-        """Keeps it in ``folder``."""
+        """Keep it in ``folder``."""
         value = {
             "onnxcake": __version__,
             "seed": self.seed,
@@ -56,7 +55,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """What the run in ``folder`` was started with.
+        """Read what the run in ``folder`` was started with.
 
         Raises:
             StoreError: if there is none, or it cannot be read.
@@ -74,7 +73,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _Kept:
-    """The content of ``run.json``."""
+    """Hold the content of ``run.json``."""
 
     __pydantic_config__ = json_files.EXACT
     onnxcake: str
@@ -85,7 +84,7 @@ class _Kept:
 
 
 def guard(folder: Path) -> None:
-    """Makes sure that a folder is new, empty, or of an earlier run, so that nobody's files are overwritten.
+    """Make sure that a folder is new, empty, or of an earlier run, so that nobody's files are overwritten.
 
     Raises:
         OutputError: otherwise, or if a link, a folder or a device has the name of one of the files.
@@ -108,12 +107,8 @@ def holds_nothing(folder: Path) -> bool:
     return next(parts, None) is None and not files.is_there(folder / STUDENT)
 
 
-def is_abandoned(folder: Path, teacher: Callable[[], Facts]) -> bool:
-    """Check that a folder was begun with another teacher and holds nothing finished, so that it may be begun anew.
-
-    Args:
-        teacher: tells of the teacher that is given now, if that is asked for.
-    """
+def is_abandoned(folder: Path, teacher: Facts) -> bool:
+    """Check that a folder was begun with another teacher and holds nothing finished, so that it may be begun anew."""
     if not files.is_there(folder / FILE) or not holds_nothing(folder):
         return False
-    return Run.read(folder).teacher.digest != teacher().digest
+    return Run.read(folder).teacher.digest != teacher.digest

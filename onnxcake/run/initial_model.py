@@ -1,4 +1,4 @@
-"""What a student begins as: a model that the user gives, one cut out of the teacher, or fresh weights."""
+"""Find the model that a student begins as: one that the user gives, or one that is cut out of the teacher."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SAMPLES = 512
 
 @dataclass(frozen=True)
 class Initial:
-    """What a student begins as.
+    """Hold what a student begins as.
 
     Attributes:
         start: the model; None for a named architecture.
@@ -45,7 +45,7 @@ class Initial:
     note: str = ""
 
     def keep(self, folder: Path) -> None:
-        """Puts it into a run's folder, so that the run needs nothing else and is not cut anew."""
+        """Put it into a run's folder, so that the run needs nothing else and is not cut anew."""
         if self.start is not None:
             files.write_atomic(folder / runs.START, self.start.content)
         if self.key:
@@ -53,14 +53,10 @@ class Initial:
             files.write_json(folder / runs.CUT, {"key": self.key, "sha256": digest, "note": self.note})
 
 
-# The last one that was cut, by all that it depends on: a run is prepared several times before it begins and keeps it.
-_LATEST: dict[tuple[str, ...], Initial] = {}
-
-
-def beginning(
+def initial_of(
     recipe: Recipe, facts: Facts, given: Path | None, folder: Path, seed: int, teacher: Teacher | None = None
 ) -> Initial:
-    """What the student of a recipe begins as.
+    """Read or cut the model that the student of a recipe begins as.
 
     Args:
         facts: of the teacher.
@@ -97,12 +93,7 @@ def beginning(
             where=folder,
             remedy="Cut it with `onnxcake shrink`, and give it: --student FILE -o student.architecture=onnx.",
         )
-    graph = files.sha256(teacher.opened.safe.model.SerializeToString(deterministic=True))
-    made_from = (key, graph, teacher.opened.output, repr(teacher.signature))  # other inputs may be held elsewhere
-    if made_from not in _LATEST:
-        _LATEST.clear()
-        _LATEST[made_from] = _cut(teacher, goal, key, seed)
-    return _LATEST[made_from]
+    return _cut(teacher, goal, key, seed)
 
 
 def _cut(teacher: Teacher, goal: Auto, key: str, seed: int) -> Initial:
@@ -148,7 +139,7 @@ def _keep_alike(teacher: Teacher, content: bytes, key: Key, runtime: Runtime) ->
 
 
 def whole(teacher: Teacher, goal: Auto) -> InitialModel | None:
-    """The teacher's own graph, where it is so small that a stranger gains nothing; None where it is larger or unfit."""
+    """Take the teacher's own graph, if it is so small that a stranger gains nothing; None if it is larger or unfit."""
     if goal.named is not None or teacher.facts.parameters > _FIXED:
         return None
     signature = teacher.signature
@@ -187,7 +178,7 @@ def _kept(folder: Path, key: str, facts: Facts) -> Initial | None:
 
 @dataclass(frozen=True)
 class _Cut:
-    """The content of ``start.json``."""
+    """Hold the content of ``start.json``."""
 
     __pydantic_config__ = json_files.EXACT
     key: str

@@ -1,4 +1,4 @@
-"""Everything about a run that is decided once, by looking at teacher, recipe and machine.
+"""Decide once how a run is computed, by looking at teacher, recipe and machine.
 
 The plan is written to ``plan.json``, read again when a run goes on, and part of the store's key: threads and
 chunk change the last bits of a gradient.
@@ -6,7 +6,7 @@ chunk change the last bits of a gradient.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,23 +15,27 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from ..core import json_files
+from ..core.errors import StoreError
 from ..core.quantities import Count
 from ..recipe.recipe import Recipe
 from ..runtime import processor
 from ..synthesis.spec import Synthesis
+from ..teacher import autotune
 from ..teacher.autotune import Dtype, ExecutionMode, threads_given
 from ..teacher.teacher import Teacher
+from .folder import holds_nothing, is_abandoned
 
 FILE = "plan.json"
 SHARD_BYTES = 1 << 20  # small batches share a file up to this size,
 SHARDS = 20  # but a set has so many files at least, if it has the batches
+_BATCHES = 4  # for each worker at least: the last ones are not waited for in vain
 _THREADS = 4096  # of which no machine has more
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 8 << 30}  # activations of one chunk: a core's cache, a card's memory
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided.
+    """Hold what was decided.
 
     Attributes:
         device: "cpu" or "cuda".
@@ -61,25 +65,73 @@ class Plan:
 
     @property
     def pace(self) -> ExecutionMode:
-        """How the teacher is computed."""
+        """Return how the teacher is computed."""
         return ExecutionMode(self.channels_last, self.dtype, self.workers, self.threads)
 
     @classmethod
     def read(cls, path: Path) -> Plan | None:
-        """The plan of an earlier start, or None.
+        """Read the plan of an earlier start; None if there is none.
 
         Raises:
             StoreError: if there is a file that cannot be read.
         """
         return json_files.read(path, cls, "Choose another --out.") if path.exists() else None
 
+    @classmethod
+    def read_or_decide(
+        cls, out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis, found: ExecutionMode | None = None
+    ) -> Plan:
+        """Read the plan of a run's first start, on this device and this torch; else decide a new one.
+
+        Sets torch's threads, and arranges the teacher's weights in memory; the only place where gradients are timed.
+
+        Args:
+            out: the run's folder.
+            found: the mode that was found fastest before, for another size of the same run.
+
+        Raises:
+            StoreError: if the plan in the folder cannot be read, or is of batches of another size.
+        """
+        new = decide(recipe, teacher, synthesis)
+        old = None if is_abandoned(out, teacher.facts) else cls.read(out / FILE)
+        if old is not None and (old.chunk > synthesis.batch or old.chunk % synthesis.groups):
+            if not holds_nothing(out):
+                raise StoreError(
+                    f"its chunk of {old.chunk} samples does not fit batches of {synthesis.batch}",
+                    where=out / FILE,
+                    remedy="Choose another --out, or repeat the first run's options to go on with it.",
+                )
+            old = None
+        plan = new if old is None else replace(old, device=new.device, torch=new.torch)
+        autotune.use_threads(plan.threads)
+        if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":
+            plan = plan._with_fastest_mode(teacher, synthesis, found)
+            autotune.use_threads(plan.threads)
+        teacher.lay_out(plan.channels_last)
+        return plan
+
+    def _with_fastest_mode(self, teacher: Teacher, synthesis: Synthesis, found: ExecutionMode | None) -> Plan:
+        most = max(min(self.threads, synthesis.batches // _BATCHES), 1) if synthesis.rounds == 1 else 1
+        if found is None or found.threads is None:
+            found = autotune.fastest_mode(teacher, self.chunk, synthesis.teacher_passes, most)
+        # Where rounds are too short for a timing, networks are small, and several threads would wait for each other.
+        threads = found.threads or (1 if self.beside and synthesis.rounds > 1 else self.threads)
+        return replace(
+            self,
+            channels_last=found.channels_last,
+            dtype=found.dtype,
+            workers=min(found.workers, most),
+            threads=threads,
+            beside=min(self.beside, threads),
+        )
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for `read`."""
+        """Convert to plain data, for `read`."""
         return asdict(self)
 
 
 def decide(recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
-    """A plan for this machine, without what only a timing tells (`onnxcake.teacher.autotune`)."""
+    """Decide a plan for this machine, without what only a timing tells (`onnxcake.teacher.autotune`)."""
     chunk = synthesis.chunk
     whole = any(term.loss.scope == "batch" for term in synthesis.losses)
     if recipe.synthesis.chunk is None and not whole and synthesis.steps:
@@ -117,12 +169,12 @@ def weight_bits(recipe: Recipe) -> int | None:
 
 
 def kept_batches(recipe: Recipe, synthesis: Synthesis) -> int:
-    """Batches that the store keeps to learn from."""
+    """Count the batches that the store keeps to learn from."""
     return synthesis.total if recipe.student.learn_from == "kept" else 0
 
 
 def _activation_bytes(teacher: Teacher, samples: int) -> int:
-    """Bytes that autograd keeps for each sample between forward and backward; a count, not a measurement."""
+    """Count the bytes that autograd keeps for each sample between forward and backward, without measuring them."""
     kept: dict[int, int] = {}
     weights = {tensor.data_ptr() for tensor in (*teacher.graph.parameters(), *teacher.graph.buffers())}
 

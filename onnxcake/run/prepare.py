@@ -1,45 +1,45 @@
-"""A run, resolved: everything that can be wrong is found here, before any work; nothing is written."""
+"""Resolve a run: find everything that can be wrong before any work; nothing is written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..core import files
-from ..core.errors import RecipeError, StoreError, UsageError
+from ..core.errors import RecipeError, UsageError
 from ..core.rng import Key
 from ..core.text import printable
 from ..core.waiting import waited
 from ..evaluate import probes
 from ..evaluate.probes.parts import Probe
 from ..recipe import method_table
-from ..recipe.limits import Scaling
+from ..recipe.limits import NO_LIMIT, Budget, Scaling
 from ..recipe.recipe import Recipe
 from ..store.store import Layout
 from ..synthesis.spec import Synthesis
-from ..teacher import autotune, recorded_statistics
+from ..teacher import recorded_statistics
+from ..teacher.autotune import ExecutionMode
 from ..teacher.capabilities import MethodInputs
 from ..teacher.options import TeacherOptions
 from ..teacher.teacher import Teacher
 from . import joining, method, requirements, store_key
-from . import plan as plans
-from .folder import Run, holds_nothing, is_abandoned
-from .initial_model import Initial, beginning
+from .folder import Run
+from .initial_model import Initial, initial_of
 from .plan import Plan
 from .student_spec import StudentSpec
 
-_BATCHES = 4  # for each worker at least: the last ones are not waited for in vain
 DEFAULT = "layercake"  # the recipe of whoever names none: it needs nothing but logits and their gradient
 
 
 @dataclass(frozen=True)
 class Request:
-    """Holds what the user asked for; the fields are explained at `onnxcake.extract`, but for this one.
+    """Hold what the user asked for; the fields are explained at `onnxcake.extract`, but for this one.
 
     Attributes:
-        scaling: what a budget has made of the recipe; its numbers are among the overrides.
+        siblings: folders of runs of the same recipe, with other seeds: the scaling of the first that was begun is
+            followed.
     """
 
     teacher: Path
@@ -53,23 +53,69 @@ class Request:
     student: Path | None = None
     device: str = "cpu"
     seed: int = 0
-    scaling: Scaling | None = None
+    budget: Budget = NO_LIMIT
+    siblings: Sequence[Path] = ()
 
-    @property
-    def recipe_and_overrides(self) -> tuple[str | Path | dict[str, Any], Sequence[str]]:
-        """Give the arguments of `Recipe.load`."""
-        return DEFAULT if self.recipe is None else self.recipe, self.overrides
+    def load_recipe(self, more: Sequence[str] = ()) -> Recipe:
+        """Load the recipe with its overrides, and ``more`` of them.
+
+        Raises:
+            RecipeError: if there is none, or it is wrong.
+        """
+        return Recipe.load(DEFAULT if self.recipe is None else self.recipe, [*self.overrides, *more])
 
     @property
     def folder(self) -> Path:
-        """Where the run is kept."""
+        """Return the folder that the run is kept in."""
         return self.out if self.out is not None else Path(self.teacher.stem)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run, resolved: every part that the recipe names is there and fits."""
+class Resolved:
+    """Hold a request that fits its teacher: all that is going to be done, nothing of it timed, cut or written.
 
+    Attributes:
+        scaling: how a budget has scaled the recipe.
+    """
+
+    request: Request
+    recipe: Recipe
+    teacher: Teacher
+    synthesis: Synthesis
+    view: MethodInputs
+    probe: Probe | None
+    data: Probe | None
+    scaling: Scaling | None = None
+
+    def fit(self, numbers: Mapping[str, int]) -> tuple[Recipe, Synthesis]:
+        """Fit the recipe with other ``numbers``, by their keys, to the teacher.
+
+        Raises:
+            RecipeError: if it does not fit.
+        """
+        recipe = self.request.load_recipe([f"{key}={number}" for key, number in numbers.items()])
+        kept = {term.name for term in self.synthesis.losses}
+        left_out = [term.name for term in recipe.synthesis.losses.build() if term.name not in kept]
+        return recipe, method.fit(recipe, self.teacher, None if self.data is None else len(self.data.inputs), left_out)
+
+    def scaled(self, scaling: Scaling, numbers: Mapping[str, int] | None = None) -> Resolved:
+        """Rescale the recipe; what the method may look at stays.
+
+        Args:
+            numbers: those of the scaling that are set; all if None.
+
+        Raises:
+            RecipeError: if it does not fit.
+        """
+        recipe, synthesis = self.fit(scaling.scaled if numbers is None else numbers)
+        return replace(self, recipe=recipe, synthesis=synthesis, scaling=scaling)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Hold a run that can begin: every part that the recipe names is there and fits."""
+
+    resolved: Resolved
     teacher: Teacher
     run: Run
     synthesis: Synthesis
@@ -79,42 +125,92 @@ class Job:
     probe: Probe | None
     view: MethodInputs
     begins: Initial
-    notes: tuple[str, ...] = ()  # what was taken for what in --probe and --data
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what was taken for what in --probe and --data."""
+        return probes.told(self.resolved.probe, self.resolved.data)
 
     @property
     def report_key(self) -> str:
-        """A digest over all that the report depends on."""
+        """Digest all that the report depends on."""
         probe = None if self.probe is None else self.probe.digest
         return files.sha256(files.canonical([self.student_spec.key(self.layout), probe, self.run.recipe.digest]))
 
 
-def prepare(request: Request) -> Job:
-    """Resolves what the user asked for.
+def open_teacher(request: Request) -> Teacher:
+    """Open the teacher, with the user's options or else the recipe's.
+
+    Raises:
+        RecipeError: if the recipe is wrong.
+        TeacherError, UsageError: if the teacher cannot be used.
+    """
+    return Teacher.open(request.teacher, teacher_options(request), request.device)
+
+
+def teacher_options(request: Request) -> TeacherOptions:
+    """Merge the user's options of opening the teacher with the recipe's."""
+    return request.options.before(request.load_recipe().teacher_options)
+
+
+def resolve(request: Request, teacher: Teacher) -> Resolved:
+    """Resolve what the user asked for; nothing is timed, cut or written.
 
     Raises:
         OnnxcakeError: as `onnxcake.extract`.
     """
-    recipe = Recipe.load(*request.recipe_and_overrides)
-    teacher = open_teacher(request)
-    asked, data = (_given(path, teacher) for path in (request.probe, request.data))
+    recipe = request.load_recipe()
+    probe, data = (_given(path, teacher) for path in (request.probe, request.data))
     synthesis, view = _method(request, recipe, teacher, data)
+    return Resolved(request, recipe, teacher, synthesis, view, probe, data)
+
+
+def build(resolved: Resolved, begins: Initial | None = None, found: ExecutionMode | None = None) -> Job:
+    """Decide how a resolved request is computed, and put its parts together.
+
+    Args:
+        begins: what the student begins as, where it was cut before.
+        found: the mode that was found fastest before.
+
+    Raises:
+        OnnxcakeError: as `onnxcake.extract`.
+    """
+    request, recipe, teacher = resolved.request, resolved.recipe, resolved.teacher
     with waited("timing the teacher's gradients"):
-        plan = _plan(request.folder, recipe, teacher, synthesis)
-    synthesis = replace(synthesis, chunk=plan.chunk, dtype=plan.dtype, workers=plan.workers)
-    with waited("making the student"):
-        begins = beginning(recipe, teacher.facts, request.student, request.folder, request.seed, teacher)
-        if begins.note:
-            view = replace(view, notes=(*view.notes, printable(begins.note)))
-        student_spec = StudentSpec.of(
-            recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, begins.start, plan.weight_bits
-        )
-    besides: dict[str, Any] = {"substitutes": list(view.notes)} if view.notes else {}
-    besides |= _held(request.options.before(recipe.teacher_options))
-    if data is not None:
-        besides["data"] = data.digest
+        plan = Plan.read_or_decide(request.folder, recipe, teacher, resolved.synthesis, found)
+    synthesis = replace(resolved.synthesis, chunk=plan.chunk, dtype=plan.dtype, workers=plan.workers)
+    if begins is None:
+        with waited("making the student"):
+            begins = initial_of(recipe, teacher.facts, request.student, request.folder, request.seed, teacher)
+    notes = (*resolved.view.notes, *filter(None, [printable(begins.note)]))
+    student_spec = StudentSpec.of(
+        recipe, teacher.facts, synthesis.total * synthesis.batch, request.seed, begins.start, plan.weight_bits
+    )
+    besides = _besides(resolved, notes, student_spec, plan)
+    return Job(
+        resolved=resolved,
+        teacher=teacher,
+        run=Run(teacher.facts, recipe, request.seed, resolved.scaling),
+        synthesis=synthesis,
+        plan=plan,
+        layout=store_key.layout(recipe, teacher, synthesis, plan, request.seed, besides),
+        student_spec=student_spec,
+        probe=resolved.probe,
+        view=replace(resolved.view, notes=notes),
+        begins=begins,
+    )
+
+
+def _besides(resolved: Resolved, notes: Sequence[str], student_spec: StudentSpec, plan: Plan) -> dict[str, Any]:
+    """Collect for the store's key what the samples depend on besides teacher, recipe, seed and plan."""
+    request = resolved.request
+    besides: dict[str, Any] = {"substitutes": list(notes)} if notes else {}
+    besides |= _held(request.options.before(resolved.recipe.teacher_options))
+    if resolved.data is not None:
+        besides["data"] = resolved.data.digest
     if request.stats is not None:
         besides["stats"] = files.sha256_file(request.stats)
-    if "student" in synthesis.needs:
+    if "student" in resolved.synthesis.needs:
         student = {
             **student_spec.section,
             "architecture": {student_spec.architecture: student_spec.hyper},
@@ -122,18 +218,7 @@ def prepare(request: Request) -> Job:
             **student_spec.narrow,
         }
         besides["student"] = {**student, "beside": plan.beside}
-    return Job(
-        teacher=teacher,
-        run=Run(teacher.facts, recipe, request.seed, request.scaling),
-        synthesis=synthesis,
-        plan=plan,
-        layout=store_key.layout(recipe, teacher, synthesis, plan, request.seed, besides),
-        student_spec=student_spec,
-        probe=asked,
-        view=view,
-        begins=begins,
-        notes=probes.told(asked, data),
-    )
+    return besides
 
 
 def _given(path: Path | None, teacher: Teacher) -> Probe | None:
@@ -141,7 +226,7 @@ def _given(path: Path | None, teacher: Teacher) -> Probe | None:
 
 
 def _method(request: Request, recipe: Recipe, teacher: Teacher, data: Probe | None) -> tuple[Synthesis, MethodInputs]:
-    """The recipe's synthesis, fitted to the teacher, and what it may look at inside.
+    """Fit the recipe's synthesis to the teacher, and find what it may look at inside.
 
     Raises:
         RecipeError: if it does not fit, or the teacher or the user does not give what the method needs; with the
@@ -192,38 +277,3 @@ def _held(options: TeacherOptions) -> dict[str, Any]:
     }
     sizes = {name: ",".join(map(str, shape)) for name, shape in options.shapes.items()}
     return {key: value for key, value in (("held", held), ("shapes", sizes)) if value}
-
-
-def open_teacher(request: Request) -> Teacher:
-    """Open the teacher, as the user says or else the recipe.
-
-    Raises:
-        TeacherError, UsageError: if it cannot be used.
-    """
-    recipe = Recipe.load(*request.recipe_and_overrides)
-    return Teacher.open(request.teacher, request.options.before(recipe.teacher_options), request.device)
-
-
-def _plan(out: Path, recipe: Recipe, teacher: Teacher, synthesis: Synthesis) -> Plan:
-    """The plan of the run's first start, on this device and this torch; else a new one."""
-    new = plans.decide(recipe, teacher, synthesis)
-    old = None if is_abandoned(out, lambda: teacher.facts) else Plan.read(out / plans.FILE)
-    if old is not None and (old.chunk > synthesis.batch or old.chunk % synthesis.groups):
-        if not holds_nothing(out):
-            raise StoreError(
-                f"its chunk of {old.chunk} samples does not fit batches of {synthesis.batch}",
-                where=out / plans.FILE,
-                remedy="Choose another --out, or repeat the first run's options to go on with it.",
-            )
-        old = None
-    plan = new if old is None else replace(old, device=new.device, torch=new.torch)
-    autotune.use_threads(plan.threads)
-    if old is None and synthesis.has_gradient and recipe.synthesis.pace == "auto":
-        side_by_side = min(plan.threads, synthesis.batches // _BATCHES) if synthesis.rounds == 1 else 1
-        found = autotune.fastest_mode(teacher, plan.chunk, synthesis.teacher_passes, max(side_by_side, 1))
-        # Where rounds are too short for a timing, networks are small, and several threads would wait for each other.
-        threads = found.threads or (1 if plan.beside and synthesis.rounds > 1 else plan.threads)
-        plan = replace(plan, **{**asdict(found), "threads": threads, "beside": min(plan.beside, threads)})
-        autotune.use_threads(plan.threads)
-    autotune.apply(plan.pace, teacher.graph)
-    return plan

@@ -65,8 +65,6 @@ class ExecutionMode:
 
 PLAIN = ExecutionMode()
 _given: tuple[int, int] | None = None  # how many threads there were, and how many were used in their place
-_Case = tuple[str, int, int, int, str]
-_FOUND: dict[_Case, ExecutionMode] = {}  # what was timed in this process: noise does not turn a run's key
 
 
 def fastest_mode(teacher: Teacher, chunk: int, passes: int, workers: int = 1) -> ExecutionMode:
@@ -77,27 +75,18 @@ def fastest_mode(teacher: Teacher, chunk: int, passes: int, workers: int = 1) ->
     Args:
         workers: most threads side by side, where the work can be split among them.
     """
-    key = (teacher.facts.digest, chunk, threads_given(), workers, teacher.device.type)
-    if key not in _FOUND:
-        until = _now() + _MOST_S
-        x = torch.randn(chunk, *teacher.signature.shape, generator=Key(0).at("pace").generator()).to(teacher.device)
-        apply(PLAIN, teacher.graph)
-        seconds = _time(teacher, x[:1], PLAIN, 2, _MOMENT_S)[1]
-        x = x[: max(1, int(_MOMENT_S / max(seconds, 1e-9)))]
-        if len(x) > 1:
-            seconds = _time(teacher, x, PLAIN, 2)[1]
-        if seconds / len(x) * passes < _WORTH_S:
-            return PLAIN
-        _FOUND[key] = _fastest(teacher, x, workers, until)
-    apply(_FOUND[key], teacher.graph)
-    return _FOUND[key]
-
-
-def fall_back_to_plain(teacher: Teacher) -> None:
-    """Replace the mode found for a teacher by the plain one on as many threads, as it has failed at the work itself."""
-    for key, found in _FOUND.items():
-        if key[0] == teacher.facts.digest:
-            _FOUND[key] = replace(PLAIN, threads=found.threads)
+    until = _now() + _MOST_S
+    x = torch.randn(chunk, *teacher.signature.shape, generator=Key(0).at("pace").generator()).to(teacher.device)
+    apply(PLAIN, teacher.graph)
+    seconds = _time(teacher, x[:1], PLAIN, 2, _MOMENT_S)[1]
+    x = x[: max(1, int(_MOMENT_S / max(seconds, 1e-9)))]
+    if len(x) > 1:
+        seconds = _time(teacher, x, PLAIN, 2)[1]
+    if seconds / len(x) * passes < _WORTH_S:
+        return PLAIN
+    found = _fastest(teacher, x, workers, until)
+    apply(found, teacher.graph)
+    return found
 
 
 def _fastest(teacher: Teacher, x: Tensor, workers: int, until: float) -> ExecutionMode:

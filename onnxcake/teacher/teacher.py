@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..core.arrays import Array
 from ..core.errors import UsageError
 from ..core.waiting import waited
+from ..graph.layout import lay_out
 from ..onnxfile.front import Front
 from . import find_capabilities, sandbox
 from .capabilities import ActivationStatistics, TeacherCapabilities
@@ -171,6 +172,11 @@ class Teacher:
         made = Tapped(self._opened, self.signature.output_kind, taps)
         made.share(self.graph)
         return made.eval().to(self.device)
+
+    def lay_out(self, channels_last: bool) -> None:
+        """Arrange the weights in memory; what `answer` runs is built anew after it."""
+        lay_out(self.graph, channels_last)
+        self._tapped.clear()
 
     def tap(self, name: str) -> str:
         """Return the tap of the value that the file calls ``name``.

@@ -38,7 +38,6 @@ class Timings:
         self.real = autotune._gradient
         monkeypatch.setattr(autotune, "_gradient", self.gradient)
         monkeypatch.setattr(autotune, "_now", lambda: self.now)
-        monkeypatch.setattr(autotune, "_FOUND", {})
         monkeypatch.setattr(processor, "features", lambda: frozenset({"avx512_bf16"}))
 
     def gradient(self, teacher: Teacher, x: Tensor, how: ExecutionMode) -> tuple[Tensor, Tensor]:
@@ -239,9 +238,6 @@ def test_as_many_threads_as_pay_off(
         assert (torch.get_num_threads(), autotune.threads_given()) == (1, 2)
         autotune.use_threads(1)
         assert autotune.threads_given() == 2, "said twice"
-        assert autotune.fastest_mode(teacher, 8, PASSES) == ExecutionMode(True, threads=threads), (
-            "the same again in this process"
-        )
     finally:
         torch.set_num_threads(before)
 
@@ -260,21 +256,6 @@ def test_side_by_side_is_timed_on_one_core_each(teacher: Teacher, monkeypatch: p
         assert seen == {1} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_what_was_timed_is_not_timed_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = Timings(monkeypatch, SECONDS)
-    first, count = autotune.fastest_mode(teacher, 8, PASSES), len(timed.asked)
-    autotune.apply(PLAIN, teacher.graph)
-    assert autotune.fastest_mode(teacher, 8, PASSES) == first == replace(BOTH, threads=1) and len(timed.asked) == count
-    assert autotune.fastest_mode(teacher, 4, PASSES) == replace(BOTH, threads=1) and len(timed.asked) > count
-
-
-def test_what_failed_at_the_work_is_not_chosen_again(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    Timings(monkeypatch, SECONDS)
-    assert fastest_mode(teacher) == BOTH
-    autotune.fall_back_to_plain(teacher)
-    assert fastest_mode(teacher) == PLAIN and not is_last(teacher)
 
 
 def test_short_work_is_not_worth_a_timing(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
