@@ -16,8 +16,6 @@ WAITING = {
     "commands",
     "report",
     "run",
-    "synthesis/source.py",
-    "synthesis/synthesizer.py",
 }
 ROOMS = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name.isidentifier())
 

@@ -306,7 +306,7 @@ def events(run: Rounds, moment: int = -1, how: Callable[[], None] = crash) -> li
             how()
 
     run.on_step = lambda: told("learnt")
-    run.synthesizer.tick = lambda passes, queries=0: told("asked")
+    run.synthesizer.count = lambda passes, queries=0: told("asked")
     return seen
 
 
@@ -755,7 +755,7 @@ def test_passes_and_queries_are_told_exactly(way: Way, teacher: Teacher, tmp_pat
 
     run = begun(way, teacher, tmp_path, ask=ask)
     assert run.synthesizer is not None
-    run.synthesizer.tick = tick
+    run.synthesizer.count = tick
     hook = teacher.graph.register_forward_pre_hook(count)
     try:
         run.run()
@@ -792,7 +792,7 @@ def test_second_views_are_told(teacher: Teacher, tmp_path: Path) -> None:
     way, told = replace(WAYS["same"], losses=(Weighted("twice", 1.0, Twice()),)), Counter[str]()
     run = begun(way, teacher, tmp_path)
     assert run.synthesizer is not None
-    run.synthesizer.tick = lambda passes, queries=0: told.update(passes=passes, queries=queries)
+    run.synthesizer.count = lambda passes, queries=0: told.update(passes=passes, queries=queries)
     run.run()
     assert told == {"passes": 2 * 8 * BATCH * 2, "queries": 2 * 8 * BATCH}
 

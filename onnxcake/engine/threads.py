@@ -41,13 +41,13 @@ def _side_by_side(synthesizer: Synthesizer, indices: Iterable[int], workers: int
     """Iterate over the batches in order; one more than there are workers is requested, so that none has to wait."""
     stop, one_at_a_time, own = threading.Event(), threading.Lock(), copy.copy(synthesizer)
 
-    def tick(passes: int, queries: int = 0) -> None:
+    def count(passes: int, queries: int = 0) -> None:
         if stop.is_set():
             raise _Stopped
         with one_at_a_time:
-            synthesizer.tick(passes, queries)
+            synthesizer.count(passes, queries)
 
-    own.tick = tick
+    own.count = count
     threads, ahead = torch.get_num_threads(), deque[Future[Batch]]()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:

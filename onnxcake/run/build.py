@@ -36,35 +36,35 @@ from .student_spec import StudentSpec
 _WATCHED = 2000  # of the probe's samples, for the curve
 
 
-def training_of(student_spec: StudentSpec, key: Key, plan: Plan, teacher: Teacher | None, tick: Counter) -> Training:
+def training_of(student_spec: StudentSpec, key: Key, plan: Plan, teacher: Teacher | None, count: Counter) -> Training:
     """A fresh student, ready to learn.
 
     Args:
         teacher: for a regime that asks it; None where a finished set stands for it.
-        tick: told how much it is asked.
+        count: told how much it is asked.
     """
     student = student_spec.student(key)
     autotune.apply(plan.pace, student)
-    ask = None if teacher is None else _asked_of(teacher, plan.dtype, tick)
+    ask = None if teacher is None else _asked_of(teacher, plan.dtype, count)
     dtype: autotune.Dtype = "float32" if student_spec.quantised else plan.dtype  # what rounds to int8 has to be exact
     return Training(student, student_spec.regime, torch.device(plan.device), ask, dtype)
 
 
-def _asked_of(teacher: Teacher, dtype: autotune.Dtype, tick: Counter) -> Ask:
+def _asked_of(teacher: Teacher, dtype: autotune.Dtype, count: Counter) -> Ask:
     """The teacher, values inside it asked for by the file's own names."""
 
     def ask(inputs: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         taps = tuple(map(teacher.tap, names))
         with autotune.autocast(teacher.device, dtype):
             logits, values = teacher.answer(inputs, taps)
-        tick(0, len(inputs))
+        count(0, len(inputs))
         return logits.float(), {name: values[tap].float() for name, tap in zip(names, taps, strict=True)}
 
     return ask
 
 
 def synthesizer_of(
-    job: Job, key: Key, training: Training, runtime: Runtime, tick: Counter, synthesis: Synthesis | None = None
+    job: Job, key: Key, training: Training, runtime: Runtime, count: Counter, synthesis: Synthesis | None = None
 ) -> Synthesizer:
     """What makes a job's samples; ``synthesis`` in place of the job's, to try a little of it."""
     synthesis = synthesis or job.synthesis
@@ -76,7 +76,7 @@ def synthesizer_of(
         view=job.view,
         student=training.student if "student" in synthesis.needs else None,
         classify=classify,
-        tick=tick,
+        count=count,
     )
 
 

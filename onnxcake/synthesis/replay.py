@@ -137,7 +137,7 @@ class _Fit(Draft):
     def __init__(self, state: ReplayState, x: Tensor, divergence: float, key: Key) -> None:
         self.leaves = [state.leaves]
         self._state, self._x, self._weight, self._draw = state, x, divergence, key.generator()
-        self._penalty: Tensor | None = None
+        self._penalty = x.new_zeros(())
 
     def render(self) -> Tensor:
         mean, log_variance = self._state.encoder(self._x)
@@ -147,7 +147,7 @@ class _Fit(Draft):
         self._penalty = F.l1_loss(x, self._x) + self._weight * apart
         return x
 
-    def penalty(self) -> Tensor | None:
+    def penalty(self) -> Tensor:
         return self._penalty
 
 
@@ -162,7 +162,7 @@ class _Recollection(Draft):
         x: Tensor = self._decoder(self.leaves[0].tensors[0])
         return x
 
-    def penalty(self) -> Tensor | None:
+    def penalty(self) -> Tensor:
         z = self.leaves[0].tensors[0]
         return z.mean().square() + (z.var() - 1).square()
 

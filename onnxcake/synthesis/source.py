@@ -1,10 +1,10 @@
-"""What a source and a draft are: what is optimised, and how it becomes samples."""
+"""Define a source, which begins drafts, and a draft, which says what is optimised and how it becomes samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -17,79 +17,112 @@ Classify = Callable[[Tensor], Tensor]  # samples in standard units → the class
 
 @dataclass(frozen=True)
 class Targets:
-    """What samples are asked to be: classes [n] int64, and soft labels [n, classes] where the policy gives such."""
+    """Hold what samples are to become: classes [n] int64, and soft labels [n, classes] where the policy gives such."""
 
     labels: Tensor
     targets: Tensor | None = None
 
 
 class Draft:
-    """Samples in the making."""
+    """Hold samples in the making: leaves, from which they are rendered, and what projects these after a step.
+
+    What only some drafts need is declared by the protocols below.
+
+    Attributes:
+        leaves: groups of tensors that are stepped.
+        labels: [samples] that the samples came with, in place of those asked for; None if they came without.
+    """
 
     leaves: list[Leaves]
-
-    def told(self, asked: Targets) -> None:
-        """What the samples are asked to be, before they are rendered: for sources that begin with that."""
+    labels: Tensor | None = None
 
     def render(self) -> Tensor:
-        """The samples in standard units [samples, …], differentiable in the leaves."""
+        """Compute the samples in standard units [samples, …], differentiable in the leaves."""
         raise NotImplementedError
 
-    def penalty(self) -> Tensor | None:
-        """A scalar that is added to the losses, of the leaves as last rendered; None if there is none."""
-        return None
-
     def project(self) -> None:
-        """Brings the leaves back into what is allowed, after a step."""
+        """Bring the leaves back into what is allowed, after a step; called without gradient."""
 
-    def saw(self, gradients: Sequence[Sequence[Tensor]]) -> None:
-        """Told each step's gradients, one list for each of the `leaves`, before the step is taken."""
 
-    def outer(self) -> tuple[Leaves, list[Tensor]] | None:
-        """What lasts beyond this draft, and the gradient to step it by once, after the last step (meta-learning)."""
-        return None
+@runtime_checkable
+class ConditionalDraft(Protocol):
+    """Declare what a draft adds that renders samples of given classes, as a conditional generator does."""
+
+    def condition(self, asked: Targets) -> None:
+        """Take the classes, once, before the first rendering."""
+        ...
+
+
+@runtime_checkable
+class RegularisedDraft(Protocol):
+    """Declare what a draft adds that has a loss of its own besides the recipe's."""
+
+    def penalty(self) -> Tensor:
+        """Return the scalar to add to the losses, of the leaves as last rendered."""
+        ...
+
+
+@runtime_checkable
+class PersistentDraft(Protocol):
+    """Declare what a draft adds whose samples last beyond it, as particles do."""
 
     def settle(self) -> None:
-        """Told that the last step is done, without gradient: a source that lasts takes back what it needs."""
+        """Put the samples back after the last step; called without gradient."""
+        ...
 
-    def gradients(self, classify: Classify, asked: Tensor) -> Sequence[Sequence[Tensor]] | None:
-        """The gradients found by asking for classes alone; None if they come from the losses, as they do but for
-        decision-based sources. Answers may be kept for `answers`."""
-        return None
 
-    def answers(self, classify: Classify, asked: Tensor) -> Tensor | None:
-        """The logits of the finished samples where the teacher gives none; None if it gives them."""
-        return None
+@runtime_checkable
+class DecisionDraft(Protocol):
+    """Declare what a draft adds that finds its gradients by asking the teacher for classes alone."""
 
-    def asked(self) -> Tensor | None:
-        """The labels [samples] that the samples came with, in place of those asked for; None if they came without."""
-        return None
+    def gradients(self, classify: Classify, asked: Tensor) -> Sequence[Sequence[Tensor]]:
+        """Find one list of gradients for each of the `leaves`, in place of the losses' gradients."""
+        ...
+
+    def answers(self, classify: Classify, asked: Tensor) -> Tensor:
+        """Compute logits [samples, classes] of the finished samples, in place of the teacher's."""
+        ...
+
+
+@runtime_checkable
+class MetaDraft(Protocol):
+    """Declare what a draft adds whose steps teach a network that lasts beyond it (meta-learning)."""
+
+    def saw(self, gradients: Sequence[Sequence[Tensor]]) -> None:
+        """Take note of a step's gradients, one list for each of the `leaves`, before the step is taken."""
+        ...
+
+    def outer(self) -> tuple[Leaves, list[Tensor]]:
+        """Return the lasting leaves and the gradient to step them by, once, after the last step."""
+        ...
 
 
 class Source:
-    """A frozen dataclass whose fields are its recipe keys.
+    """Begin drafts; a frozen dataclass whose fields are its recipe keys.
 
-    ``independent`` says that a batch depends on its key alone: nothing lasts from one batch to the next, so that
-    batches can be made in any order.
+    Attributes:
+        independent: a batch depends on its key alone: nothing lasts from one batch to the next, so that batches can be
+            made in any order.
+        needs: what the parts have to be given beside the teacher's logits.
     """
 
     independent: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def init_state(self, context: Context) -> nn.Module | None:
-        """What lasts from one batch to the next; kept in checkpoints."""
+        """Make what lasts from one batch to the next and is kept in checkpoints; None for nothing."""
         return None
 
     def draft(self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0) -> Draft:
-        """A start for ``samples`` samples.
+        """Begin a draft of ``samples`` samples.
 
         Args:
-            key: what randomness depends on.
-            lasting: what `begin` returned, as it is now.
+            key: all randomness depends on it.
+            lasting: what `init_state` returned, as it is now.
             number: of the batch in the run.
         """
         raise NotImplementedError
 
     def unfit(self, signature: Signature) -> str | None:
-        """Why this source cannot be used for such inputs, or None."""
+        """Say why this source cannot be used for such inputs; None if it can."""
         return None

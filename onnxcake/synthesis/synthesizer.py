@@ -1,6 +1,6 @@
-"""The one loop: noise → samples on which the teacher tells its boundary.
+"""Make samples on which a teacher shows its decision boundary: draw → gradient → step → project → answer.
 
-It is the only place that steps samples, generators, or whatever else samples are made from.
+The only place that steps samples, generators, or whatever else samples are made from.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from ..teacher.autotune import autocast
 from ..teacher.capabilities import MethodInputs
 from ..teacher.teacher import Teacher
 from .divergence import NotFinite, check, diverged
-from .source import Draft, Targets
+from .source import ConditionalDraft, DecisionDraft, Draft, MetaDraft, PersistentDraft, RegularisedDraft, Targets
 from .spec import Synthesis
 from .state import State, by_leaves, parameters_of
 from .step import Answers, Context, Counter, Leaves, Step, Weighted, silent
 from .updates import Update
 
 ATTEMPTS = 3  # an independent batch that diverges is started afresh, each time with another key
-_LOOK_EVERY = 50  # steps between two looks at whether the losses are finite
+_CHECK_EVERY = 50  # steps between two checks that the losses are finite; each waits for the device
 
 
 class Synthesizer:
-    """Makes batches, and holds what lasts from one to the next.
+    """Make batches, and hold what lasts from one to the next.
 
     Args:
-        view: what the parts may look at inside the teacher.
+        view: what the parts may use of the teacher's inside.
         student: input units → the student's logits, for losses that need it.
         classify: input units → the classes that onnxruntime names, for a decision-based source.
+        count: told how many samples went through the teacher, with gradient and without.
     """
 
     def __init__(
@@ -44,9 +45,9 @@ class Synthesizer:
         view: MethodInputs | None = None,
         student: Answers | None = None,
         classify: Answers | None = None,
-        tick: Counter = silent,
+        count: Counter = silent,
     ) -> None:
-        self.teacher, self.synthesis, self.key, self.tick = teacher, synthesis, key, tick
+        self.teacher, self.synthesis, self.key, self.count = teacher, synthesis, key, count
         self._student, self._classify = student, classify
         view = view or MethodInputs()
         self.context = Context(teacher.signature, view, key.at("parts"), teacher.device, synthesis.batch)
@@ -63,7 +64,7 @@ class Synthesizer:
 
     @property
     def lasting(self) -> State:
-        """What a checkpoint keeps."""
+        """Collect what a checkpoint keeps."""
         modules = {"source": self.source, **{f"loss.{name}": state for name, state in self.states.items()}}
         held: Leaves | None = getattr(self.source, "leaves", None)
         return State(
@@ -73,12 +74,12 @@ class Synthesizer:
 
     @property
     def independent(self) -> bool:
-        """Whether a batch is a pure function of teacher, recipe, plan and key."""
+        """Tell whether a batch is a pure function of teacher, recipe, plan and key."""
         alone = self.synthesis.source.independent and "student" not in self.synthesis.needs
         return alone and not self.lasting.tensors()
 
     def make(self, index: int, ask: bool = True) -> Batch:
-        """Batch ``index``; an independent one that diverges is started afresh, a few times.
+        """Make batch ``index``; start an independent one that diverges afresh, a few times.
 
         Args:
             ask: for the teacher's answers to it; without, its logits are [n, 0].
@@ -95,7 +96,11 @@ class Synthesizer:
         raise diverged(self.teacher.name, self.synthesis, index, failures)
 
     def attempt(self, index: int, attempt: int = 0, ask: bool = True) -> Batch:
-        """Batch ``index`` from its start number ``attempt``."""
+        """Make batch ``index`` from its start number ``attempt``.
+
+        Raises:
+            NotFinite: if it diverges.
+        """
         synthesis, key = self.synthesis, self.key.at("batch", index, attempt)
         asked, draft = self._start(key, index)
         position = synthesis.position(index)
@@ -115,32 +120,52 @@ class Synthesizer:
         key: Key,
         learnt: Sequence[Leaves] = (),
     ) -> None:
-        """Steps a draft's leaves, and those that the losses learn, down the losses' gradient."""
+        """Step a draft's leaves, and those that the losses learn, down the losses' gradient.
+
+        Args:
+            asked: classes that the samples are to become.
+            terms: losses, weighted; ``trace`` of their values tells a divergence.
+            size: of a step, handed to ``update``.
+            learnt: leaves of the losses' own networks.
+
+        Raises:
+            NotFinite: if a loss is not finite.
+        """
         noise, draw = key.at("noise").generator(self.teacher.device), key.at("draw").generator()
         trace = torch.zeros(steps, max(len(terms), 1), device=self.teacher.device)
         step: Step | None = None
+        decision = draft if isinstance(draft, DecisionDraft) else None
+        meta = draft if isinstance(draft, MetaDraft) else None
+        gradients: Sequence[Sequence[Tensor]]
         for number in range(steps):
-            gradients = draft.gradients(self._classes, asked.labels)
-            if gradients is None:
+            if decision is not None:
+                gradients = decision.gradients(self._classes, asked.labels)
+            else:
                 gradients, step = self._gradients(draft, asked, terms, trace[number], draw, learnt)
-            draft.saw(gradients[: len(draft.leaves)])
+            if meta is not None:
+                meta.saw(gradients[: len(draft.leaves)])
             for leaves, gradient in zip((*draft.leaves, *learnt), gradients, strict=False):
                 _advance(update, leaves, gradient, size, noise)
             with torch.no_grad():
                 draft.project()
-            if (number + 1) % _LOOK_EVERY == 0:
+            if (number + 1) % _CHECK_EVERY == 0:
                 check(trace[: number + 1], terms)
-        if (outer := draft.outer()) is not None:
-            _advance(update, *outer, size, noise)
+        if meta is not None:
+            _advance(update, *meta.outer(), size, noise)
         with torch.no_grad():
-            draft.settle()
+            if isinstance(draft, PersistentDraft):
+                draft.settle()
             if step is not None:
                 for term in terms:
                     term.loss.settle(step, self.states.get(term.name))
         check(trace, terms)
 
     def fresh(self, key: Key, number: int = 0, ask: bool = True) -> Batch:
-        """The batch of some number as it is drafted, without steps; ``ask`` as for `make`."""
+        """Make a batch of some number as it is drafted, without steps; ``ask`` as for `make`.
+
+        Raises:
+            Diverged: if it is not finite.
+        """
         asked, draft = self._start(key, number)
         try:
             return self._finished(draft, asked, 0, 0, ask)
@@ -148,10 +173,10 @@ class Synthesizer:
             raise diverged(self.teacher.name, self.synthesis, number, [failure]) from failure
 
     def answers(self, inputs: Tensor) -> Tensor:
-        """The teacher's logits [n, classes] to inputs, without gradient, in chunks."""
+        """Compute the teacher's logits [n, classes] of inputs, without gradient, in chunks."""
         with torch.no_grad():
             parts = [self.teacher.logits(part) for part in inputs.split(self.synthesis.chunk)]
-        self.tick(0, len(inputs))
+        self.count(0, len(inputs))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _start(self, key: Key, number: int) -> tuple[Targets, Draft]:
@@ -160,10 +185,11 @@ class Synthesizer:
         classes, labels = self.teacher.signature.classes, key.at("labels").generator()
         asked = synthesis.labels(rows, synthesis.groups, classes, labels, self._begun)
         draft = synthesis.source.draft(synthesis.batch, self.context, key.at("start"), self.source, number)
-        own = draft.asked()
+        own = draft.labels
         targets = None if asked.targets is None else asked.targets.to(device)
         asked = Targets((asked.labels if own is None else own).to(device), targets)
-        draft.told(asked)
+        if isinstance(draft, ConditionalDraft):
+            draft.condition(asked)
         return asked, draft
 
     def _gradients(
@@ -175,7 +201,7 @@ class Synthesizer:
         draw: torch.Generator,
         learnt: Sequence[Leaves],
     ) -> tuple[list[Sequence[Tensor]], Step | None]:
-        """∂L/∂leaf for the draft's leaves, then the losses' own; the terms' values are added into ``trace``."""
+        """Compute ∂L/∂leaf for the draft's leaves, then the losses' own; add the terms' values into ``trace``."""
         synthesis = self.synthesis
         with torch.enable_grad():
             for leaf in (leaf for leaves in draft.leaves for leaf in leaves.tensors):
@@ -208,7 +234,7 @@ class Synthesizer:
         dtype = self.synthesis.dtype if with_gradient else "float32"
         with autocast(self.teacher.device, dtype):
             logits, taps = self.teacher.answer(inputs, self._taps)
-        self.tick(len(part) if with_gradient else 0, 0 if with_gradient else len(part))
+        self.count(len(part) if with_gradient else 0, 0 if with_gradient else len(part))
         student = self._student
 
         def ask() -> Tensor:
@@ -235,14 +261,15 @@ class Synthesizer:
 
     def _classes(self, x: Tensor) -> Tensor:
         assert self._classify is not None, "a source that asks for classes says so in its needs"
-        self.tick(0, len(x))
+        self.count(0, len(x))
         return self._classify(self.teacher.signature.whole(self.teacher.signature.to_input(x)))
 
     def _finished(self, draft: Draft, asked: Targets, index: int, attempt: int, ask: bool) -> Batch:
-        """The last iterate, with what the teacher says to it if it is asked."""
+        """Finish the last iterate, with the teacher's answers to it if it is asked."""
         with torch.no_grad():
-            given = draft.answers(self._classes, asked.labels)
-            own = draft.asked()
+            decision = draft if isinstance(draft, DecisionDraft) else None
+            given = None if decision is None else decision.answers(self._classes, asked.labels)
+            own = draft.labels
             inputs = self.teacher.signature.whole(self.teacher.signature.to_input(draft.render())).detach()
             if given is None:
                 given = self.answers(inputs) if ask else inputs.new_zeros(len(inputs), 0)
@@ -255,15 +282,15 @@ class Synthesizer:
 def _advance(
     update: Update, leaves: Leaves, gradients: Sequence[Tensor], step_size: float, noise: torch.Generator
 ) -> None:
-    """The one place where inputs and generators are stepped."""
+    """Step inputs or generators: the one place where that is done."""
     with torch.no_grad():
         update(leaves, gradients, step_size, noise)
 
 
 def _through(x: Tensor, draft: Draft, gradient: Tensor) -> tuple[Tensor, ...]:
-    """The gradient at the samples, taken on to what they were rendered from."""
+    """Take the gradient at the samples on to what they were rendered from."""
     tensors = [tensor for leaves in draft.leaves for tensor in leaves.tensors]
     with torch.enable_grad():
-        penalty = draft.penalty()
+        penalty = draft.penalty() if isinstance(draft, RegularisedDraft) else None
     ends, along = ([x], [gradient]) if penalty is None else ([x, penalty], [gradient, torch.ones_like(penalty)])
     return torch.autograd.grad(ends, tensors, along, allow_unused=True, materialize_grads=True)

@@ -170,10 +170,10 @@ def test_points_outside_the_range_are_clipped_before_they_are_asked_about() -> N
 def test_noise_is_drawn_until_it_is_of_the_classes_asked_for() -> None:
     own = signature(3, 2)
     draft, labels = begun(Boundary(**QUICK), 30, own)
-    assert draft.asked() is None
+    assert draft.labels is None
     draft.gradients(sectors, labels)
     assert torch.equal(sectors(draft.render()), labels)
-    assert draft.asked() is not None and torch.equal(draft.asked(), labels)
+    assert draft.labels is not None and torch.equal(draft.labels, labels)
 
 
 def test_samples_of_a_class_that_is_never_found_keep_their_own() -> None:
@@ -181,7 +181,7 @@ def test_samples_of_a_class_that_is_never_found_keep_their_own() -> None:
     draft, labels = begun(Boundary(**QUICK), 40, own)
     count, asked = counted(sectors)  # never says 3
     draft.gradients(count, labels)
-    kept = draft.asked()
+    kept = draft.labels
     assert kept is not None and torch.equal(sectors(draft.render()), kept)
     assert torch.equal(kept[labels != 3], labels[labels != 3]) and (kept != 3).all()
     assert asked[:50] == [40] * 50  # tries, for the batch together
@@ -199,7 +199,7 @@ def test_classes_that_white_noise_does_not_show_are_found_in_coarser_noise() -> 
         before = smooth(draft.render())
         assert (before == 0).all()
         draft.gradients(smooth, labels)
-        kept = draft.asked()
+        kept = draft.labels
         assert kept is not None and bool((kept == labels).all()) == found
         assert torch.equal(smooth(draft.render()), kept) and draft.render().abs().max() <= 1
 

@@ -87,7 +87,7 @@ def make_batch(teacher: Teacher, synthesis: Synthesis, index: int, key: Key, att
 def synthesize(
     teacher: Teacher, synthesis: Synthesis, store: Store, key: Key, told: Callable[[int], None] = lambda passes: None
 ) -> None:
-    synthesize_with(Synthesizer(teacher, synthesis, key, tick=lambda passes, queries=0: told(passes)), store)
+    synthesize_with(Synthesizer(teacher, synthesis, key, count=lambda passes, queries=0: told(passes)), store)
 
 
 def recipe(**changes: Any) -> Synthesis:

@@ -78,7 +78,7 @@ def synthesizer(of: Signature, batch: int = BATCH, told: list[int] | None = None
             told[0] += passes
             told[1] += queries
 
-    return Synthesizer(teacher, synthesis, Key(0).at("synthesizer"), tick=tick)
+    return Synthesizer(teacher, synthesis, Key(0).at("synthesizer"), count=tick)
 
 
 def context(of: Signature | None = None, batch: int = BATCH, seed: int = 0) -> Context:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.rng import Key
-from onnxcake.synthesis.source import Draft, Source, Targets
+from onnxcake.synthesis.source import Draft, MetaDraft, Source, Targets
 from onnxcake.synthesis.sources.data import Data
 from onnxcake.synthesis.sources.generator import Generator, GeneratorDraft, LearntNetwork, NetworkEnsemble
-from onnxcake.synthesis.sources.latent import Latent, LatentDraft, MetaDraft, MetaLatent
+from onnxcake.synthesis.sources.latent import Latent, LatentDraft, MetaLatent, MetaLatentDraft
 from onnxcake.synthesis.sources.noise import Noise
 from onnxcake.synthesis.sources.pixels import Pixels
 from onnxcake.synthesis.sources.pool import Particles, Pool
@@ -55,7 +55,8 @@ def stepped(draft: Draft, steps: int = 1, rate: float = 0.1) -> list[list[list[T
     for _ in range(steps):
         found = gradients(draft)
         seen.append([[gradient.clone() for gradient in group] for group in found])
-        draft.saw(found)
+        if isinstance(draft, MetaDraft):
+            draft.saw(found)
         for leaves, group in zip(draft.leaves, found, strict=True):
             advance(leaves, group, rate)
     return seen
@@ -113,7 +114,7 @@ def test_noise_is_clipped_only_where_a_range_is_known() -> None:
 def test_noise_has_no_labels_and_nothing_that_lasts() -> None:
     draft = Noise().draft(3, context(), key(), Noise().init_state(context()))
     assert Noise.independent and Noise().init_state(context()) is None
-    assert draft.asked() is None and draft.outer() is None and draft.render() is draft.render()
+    assert draft.labels is None and not isinstance(draft, MetaDraft) and draft.render() is draft.render()
 
 
 # --- data --------------------------------------------------------------------------------------------------
@@ -127,11 +128,11 @@ def given(held: int, *, labelled: bool = True) -> Context:
 
 def test_real_inputs_come_with_their_labels() -> None:
     draft = Data().draft(7, given(20), key(), None)
-    x, labels = draft.render(), draft.asked()
+    x, labels = draft.render(), draft.labels
     assert Data.needs == ("data",) and Data.independent and draft.leaves == []
     assert x.shape == (7, 2, 3, 3) and labels is not None and labels.dtype == torch.int64
     assert torch.equal(labels, x[:, 0, 0, 0].long() % 4)
-    assert Data().draft(7, given(20, labelled=False), key(), None).asked() is None
+    assert Data().draft(7, given(20, labelled=False), key(), None).labels is None
 
 
 @pytest.mark.parametrize(("held", "samples"), [(20, 7), (20, 20), (3, 8), (1, 4), (4, 8)])
@@ -221,7 +222,7 @@ def test_what_a_batch_learns_the_next_one_knows() -> None:
     stepped(first)
     assert not torch.equal(before, first.render())
     assert torch.equal(first.render(), source.draft(8, there, key(0), lasting).render())
-    assert first.outer() is None and len(first.leaves) == 1
+    assert not isinstance(first, MetaDraft) and len(first.leaves) == 1
 
 
 def test_moments_last_and_belong_to_the_parameters() -> None:
@@ -432,7 +433,7 @@ def test_the_meta_step_makes_a_better_start() -> None:
 
 def test_drafts_are_what_the_loop_expects() -> None:
     there = context()
-    for source, kind in zip(LEARNING, (GeneratorDraft, LatentDraft, MetaDraft, MetaDraft), strict=True):
+    for source, kind in zip(LEARNING, (GeneratorDraft, LatentDraft, MetaLatentDraft, MetaLatentDraft), strict=True):
         assert type(source.draft(8, there, key(), source.init_state(there))) is kind
 
 
@@ -444,7 +445,7 @@ def test_a_conditional_generator_follows_the_class_asked_for() -> None:
 
     def made(labels: Tensor) -> Tensor:
         draft = source.draft(8, there, key(), lasting)
-        draft.told(Targets(labels))
+        draft.condition(Targets(labels))
         return draft.render()
 
     ones, others = torch.zeros(8, dtype=torch.int64), torch.full((8,), classes - 1)
@@ -452,7 +453,7 @@ def test_a_conditional_generator_follows_the_class_asked_for() -> None:
     free = Generator(latent=6, width=4)
     draft = free.draft(8, there, key(), held := free.init_state(there))
     before = draft.render()
-    draft.told(Targets(others))
+    draft.condition(Targets(others))
     assert held is not None and torch.equal(draft.render(), before), "it is told nothing"
 
 

@@ -54,7 +54,7 @@ class Stopping(Synthesizer):
         if index == 2:
             self.begun.set()
             while True:  # until it is told that nobody waits
-                self.tick(1)
+                self.count(1)
         if index == 3:
             assert self.begun.wait(60)
             raise Diverged("it is not finite", where="here", remedy="None.")

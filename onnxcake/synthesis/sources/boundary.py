@@ -98,7 +98,7 @@ class BoundaryDraft(Draft):
         self._shape, self._device = (samples, *signature.shape), device
         self._noise = key.at("noise").generator()
         self._steps = 0
-        self._labels: Tensor | None = None  # [samples], once the noise was sorted by class
+        self.labels = None  # until the noise was sorted by class, in the first step
         self._x = self._draw_noise()
         self._good = self._x.clone()  # where each sample was last known to be of its class
         self.leaves = [Leaves([self._x])]
@@ -108,10 +108,6 @@ class BoundaryDraft(Draft):
 
     def project(self) -> None:
         self._x.copy_(self._box.clip(self._x))
-
-    def asked(self) -> Tensor | None:
-        """Return the samples' classes; None before the first step."""
-        return self._labels
 
     @torch.no_grad()
     def gradients(self, classify: Classify, asked: Tensor) -> list[list[Tensor]]:
@@ -175,12 +171,12 @@ class BoundaryDraft(Draft):
     def _check_classes(self, classify: Classify, asked: Tensor) -> tuple[Tensor, Tensor]:
         """Return the samples' classes and the queries [samples] that it took to see that they still have them."""
         spent = torch.zeros(len(self._x), dtype=torch.int64, device=self._device)
-        if self._labels is None:
-            self._labels = self._start(classify, asked.to(self._device))
+        if self.labels is None:
+            self.labels = self._start(classify, asked.to(self._device))
         else:
-            self._undo(classify, self._labels, spent)
+            self._undo(classify, self.labels, spent)
         self._good.copy_(self._x)
-        return self._labels, spent
+        return self.labels, spent
 
     def _undo(self, classify: Classify, labels: Tensor, spent: Tensor) -> None:
         """Halve the last move of samples that left their class until they are back in it."""

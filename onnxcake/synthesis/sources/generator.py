@@ -107,7 +107,7 @@ class GeneratorDraft(Draft):
         self.leaves = [lasting.leaves]
         self._network, self._z, self._classes = lasting.network, z, classes
 
-    def told(self, asked: Targets) -> None:
+    def condition(self, asked: Targets) -> None:
         if self._classes:
             self._z = torch.cat([self._z, F.one_hot(asked.labels, self._classes).to(self._z)], 1)
 

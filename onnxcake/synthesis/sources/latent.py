@@ -79,10 +79,12 @@ class MetaLatent(Source):
             network = generator(context.signature, latent=self.latent, width=self.width, head=self.head)
         return LearntNetwork(network.to(context.device), self.outer_rate)
 
-    def draft(self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0) -> MetaDraft:
+    def draft(
+        self, samples: int, context: Context, key: Key, lasting: nn.Module | None, number: int = 0
+    ) -> MetaLatentDraft:
         assert isinstance(lasting, LearntNetwork)
         z = latent_start(samples, self.latent, key).to(context.device)
-        return MetaDraft(lasting, z, self.latent_rate, self.meta)
+        return MetaLatentDraft(lasting, z, self.latent_rate, self.meta)
 
 
 class LatentDraft(Draft):
@@ -97,7 +99,7 @@ class LatentDraft(Draft):
         return x
 
 
-class MetaDraft(LatentDraft):
+class MetaLatentDraft(LatentDraft):
     """Step a copy, running statistics and all, of the network that lasts: θ is not touched before the end."""
 
     def __init__(

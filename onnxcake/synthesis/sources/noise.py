@@ -53,10 +53,7 @@ class FixedDraft(Draft):
 
     def __init__(self, x: Tensor, labels: Tensor | None = None) -> None:
         self.leaves = []
-        self._x, self._labels = x, labels
+        self._x, self.labels = x, labels
 
     def render(self) -> Tensor:
         return self._x
-
-    def asked(self) -> Tensor | None:
-        return self._labels

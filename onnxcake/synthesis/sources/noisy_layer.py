@@ -48,7 +48,7 @@ class NoisyDraft(Draft):
         self.leaves = [lasting.leaves, Leaves([layers, torch.zeros_like(layers[:, 0])])]
         self._network, self._classes = lasting.network, layers.shape[1]
 
-    def told(self, asked: Targets) -> None:
+    def condition(self, asked: Targets) -> None:
         classes, places = F.one_hot(asked.labels, self._classes).float(), torch.arange(len(asked.labels))
         self._rows, self._layer = classes, (places // self._classes).to(asked.labels.device)
 

@@ -90,7 +90,7 @@ class Particles(nn.Module):
 
 
 class PoolDraft(PixelDraft):
-    """Hold some of the particles as one leaf."""
+    """Hold some of the particles as one leaf, and put them back after the last step."""
 
     def __init__(self, particles: Particles, rows: Tensor, start: Tensor) -> None:
         super().__init__(start, particles.bounds)
