@@ -304,7 +304,7 @@ REFUSED = {
     ),
     "a regression": (
         made("price = MatMul(x, one)", outputs=[value("price", "batch", 1)]),
-        "output 'price' is one unbounded number for each input",
+        "output 'price' is one unbounded number for each input: a binary logit, or the result of a regression",
         "--task binary",
     ),
     "an embedding": (

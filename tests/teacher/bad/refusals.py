@@ -70,6 +70,18 @@ def made(
     return helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=list(functions))
 
 
+def with_fields(message: Any, **fields: Any) -> Any:
+    """Set a message's fields, or clear those that are None, and return it."""
+    for name, content in fields.items():
+        if content is None:
+            message.ClearField(name)
+        elif isinstance(content, list):
+            getattr(message, name)[:] = content
+        else:
+            setattr(message, name, content)
+    return message
+
+
 def saved(model: onnx.ModelProto | bytes, folder: Path, name: str = "t.onnx") -> Path:
     path = folder / name
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())

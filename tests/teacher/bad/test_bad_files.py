@@ -22,27 +22,7 @@ from onnxcake.teacher.teacher import Teacher
 # --- M01: not a file ---------------------------------------------------------------------------------------
 
 
-def is_missing(path: Path) -> None:
-    pass
-
-
-def is_folder(path: Path) -> None:
-    path.mkdir()
-
-
-def is_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def is_endless_device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def is_empty_device(path: Path) -> None:
-    path.symlink_to("/dev/null")
-
-
-def is_socket(path: Path) -> None:
+def a_socket(path: Path) -> None:
     here = Path.cwd()
     os.chdir(path.parent)  # a socket's path is short
     try:
@@ -52,51 +32,32 @@ def is_socket(path: Path) -> None:
         os.chdir(here)
 
 
-def links_to_itself(path: Path) -> None:
-    path.symlink_to(path.name)
+NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.exists, "No such file"),
+    "a folder": (Path.mkdir, "folder"),
+    "a fifo": (os.mkfifo, "not a regular file"),
+    "an endless device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+    "an empty device": (lambda path: path.symlink_to("/dev/null"), "not a regular file"),
+    "a socket": (a_socket, "cannot be read"),
+    "a link to itself": (lambda path: path.symlink_to(path.name), "cannot be read"),
+    "a link to nowhere": (lambda path: path.symlink_to("gone"), "No such file"),
+    "a link to a folder": (lambda path: path.symlink_to("."), "folder"),
+}
 
 
-def links_nowhere(path: Path) -> None:
-    path.symlink_to("gone")
-
-
-def links_to_a_folder(path: Path) -> None:
-    path.symlink_to(".")
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (is_missing, "No such file"),
-        (is_folder, "folder"),
-        (is_fifo, "not a regular file"),
-        (is_endless_device, "not a regular file"),
-        (is_empty_device, "not a regular file"),
-        (is_socket, "cannot be read"),
-        (links_to_itself, "cannot be read"),
-        (links_nowhere, "No such file"),
-        (links_to_a_folder, "folder"),
-    ],
-)
-def test_not_a_file(make: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "words"), NO_FILES.values(), ids=NO_FILES)
+def test_not_a_file(make: Callable[[Path], object], words: str, tmp_path: Path) -> None:
     make(tmp_path / "t.onnx")
     refused(tmp_path / "t.onnx", BadTeacherFile, words)
 
 
-def test_a_name_that_is_too_long(tmp_path: Path) -> None:
-    with pytest.raises(BadTeacherFile, match="too long"):
-        Teacher.load(tmp_path / ("t" * 300 + ".onnx"))
-
-
-def test_a_name_with_a_nul(tmp_path: Path) -> None:
-    with pytest.raises(BadTeacherFile, match="null"):
-        Teacher.load(tmp_path / "t\0.onnx")
-
-
-def test_a_file_for_a_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"), [("t" * 300 + ".onnx", "too long"), ("t\0.onnx", "null"), ("file/t.onnx", "Not a directory")]
+)
+def test_names_that_no_file_has(name: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(BadTeacherFile, match="Not a directory"):
-        Teacher.load(tmp_path / "file" / "t.onnx")
+    with pytest.raises(BadTeacherFile, match=words):
+        Teacher.load(tmp_path / name)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
