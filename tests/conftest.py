@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx_text import model_of
 from torch import nn
 
 from onnxcake.runtime.ort import Runtime
@@ -52,27 +52,9 @@ def export() -> Any:
 
 
 def _handmade(
-    nodes: Sequence[onnx.NodeProto],
-    weights: Mapping[str, Any] | None = None,
-    *,
-    inputs: Sequence[onnx.ValueInfoProto] | None = None,
-    outputs: Sequence[onnx.ValueInfoProto] | None = None,
-    opset: int = 17,
-    domains: Mapping[str, int] | None = None,
+    nodes: Sequence[str | onnx.NodeProto], weights: Mapping[str, Any] | None = None, **rest: Any
 ) -> onnx.ModelProto:
-    def value(name: str, *shape: str | int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-
-    graph = helper.make_graph(
-        list(nodes),
-        "handmade",
-        list(inputs or [value("x", "batch", 4)]),
-        list(outputs or [value("y", "batch", 3)]),
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()],
-    )
-    opsets = {"": opset, **(domains or {})}
-    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+    return model_of(*nodes, weights=weights, ir_version=8, **rest)
 
 
 @pytest.fixture(scope="session")

@@ -47,21 +47,21 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
     "ids": (
         [N("Gather", ["E", "ids"], ["h"]), *CLASSIFIER],
         {"E": normal(9, 4), "W": normal(4, 3)},
-        [value("ids", "batch", 7, kind=LONG)],
+        "int64[batch,7] ids",
         "h",
         (7, 4),
     ),
     "ids of int32, moved before they are looked up": (
         [*parsed(f"i = Cast<to={LONG}>(ids) j = Add(i, one) h = Gather(E, j)"), *CLASSIFIER],
         {"E": normal(9, 4), "W": normal(4, 3), "one": long(1)},
-        [value("ids", "batch", 7, kind=TensorProto.INT32)],
+        "int32[batch,7] ids",
         "h",
         (7, 4),
     ),
     "ids of words and of segments": (
         [*parsed("e = Gather(E, ids) g = Gather(G, segments) h = Add(e, g)"), *CLASSIFIER],
         {"E": normal(9, 4), "G": normal(2, 4), "W": normal(4, 3)},
-        [value("ids", "batch", 7, kind=LONG), value("segments", "batch", 7, kind=LONG)],
+        "int64[batch,7] ids, int64[batch,7] segments",
         "h",
         (7, 4),
     ),
@@ -71,7 +71,7 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
             "a = Add(z, u) y = ReduceMean<axes=[1], keepdims=0>(a)",
         ),
         {"E": normal(9, 4), "W": normal(4, 3), "last": long(2)},
-        [value("ids", "batch", 7, kind=LONG)],
+        "int64[batch,7] ids",
         "h",
         (7, 4),
     ),
@@ -88,14 +88,14 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
             "point": np.array(3, np.int8),
             "last": long(3),
         },
-        [value("ids", 1, 7, kind=LONG)],
+        "int64[1,7] ids",
         "e_dequantized_1",
         (7, 4),
     ),
     "one-hot": (
         [*parsed("o = OneHot(ids, depth, ends) h = Flatten(o)"), *DENSE],
         {"depth": np.array(5, np.int64), "ends": np.float32([0, 1]), "W": normal(10, 3)},
-        [value("ids", "batch", 2, kind=LONG)],
+        "int64[batch,2] ids",
         "o",
         (2, 5),
     ),
@@ -139,21 +139,21 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
             *DENSE,
         ],
         {"W": normal(2, 3)},
-        [value("age", None, 1), value("city", None, 1, kind=S)],
+        "float[?,1] age, string[?,1] city",
         "h",
         (2,),
     ),
     "ids and numbers": (
         [*parsed("e = Gather(E, shop) f = Flatten(e) h = Concat<axis=1>(f, numbers)"), *DENSE],
         {"E": normal(9, 4), "W": normal(6, 3)},
-        [value("shop", "batch", 1, kind=LONG), value("numbers", "batch", 2)],
+        "int64[batch,1] shop, float[batch,2] numbers",
         "h",
         (6,),
     ),
     "a bag of truth values": (
         [N("Cast", ["words"], ["h"], to=F), *DENSE],
         {"W": normal(6, 3)},
-        [value("words", "batch", 6, kind=B)],
+        "bool[batch,6] words",
         "h",
         (6,),
     ),
@@ -164,7 +164,7 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
             *DENSE,
         ],
         {"W": normal(2, 3)},
-        [value("city", None, 1, kind=S)],
+        "string[?,1] city",
         "o",
         (1, 2),
     ),
@@ -215,43 +215,43 @@ ASKED: dict[str, tuple[list[Any], dict[str, Any], list[Any], str]] = {
     "open length": (
         [N("Gather", ["E", "ids"], ["h"]), *CLASSIFIER],
         {"E": normal(9, 4), "W": normal(4, 3)},
-        [value("ids", "batch", "length", kind=LONG)],
+        "int64[batch,length] ids",
         "--input h --shape 1,128,4",
     ),
     "a mask": (
         MASKED,
         {"E": normal(9, 4), "W": normal(4, 3), "last": long(2)},
-        [value("ids", "batch", "length", kind=LONG), value("attention_mask", "batch", "length", kind=LONG)],
+        "int64[batch,length] ids, int64[batch,length] attention_mask",
         "--input h --hold attention_mask=1 --shape 1,128,4",
     ),
     "ids that a mask is made of": (
         [*parsed(f"h = Gather(E, ids) pad = Equal(ids, zero) m = Cast<to={F}>(pad)"), *MASKED[2:]],
         {"E": normal(9, 4), "W": normal(4, 3), "last": long(2), "zero": long(0)},
-        [value("ids", "batch", 5, kind=LONG)],
+        "int64[batch,5] ids",
         "--input h --hold ids=1",
     ),
     "hidden states": (
         LSTM,
         {"W": normal(1, 12, 4), "R": normal(1, 12, 3), "first": long(0)},
-        [value("x", "batch", 7, 4), value("h0", 1, "batch", 3), value("c0", 1, "batch", 3)],
+        "float[batch,7,4] x, float[1,batch,3] h0, float[1,batch,3] c0",
         "--input x --hold h0=0 --hold c0=0",
     ),
     "two branches": (
         LATE,
         {"W": normal(4, 3), "V": normal(2, 3)},
-        [value("x", "batch", 4), value("side", "batch", 2)],
+        "float[batch,4] x, float[batch,2] side",
         "--input x --hold side=0",
     ),
     "a mask that is added": (
         [N("Add", ["x", "mask"], ["h"]), *DENSE],
         {"W": normal(4, 3)},
-        [value("mask", "batch", 4), value("x", "batch", 4)],
+        "float[batch,4] mask, float[batch,4] x",
         "--input x --hold mask=1",
     ),
     "two inputs that are added": (
         [N("Add", ["x", "side"], ["h"]), *DENSE],
         {"W": normal(4, 3)},
-        [value("x", "batch", 4), value("side", "batch", 4)],
+        "float[batch,4] x, float[batch,4] side",
         "--input x --hold side=0",
     ),
     "a switch": (
@@ -263,7 +263,7 @@ ASKED: dict[str, tuple[list[Any], dict[str, Any], list[Any], str]] = {
     "a rate that is compared with a number": (
         [*parsed("s = Reshape(sr, one) known = Equal(s, rate) h = Where(known, x, zero)"), *DENSE],
         {"W": normal(4, 3), "one": long(1), "rate": np.array(16000), "zero": np.float32(0)},
-        [value("x", "batch", 4), value("sr", kind=LONG)],
+        "float[batch,4] x, int64 sr",
         "--input x --hold sr=16000",
     ),
 }
@@ -295,11 +295,11 @@ def test_sizes_said_of_an_input_are_those_of_the_value_behind(handmade: Any) -> 
 
 @pytest.mark.parametrize(
     ("inputs", "hold", "words"),
-    [([value("x", "batch", 4)], {"x": 1}, "0 inputs are left to choose from"), ([], {}, "it has 0 inputs")],
+    [("float[batch,4] x", {"x": 1}, "0 inputs are left to choose from"), ([], {}, "it has 0 inputs")],
 )
 def test_nothing_to_choose(inputs: list[Any], hold: dict[str, Any], words: str, handmade: Any) -> None:
     nodes = [N("Identity", ["x" if inputs else "W"], ["y"])]
-    model = handmade(nodes, {"W": normal(4, 3)}, inputs=[value("x", "batch", 4)])
+    model = handmade(nodes, {"W": normal(4, 3)}, inputs="float[batch,4] x")
     if not inputs:
         del model.graph.input[:]
     with pytest.raises(UnsupportedTeacher, match=words) as caught:
@@ -309,5 +309,5 @@ def test_nothing_to_choose(inputs: list[Any], hold: dict[str, Any], words: str, 
 
 def test_whole_numbers_that_are_no_ids_are_taken_themselves(handmade: Any) -> None:
     nodes = [N("Cast", ["pixels"], ["h"], to=F), *DENSE]
-    safe = opened(handmade(nodes, {"W": normal(4, 3)}, inputs=[value("pixels", "batch", 4, kind=TensorProto.UINT8)]))
+    safe = opened(handmade(nodes, {"W": normal(4, 3)}, inputs="uint8[batch,4] pixels"))
     assert (safe.input_name, safe.input_type) == ("pixels", TensorProto.UINT8)

@@ -218,7 +218,7 @@ def test_metadata_states_the_range(stated: str, bounds: tuple[float, float] | No
 
 def test_a_scaler_shows_each_features_mean_and_deviation(handmade: Any) -> None:
     node = N("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[10.0, 0.5, -3.0], scale=[0.25, 10.0, 1.0])
-    found = head(converted(handmade([node], inputs=[value("x", "batch", 3)], domains={"ai.onnx.ml": 3})))
+    found = head(converted(handmade([node], inputs="float[batch,3] x", domains={"ai.onnx.ml": 3})))
     assert found.mean == pytest.approx((10.0, 0.5, -3.0), rel=1e-4)
     assert found.deviation == pytest.approx((4.0, 0.1, 1.0), rel=1e-4)
     assert (found.range, found.seen) == (None, "Scaler")
@@ -227,7 +227,7 @@ def test_a_scaler_shows_each_features_mean_and_deviation(handmade: Any) -> None:
 @pytest.mark.parametrize("curved", ["Log", "Sqrt"])
 def test_what_keeps_a_logarithm_defined_is_no_mean(curved: str, handmade: Any) -> None:
     nodes = [N("Add", ["x", "one"], ["a"]), N(curved, ["a"], ["l"]), N("Flatten", ["l"], ["y"])]
-    found = head(converted(handmade(nodes, {"one": np.array([1.0], np.float32)}, inputs=[value("x", "batch", 3)])))
+    found = head(converted(handmade(nodes, {"one": np.array([1.0], np.float32)}, inputs="float[batch,3] x")))
     assert (found.mean, found.deviation, found.range) == (None, None, None)
 
 
@@ -238,7 +238,7 @@ def test_support_vectors_are_samples_of_the_data(handmade: Any) -> None:
         kernel_params=[0.1, 0.0, 3.0], support_vectors=vectors.reshape(-1).tolist(), vectors_per_class=[20, 20],
         coefficients=[1.0] * 20 + [-1.0] * 20, rho=[0.0], post_transform="NONE",
     )  # fmt: skip
-    model = handmade([node], inputs=[value("x", "batch", 3)], outputs=[value("y", "b", 2)], domains={"ai.onnx.ml": 1})
+    model = handmade([node], inputs="float[batch,3] x", outputs="float[b,2] y", domains={"ai.onnx.ml": 1})
     found = head(converted(model))
     assert found.mean == pytest.approx(vectors.mean(0), rel=1e-3)
     assert found.deviation == pytest.approx(vectors.std(0, ddof=1), rel=1e-3)

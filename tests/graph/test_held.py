@@ -129,7 +129,7 @@ def test_a_size_that_stays_open_is_asked_for_and_the_remedy_works(handmade: Any)
 
 
 def test_a_value_that_the_file_gives_by_itself_may_be_held_at_another(handmade: Any) -> None:
-    inputs = [value("x", "batch", 4), value("bias", 4)]
+    inputs = "float[batch,4] x, float[4] bias"
     model = handmade(parsed("y = Add(x, bias)"), {"bias": np.zeros(4, np.float32)}, inputs=inputs)
     file = TeacherFile(model, {}, "", 0, "t.onnx")
     safe = normalise(file, TeacherOptions(constants={"bias": [1, 2, 3, 4]}).choice)
@@ -215,7 +215,7 @@ def test_what_is_no_option(hold: list[str] | None, shape: list[str] | None, word
 
 def test_a_run_of_one_held_value_is_not_taken_for_that_of_another(tmp_path: Path, handmade: Any, normal: Any) -> None:
     nodes = parsed("all = Concat<axis=1>(x, side) h = Gemm(all, W) r = Relu(h) y = Gemm(r, V)")
-    inputs = [value("x", "batch", 4), value("side", "batch", 3)]
+    inputs = "float[batch,4] x, float[batch,3] side"
     onnx.save(handmade(nodes, {"W": normal(7, 8), "V": normal(8, 3)}, inputs=inputs), tmp_path / "t.onnx")
     asked = ["extract", "t.onnx", "--passes", "1e3", "--out", "run", "-o", "synthesis.pace=plain", "--input", "x"]
     assert in_process.command(*asked, "--hold", "side=1,2,3", cwd=tmp_path).code == 0

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 from onnx_text import N, parsed, value
 
@@ -83,7 +82,7 @@ def test_names_of_our_own_kind_do_not_mix(handmade: Any, normal: Any) -> None:
     """A file that uses our names, all of them for something else."""
     weights = {"v1": normal(4, 4, seed=1), "input": normal(4, seed=2), "w0": normal(4, 3, seed=3)}
     nodes = parsed("[v0] n0 = MatMul(output, v1) [input] w1 = Add(n0, input) [n0] v0 = MatMul(w1, w0)")
-    model = handmade(nodes, weights, inputs=[value("output", "b", 4)], outputs=[value("v0", "b", 3)])
+    model = handmade(nodes, weights, inputs="float[b,4] output", outputs="float[b,3] v0")
     safe = normalised(model)
     x = normal(5, 4, seed=4)
     wanted = (x @ weights["v1"] + weights["input"]) @ weights["w0"]
@@ -102,7 +101,7 @@ def test_what_the_output_does_not_need_is_cut(handmade: Any, normal: Any) -> Non
 
 def test_weights_that_are_inputs_too_are_weights(handmade: Any, normal: Any) -> None:
     """Older files list every initialiser among the inputs."""
-    inputs = [value("W", 4, 3), value("x", "batch", 4)]
+    inputs = "float[4,3] W, float[batch,4] x"
     safe = normalised(handmade(parsed("y = MatMul(x, W)"), {"W": normal(4, 3)}, inputs=inputs))
     assert safe.input_name == "x" and len(safe.model.graph.initializer) == 1
 
@@ -162,7 +161,7 @@ def test_any_rank_is_taken(shape: tuple[int, ...], handmade: Any, normal: Any) -
 
 def test_several_outputs_are_all_kept(handmade: Any, normal: Any) -> None:
     nodes = parsed("y = MatMul(x, W) i = ArgMax<axis=1, keepdims=0>(y)")
-    outputs = [value("i", "batch", kind=TensorProto.INT64), value("y", "batch", 3)]
+    outputs = "int64[batch] i, float[batch,3] y"
     safe = normalised(handmade(nodes, {"W": normal(4, 3)}, outputs=outputs))
     assert list(safe.outputs.values()) == ["i", "y"] and safe.chosen is None
     assert operators(safe.cut(next(n for n, old in safe.outputs.items() if old == "y"))) == ["MatMul"]
@@ -179,7 +178,7 @@ def test_a_value_inside_may_be_the_output(handmade: Any, normal: Any) -> None:
 
 def test_a_value_inside_may_be_the_input(handmade: Any, normal: Any) -> None:
     nodes = parsed("h = Gather(table, x) r = Relu(h) y = Flatten(r)")
-    model = handmade(nodes, {"table": normal(9, 4)}, inputs=[value("x", "batch", 5, kind=TensorProto.INT64)])
+    model = handmade(nodes, {"table": normal(9, 4)}, inputs="int64[batch,5] x")
     safe = normalised(model, GraphChoice(input="h", shape=(1, 5, 4)))
     assert operators(safe.model) == ["Relu", "Flatten"] and not safe.model.graph.initializer
     assert (safe.input_name, safe.input_shape) == ("h", (5, 4))
@@ -197,7 +196,7 @@ def test_other_inputs_are_held(batch: str | int, handmade: Any, normal: Any) -> 
 
 
 def test_open_sizes_are_said(handmade: Any, normal: Any) -> None:
-    model = handmade(parsed("y = Relu(x)"), inputs=[value("x", "batch", 3, "height", "width")])
+    model = handmade(parsed("y = Relu(x)"), inputs="float[batch,3,height,width] x")
     with pytest.raises(UnsupportedTeacher, match="height") as caught:
         normalised(model)
     assert "--shape" in caught.value.remedy

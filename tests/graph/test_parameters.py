@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from in_process import command
 from onnx import TensorProto, helper, numpy_helper
-from onnx_text import N, parsed, value
+from onnx_text import N, Values, model_of, parsed, value
 
 from onnxcake.graph.parameters import parameters_of
 from onnxcake.onnxfile.load import load_bytes
@@ -25,18 +25,12 @@ ALL = W.size + B.size + V.size
 LAYERS = parsed("h = Gemm(x, W, b) r = Relu(h) y = MatMul(r, V)")
 
 
-def model(*body: str | onnx.NodeProto, opsets: dict[str, int] | None = None, **rest: Any) -> onnx.ModelProto:
-    given = rest.pop("weights", {})
-    graph = helper.make_graph(
-        parsed(*body),
-        "g",
-        [value("x", "N", rest.pop("features", 4))],
-        rest.pop("outputs", [value("y", "N", 3)]),
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in given.items()],
-        **({"sparse_initializer": rest.pop("sparse")} if "sparse" in rest else {}),
-    )
-    imports = [helper.make_opsetid(*one) for one in ({"": 17} if opsets is None else opsets).items()]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8, **rest)
+def model(
+    *body: str | onnx.NodeProto, features: int = 4, outputs: Values = "float[N,3] y", sparse: Any = (), **rest: Any
+) -> onnx.ModelProto:
+    made = model_of(*body, inputs=f"float[N,{features}] x", outputs=outputs, ir_version=8, **rest)
+    made.graph.sparse_initializer.extend(sparse)
+    return made
 
 
 def constant(name: str, array: Any) -> onnx.NodeProto:
@@ -92,7 +86,7 @@ def in_a_function_called_twice() -> onnx.ModelProto:
     layer = helper.make_function("own", "Layer", ["a"], ["c"], body, [helper.make_opsetid("", 17)])
     calls = parsed("g = own.Layer(x) h = own.Layer(g)")
     end = DRAW.normal(size=(4, 3)).astype(np.float32)
-    return model(*calls, "y = MatMul(h, E)", weights={"E": end}, opsets={"": 17, "own": 1}, functions=[layer])
+    return model(*calls, "y = MatMul(h, E)", weights={"E": end}, domains={"own": 1}, functions=[layer])
 
 
 def in_branches() -> onnx.ModelProto:
@@ -123,8 +117,10 @@ def in_a_loop() -> onnx.ModelProto:
 def classical(kind: str, **attributes: Any) -> onnx.ModelProto:
     """A classifier of ai.onnx.ml alone: the default domain is not even imported."""
     node = N(kind, ["x"], ["label", "y"], domain="ai.onnx.ml", classlabels_ints=[0, 1, 2], **attributes)
-    outputs = [value("label", "N", kind=TensorProto.INT64), value("y", "N", 3)]
-    return model(node, outputs=outputs, opsets={"ai.onnx.ml": 1})
+    outputs = "int64[N] label, float[N,3] y"
+    made = model(node, outputs=outputs, domains={"ai.onnx.ml": 1})
+    del made.opset_import[0]
+    return made
 
 
 def in_a_linear_classifier() -> onnx.ModelProto:
@@ -149,7 +145,7 @@ def behind_a_scaler() -> onnx.ModelProto:
     """What it does to inputs before its layers is no parameter."""
     scaled = N("Scaler", ["x"], ["scaled"], domain="ai.onnx.ml", offset=[0.1] * 4, scale=[2.0] * 4)
     layers = [N("Gemm", ["scaled", "W", "b"], ["h"]), *LAYERS[1:]]
-    return model(scaled, *layers, weights={"W": W, "b": B, "V": V}, opsets={"": 17, "ai.onnx.ml": 1})
+    return model(scaled, *layers, weights={"W": W, "b": B, "V": V}, domains={"ai.onnx.ml": 1})
 
 
 def tied() -> onnx.ModelProto:

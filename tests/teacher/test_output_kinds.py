@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from onnx_text import N, parsed, value
+from onnx import TensorProto, helper
+from onnx_text import N, Values, model_of, parsed, value
 from torch import Tensor
 
 from onnxcake.core.errors import UnsupportedTeacher
@@ -35,24 +35,16 @@ WEIGHTS = {"W": W, "V": V, "one": ONE, "K": K, "Q": Q}
 
 def made(
     *body: str | onnx.NodeProto,
-    inputs: Sequence[onnx.ValueInfoProto] | None = None,
-    outputs: Sequence[onnx.ValueInfoProto] | None = None,
+    inputs: Values = "float[batch,4] x",
+    outputs: Values = "float[batch,3] y",
     metadata: Mapping[str, str] | None = None,
     opset: int = 17,
     **weights: Any,
 ) -> onnx.ModelProto:
-    """``x`` [batch, 4] → ``y`` [batch, 3], unless said otherwise."""
-    listed = parsed(*body)
-    read = {name for node in listed for name in node.input}
-    arrays = {name: np.asarray(array) for name, array in {**WEIGHTS, **weights}.items() if name in read}
-    graph = helper.make_graph(
-        listed,
-        "kinds",
-        list(inputs or [value("x", "batch", 4)]),
-        list(outputs or [value("y", "batch", 3)]),
-        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    """Make a model; by default ``x`` [batch, 4] → ``y`` [batch, 3]."""
+    read = {name for node in parsed(*body) for name in node.input}
+    used = {name: array for name, array in {**WEIGHTS, **weights}.items() if name in read}
+    model = model_of(*body, weights=used, inputs=inputs, outputs=outputs, opset=opset, ir_version=9)
     helper.set_model_props(model, dict(metadata or {}))
     return model
 
@@ -99,12 +91,12 @@ def kind(name: str, *body: str | onnx.NodeProto, said: Mapping[str, Any] | None 
 
 SOFTMAX = N("Softmax", ["h"], ["y"], axis=1)
 SIGMOID = N("Sigmoid", ["h"], ["y"])
-FLAT = {"outputs": [value("y", "batch")], "to": np.array([-1])}
-ONE_OUT = {"outputs": [value("y", "batch", 1)]}
+FLAT = {"outputs": "float[batch] y", "to": np.array([-1])}
+ONE_OUT = {"outputs": "float[batch,1] y"}
 
 OUTPUTS = {
     "logits": kind("logits", SCORES, also={"classes": 3, "task": "multiclass", "output_shape": None}),
-    "two logits": kind("logits", "y = MatMul(x, T)", T=W[:, :2], outputs=[value("y", "batch", 2)]),
+    "two logits": kind("logits", "y = MatMul(x, T)", T=W[:, :2], outputs="float[batch,2] y"),
     "probabilities": kind("probabilities", "h = MatMul(x, W) y = Softmax<axis=1>(h)"),
     "probabilities, last axis": kind("probabilities", "h = MatMul(x, W) y = Softmax<axis=-1>(h)"),
     "probabilities at an old opset": kind("probabilities", "h = MatMul(x, W) y = Softmax(h)", opset=11),
@@ -118,7 +110,7 @@ OUTPUTS = {
     "a binary logit by its name": kind(
         "binary_logit",
         "the_logit = MatMul(x, one)",
-        outputs=[value("the_logit", "batch", 1)],
+        outputs="float[batch,1] the_logit",
         also={"classes": 2, "task": "binary", "scores": 1},
     ),
     "a binary logit as the user says": kind("binary_logit", "y = MatMul(x, one)", said={"task": "binary"}, **ONE_OUT),
@@ -154,53 +146,53 @@ OUTPUTS = {
         "logits",
         "h = MatMul(x, W) y = Reshape(h, to)",
         to=np.array([-1, 3, 1, 1]),
-        outputs=[value("y", "batch", 3, 1, 1)],
+        outputs="float[batch,3,1,1] y",
         also={"output_shape": (3, 1, 1), "classes": 3},
     ),
     "probabilities with two sizes of one": kind(
         "probabilities",
         "h = MatMul(x, W) r = Reshape(h, to) y = Softmax<axis=1>(r)",
         to=np.array([-1, 3, 1, 1]),
-        outputs=[value("y", "batch", 3, 1, 1)],
+        outputs="float[batch,3,1,1] y",
         also={"output_shape": (3, 1, 1)},
     ),
     "scores behind a size of one": kind(
         "logits",
         "h = MatMul(x, W) y = Unsqueeze(h, axis)",
         axis=np.array([1]),
-        outputs=[value("y", "batch", 1, 3)],
+        outputs="float[batch,1,3] y",
         also={"output_shape": (1, 3)},
     ),
     "logits and probabilities": kind(
         "logits",
         "y = MatMul(x, W) p = Softmax<axis=1>(y)",
-        outputs=[value("p", "batch", 3), value("y", "batch", 3)],
+        outputs="float[batch,3] p, float[batch,3] y",
         also={"output_name": "y"},
     ),
     "probabilities of both, as the user says": kind(
         "probabilities",
         "y = MatMul(x, W) p = Softmax<axis=1>(y)",
-        outputs=[value("p", "batch", 3), value("y", "batch", 3)],
+        outputs="float[batch,3] p, float[batch,3] y",
         said={"output": "p"},
         also={"output_name": "p"},
     ),
     "probabilities and features": kind(
         "probabilities",
         "h = MatMul(x, W) y = Softmax<axis=1>(h) features = MatMul(x, V)",
-        outputs=[value("features", "batch", 7), value("y", "batch", 3)],
+        outputs="float[batch,7] features, float[batch,3] y",
         also={"output_name": "y"},
     ),
     "logits and features, as the user says": kind(
         "logits",
         "y = MatMul(x, W) features = MatMul(x, V)",
-        outputs=[value("features", "batch", 7), value("y", "batch", 3)],
+        outputs="float[batch,7] features, float[batch,3] y",
         said={"output": "y"},
         also={"output_name": "y", "classes": 3},
     ),
     "what is before the label": kind(
         "logits",
         "h = MatMul(x, W) y = ArgMax<axis=1>(h)",
-        outputs=[value("y", "batch", 1, kind=I64)],
+        outputs="int64[batch,1] y",
         said={"output": "h"},
         also={"output_name": "h"},
     ),
@@ -209,7 +201,7 @@ OUTPUTS = {
         "h = MatMul(x, W) y = Softmax<axis=1>(h) flat = MatMul(x, B) boxes = Reshape(flat, to)",
         B=normal(4, 20),
         to=np.array([-1, 5, 4]),
-        outputs=[value("boxes", "batch", 5, 4), value("y", "batch", 3)],
+        outputs="float[batch,5,4] boxes, float[batch,3] y",
         also={"output_name": "y"},
     ),
     "shares of sigmoids (one against the rest)": kind(
@@ -220,12 +212,10 @@ OUTPUTS = {
         f"y = MatMul(x, one) g = Greater(y, zero) c = Cast<to={I64}>(g) label = Reshape(c, to)",
         zero=np.array(0, np.float32),
         to=np.array([-1]),
-        outputs=[value("label", "batch", kind=I64), value("y", "batch", 1)],
+        outputs="int64[batch] label, float[batch,1] y",
     ),
     "in half precision": kind(
-        "probabilities",
-        f"h = MatMul(x, W) p = Softmax<axis=1>(h) y = Cast<to={F16}>(p)",
-        outputs=[value("y", "batch", 3, kind=F16)],
+        "probabilities", f"h = MatMul(x, W) p = Softmax<axis=1>(h) y = Cast<to={F16}>(p)", outputs="float16[batch,3] y"
     ),
 }
 
@@ -267,14 +257,12 @@ def test_a_class_without_any_probability_leaves_the_others_finite() -> None:
 
 REFUSED = {
     "logits and features": (
-        made(
-            "y = MatMul(x, W) features = MatMul(x, V)", outputs=[value("features", "batch", 7), value("y", "batch", 3)]
-        ),
+        made("y = MatMul(x, W) features = MatMul(x, V)", outputs="float[batch,7] features, float[batch,3] y"),
         "not plain which output holds the class scores: 'features' [N, 7], 'y' [N, 3]",
         "--output NAME",
     ),
     "labels alone": (
-        made("h = MatMul(x, W) y = ArgMax<axis=1>(h)", outputs=[value("y", "batch", 1, kind=I64)]),
+        made("h = MatMul(x, W) y = ArgMax<axis=1>(h)", outputs="int64[batch,1] y"),
         "output 'y' (int64 [N, 1]) comes from ArgMax, which has no gradient",
         "--output 'h'",
     ),
@@ -282,7 +270,7 @@ REFUSED = {
         made(
             "h = MatMul(x, W) p = Softmax(h) y, i = TopK(p, two)",
             two=np.array([2]),
-            outputs=[value("y", "batch", 2), value("i", "batch", 2, kind=I64)],
+            outputs="float[batch,2] y, int64[batch,2] i",
         ),
         "output 'y' holds the largest scores in order (TopK), those of other classes for each input",
         "--output 'p'",
@@ -292,7 +280,7 @@ REFUSED = {
             "m = MatMul(x, small) share = Add(m, half)",
             small=0.01 * ONE,
             half=np.array([0.5], np.float32),
-            outputs=[value("share", "batch", 1)],
+            outputs="float[batch,1] share",
         ),
         "output 'share' is one unbounded number for each input",
         "--task binary",
@@ -303,7 +291,7 @@ REFUSED = {
         "--task binary",
     ),
     "a regression": (
-        made("price = MatMul(x, one)", outputs=[value("price", "batch", 1)]),
+        made("price = MatMul(x, one)", outputs="float[batch,1] price"),
         "output 'price' is one unbounded number for each input: a binary logit, or the result of a regression",
         "--task binary",
     ),
@@ -324,7 +312,7 @@ REFUSED = {
         made(
             "h = MatMul(x, W) a = ArgMax<axis=1, keepdims=0>(h) y = Gather(classes, a)",
             classes=np.array([3, 5, 7]),
-            outputs=[value("y", "batch", kind=I64)],
+            outputs="int64[batch] y",
         ),
         "output 'y' (int64 [N]) comes from Gather, which has no gradient",
         "--output 'h'",
@@ -344,7 +332,7 @@ REFUSED = {
             S=normal(4, 15),
             four=np.array([-1, 5, 4]),
             many=np.array([-1, 5, 3]),
-            outputs=[value("boxes", "batch", 5, 4), value("scores", "batch", 5, 3)],
+            outputs="float[batch,5,4] boxes, float[batch,5,3] scores",
         ),
         "[N, 5, 3] holds one answer for each of many places",
         "--output NAME",
@@ -352,7 +340,7 @@ REFUSED = {
     "unknown sizes": (
         made(
             "c = Conv(x, K) p = GlobalAveragePool(c) f = Flatten(p) y = MatMul(f, Q)",
-            inputs=[value("x", "batch", 3, "height", "width")],
+            inputs="float[batch,3,height,width] x",
         ),
         "input 'x' has the shape batch×3×height×width; all but the batch must be known",
         "--shape 1,3,224,224",
@@ -360,7 +348,7 @@ REFUSED = {
 }
 
 
-SIGNAL = {"inputs": [value("x", "batch", 2, 40)], "along": normal(1, 2, 3), "once": np.array([0, -1, 1])}
+SIGNAL = {"inputs": "float[batch,2,40] x", "along": normal(1, 2, 3), "once": np.array([0, -1, 1])}
 ALONG = N("Conv", ["x", "along"], ["h"], kernel_shape=[3], pads=[1, 1])
 for ending, last in {"logits": N("Identity", ["s"], ["y"]), "sigmoids": N("Sigmoid", ["s"], ["y"])}.items():
     for form, nodes in {
@@ -368,7 +356,7 @@ for ending, last in {"logits": N("Identity", ["s"], ["y"]), "sigmoids": N("Sigmo
         "channels last": parsed("s = Transpose<perm=[0, 2, 1]>(h)"),
     }.items():
         REFUSED[f"one answer for each place of a signal, {ending}, {form}"] = (
-            made(ALONG, *nodes, last, outputs=[value("y", "batch", None, None)], **SIGNAL),
+            made(ALONG, *nodes, last, outputs="float[batch,?,?] y", **SIGNAL),
             "40 numbers for each input, as many as the input has places",
             "--task multiclass",
         )
@@ -398,7 +386,7 @@ def head_of(*body: str | onnx.NodeProto, name: str = "y", count: int = 96, **mor
     conv = N("Conv", ["x", "K"], ["c"])
     pooled, flat = parsed("p = GlobalAveragePool(c) f = Flatten(p)")
     before = (conv, pooled, flat) if any("f" in node.input for node in listed) else ()
-    inputs = [value("x", "batch", 3, 8, 8)]
+    inputs = "float[batch,3,8,8] x"
     return made(*before, *renamed, inputs=inputs, outputs=out, metadata=metadata, **weights)
 
 
@@ -486,7 +474,7 @@ POOLED = parsed("p = GlobalAveragePool(c) f = Flatten(p) y = MatMul(f, Q)")
 CONV = (N("Conv", ["i", "K"], ["c"], pads=[1, 1, 1, 1]), *POOLED)
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 BYTES = (MEAN * 255, STD * 255)
-IMAGE, LAST = [value("x", "batch", 3, 8, 8)], [value("x", "batch", 8, 8, 3)]
+IMAGE, LAST = "float[batch,3,8,8] x", "float[batch,8,8,3] x"
 
 
 def by_channel(array: Any) -> Any:
@@ -499,7 +487,7 @@ def said_of(*parts: str) -> Callable[[tuple[str, ...]], bool]:
 
 INPUTS = {
     "nothing shown": (
-        made(*CONV[:1], *POOLED, inputs=[value("i", "batch", 3, 8, 8)]),
+        made(*CONV[:1], *POOLED, inputs="float[batch,3,8,8] i"),
         {"range": None, "location": (0.0,), "deviation": (1.0,), "input_name": "i"},
         said_of("assumed to be normalised"),
     ),
@@ -534,7 +522,7 @@ INPUTS = {
         made(
             "f0 = Cast<to=1>(x) s = Sub(f0, m) i = Mul(s, d)",
             *CONV,
-            inputs=[value("x", "batch", 3, 8, 8, kind=U8)],
+            inputs="uint8[batch,3,8,8] x",
             m=by_channel(BYTES[0]),
             d=by_channel(1 / BYTES[1]),
         ),
@@ -545,7 +533,7 @@ INPUTS = {
         made(
             "f0 = Cast<to=1>(x) t = Transpose<perm=[0, 3, 1, 2]>(f0) i = Div(t, scale)",
             *CONV,
-            inputs=[value("x", "batch", 8, 8, 3, kind=U8)],
+            inputs="uint8[batch,8,8,3] x",
             scale=np.array(255, np.float32),
         ),
         {"input_dtype": "uint8", "range": (0.0, 255.0), "channels_last": True, "shape": (3, 8, 8)},
@@ -591,7 +579,7 @@ INPUTS = {
         said_of("assumed to be normalised"),
     ),
     "half precision": (
-        made("i = Cast<to=1>(x)", *CONV, inputs=[value("x", "batch", 3, 8, 8, kind=F16)]),
+        made("i = Cast<to=1>(x)", *CONV, inputs="float16[batch,3,8,8] x"),
         {"input_dtype": "float16", "range": None},
         said_of("assumed to be normalised"),
     ),
@@ -652,7 +640,7 @@ def test_a_text_classifier_behind_its_embedding(tmp_path: Path, runtime: Runtime
     model = made(
         "embedded = Gather(table, x) t = Tanh(embedded) pooled = ReduceMean<axes=[1], keepdims=0>(t)",
         "y = MatMul(pooled, W)",
-        inputs=[value("x", "batch", 6, kind=I64)],
+        inputs="int64[batch,6] x",
         table=table,
     )
     for said in ({}, {"input": "embedded"}, {"input": "embedded", "shape": (1, 6, 4)}):
@@ -666,7 +654,7 @@ def test_a_text_classifier_behind_its_embedding(tmp_path: Path, runtime: Runtime
 
 
 def test_two_inputs_one_held(tmp_path: Path) -> None:
-    model = made("m = Mul(x, mask) y = MatMul(m, W)", inputs=[value("x", "batch", 4), value("mask", "batch", 4)])
+    model = made("m = Mul(x, mask) y = MatMul(m, W)", inputs="float[batch,4] x, float[batch,4] mask")
     with pytest.raises(UnsupportedTeacher, match="2 inputs"):
         loaded(model, tmp_path)
     teacher = loaded(model, tmp_path, constants={"mask": 3})

@@ -22,7 +22,7 @@ import pytest
 import torch
 from in_process import command
 from onnx import TensorProto, helper, numpy_helper
-from onnx_text import N, parsed, value
+from onnx_text import N, model_of, parsed
 
 from onnxcake.core.errors import OnnxcakeError
 from onnxcake.runtime.process import shared
@@ -49,25 +49,10 @@ def inner(name: str, body: Sequence[str | onnx.NodeProto], outputs: Sequence[str
 
 
 def made(
-    *body: str | onnx.NodeProto,
-    weights: Mapping[str, Any] | None = None,
-    inputs: Sequence[onnx.ValueInfoProto] | None = None,
-    outputs: Sequence[onnx.ValueInfoProto] | None = None,
-    opset: int = 17,
-    domains: Mapping[str, int] | None = None,
-    functions: Sequence[onnx.FunctionProto] = (),
-    ir_version: int = 9,
+    *body: str | onnx.NodeProto, weights: Mapping[str, Any] | None = None, ir_version: int = 9, **rest: Any
 ) -> onnx.ModelProto:
     """Make a model of these nodes; by default ``x`` [batch, 4] → ``y`` [batch, 3], with a weight ``W`` at hand."""
-    graph = helper.make_graph(
-        parsed(*body),
-        "by hand",
-        list([value("x", "batch", 4)] if inputs is None else inputs),
-        list([value("y", "batch", 3)] if outputs is None else outputs),
-        [a if isinstance(a, TensorProto) else tensor(a, n) for n, a in {"W": W, **(weights or {})}.items()],
-    )
-    imports = [helper.make_opsetid(domain, version) for domain, version in {"": opset, **(domains or {})}.items()]
-    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=list(functions))
+    return model_of(*body, weights={"W": W, **(weights or {})}, ir_version=ir_version, **rest)
 
 
 def with_fields(message: Any, **fields: Any) -> Any:

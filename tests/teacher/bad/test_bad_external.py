@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_text import parsed
-from refusals import SCORES, N, W, answers_as_its_file, inner, made, refused, saved, tensor, value
+from onnx_text import N, parsed, value
+from refusals import SCORES, W, answers_as_its_file, inner, made, refused, saved, tensor
 
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher
 from onnxcake.onnxfile import external

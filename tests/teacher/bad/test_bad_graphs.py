@@ -13,12 +13,11 @@ import pytest
 import torch
 from in_process import command
 from onnx import TensorProto, helper
-from onnx_text import parsed
+from onnx_text import N, parsed, value
 from refusals import (
     HIDDEN,
     SCORES,
     Bad,
-    N,
     W,
     answers_as_its_file,
     bad,
@@ -28,7 +27,6 @@ from refusals import (
     saved,
     table,
     tensor,
-    value,
     with_fields,
 )
 
@@ -121,17 +119,11 @@ GRAPHS = {
     "a value made twice": bad(BadTeacherFile, "'y'", "y = MatMul(x, W) y = MatMul(x, W)"),
     "a node that makes the input": bad(BadTeacherFile, "'x'", "x = Relu(x) y = MatMul(x, W)"),
     "a node that makes a weight": bad(BadTeacherFile, "'W'", "W = Relu(x) y = MatMul(x, W)"),
-    "two inputs of one name": bad(
-        BadTeacherFile, "'x'", SCORES, inputs=[value("x", "batch", 4), value("x", "batch", 4)]
-    ),
-    "the input as output": bad(
-        UnsupportedTeacher, ("'x'", "the input itself"), SCORES, outputs=[value("x", "batch", 4)]
-    ),
-    "a weight as output": bad(
-        UnsupportedTeacher, ("'W'", "the same for every input"), SCORES, outputs=[value("W", 4, 3)]
-    ),
+    "two inputs of one name": bad(BadTeacherFile, "'x'", SCORES, inputs="float[batch,4] x, float[batch,4] x"),
+    "the input as output": bad(UnsupportedTeacher, ("'x'", "the input itself"), SCORES, outputs="float[batch,4] x"),
+    "a weight as output": bad(UnsupportedTeacher, ("'W'", "the same for every input"), SCORES, outputs="float[4,3] W"),
     "an unused weight as output": bad(
-        UnsupportedTeacher, ("'V'", "the same for every input"), SCORES, weights={"V": W}, outputs=[value("V", 4, 3)]
+        UnsupportedTeacher, ("'V'", "the same for every input"), SCORES, weights={"V": W}, outputs="float[4,3] V"
     ),
     "an output that reads a weight alone": bad(
         UnsupportedTeacher,
@@ -140,7 +132,7 @@ GRAPHS = {
         weights={"first": np.array([0]), "three": np.array([3]), "row": W[:1, :3]},
     ),
     "no input": bad(UnsupportedTeacher, "0 inputs", "y = Identity(W)", inputs=[]),
-    "only inputs that are weights": bad(UnsupportedTeacher, "0 inputs", "y = Identity(W)", inputs=[value("W", 4, 3)]),
+    "only inputs that are weights": bad(UnsupportedTeacher, "0 inputs", "y = Identity(W)", inputs="float[4,3] W"),
     "no outputs": bad(BadTeacherFile, "no outputs", SCORES, outputs=[]),
     "no nodes": bad(BadTeacherFile, "no operators"),
     "a node that makes nothing": bad(BadTeacherFile, "checker", N("Relu", ["x"], []), SCORES),
@@ -393,20 +385,20 @@ def test_weights(row: Bad, tmp_path: Path) -> None:
 IMAGE = parsed("p = GlobalAveragePool(x) f = Flatten(p) y = MatMul(f, W)")
 SHAPE = "--shape"
 SUM = parsed("s = Add(x, mask) y = MatMul(s, W)")
-TWO = [value("x", "batch", 4), value("mask", "batch", 4)]
+TWO = "float[batch,4] x, float[batch,4] mask"
 
 INPUTS = {
     "unknown sizes": bad(
         UnsupportedTeacher,
         ("'x'", "shape batch×4×h×w; all but the batch must be known"),
         *IMAGE,
-        inputs=[value("x", "batch", 4, "h", "w")],
+        inputs="float[batch,4,h,w] x",
     ),
     "sizes of one name": bad(
-        UnsupportedTeacher, ("'x'", "all but the batch must be known"), *IMAGE, inputs=[value("x", "n", 4, "n", "n")]
+        UnsupportedTeacher, ("'x'", "all but the batch must be known"), *IMAGE, inputs="float[n,4,n,n] x"
     ),
     "sizes without a name": bad(
-        UnsupportedTeacher, ("'x'", "all but the batch must be known"), SCORES, inputs=[value("x", None, None)]
+        UnsupportedTeacher, ("'x'", "all but the batch must be known"), SCORES, inputs="float[?,?] x"
     ),
     "no shape at all": bad(
         UnsupportedTeacher,
@@ -414,13 +406,11 @@ INPUTS = {
         SCORES,
         inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
     ),
-    "size zero": bad(UnsupportedTeacher, "must be known", SCORES, inputs=[value("x", "batch", 0)]),
+    "size zero": bad(UnsupportedTeacher, "must be known", SCORES, inputs="float[batch,0] x"),
     "a negative size": bad(UnsupportedTeacher, "must be known", SCORES, inputs=[value("x", "batch", -4)]),
     "negative sizes": bad(UnsupportedTeacher, "open: number 2", SCORES, inputs=[value("x", -1, -1)]),
-    "no batch": bad(
-        UnsupportedTeacher, ("'x'", "1 dimension(s)"), SCORES, inputs=[value("x", 4)], outputs=[value("y", 3)]
-    ),
-    "a number": bad(UnsupportedTeacher, ("'x'", "0 dimension(s)"), "y = Mul(x, W)", inputs=[value("x")]),
+    "no batch": bad(UnsupportedTeacher, ("'x'", "1 dimension(s)"), SCORES, inputs="float[4] x", outputs="float[3] y"),
+    "a number": bad(UnsupportedTeacher, ("'x'", "0 dimension(s)"), "y = Mul(x, W)", inputs="float x"),
     "a size of 2⁴⁰": bad(
         UnsupportedTeacher,
         "input 'x' holds 1,099,511,627,776 numbers",
@@ -431,7 +421,7 @@ INPUTS = {
         UsageError,
         ("--shape 1,3,8,8 does not fit input 'x'",),
         *IMAGE,
-        inputs=[value("x", "batch", 4, "h", "w")],
+        inputs="float[batch,4,h,w] x",
         arguments="--shape 1,3,8,8",
     ),
     "a sequence": bad(
@@ -471,27 +461,22 @@ INPUTS = {
         UnsupportedTeacher,
         "input 'x' is string",
         'y = ai.onnx.ml.LabelEncoder<keys_strings=["a"], values_floats=[1.0]>(x)',
-        inputs=[value("x", "batch", 3, kind=TensorProto.STRING)],
+        inputs="string[batch,3] x",
         domains={"ai.onnx.ml": 2},
     ),
-    "yes and no": bad(
-        UnsupportedTeacher,
-        "input 'x' is bool",
-        "y = Cast<to=1>(x)",
-        inputs=[value("x", "batch", 3, kind=TensorProto.BOOL)],
-    ),
+    "yes and no": bad(UnsupportedTeacher, "input 'x' is bool", "y = Cast<to=1>(x)", inputs="bool[batch,3] x"),
     "complex numbers": bad(
         UnsupportedTeacher,
         "input 'x' is complex64",
         "y = Identity(x)",
-        inputs=[value("x", "batch", 4, kind=TensorProto.COMPLEX64)],
-        outputs=[value("y", "batch", 4, kind=TensorProto.COMPLEX64)],
+        inputs="complex64[batch,4] x",
+        outputs="complex64[batch,4] y",
     ),
     "indices of words": bad(
         DeadTeacher,
         ("gradient", "Gather"),
         "e = Gather(W, x) y = ReduceMean<axes=[1], keepdims=0>(e)",
-        inputs=[value("x", "batch", 4, kind=I64)],
+        inputs="int64[batch,4] x",
     ),
     "two inputs": bad(UnsupportedTeacher, ("2 inputs", "'x'", "'mask'"), *SUM, inputs=TWO),
     "one chosen of two": bad(UnsupportedTeacher, ("it also needs 'mask'",), *SUM, inputs=TWO, arguments="--input x"),
@@ -505,7 +490,7 @@ INPUTS = {
         UnsupportedTeacher,
         ("'mask'", "batch×other×4 is not known whole"),
         *SUM,
-        inputs=[value("x", "batch", 4), value("mask", "batch", "other", 4)],
+        inputs="float[batch,4] x, float[batch,other,4] mask",
         arguments="--hold mask=1",
     ),
     "a constant of a negative size": bad(
@@ -526,14 +511,14 @@ INPUTS = {
         UnsupportedTeacher,
         "input 'mask' is string, which no number can be held for",
         *SUM,
-        inputs=[value("x", "batch", 4), value("mask", 1, 4, kind=TensorProto.STRING)],
+        inputs="float[batch,4] x, string[1,4] mask",
         arguments="--hold mask=1",
     ),
     "a constant that its type does not hold": bad(
         UsageError,
         "input 'mask' is int64 and cannot be held at 0.5",
         "m = Cast<to=1>(mask) s = Add(x, m) y = MatMul(s, W)",
-        inputs=[value("x", "batch", 4), value("mask", 1, 4, kind=I64)],
+        inputs="float[batch,4] x, int64[1,4] mask",
         arguments="--hold mask=0.5",
     ),
     "a fixed batch of 2³¹": bad(
@@ -560,7 +545,7 @@ def test_inputs(row: Bad, tmp_path: Path) -> None:
 
 
 def test_a_range_that_the_type_does_not_hold(tmp_path: Path) -> None:
-    model = made("f = Cast<to=1>(x) y = MatMul(f, W)", inputs=[value("x", "batch", 4, kind=U8)])
+    model = made("f = Cast<to=1>(x) y = MatMul(f, W)", inputs="uint8[batch,4] x")
     code, _, err = command("inspect", saved(model, tmp_path), "--range", "-1,1")
     assert code == 2 and "range -1,1 does not fit an input of type uint8" in err
 
@@ -581,20 +566,20 @@ OUTPUTS = {
         ("'y'", "int64", "TopK"),
         "h = MatMul(x, W) most, y = TopK(h, k)",
         weights={"k": np.array([2])},
-        outputs=output_of("y", "batch", 2, kind=I64),
+        outputs="int64[batch,2] y",
     ),
     "yes and no": bad(
         UnsupportedTeacher,
         ("'y'", "bool", "Greater"),
         "h = MatMul(x, W) y = Greater(h, zero)",
         weights={"zero": np.zeros(1, np.float32)},
-        outputs=output_of("y", "batch", 3, kind=TensorProto.BOOL),
+        outputs="bool[batch,3] y",
     ),
     "an output that is not there": bad(
         UsageError,
         ("no value is called 'logit'", "did you mean 'logits'?"),
         "logits = MatMul(x, W)",
-        outputs=output_of("logits", "batch", 3),
+        outputs="float[batch,3] logits",
         arguments="--output logit",
     ),
     "the input chosen as output": bad(UsageError, "no value is called 'x'", SCORES, arguments="--output x"),
@@ -604,22 +589,22 @@ OUTPUTS = {
         "boxes = Reshape(x, four) s = ReduceMax<axes=[2], keepdims=0>(boxes) scores = Unsqueeze(s, one)",
         "y = NonMaxSuppression(boxes, scores, many)",
         weights={"four": np.array([-1, 1, 4]), "one": np.array([1]), "many": np.array([3])},
-        outputs=output_of("y", None, 3, kind=I64),
+        outputs="int64[?,3] y",
     ),
     "a picture": bad(
         UnsupportedTeacher,
         "[N, 3, 4, 4] holds one answer for each of many places",
         "y = Conv(x, K)",
         weights={"K": np.ones((3, 1, 1, 1), np.float32)},
-        inputs=[value("x", "batch", 1, 4, 4)],
-        outputs=output_of("y", "batch", 3, 4, 4),
+        inputs="float[batch,1,4,4] x",
+        outputs="float[batch,3,4,4] y",
     ),
     "one unbounded number": bad(
         UnsupportedTeacher,
         ("'y'", "a binary logit, or the result of a regression"),
         "y = MatMul(x, v)",
         weights={"v": W[:, :1]},
-        outputs=output_of("y", "batch", 1),
+        outputs="float[batch,1] y",
     ),
     "one task for many scores": bad(UsageError, "--task binary does not fit", SCORES, arguments="--task binary"),
     "many tasks for one score": bad(
@@ -627,32 +612,32 @@ OUTPUTS = {
         "--task multilabel does not fit",
         "y = MatMul(x, v)",
         weights={"v": W[:, :1]},
-        outputs=output_of("y", "batch", 1),
+        outputs="float[batch,1] y",
         arguments="--task multilabel",
     ),
     "text": bad(
         UnsupportedTeacher,
         ("'Cast #1'", "string"),
         f"h = MatMul(x, W) y = Cast<to={TensorProto.STRING}>(h)",
-        outputs=output_of("y", "batch", 3, kind=TensorProto.STRING),
+        outputs="string[batch,3] y",
     ),
     "a batch that is summed over": bad(
         UnsupportedTeacher,
         "a batch of 2 gives an output of shape [3]",
         "h = MatMul(x, W) y = ReduceMean<axes=[0], keepdims=0>(h)",
-        outputs=output_of("y", 3),
+        outputs="float[3] y",
     ),
     "a batch that is summed over and kept": bad(
         UnsupportedTeacher,
         "does not hold one row for each input",
         "h = MatMul(x, W) y = ReduceMean<axes=[0]>(h)",
-        outputs=output_of("y", 1, 3),
+        outputs="float[1,3] y",
     ),
     "as many rows as the data say": bad(
         UnsupportedTeacher,
         "depends on the data",
         "h = MatMul(x, W) places = NonZero(h) t = Transpose(places) y = GatherND(h, t)",
-        outputs=output_of("y", None),
+        outputs="float[?] y",
     ),
     "a tree ensemble": bad(
         UnsupportedTeacher,
@@ -662,7 +647,7 @@ OUTPUTS = {
         "classlabels_int64s=[0, 1], nodes_falsenodeids=[2, 0, 0], nodes_featureids=[0, 0, 0], "
         'nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_nodeids=[0, 1, 2], nodes_treeids=[0, 0, 0], '
         'nodes_truenodeids=[1, 0, 0], nodes_values=[0.0, 0.0, 0.0], post_transform="NONE">(x)',
-        outputs=[value("label", "batch", kind=I64), value("y", "batch", 2)],
+        outputs="int64[batch] label, float[batch,2] y",
         domains={"ai.onnx.ml": 3},
     ),
 }
@@ -750,8 +735,8 @@ DEAD = {
         UnsupportedTeacher,
         "depends on the others of its batch",
         "h = MatMul(x, W) mean = ReduceMean<axes=[0]>(h) y = Sub(h, mean)",
-        inputs=[value("x", 5, 4)],
-        outputs=[value("y", 5, 3)],
+        inputs="float[5,4] x",
+        outputs="float[5,3] y",
     ),
     "classes that are masked": bad(
         DeadTeacher,

@@ -14,8 +14,8 @@ import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
-from onnx_text import parsed
-from refusals import HIDDEN, SCORES, Bad, N, answers_as_its_file, bad, inner, made, refused, saved, table, tensor, value
+from onnx_text import N, parsed, value
+from refusals import HIDDEN, SCORES, Bad, answers_as_its_file, bad, inner, made, refused, saved, table, tensor
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
 from onnxcake.teacher import sandbox
@@ -145,8 +145,8 @@ def test_a_small_file_that_takes_days(tmp_path: Path) -> None:
         "K = Expand(one, kernel) [bomb] c = Conv<pads=[50, 50, 50, 50]>(x, K) p = GlobalAveragePool(c)",
         "y = Flatten(p)",
         weights={"one": np.ones(1, np.float32), "kernel": np.array([64, 64, 101, 101])},
-        inputs=[value("x", "batch", 64, 700, 700)],
-        outputs=[value("y", "batch", 64)],
+        inputs="float[batch,64,700,700] x",
+        outputs="float[batch,64] y",
     )
     words = ("one input takes 2.0e+13 multiply-adds", "most of them at 'bomb' (Conv)")
     refused(saved(model, tmp_path), UnsupportedTeacher, *words)

@@ -16,7 +16,8 @@ import pytest
 import torch
 from in_process import command
 from onnx import TensorProto, helper
-from refusals import HIDDEN, SCORES, N, made, refused, saved, tensor, value
+from onnx_text import N, value
+from refusals import HIDDEN, SCORES, made, refused, saved, tensor
 
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher, UsageError
 from onnxcake.teacher import sandbox
@@ -183,11 +184,7 @@ def flow() -> list[onnx.NodeProto]:
     body = helper.make_graph(
         [N("Identity", ["go"], ["still"]), N("Add", ["state", "after"], ["next"], name="plus")],
         "body",
-        [
-            value("turn", kind=TensorProto.INT64),
-            value("go", kind=TensorProto.BOOL),
-            value("state", "rows", 3),
-        ],
+        [value("turn", kind=TensorProto.INT64), value("go", kind=TensorProto.BOOL), value("state", "rows", 3)],
         [value("still", kind=TensorProto.BOOL), value("next", "rows", 3)],
     )
     return [
@@ -419,7 +416,7 @@ def test_the_whole_teacher_is_the_twins(kind: str, twin: Twin, tmp_path: Path) -
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_hostile_names_in_a_refusal(kind: str, tmp_path: Path) -> None:
     nodes = [HIDDEN, N("Hardmax", ["h"], ["i"]), N("act", ["i"], ["y"], domain="own")]
-    bad = made(*nodes, domains={"own": 1}, inputs=[value("x", "batch", 4)])
+    bad = made(*nodes, domains={"own": 1}, inputs="float[batch,4] x")
     path = saved(renamed(bad, everywhere(TEMPLATES[kind])), tmp_path)
     error = refused(path, UnsupportedTeacher, "no conversion for this operator")
     assert len(error["what"]) < 700
@@ -442,11 +439,7 @@ MESSAGES = {
     "an operator of the standard": (UnsupportedTeacher, made(N(LOUD, ["x"], ["y"]))),
     "an operator before labels": (
         UnsupportedTeacher,
-        made(
-            N(LOUD, ["x"], ["y"], domain="acme"),
-            domains={"acme": 1},
-            outputs=[value("y", "batch", kind=TensorProto.INT64)],
-        ),
+        made(N(LOUD, ["x"], ["y"], domain="acme"), domains={"acme": 1}, outputs="int64[batch] y"),
     ),
     "an input": (
         UnsupportedTeacher,
@@ -460,9 +453,7 @@ MESSAGES = {
     "two outputs": (
         UnsupportedTeacher,
         made(
-            N("MatMul", ["x", "W"], ["y"]),
-            N("Tanh", ["x"], [LOUD]),
-            outputs=[value("y", "b", 3), value(LOUD, "b", 4)],
+            N("MatMul", ["x", "W"], ["y"]), N("Tanh", ["x"], [LOUD]), outputs=[value("y", "b", 3), value(LOUD, "b", 4)]
         ),
     ),
     "a weight as output": (

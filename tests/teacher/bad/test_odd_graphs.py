@@ -12,8 +12,8 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from onnx_text import parsed
-from refusals import HIDDEN, SCORES, N, W, answers_as_its_file, inner, made, saved, table, tensor, value
+from onnx_text import N, parsed, value
+from refusals import HIDDEN, SCORES, W, answers_as_its_file, inner, made, saved, table, tensor
 
 from onnxcake.teacher.teacher import Teacher
 
@@ -83,19 +83,17 @@ GRAPHS = {
     "an output that is listed twice": changed(output_twice),
     "shapes that are not so": changed(lying_shapes, "h = MatMul(x, W) y = Relu(h)"),
     "an output without a shape": changed(without_a_type_of_the_output),
-    "weights that are inputs too": good(SCORES, inputs=[value("W", 4, 3), value("x", "batch", 4)]),
+    "weights that are inputs too": good(SCORES, inputs="float[4,3] W, float[batch,4] x"),
     "an input that has a default": good(
         "s = Add(x, offset) y = MatMul(s, W)",
-        inputs=[value("x", "batch", 4), value("offset", 4)],
+        inputs="float[batch,4] x, float[4] offset",
         weights={"offset": np.arange(4, dtype=np.float32)},
     ),
     "nodes and weights for nothing": good(
         "y = MatMul(x, W) aside = MatMul(x, V) noise = RandomNormal<shape=[3]>()", weights={"V": V}
     ),
     "an input for nothing": good(
-        SCORES,
-        inputs=[value("x", "batch", 4), value("unused", "batch", 9)],
-        feed={"unused": np.zeros((6, 9), np.float32)},
+        SCORES, inputs="float[batch,4] x, float[batch,9] unused", feed={"unused": np.zeros((6, 9), np.float32)}
     ),
     "inputs left out": good('h = MatMul(x, W) y = Clip(h, "", top)', weights={"top": np.array(0.5, np.float32)}),
     "outputs left out": good(HIDDEN, N("Dropout", ["h"], ["y", ""])),
@@ -114,19 +112,19 @@ GRAPHS = {
     "a constant of text for nothing": good('y = MatMul(x, W) text = Constant<value_string="hello">()'),
     "two outputs, scores and label": good(
         "y = MatMul(x, W) label = ArgMax<axis=1, keepdims=0>(y)",
-        outputs=[value("label", "batch", kind=I64), value("y", "batch", 3)],
+        outputs="int64[batch] label, float[batch,3] y",
         expected={"output_name": "y"},
     ),
     "two outputs, one chosen": good(
         "y = MatMul(x, W) other = MatMul(x, V)",
         weights={"V": V},
-        outputs=[value("y", "batch", 3), value("other", "batch", 7)],
+        outputs="float[batch,3] y, float[batch,7] other",
         said={"output": "other"},
         expected={"output_name": "other", "classes": 7},
     ),
     "logits and probabilities": good(
         "y = MatMul(x, W) p = Softmax<axis=1>(y)",
-        outputs=[value("p", "batch", 3), value("y", "batch", 3)],
+        outputs="float[batch,3] p, float[batch,3] y",
         expected={"output_name": "y", "output_kind": "logits"},
     ),
 }
@@ -209,7 +207,7 @@ FUNCTIONS = {
     "a domain spelled out": changed(spelled_out),
     "a domain for nothing": changed(an_opset_for_nothing),
     "how it was trained": changed(with_training),
-    "IR version 3": changed(of_ir_3, SCORES, inputs=[value("x", "batch", 4), value("W", 4, 3)], opset=8),
+    "IR version 3": changed(of_ir_3, SCORES, inputs="float[batch,4] x, float[4,3] W", opset=8),
     **{
         f"opset {opset}": good("y = Gemm(x, W, b)", weights={"b": ONES}, opset=opset)
         for opset in (7, 9, 11, 13, 15, 18, 21, 24)
@@ -229,7 +227,7 @@ FUNCTIONS = {
             classlabels_ints=[0, 1, 2],
             post_transform="SOFTMAX",
         ),
-        outputs=[value("label", "batch", kind=I64), value("y", "batch", 3)],
+        outputs="int64[batch] label, float[batch,3] y",
         domains={"ai.onnx.ml": 1},
         expected={"output_kind": "probabilities", "output_name": "y"},
     ),
@@ -272,10 +270,7 @@ WEIGHTS = {
         f"low = Cast<to={F16}>(x) m = MatMul(low, H) y = Cast<to=1>(m)", weights={"H": W.astype(np.float16)}
     ),
     "double precision throughout": good(
-        "y = MatMul(x, D)",
-        weights={"D": W.astype(np.float64)},
-        inputs=[value("x", "batch", 4, kind=F64)],
-        outputs=[value("y", "batch", 3, kind=F64)],
+        "y = MatMul(x, D)", weights={"D": W.astype(np.float64)}, inputs="double[batch,4] x", outputs="double[batch,3] y"
     ),
     "sparse, by number": with_sparse(sparse(FLAT)),
     "sparse, by place": with_sparse(sparse(PAIRS)),
@@ -308,34 +303,32 @@ INPUTS = {
     "a batch of 1 in an Expand": fixed(
         1, "h = MatMul(x, W) r = Expand(row, to) y = Add(h, r)", weights={"to": np.array([1, 3]), "row": Q[:1]}
     ),
-    "a batch without a name": good(SCORES, inputs=[value("x", None, 4)], outputs=[value("y", None, 3)]),
-    "one name for batch and size": good(SCORES, inputs=[value("x", "n", 4)], outputs=[value("y", "n", 3)]),
+    "a batch without a name": good(SCORES, inputs="float[?,4] x", outputs="float[?,3] y"),
+    "one name for batch and size": good(SCORES, inputs="float[n,4] x", outputs="float[n,3] y"),
     "no shape at all": good(
         *POOLED, inputs=[helper.make_tensor_value_info("x", 1, None)], weights=IMAGE, said={"shape": (1, 2, 6, 5)}
     ),
     "a shape that says what the file says": good(
-        *POOLED, inputs=[value("x", "batch", 2, 6, 5)], weights=IMAGE, said={"shape": (9, 2, 6, 5)}
+        *POOLED, inputs="float[batch,2,6,5] x", weights=IMAGE, said={"shape": (9, 2, 6, 5)}
     ),
-    "volumes": good(
-        "p = GlobalAveragePool(x) f = Flatten(p) y = MatMul(f, W)", inputs=[value("x", "batch", 4, 3, 3, 3)]
-    ),
-    "series": good("p = GlobalMaxPool(x) f = Flatten(p) y = MatMul(f, W)", inputs=[value("x", "batch", 4, 9)]),
+    "volumes": good("p = GlobalAveragePool(x) f = Flatten(p) y = MatMul(f, W)", inputs="float[batch,4,3,3,3] x"),
+    "series": good("p = GlobalMaxPool(x) f = Flatten(p) y = MatMul(f, W)", inputs="float[batch,4,9] x"),
     "whole numbers": good(
         "f = Cast<to=1>(x) y = MatMul(f, W)",
-        inputs=[value("x", "batch", 4, kind=I64)],
+        inputs="int64[batch,4] x",
         said={"range": (-10, 10)},
         expected={"input_dtype": "int64", "range": (-10.0, 10.0)},
     ),
     "a mask held at one": good(
         *SUM,
-        inputs=[value("x", "batch", 4), value("mask", "batch", 4)],
+        inputs="float[batch,4] x, float[batch,4] mask",
         said={"constants": {"mask": 1}},
         feed={"mask": np.ones((6, 4), np.float32)},
         expected={"input_name": "x"},
     ),
     "a number held": good(
         "s = Mul(x, scale) y = MatMul(s, W)",
-        inputs=[value("x", "batch", 4), value("scale")],
+        inputs="float[batch,4] x, float scale",
         said={"constants": {"scale": 0.5}},
         feed={"scale": np.array(0.5, np.float32)},
     ),
@@ -343,24 +336,19 @@ INPUTS = {
         N("Identity", ["W"], ["mask/held/one"]),
         N("Add", ["x", "mask"], ["mask/held/sizes"]),
         N("MatMul", ["mask/held/sizes", "mask/held/one"], ["y"]),
-        inputs=[value("x", "batch", 4), value("mask", "batch", 4)],
+        inputs="float[batch,4] x, float[batch,4] mask",
         said={"constants": {"mask": 1}},
         feed={"mask": np.ones((6, 4), np.float32)},
     ),
     "the other of the two chosen": good(
         *SUM,
-        inputs=[value("x", "batch", 4), value("mask", 1, 4)],
+        inputs="float[batch,4] x, float[1,4] mask",
         said={"input": "x", "constants": {"mask": -2}},
         feed={"mask": np.full((1, 4), -2, np.float32)},
     ),
     "several inputs of several types": good(
         "s = Where(use, x, other) nf = Cast<to=1>(n) t = Add(s, nf) y = MatMul(t, W)",
-        inputs=[
-            value("use", "batch", 4, kind=TensorProto.BOOL),
-            value("x", "batch", 4),
-            value("other", 4),
-            value("n", "batch", 1, kind=I64),
-        ],
+        inputs="bool[batch,4] use, float[batch,4] x, float[4] other, int64[batch,1] n",
         said={"input": "x", "constants": {"use": 1, "other": 3.5, "n": 2}},
         feed={"use": np.ones((6, 4), bool), "other": np.full(4, 3.5, np.float32), "n": np.full((6, 1), 2)},
     ),
