@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -37,50 +38,55 @@ def long(*numbers: int) -> np.ndarray[Any, Any]:
     return np.array(numbers, np.int64)
 
 
-CLASSIFIER = parsed("z = MatMul(h, W) r = Relu(z) y = ReduceMean<axes=[1], keepdims=0>(r)")
-DENSE = parsed("z = MatMul(h, W) y = Relu(z)")
+class Row(NamedTuple):
+    """Hold nodes, weights and inputs; the value or the options that are wanted, and the sizes of that value."""
+
+    nodes: Sequence[str | onnx.NodeProto]
+    weights: dict[str, Any]
+    inputs: str | Sequence[onnx.ValueInfoProto]
+    wanted: str
+    sizes: tuple[int, ...] = ()
+
+
+CLASSIFIER = "z = MatMul(h, W) r = Relu(z) y = ReduceMean<axes=[1], keepdims=0>(r)"
+DENSE = "z = MatMul(h, W) y = Relu(z)"
 COLUMNS = [value(name, None, 1) for name in ("age", "income", "height")]
 ENCODER = {"keys_strings": ["a", "b"], "values_int64s": [0, 1]}
 
-# What the nodes, weights and inputs are; the value that is chosen, and its sizes.
-CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ...]]] = {
-    "ids": (
-        [N("Gather", ["E", "ids"], ["h"]), *CLASSIFIER],
-        {"E": normal(9, 4), "W": normal(4, 3)},
-        "int64[batch,7] ids",
-        "h",
-        (7, 4),
+CHOSEN: dict[str, Row] = {
+    "ids": Row(
+        ["h = Gather(E, ids)", CLASSIFIER], {"E": normal(9, 4), "W": normal(4, 3)}, "int64[batch,7] ids", "h", (7, 4)
     ),
-    "ids of int32, moved before they are looked up": (
-        [*parsed(f"i = Cast<to={LONG}>(ids) j = Add(i, one) h = Gather(E, j)"), *CLASSIFIER],
+    "ids of int32, moved before they are looked up": Row(
+        [f"i = Cast<to={LONG}>(ids) j = Add(i, one) h = Gather(E, j)", CLASSIFIER],
         {"E": normal(9, 4), "W": normal(4, 3), "one": long(1)},
         "int32[batch,7] ids",
         "h",
         (7, 4),
     ),
-    "ids of words and of segments": (
-        [*parsed("e = Gather(E, ids) g = Gather(G, segments) h = Add(e, g)"), *CLASSIFIER],
+    "ids of words and of segments": Row(
+        ["e = Gather(E, ids) g = Gather(G, segments) h = Add(e, g)", CLASSIFIER],
         {"E": normal(9, 4), "G": normal(2, 4), "W": normal(4, 3)},
         "int64[batch,7] ids, int64[batch,7] segments",
         "h",
         (7, 4),
     ),
-    "ids whose number is asked for elsewhere": (
-        parsed(
+    "ids whose number is asked for elsewhere": Row(
+        [
             "h = Gather(E, ids) z = MatMul(h, W) s = Shape(ids) o = ConstantOfShape(s) u = Unsqueeze(o, last)",
             "a = Add(z, u) y = ReduceMean<axes=[1], keepdims=0>(a)",
-        ),
+        ],
         {"E": normal(9, 4), "W": normal(4, 3), "last": long(2)},
         "int64[batch,7] ids",
         "h",
         (7, 4),
     ),
-    "ids of a quantised table, whose rows are turned before they are made floats": (
-        parsed(
+    "ids of a quantised table, whose rows are turned before they are made floats": Row(
+        [
             "e = Gather(E, ids) u = Unsqueeze(e, last) t = Transpose<perm=[1, 0, 2, 3]>(u)",
             "f = DequantizeLinear(t, scale, point) s = Squeeze(f, last) z = MatMul(s, W)",
             "y = ReduceMean<axes=[0], keepdims=0>(z)",
-        ),
+        ],
         {
             "E": np.random.default_rng(0).integers(-100, 100, (9, 4)).astype(np.int8),
             "W": normal(4, 3),
@@ -92,76 +98,62 @@ CHOSEN: dict[str, tuple[list[Any], dict[str, Any], list[Any], str, tuple[int, ..
         "e_dequantized_1",
         (7, 4),
     ),
-    "one-hot": (
-        [*parsed("o = OneHot(ids, depth, ends) h = Flatten(o)"), *DENSE],
+    "one-hot": Row(
+        ["o = OneHot(ids, depth, ends) h = Flatten(o)", DENSE],
         {"depth": np.array(5, np.int64), "ends": np.float32([0, 1]), "W": normal(10, 3)},
         "int64[batch,2] ids",
         "o",
         (2, 5),
     ),
-    "columns whose distances to a few rows are summed": (
-        parsed(
+    "columns whose distances to a few rows are summed": Row(
+        [
             "h = Concat<axis=1>(age, income, height) u = Unsqueeze(h, middle) d = Sub(u, rows) s = Mul(d, d)",
             "y = ReduceSum<keepdims=0>(s, last)",
-        ),
+        ],
         {"middle": long(1), "rows": normal(4, 3), "last": long(2)},
         COLUMNS,
         "h",
         (3,),
     ),
-    "columns": (
-        [N("Concat", ["age", "income", "height"], ["h"], axis=1), *DENSE],
-        {"W": normal(3, 3)},
-        COLUMNS,
-        "h",
-        (3,),
-    ),
-    "columns, scaled": (
+    "columns": Row(["h = Concat<axis=1>(age, income, height)", DENSE], {"W": normal(3, 3)}, COLUMNS, "h", (3,)),
+    "columns, scaled": Row(
         [
-            *parsed(
-                "c = Concat<axis=1>(age, income, height)",
-                "h = ai.onnx.ml.Scaler<offset=[1.0, 2, 3], scale=[1.0, 1, 1]>(c)",
-            ),
-            *DENSE,
+            "c = Concat<axis=1>(age, income, height)",
+            "h = ai.onnx.ml.Scaler<offset=[1.0, 2, 3], scale=[1.0, 1, 1]>(c)",
+            DENSE,
         ],
         {"W": normal(3, 3)},
         COLUMNS,
         "c",
         (3,),
     ),
-    "a column of numbers and one of texts": (
+    "a column of numbers and one of texts": Row(
         [
             N("LabelEncoder", ["city"], ["code"], domain="ai.onnx.ml", **ENCODER),
-            *parsed(
-                f"number = Cast<to={F}>(code) a = ai.onnx.ml.Scaler<offset=[1.0], scale=[1.0]>(age)",
-                "h = Concat<axis=1>(a, number)",
-            ),
-            *DENSE,
+            f"number = Cast<to={F}>(code) a = ai.onnx.ml.Scaler<offset=[1.0], scale=[1.0]>(age)",
+            "h = Concat<axis=1>(a, number)",
+            DENSE,
         ],
         {"W": normal(2, 3)},
         "float[?,1] age, string[?,1] city",
         "h",
         (2,),
     ),
-    "ids and numbers": (
-        [*parsed("e = Gather(E, shop) f = Flatten(e) h = Concat<axis=1>(f, numbers)"), *DENSE],
+    "ids and numbers": Row(
+        ["e = Gather(E, shop) f = Flatten(e) h = Concat<axis=1>(f, numbers)", DENSE],
         {"E": normal(9, 4), "W": normal(6, 3)},
         "int64[batch,1] shop, float[batch,2] numbers",
         "h",
         (6,),
     ),
-    "a bag of truth values": (
-        [N("Cast", ["words"], ["h"], to=F), *DENSE],
-        {"W": normal(6, 3)},
-        "bool[batch,6] words",
-        "h",
-        (6,),
+    "a bag of truth values": Row(
+        [f"h = Cast<to={F}>(words)", DENSE], {"W": normal(6, 3)}, "bool[batch,6] words", "h", (6,)
     ),
-    "one text": (
+    "one text": Row(
         [
             N("LabelEncoder", ["city"], ["code"], domain="ai.onnx.ml", **ENCODER),
-            *parsed("o = ai.onnx.ml.OneHotEncoder<cats_int64s=[0, 1]>(code) h = Flatten(o)"),
-            *DENSE,
+            "o = ai.onnx.ml.OneHotEncoder<cats_int64s=[0, 1]>(code) h = Flatten(o)",
+            DENSE,
         ],
         {"W": normal(2, 3)},
         "string[?,1] city",
@@ -184,7 +176,7 @@ def test_the_value_behind_is_chosen(name: str, handmade: Any) -> None:
 @pytest.mark.parametrize("reason", ["a scale for each column", "the turned rows are read elsewhere", "no table"])
 def test_rows_keep_their_place_where_that_matters(reason: str, handmade: Any) -> None:
     nodes, weights, inputs, _, _ = CHOSEN["ids of a quantised table, whose rows are turned before they are made floats"]
-    nodes, weights = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes], dict(weights)
+    nodes, weights = [onnx.NodeProto.FromString(node.SerializeToString()) for node in parsed(*nodes)], dict(weights)
     if reason == "a scale for each column":
         weights |= {"scale": np.float32([0.1, 0.2, 0.3, 0.4]), "point": np.zeros(4, np.int8)}
     elif reason == "no table":
@@ -211,57 +203,54 @@ LSTM = [
 LATE = parsed("a = MatMul(x, W) b = MatMul(side, V) y = Add(a, b)")
 
 # What is not chosen without the user: how the remedy's options go on.
-ASKED: dict[str, tuple[list[Any], dict[str, Any], list[Any], str]] = {
-    "open length": (
-        [N("Gather", ["E", "ids"], ["h"]), *CLASSIFIER],
+ASKED: dict[str, Row] = {
+    "open length": Row(
+        ["h = Gather(E, ids)", CLASSIFIER],
         {"E": normal(9, 4), "W": normal(4, 3)},
         "int64[batch,length] ids",
         "--input h --shape 1,128,4",
     ),
-    "a mask": (
+    "a mask": Row(
         MASKED,
         {"E": normal(9, 4), "W": normal(4, 3), "last": long(2)},
         "int64[batch,length] ids, int64[batch,length] attention_mask",
         "--input h --hold attention_mask=1 --shape 1,128,4",
     ),
-    "ids that a mask is made of": (
-        [*parsed(f"h = Gather(E, ids) pad = Equal(ids, zero) m = Cast<to={F}>(pad)"), *MASKED[2:]],
+    "ids that a mask is made of": Row(
+        [f"h = Gather(E, ids) pad = Equal(ids, zero) m = Cast<to={F}>(pad)", *MASKED[2:]],
         {"E": normal(9, 4), "W": normal(4, 3), "last": long(2), "zero": long(0)},
         "int64[batch,5] ids",
         "--input h --hold ids=1",
     ),
-    "hidden states": (
+    "hidden states": Row(
         LSTM,
         {"W": normal(1, 12, 4), "R": normal(1, 12, 3), "first": long(0)},
         "float[batch,7,4] x, float[1,batch,3] h0, float[1,batch,3] c0",
         "--input x --hold h0=0 --hold c0=0",
     ),
-    "two branches": (
-        LATE,
-        {"W": normal(4, 3), "V": normal(2, 3)},
-        "float[batch,4] x, float[batch,2] side",
-        "--input x --hold side=0",
+    "two branches": Row(
+        LATE, {"W": normal(4, 3), "V": normal(2, 3)}, "float[batch,4] x, float[batch,2] side", "--input x --hold side=0"
     ),
-    "a mask that is added": (
-        [N("Add", ["x", "mask"], ["h"]), *DENSE],
+    "a mask that is added": Row(
+        ["h = Add(x, mask)", DENSE],
         {"W": normal(4, 3)},
         "float[batch,4] mask, float[batch,4] x",
         "--input x --hold mask=1",
     ),
-    "two inputs that are added": (
-        [N("Add", ["x", "side"], ["h"]), *DENSE],
+    "two inputs that are added": Row(
+        ["h = Add(x, side)", DENSE],
         {"W": normal(4, 3)},
         "float[batch,4] x, float[batch,4] side",
         "--input x --hold side=0",
     ),
-    "a switch": (
-        [N("MatMul", ["x", "W"], ["a"]), N("Where", ["keras phase:0", "a", "zero"], ["y"])],
+    "a switch": Row(
+        ["a = MatMul(x, W)", N("Where", ["keras phase:0", "a", "zero"], ["y"])],
         {"W": normal(4, 3), "zero": np.float32(0)},
         [value("x", "batch", 4), value("keras phase:0", kind=B)],
         "--input x --hold 'keras phase:0=false'",
     ),
-    "a rate that is compared with a number": (
-        [*parsed("s = Reshape(sr, one) known = Equal(s, rate) h = Where(known, x, zero)"), *DENSE],
+    "a rate that is compared with a number": Row(
+        ["s = Reshape(sr, one) known = Equal(s, rate) h = Where(known, x, zero)", DENSE],
         {"W": normal(4, 3), "one": long(1), "rate": np.array(16000), "zero": np.float32(0)},
         "float[batch,4] x, int64 sr",
         "--input x --hold sr=16000",
@@ -271,7 +260,7 @@ ASKED: dict[str, tuple[list[Any], dict[str, Any], list[Any], str]] = {
 
 @pytest.mark.parametrize("name", ASKED)
 def test_the_remedy_works_when_it_is_followed(name: str, handmade: Any) -> None:
-    nodes, weights, inputs, wanted = ASKED[name]
+    nodes, weights, inputs, wanted, _ = ASKED[name]
     model = handmade(nodes, weights, inputs=inputs)
     with pytest.raises(UnsupportedTeacher) as caught:
         opened(model)
@@ -286,7 +275,7 @@ def test_the_remedy_works_when_it_is_followed(name: str, handmade: Any) -> None:
 
 
 def test_sizes_said_of_an_input_are_those_of_the_value_behind(handmade: Any) -> None:
-    nodes, weights, inputs, _ = ASKED["open length"]
+    nodes, weights, inputs, _, _ = ASKED["open length"]
     safe = opened(handmade(nodes, weights, inputs=inputs), GraphChoice(input="h", shapes={"ids": (1, 6)}))
     assert safe.input_shape == (6, 4)
     unnamed = opened(handmade(nodes, weights, inputs=inputs), GraphChoice(shapes={"ids": (1, 6)}))
@@ -308,6 +297,6 @@ def test_nothing_to_choose(inputs: list[Any], hold: dict[str, Any], words: str, 
 
 
 def test_whole_numbers_that_are_no_ids_are_taken_themselves(handmade: Any) -> None:
-    nodes = [N("Cast", ["pixels"], ["h"], to=F), *DENSE]
+    nodes = [N("Cast", ["pixels"], ["h"], to=F), DENSE]
     safe = opened(handmade(nodes, {"W": normal(4, 3)}, inputs="uint8[batch,4] pixels"))
     assert (safe.input_name, safe.input_type) == ("pixels", TensorProto.UINT8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -25,35 +25,34 @@ def before(graph: Converted, name: str) -> list[str]:
     return [node.op_type for node in graph.safe.cut(name).graph.node if node.op_type not in ("Identity", "Dropout")]
 
 
-H = N("MatMul", ["x", "W"], ["h"])
-TAILS: dict[str, tuple[list[onnx.NodeProto], str | None, list[str]]] = {
-    "none (an Identity is only another name)": (parsed("h = MatMul(x, W) y = Identity(h)"), None, ["MatMul"]),
-    "Softmax": (parsed("h = MatMul(x, W) y = Softmax(h)"), "softmax", ["MatMul"]),
-    "Softmax, axis 1": (parsed("h = MatMul(x, W) y = Softmax<axis=1>(h)"), "softmax", ["MatMul"]),
-    "Softmax, axis -1": (parsed("h = MatMul(x, W) y = Softmax<axis=-1>(h)"), "softmax", ["MatMul"]),
-    "Softmax over the batch": (parsed("h = MatMul(x, W) y = Softmax<axis=0>(h)"), None, ["MatMul", "Softmax"]),
-    "LogSoftmax": (parsed("h = MatMul(x, W) y = LogSoftmax<axis=1>(h)"), "log_softmax", ["MatMul"]),
-    "LogSoftmax over the batch": (parsed("h = MatMul(x, W) y = LogSoftmax<axis=0>(h)"), None, ["MatMul", "LogSoftmax"]),
-    "Log of Softmax": (parsed("h = MatMul(x, W) s = Softmax(h) y = Log(s)"), "log_softmax", ["MatMul"]),
-    "Log of something else": (parsed("h = MatMul(x, W) s = Exp(h) y = Log(s)"), None, ["MatMul", "Exp", "Log"]),
-    "Log of the input": (parsed("y = Log(x)"), None, ["Log"]),
-    "Softmax, then Identity and Dropout": (
-        parsed("h = MatMul(x, W) s = Softmax(h) i = Identity(s) y = Dropout(i)"),
-        "softmax",
-        ["MatMul"],
+class Tail(NamedTuple):
+    """Hold nodes, the tail that is found, and the operators before it."""
+
+    nodes: list[str]
+    kind: str | None
+    kept: list[str]
+
+
+TAILS: dict[str, Tail] = {
+    "none (an Identity is only another name)": Tail(["h = MatMul(x, W) y = Identity(h)"], None, ["MatMul"]),
+    "Softmax": Tail(["h = MatMul(x, W) y = Softmax(h)"], "softmax", ["MatMul"]),
+    "Softmax, axis 1": Tail(["h = MatMul(x, W) y = Softmax<axis=1>(h)"], "softmax", ["MatMul"]),
+    "Softmax, axis -1": Tail(["h = MatMul(x, W) y = Softmax<axis=-1>(h)"], "softmax", ["MatMul"]),
+    "Softmax over the batch": Tail(["h = MatMul(x, W) y = Softmax<axis=0>(h)"], None, ["MatMul", "Softmax"]),
+    "LogSoftmax": Tail(["h = MatMul(x, W) y = LogSoftmax<axis=1>(h)"], "log_softmax", ["MatMul"]),
+    "LogSoftmax over the batch": Tail(["h = MatMul(x, W) y = LogSoftmax<axis=0>(h)"], None, ["MatMul", "LogSoftmax"]),
+    "Log of Softmax": Tail(["h = MatMul(x, W) s = Softmax(h) y = Log(s)"], "log_softmax", ["MatMul"]),
+    "Log of something else": Tail(["h = MatMul(x, W) s = Exp(h) y = Log(s)"], None, ["MatMul", "Exp", "Log"]),
+    "Log of the input": Tail(["y = Log(x)"], None, ["Log"]),
+    "Softmax, then Identity and Dropout": Tail(
+        ["h = MatMul(x, W) s = Softmax(h) i = Identity(s) y = Dropout(i)"], "softmax", ["MatMul"]
     ),
-    "Identity between Log and Softmax": (
-        parsed("h = MatMul(x, W) s = Softmax(h) i = Identity(s) y = Log(i)"),
-        "log_softmax",
-        ["MatMul"],
+    "Identity between Log and Softmax": Tail(
+        ["h = MatMul(x, W) s = Softmax(h) i = Identity(s) y = Log(i)"], "log_softmax", ["MatMul"]
     ),
-    "Softmax, then scaled": (
-        parsed("h = MatMul(x, W) s = Softmax(h) y = Mul(s, s)"),
-        None,
-        ["MatMul", "Softmax", "Mul"],
-    ),
-    "two Softmaxes": (parsed("h = MatMul(x, W) s = Softmax(h) y = Softmax(s)"), "softmax", ["MatMul", "Softmax"]),
-    "Softmax of the input": (parsed("y = Softmax(x)"), "softmax", ["Identity"]),
+    "Softmax, then scaled": Tail(["h = MatMul(x, W) s = Softmax(h) y = Mul(s, s)"], None, ["MatMul", "Softmax", "Mul"]),
+    "two Softmaxes": Tail(["h = MatMul(x, W) s = Softmax(h) y = Softmax(s)"], "softmax", ["MatMul", "Softmax"]),
+    "Softmax of the input": Tail(["y = Softmax(x)"], "softmax", ["Identity"]),
 }
 
 
@@ -82,109 +81,109 @@ CONTRAST = np.random.default_rng(1).uniform(20, 235, (1, 3, 8, 8)).astype(np.flo
 SIGNED = np.random.default_rng(2).normal(size=(6, 5)).astype(np.float32)
 # nodes from x to h, weights, input shape, input type, what is read
 HEADS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, ...], int, Head]] = {
-    "nothing": (parsed("h = Relu(x)"), {}, IMAGE, 1, Head()),
+    "nothing": (["h = Relu(x)"], {}, IMAGE, 1, Head()),
     "ImageNet": (
-        parsed("a = Sub(x, m) h = Div(a, s)"),
+        ["a = Sub(x, m) h = Div(a, s)"],
         {"m": f(*MEAN, shape=CHANNELS), "s": f(*STD, shape=CHANNELS)}, IMAGE, 1, Head((0.0, 1.0), MEAN, STD),
     ),
     "ImageNet in bytes, by products": (
-        parsed("a = Mul(x, s) h = Add(a, m)"),
+        ["a = Mul(x, s) h = Add(a, m)"],
         {"s": f(1 / 58.4), "m": f(-123.7 / 58.4)}, IMAGE, 1, Head((0.0, 255.0), (123.7,), (58.4,)),
     ),
-    "a scale alone": (parsed("h = Div(x, s)"), {"s": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
+    "a scale alone": (["h = Div(x, s)"], {"s": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
     "minus one to one": (
-        parsed("a = Div(x, s) h = Sub(a, m)"),
+        ["a = Div(x, s) h = Sub(a, m)"],
         {"s": f(127.5), "m": f(1)}, IMAGE, 1, Head((0.0, 255.0), (127.5,), (127.5,)),
     ),
     "bytes, channels last": (
-        parsed("c = Cast<to=1>(x) h = Transpose<perm=[0, 3, 1, 2]>(c)"),
+        ["c = Cast<to=1>(x) h = Transpose<perm=[0, 3, 1, 2]>(c)"],
         {}, (8, 8, 3), BYTES, Head((0.0, 255.0), channels_last=True),
     ),
     "normalised after the move": (
-        parsed("t = Transpose<perm=[0, 3, 1, 2]>(x) a = Sub(t, m) h = Div(a, s)"),
+        ["t = Transpose<perm=[0, 3, 1, 2]>(x) a = Sub(t, m) h = Div(a, s)"],
         {"m": f(*MEAN, shape=CHANNELS), "s": f(*STD, shape=CHANNELS)}, (8, 8, 3), 1,
         Head((0.0, 1.0), MEAN, STD, channels_last=True),
     ),
     "normalised before the move": (
-        parsed("a = Sub(x, m) b = Div(a, s) h = Transpose<perm=[0, 3, 1, 2]>(b)"),
+        ["a = Sub(x, m) b = Div(a, s) h = Transpose<perm=[0, 3, 1, 2]>(b)"],
         {"m": f(*MEAN), "s": f(*STD)}, (8, 8, 3), 1, Head((0.0, 1.0), MEAN, STD, channels_last=True),
     ),
     "batch normalisation of the input": (
-        parsed("h = BatchNormalization<epsilon=0.0>(x, g, b, m, v)"),
+        ["h = BatchNormalization<epsilon=0.0>(x, g, b, m, v)"],
         {"g": f(1, 2, 3), "b": f(0, 0, 1), "m": f(10, 20, 30), "v": f(4, 9, 16)}, IMAGE, 1,
         Head((0.0, 255.0), (10.0, 20.0, 30.0), (2.0, 3.0, 4.0)),
     ),
     "quantised": (
-        parsed("q = QuantizeLinear(x, s, z) h = DequantizeLinear(q, s, z)"),
+        ["q = QuantizeLinear(x, s, z) h = DequantizeLinear(q, s, z)"],
         {"s": f(0.5), "z": np.array(3, np.uint8)}, IMAGE, 1, Head((-1.5, 126.0)),
     ),
-    "clipped": (parsed("h = Clip(x, l, u)"), {"l": f(0), "u": f(1)}, IMAGE, 1, Head((0.0, 1.0))),
+    "clipped": (["h = Clip(x, l, u)"], {"l": f(0), "u": f(1)}, IMAGE, 1, Head((0.0, 1.0))),
     "a product with what is no number for a channel": (
-        parsed("h = Mul(x, s)"), {"s": f(*range(1, 65), shape=(1, 1, 8, 8))}, IMAGE, 1, Head(),
+        ["h = Mul(x, s)"], {"s": f(*range(1, 65), shape=(1, 1, 8, 8))}, IMAGE, 1, Head(),
     ),
-    "a quotient the other way round": (parsed("h = Div(s, x)"), {"s": f(2)}, IMAGE, 1, Head()),
+    "a quotient the other way round": (["h = Div(s, x)"], {"s": f(2)}, IMAGE, 1, Head()),
     "an inverted picture, put into 0…1": (
-        parsed("i = Sub(m, x) h = Div(i, m)"),
+        ["i = Sub(m, x) h = Div(i, m)"],
         {"m": f(255)},
         IMAGE,
         1,
         Head((0.0, 255.0)),
     ),
-    "an inverted picture": (parsed("h = Sub(m, x)"), {"m": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
+    "an inverted picture": (["h = Sub(m, x)"], {"m": f(255)}, IMAGE, 1, Head((0.0, 255.0))),
     "standardised and turned round": (
-        parsed("a = Sub(m, x) h = Div(a, s)"),
+        ["a = Sub(m, x) h = Div(a, s)"],
         {"m": f(0.5), "s": f(0.25)}, IMAGE, 1, Head((0.0, 1.0), (0.5,), (0.25,)),
     ),
     "the product's other side": (
-        parsed("a = Mul(s, x) h = Add(m, a)"),
+        ["a = Mul(s, x) h = Add(m, a)"],
         {"s": f(1 / 58.4), "m": f(-123.7 / 58.4)}, IMAGE, 1, Head((0.0, 255.0), (123.7,), (58.4,)),
     ),
     "a mean for each channel alone, of bytes": (
-        parsed("h = Sub(x, m)"), {"m": f(123, 117, 104, shape=CHANNELS)}, IMAGE, 1,
+        ["h = Sub(x, m)"], {"m": f(123, 117, 104, shape=CHANNELS)}, IMAGE, 1,
         Head((0.0, 255.0), (123.0, 117.0, 104.0), (58.65,), guessed=True),
     ),
     "a mean picture that varies little": (
-        parsed("h = Sub(x, m)"), {"m": PICTURE}, IMAGE, 1,
+        ["h = Sub(x, m)"], {"m": PICTURE}, IMAGE, 1,
         Head((0.0, 255.0), tuple(PICTURE.mean((0, 2, 3)).tolist()), (58.65,), guessed=True),
     ),
     "a mean picture that varies much": (
-        parsed("h = Sub(x, m)"), {"m": CONTRAST}, IMAGE, 1,
+        ["h = Sub(x, m)"], {"m": CONTRAST}, IMAGE, 1,
         Head((0.0, 255.0), tuple(CONTRAST.reshape(-1).tolist()), (58.65,), guessed=True),
     ),
     "a mean picture and one deviation": (
-        parsed("a = Sub(x, m) h = Div(a, s)"), {"m": PICTURE, "s": f(60)}, IMAGE, 1,
+        ["a = Sub(x, m) h = Div(a, s)"], {"m": PICTURE, "s": f(60)}, IMAGE, 1,
         Head((0.0, 255.0), tuple(PICTURE.mean((0, 2, 3)).tolist()), (60.0,)),
     ),
     "a positional embedding": (
-        parsed("h = Add(x, p)"), {"p": SIGNED}, (6, 5), 1, Head(),
+        ["h = Add(x, p)"], {"p": SIGNED}, (6, 5), 1, Head(),
     ),
     "each feature standardised": (
-        parsed("a = Sub(x, m) h = Mul(a, s)"),
+        ["a = Sub(x, m) h = Mul(a, s)"],
         {"m": f(1, -20, 300), "s": f(1, 0.5, 0.01)}, (3,), 1, Head(None, (1.0, -20.0, 300.0), (1.0, 2.0, 100.0)),
     ),
     "each feature put into 0…1": (
-        parsed("a = Mul(x, s) h = Add(a, m)"),
+        ["a = Mul(x, s) h = Add(a, m)"],
         {"s": f(1, 0.5, 0.01), "m": f(0, 5, -1)}, (3,), 1,
         Head(((0.0, -10.0, 100.0), (1.0, -8.0, 200.0)), (0.5, -9.0, 150.0), (0.25, 0.5, 25.0)),
     ),
     "each feature put into 0…1 and cut": (
-        parsed("a = Mul(x, s) b = Add(a, m) h = Clip(b, l, u)"),
+        ["a = Mul(x, s) b = Add(a, m) h = Clip(b, l, u)"],
         {"s": f(1, 0.5, 0.01), "m": f(0, 5, -1), "l": f(0), "u": f(1)}, (3,), 1,
         Head(((0.0, -10.0, 100.0), (1.0, -8.0, 200.0)), (0.5, -9.0, 150.0), (0.25, 0.5, 25.0)),
     ),
     "scaled bytes, then quantised": (
-        parsed("a = Div(x, d) q = QuantizeLinear(a, s, z) h = DequantizeLinear(q, s, z)"),
+        ["a = Div(x, d) q = QuantizeLinear(a, s, z) h = DequantizeLinear(q, s, z)"],
         {"d": f(255), "s": f(1 / 255), "z": np.array(0, np.uint8)}, IMAGE, 1, Head((0.0, 255.0)),
     ),
     "columns taken apart": (
-        parsed("a = Slice(x, zero, two, one) b = Slice(x, two, three, one) c = Sub(a, m)",
-               "d = Div(c, s) h = Concat<axis=1>(b, d)"),
+        ["a = Slice(x, zero, two, one) b = Slice(x, two, three, one) c = Sub(a, m)",
+         "d = Div(c, s) h = Concat<axis=1>(b, d)"],
         {"m": f(5, 50), "s": f(2, 20), **{n: np.array([i]) for i, n in enumerate(("zero", "one", "two", "three"))}},
         (3,), 1, Head(None, (5.0, 50.0, 0.0), (2.0, 20.0, 1.0)),
     ),
-    "a window over a signal": (parsed("h = Mul(x, s)"), {"s": f(0.1, 0.5, 0.1)}, (3,), 1, Head()),
+    "a window over a signal": (["h = Mul(x, s)"], {"s": f(0.1, 0.5, 0.1)}, (3,), 1, Head()),
     "features' means alone": (
-        parsed("h = Sub(x, m)"), {"m": f(0.5, -3, 600)}, (3,), 1,
+        ["h = Sub(x, m)"], {"m": f(0.5, -3, 600)}, (3,), 1,
         Head(None, (0.5, -3.0, 600.0), (1.0, 1.0, 200.0), guessed=True),
     ),
 }  # fmt: skip

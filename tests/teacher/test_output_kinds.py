@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -255,18 +255,26 @@ def test_a_class_without_any_probability_leaves_the_others_finite() -> None:
     torch.testing.assert_close(told.softmax(1), torch.tensor([[0.0, 0.25, 0.75], [0.0, 0.0, 1.0]]))
 
 
+class Refusal(NamedTuple):
+    """Hold a model, and words of the error and its remedy."""
+
+    model: onnx.ModelProto
+    what: str
+    remedy: str
+
+
 REFUSED = {
-    "logits and features": (
+    "logits and features": Refusal(
         made("y = MatMul(x, W) features = MatMul(x, V)", outputs="float[batch,7] features, float[batch,3] y"),
         "not plain which output holds the class scores: 'features' [N, 7], 'y' [N, 3]",
         "--output NAME",
     ),
-    "labels alone": (
+    "labels alone": Refusal(
         made("h = MatMul(x, W) y = ArgMax<axis=1>(h)", outputs="int64[batch,1] y"),
         "output 'y' (int64 [N, 1]) comes from ArgMax, which has no gradient",
         "--output 'h'",
     ),
-    "the largest alone": (
+    "the largest alone": Refusal(
         made(
             "h = MatMul(x, W) p = Softmax(h) y, i = TopK(p, two)",
             two=np.array([2]),
@@ -275,7 +283,7 @@ REFUSED = {
         "output 'y' holds the largest scores in order (TopK), those of other classes for each input",
         "--output 'p'",
     ),
-    "a regression whose results happen to lie between 0 and 1": (
+    "a regression whose results happen to lie between 0 and 1": Refusal(
         made(
             "m = MatMul(x, small) share = Add(m, half)",
             small=0.01 * ONE,
@@ -285,17 +293,17 @@ REFUSED = {
         "output 'share' is one unbounded number for each input",
         "--task binary",
     ),
-    "a number between -1 and 1 that happens to be positive": (
+    "a number between -1 and 1 that happens to be positive": Refusal(
         made("p = Softplus(x) m = MatMul(p, ones) y = Tanh(m)", ones=np.ones((4, 1), np.float32), **ONE_OUT),
         "output 'y' is one unbounded number for each input",
         "--task binary",
     ),
-    "a regression": (
+    "a regression": Refusal(
         made("price = MatMul(x, one)", outputs="float[batch,1] price"),
         "output 'price' is one unbounded number for each input: a binary logit, or the result of a regression",
         "--task binary",
     ),
-    "an embedding": (
+    "an embedding": Refusal(
         made(
             "h = MatMul(x, W) n = ReduceL2<axes=[1]>(h) c = Clip(n, least) y = Div(h, c)",
             least=np.array(1e-12, np.float32),
@@ -303,12 +311,10 @@ REFUSED = {
         "output 'y' is an embedding (its rows have length one)",
         "--output NAME",
     ),
-    "an embedding by its own operator": (
-        made("h = MatMul(x, W) y = LpNormalization<axis=-1>(h)"),
-        "output 'y' is an embedding",
-        "--output NAME",
+    "an embedding by its own operator": Refusal(
+        made("h = MatMul(x, W) y = LpNormalization<axis=-1>(h)"), "output 'y' is an embedding", "--output NAME"
     ),
-    "labels behind a table": (
+    "labels behind a table": Refusal(
         made(
             "h = MatMul(x, W) a = ArgMax<axis=1, keepdims=0>(h) y = Gather(classes, a)",
             classes=np.array([3, 5, 7]),
@@ -317,7 +323,7 @@ REFUSED = {
         "output 'y' (int64 [N]) comes from Gather, which has no gradient",
         "--output 'h'",
     ),
-    "several classifiers in a sequence": (
+    "several classifiers in a sequence": Refusal(
         made(
             "y = MatMul(x, W) z = MatMul(x, V) all = SequenceConstruct(y, z)",
             outputs=[helper.make_tensor_sequence_value_info("all", 1, None)],
@@ -325,7 +331,7 @@ REFUSED = {
         "output 'all' is a sequence",
         "--output NAME: 'y', 'z'",
     ),
-    "a detector": (
+    "a detector": Refusal(
         made(
             "b = MatMul(x, B) s = MatMul(x, S) boxes = Reshape(b, four) scores = Reshape(s, many)",
             B=normal(4, 20),
@@ -337,7 +343,7 @@ REFUSED = {
         "[N, 5, 3] holds one answer for each of many places",
         "--output NAME",
     ),
-    "unknown sizes": (
+    "unknown sizes": Refusal(
         made(
             "c = Conv(x, K) p = GlobalAveragePool(c) f = Flatten(p) y = MatMul(f, Q)",
             inputs="float[batch,3,height,width] x",
@@ -355,7 +361,7 @@ for ending, last in {"logits": N("Identity", ["s"], ["y"]), "sigmoids": N("Sigmo
         "channels first": parsed("s = Identity(h)"),
         "channels last": parsed("s = Transpose<perm=[0, 2, 1]>(h)"),
     }.items():
-        REFUSED[f"one answer for each place of a signal, {ending}, {form}"] = (
+        REFUSED[f"one answer for each place of a signal, {ending}, {form}"] = Refusal(
             made(ALONG, *nodes, last, outputs="float[batch,?,?] y", **SIGNAL),
             "40 numbers for each input, as many as the input has places",
             "--task multiclass",
@@ -485,23 +491,31 @@ def said_of(*parts: str) -> Callable[[tuple[str, ...]], bool]:
     return lambda assumptions: all(any(part in text for text in assumptions) for part in parts)
 
 
+class Shown(NamedTuple):
+    """Hold a model, what is read of its beginning, and what is said of that."""
+
+    model: onnx.ModelProto
+    expected: dict[str, Any]
+    stated: Callable[[tuple[str, ...]], bool]
+
+
 INPUTS = {
-    "nothing shown": (
+    "nothing shown": Shown(
         made(*CONV[:1], *POOLED, inputs="float[batch,3,8,8] i"),
         {"range": None, "location": (0.0,), "deviation": (1.0,), "input_name": "i"},
         said_of("assumed to be normalised"),
     ),
-    "channels last": (
+    "channels last": Shown(
         made("i = Transpose<perm=[0, 3, 1, 2]>(x)", *CONV, inputs=LAST),
         {"channels_last": True, "input_shape": (8, 8, 3), "shape": (3, 8, 8), "range": None},
         said_of("their 3 channels last"),
     ),
-    "normalised inside, values 0 to 1": (
+    "normalised inside, values 0 to 1": Shown(
         made("s = Sub(x, m) i = Div(s, d)", *CONV, inputs=IMAGE, m=by_channel(MEAN), d=by_channel(STD)),
         {"range": (0.0, 1.0), "location": tuple(map(float, MEAN)), "deviation": tuple(map(float, STD))},
         said_of("0…1, as the file shows (Sub, Div)", "normalises its inputs itself"),
     ),
-    "normalised inside, values 0 to 255": (
+    "normalised inside, values 0 to 255": Shown(
         made(
             "u = Mul(x, scale) s = Sub(u, m) i = Div(s, d)",
             *CONV,
@@ -513,12 +527,12 @@ INPUTS = {
         {"range": (0.0, 255.0)},
         said_of("0…255, as the file shows (Mul, Sub, Div)"),
     ),
-    "scaled inside": (
+    "scaled inside": Shown(
         made("i = Div(x, scale)", *CONV, inputs=IMAGE, scale=np.array(255, np.float32)),
         {"range": (0.0, 255.0), "location": (127.5,), "deviation": (63.75,)},
         said_of("0…255, as the file shows (Div)"),
     ),
-    "bytes, with all of it inside": (
+    "bytes, with all of it inside": Shown(
         made(
             "f0 = Cast<to=1>(x) s = Sub(f0, m) i = Mul(s, d)",
             *CONV,
@@ -529,7 +543,7 @@ INPUTS = {
         {"input_dtype": "uint8", "range": (0.0, 255.0), "location": tuple(map(float, BYTES[0]))},
         said_of("0…255, as the file shows (its integer type, Sub, Mul)", "normalises its inputs itself"),
     ),
-    "bytes, channels last": (
+    "bytes, channels last": Shown(
         made(
             "f0 = Cast<to=1>(x) t = Transpose<perm=[0, 3, 1, 2]>(f0) i = Div(t, scale)",
             *CONV,
@@ -539,7 +553,7 @@ INPUTS = {
         {"input_dtype": "uint8", "range": (0.0, 255.0), "channels_last": True, "shape": (3, 8, 8)},
         said_of("channels last", "its integer type"),
     ),
-    "a BatchNormalization first": (
+    "a BatchNormalization first": Shown(
         made(
             "i = BatchNormalization<epsilon=0.0>(x, g, b, m, v)",
             *CONV,
@@ -552,7 +566,7 @@ INPUTS = {
         {"range": (0.0, 1.0), "location": tuple(map(float, MEAN))},
         said_of("BatchNormalization"),
     ),
-    "quantised first": (
+    "quantised first": Shown(
         made(
             "q = QuantizeLinear(x, scale, zero) i = DequantizeLinear(q, scale, zero)",
             *CONV,
@@ -563,22 +577,22 @@ INPUTS = {
         {"range": (-2.56, 2.54)},
         said_of("QuantizeLinear"),
     ),
-    "cut first": (
+    "cut first": Shown(
         made("i = Clip(x, low, high)", *CONV, inputs=IMAGE, low=np.array(-1, np.float32), high=np.array(1, np.float32)),
         {"range": (-1.0, 1.0), "location": (0.0,), "deviation": (0.5,)},
         said_of("Clip"),
     ),
-    "said in the metadata": (
+    "said in the metadata": Shown(
         made("i = Identity(x)", *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "NominalRange_0_255"}),
         {"range": (0.0, 255.0), "location": (127.5,)},
         said_of("metadata Image.NominalPixelRange = NominalRange_0_255"),
     ),
-    "nonsense in the metadata": (
+    "nonsense in the metadata": Shown(
         made("i = Identity(x)", *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "\x1b[31m"}),
         {"range": None},
         said_of("assumed to be normalised"),
     ),
-    "half precision": (
+    "half precision": Shown(
         made("i = Cast<to=1>(x)", *CONV, inputs="float16[batch,3,8,8] x"),
         {"input_dtype": "float16", "range": None},
         said_of("assumed to be normalised"),
