@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,30 @@ import onnx
 import onnxruntime
 import pytest
 from in_process import command
-from onnx import TensorProto, helper, numpy_helper
-from onnx_text import N, Values, model_of, parsed, value
+from onnx import helper, numpy_helper
+from onnx_text import N, Values, model_of, parsed
 
 from onnxcake.graph.parameters import parameters_of
 from onnxcake.onnxfile.load import load_bytes
 from onnxcake.onnxfile.normalise import normalise
 
 DRAW = np.random.default_rng(0)
-W, B, V = (DRAW.normal(size=size).astype(np.float32) * 0.4 for size in ((4, 16), (16,), (16, 3)))
+
+
+def draw(*shape: int) -> Any:
+    return DRAW.normal(size=shape).astype(np.float32) * 0.4
+
+
+def stated(*shape: int, name: str = "") -> str:
+    """Write a random tensor in onnx's text form, with its name where it is an initialiser."""
+    return f"float[{','.join(map(str, shape))}] {name} {{{', '.join(map(str, draw(*shape).ravel()))}}}"
+
+
+W, B, V = draw(4, 16), draw(16), draw(16, 3)
+KEPT = {"W": W, "b": B, "V": V}
 ALL = W.size + B.size + V.size
-LAYERS = parsed("h = Gemm(x, W, b) r = Relu(h) y = MatMul(r, V)")
+LAYERS = "h = Gemm(x, W, b) r = Relu(h) y = MatMul(r, V)"
+END = "y = MatMul(h, E)"
 
 
 def model(
@@ -33,11 +45,12 @@ def model(
     return made
 
 
-def constant(name: str, array: Any) -> onnx.NodeProto:
-    return N("Constant", [], [name], value=numpy_helper.from_array(np.asarray(array)))
+def constants(**arrays: Any) -> list[onnx.NodeProto]:
+    return [N("Constant", [], [name], value=numpy_helper.from_array(array)) for name, array in arrays.items()]
 
 
-def sparse(array: Any, name: str, pairs: bool = False) -> onnx.SparseTensorProto:
+def sparse(name: str, pairs: bool = False) -> onnx.SparseTensorProto:
+    array = np.where(np.random.default_rng(1).random(KEPT[name].shape) < 0.6, 0, KEPT[name]).astype(np.float32)
     places = np.argwhere(array) if pairs else np.flatnonzero(array)
     return helper.make_sparse_tensor(
         numpy_helper.from_array(array[array != 0], name),
@@ -46,161 +59,134 @@ def sparse(array: Any, name: str, pairs: bool = False) -> onnx.SparseTensorProto
     )
 
 
-def thinned(array: Any) -> Any:
-    return np.where(np.random.default_rng(1).random(array.shape) < 0.6, 0, array).astype(np.float32)
-
-
-def in_initialisers() -> onnx.ModelProto:
-    return model(*LAYERS, weights={"W": W, "b": B, "V": V})
-
-
-def in_constants() -> onnx.ModelProto:
-    return model(constant("W", W), constant("b", B), constant("V", V), *LAYERS)
-
-
-def in_lists_of_floats() -> onnx.ModelProto:
-    flat = [N("Constant", [], [f"{name}/flat"], value_floats=a.ravel().tolist()) for name, a in (("W", W), ("V", V))]
-    sizes = {"W/sizes": np.array(W.shape), "V/sizes": np.array(V.shape), "b": B}
-    shaped = [N("Reshape", [f"{name}/flat", f"{name}/sizes"], [name]) for name in "WV"]
-    return model(*flat, *shaped, *LAYERS, weights=sizes)
-
-
-def in_float16() -> onnx.ModelProto:
-    low = [constant(f"{name}16", a.astype(np.float16)) for name, a in (("W", W), ("b", B), ("V", V))]
-    casts = [N("Cast", [f"{name}16"], [name], to=TensorProto.FLOAT) for name in "WbV"]
-    return model(*low, *casts, *LAYERS)
-
-
-def in_sparse_initialisers() -> onnx.ModelProto:
-    return model(*LAYERS, weights={"b": B}, sparse=[sparse(thinned(W), "W"), sparse(thinned(V), "V", pairs=True)])
-
-
-def in_sparse_constants() -> onnx.ModelProto:
-    few = [N("Constant", [], [name], sparse_value=sparse(thinned(a), name)) for name, a in (("W", W), ("V", V))]
-    return model(*few, constant("b", B), *LAYERS)
-
-
-def in_a_function_called_twice() -> onnx.ModelProto:
-    square = DRAW.normal(size=(4, 4)).astype(np.float32)
-    body = [constant("S", square), *parsed("m = MatMul(a, S) c = Tanh(m)")]
-    layer = helper.make_function("own", "Layer", ["a"], ["c"], body, [helper.make_opsetid("", 17)])
-    calls = parsed("g = own.Layer(x) h = own.Layer(g)")
-    end = DRAW.normal(size=(4, 3)).astype(np.float32)
-    return model(*calls, "y = MatMul(h, E)", weights={"E": end}, domains={"own": 1}, functions=[layer])
-
-
-def in_branches() -> onnx.ModelProto:
-    def branch(name: str, *listed: onnx.NodeProto, **rest: Any) -> onnx.GraphProto:
-        return helper.make_graph(list(listed), name, [], [value(f"{name}/y", "N", 3)], **rest)
-
-    inner = {name: DRAW.normal(size=(4, 3)).astype(np.float32) for name in ("then", "else")}
-    then = branch("then", constant("T", inner["then"]), N("MatMul", ["x", "T"], ["then/y"]))
-    stored = [numpy_helper.from_array(inner["else"], "E")]
-    other = branch("else", N("MatMul", ["x", "E"], ["else/y"]), initializer=stored)
-    chosen = N("If", ["yes"], ["y"], then_branch=then, else_branch=other)
-    return model(chosen, weights={"yes": np.array(True)})
-
-
-def in_a_loop() -> onnx.ModelProto:
-    square = DRAW.normal(size=(4, 4)).astype(np.float32) * 0.3
-    body = helper.make_graph(
-        [constant("S", square), *parsed("m = MatMul(state, S) next = Tanh(m) on = Identity(go)")],
-        "body",
-        [value("turn", kind=TensorProto.INT64), value("go", kind=TensorProto.BOOL), value("state", "N", 4)],
-        [value("on", kind=TensorProto.BOOL), value("next", "N", 4)],
-    )
-    end = DRAW.normal(size=(4, 3)).astype(np.float32)
-    given = {"turns": np.array(3), "yes": np.array(True), "E": end}
-    return model(N("Loop", ["turns", "yes", "x"], ["h"], body=body), "y = MatMul(h, E)", weights=given)
-
-
 def classical(kind: str, **attributes: Any) -> onnx.ModelProto:
-    """A classifier of ai.onnx.ml alone: the default domain is not even imported."""
+    """Make a classifier of ai.onnx.ml alone: the default domain is not even imported."""
     node = N(kind, ["x"], ["label", "y"], domain="ai.onnx.ml", classlabels_ints=[0, 1, 2], **attributes)
-    outputs = "int64[N] label, float[N,3] y"
-    made = model(node, outputs=outputs, domains={"ai.onnx.ml": 1})
+    made = model(node, outputs="int64[N] label, float[N,3] y", domains={"ai.onnx.ml": 1})
     del made.opset_import[0]
     return made
 
 
-def in_a_linear_classifier() -> onnx.ModelProto:
-    numbers = DRAW.normal(size=12).tolist()
-    return classical("LinearClassifier", coefficients=numbers, intercepts=[0.0, 0.1, -0.1], post_transform="SOFTMAX")
-
-
-def in_a_support_vector_machine() -> onnx.ModelProto:
-    return classical(
-        "SVMClassifier",
-        coefficients=DRAW.normal(size=12).tolist(),
-        support_vectors=DRAW.normal(size=24).tolist(),
-        vectors_per_class=[2, 2, 2],
-        rho=[0.1, -0.2, 0.3],
-        kernel_type="RBF",
-        kernel_params=[0.5, 0.0, 3.0],
-        post_transform="NONE",
-    )
-
-
-def behind_a_scaler() -> onnx.ModelProto:
-    """What it does to inputs before its layers is no parameter."""
-    scaled = N("Scaler", ["x"], ["scaled"], domain="ai.onnx.ml", offset=[0.1] * 4, scale=[2.0] * 4)
-    layers = [N("Gemm", ["scaled", "W", "b"], ["h"]), *LAYERS[1:]]
-    return model(scaled, *layers, weights={"W": W, "b": B, "V": V}, domains={"ai.onnx.ml": 1})
-
-
-def tied() -> onnx.ModelProto:
-    """One weight that is read twice, once turned."""
-    layers = parsed("h = MatMul(x, W) T = Transpose(W) r = MatMul(h, T)")
-    return model(constant("W", W), *layers, "y = MatMul(r, E)", weights={"E": W[:, :3].copy()})
-
-
-def merged() -> onnx.ModelProto:
-    """Two scales that torch's exporter has made one, as both are all ones."""
-    scaled = parsed("s = Mul(x, ones) own = Identity(ones) h = Mul(s, own)")
-    return model(*scaled, "y = MatMul(h, E)", weights={"ones": np.ones(4, np.float32), "E": W[:, :3]})
-
-
-def with_single_numbers() -> onnx.ModelProto:
-    halved = [constant("half", np.float32(0.5)), N("Mul", ["x", "half"], ["m"])]
-    return model(*halved, "h = Gemm(m, W, b)", *LAYERS[1:], weights={"W": W, "b": B, "V": V})
-
-
-MODELS: dict[str, tuple[Callable[[], onnx.ModelProto], int]] = {
-    "initialisers": (in_initialisers, ALL),
-    "Constant nodes": (in_constants, ALL),
-    "lists of floats": (in_lists_of_floats, ALL),
-    "float16 Constant nodes": (in_float16, ALL),
-    "sparse initialisers": (in_sparse_initialisers, ALL),
-    "sparse Constant nodes": (in_sparse_constants, ALL),
-    "a function that is called twice": (in_a_function_called_twice, 16 + 12),
-    "branches": (in_branches, 24),
-    "a loop": (in_a_loop, 16 + 12),
-    "a linear classifier": (in_a_linear_classifier, 15),
-    "a support vector machine": (in_a_support_vector_machine, 12 + 24 + 3),
-    "behind a scaler": (behind_a_scaler, ALL),
-    "a weight that is read twice": (tied, 64 + 12),
-    "equal weights made one": (merged, 4 + 4 + 12),
-    "single numbers besides": (with_single_numbers, ALL),
+LAYER = [f"S = Constant<value = {stated(4, 4)}>() m = MatMul(a, S) c = Tanh(m)"]
+MODELS: dict[str, tuple[onnx.ModelProto, int]] = {
+    "initialisers": (model(LAYERS, weights=KEPT), ALL),
+    "Constant nodes": (model(*constants(**KEPT), LAYERS), ALL),
+    "lists of floats": (
+        model(
+            *(N("Constant", [], [f"{name}_flat"], value_floats=KEPT[name].ravel().tolist()) for name in "WV"),
+            "W = Reshape(W_flat, W_sizes) V = Reshape(V_flat, V_sizes)",
+            LAYERS,
+            weights={"W_sizes": np.array(W.shape), "V_sizes": np.array(V.shape), "b": B},
+        ),
+        ALL,
+    ),
+    "float16 Constant nodes": (
+        model(
+            *constants(**{f"{name}16": array.astype(np.float16) for name, array in KEPT.items()}),
+            "W = Cast<to=1>(W16) b = Cast<to=1>(b16) V = Cast<to=1>(V16)",
+            LAYERS,
+        ),
+        ALL,
+    ),
+    "sparse initialisers": (model(LAYERS, weights={"b": B}, sparse=[sparse("W"), sparse("V", pairs=True)]), ALL),
+    "sparse Constant nodes": (
+        model(*(N("Constant", [], [n], sparse_value=sparse(n)) for n in "WV"), LAYERS, weights={"b": B}),
+        ALL,
+    ),
+    "a function that is called twice": (
+        model(
+            f"g = own.Layer(x) h = own.Layer(g) {END}",
+            weights={"E": draw(4, 3)},
+            domains={"own": 1},
+            functions=[
+                helper.make_function("own", "Layer", ["a"], ["c"], parsed(*LAYER), [helper.make_opsetid("", 17)])
+            ],
+        ),
+        16 + 12,
+    ),
+    "branches": (
+        model(
+            "y = If(yes) <then_branch = t () => (float[N,3] p) "
+            f"{{ T = Constant<value = {stated(4, 3)}>() p = MatMul(x, T) }}, "
+            f"else_branch = e () => (float[N,3] q) <{stated(4, 3, name='E =')}> {{ q = MatMul(x, E) }}>",
+            weights={"yes": np.array(True)},
+        ),
+        24,
+    ),
+    "a loop": (
+        model(
+            "h = Loop(turns, yes, x) <body = b (int64 turn, bool go, float[N,4] a) => (bool on, float[N,4] c) "
+            f"{{ {LAYER[0]} on = Identity(go) }}> {END}",
+            weights={"turns": np.array(3), "yes": np.array(True), "E": draw(4, 3)},
+        ),
+        16 + 12,
+    ),
+    "a linear classifier": (
+        classical(
+            "LinearClassifier",
+            coefficients=DRAW.normal(size=12).tolist(),
+            intercepts=[0.0, 0.1, -0.1],
+            post_transform="SOFTMAX",
+        ),
+        15,
+    ),
+    "a support vector machine": (
+        classical(
+            "SVMClassifier",
+            coefficients=DRAW.normal(size=12).tolist(),
+            support_vectors=DRAW.normal(size=24).tolist(),
+            vectors_per_class=[2, 2, 2],
+            rho=[0.1, -0.2, 0.3],
+            kernel_type="RBF",
+            kernel_params=[0.5, 0.0, 3.0],
+            post_transform="NONE",
+        ),
+        12 + 24 + 3,
+    ),
+    "behind a scaler, which is no parameter": (
+        model(
+            f"scaled = ai.onnx.ml.Scaler<offset={[0.1] * 4}, scale={[2.0] * 4}>(x)",
+            LAYERS.replace("(x,", "(scaled,"),
+            weights=KEPT,
+            domains={"ai.onnx.ml": 1},
+        ),
+        ALL,
+    ),
+    "a weight that is read twice, once turned": (
+        model(*constants(W=W), f"g = MatMul(x, W) T = Transpose(W) h = MatMul(g, T) {END}", weights={"E": W[:, :3]}),
+        64 + 12,
+    ),
+    "equal weights that torch's exporter made one": (
+        model(
+            f"s = Mul(x, ones) own = Identity(ones) h = Mul(s, own) {END}",
+            weights={"ones": np.ones(4, np.float32), "E": W[:, :3]},
+        ),
+        4 + 4 + 12,
+    ),
+    "single numbers besides": (
+        model(
+            *constants(half=np.array(0.5, np.float32)), "m = Mul(x, half)", LAYERS.replace("(x,", "(m,"), weights=KEPT
+        ),
+        ALL,
+    ),
 }
-every_model = pytest.mark.parametrize("name", MODELS)
 
 
 @pytest.fixture
 def path(name: str, tmp_path: Path) -> Path:
-    made = MODELS[name][0]()
-    onnx.checker.check_model(made)
-    onnx.save(made, tmp_path / "t.onnx")
+    onnx.checker.check_model(MODELS[name][0])
+    onnx.save(MODELS[name][0], tmp_path / "t.onnx")
     return tmp_path / "t.onnx"
 
 
-@every_model
+@pytest.mark.parametrize("name", MODELS)
 def test_inspect_counts_each_once(name: str, path: Path) -> None:
     ended = command("inspect", path, "--json")
     assert ended.code == 0, ended.err
     assert ended.told["cost"]["parameters"] == MODELS[name][1]
 
 
-@every_model
+@pytest.mark.parametrize("name", ["Constant nodes", "sparse initialisers", "a loop", "a support vector machine"])
 def test_extract_says_the_same_before_it_starts(name: str, path: Path) -> None:
     ended = command("extract", path, "--passes", 500, "--dry-run", "--out", path.parent / "run")
     assert ended.code == 0, ended.err
@@ -217,15 +203,14 @@ def test_shrink_cuts_them(name: str, path: Path) -> None:
     assert parameters_of(onnx.load(path.parent / "small.onnx")) == student
 
 
-@pytest.mark.parametrize("make", [in_constants, in_a_loop])
-def test_a_student_learns_in_weights_that_were_constants(make: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
-    """And the report counts both as `inspect` does their files."""
-    onnx.save(make(), tmp_path / "t.onnx")
-    ended = command("extract", tmp_path / "t.onnx", "--passes", 2e3, "--out", tmp_path / "run")
+@pytest.mark.parametrize("name", ["Constant nodes", "a loop"])
+def test_a_student_learns_in_weights_that_were_constants(name: str, path: Path, tmp_path: Path) -> None:
+    """The report counts both as `inspect` does their files."""
+    ended = command("extract", path, "--passes", 2e3, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    for name, side in (("t.onnx", "teacher"), ("run/student.onnx", "student")):
-        told = command("inspect", tmp_path / name, "--json").told
+    for file, side in (("t.onnx", "teacher"), ("run/student.onnx", "student")):
+        told = command("inspect", tmp_path / file, "--json").told
         assert report[side]["parameters"] == told["cost"]["parameters"] > 0
     assert report["student"]["parameters"] <= report["teacher"]["parameters"]
 

@@ -33,6 +33,7 @@ from onnxcake.teacher.teacher import Teacher
 QUICK_S = 10.0  # processor seconds that a refusal may take
 W = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 SCORES = N("MatMul", ["x", "W"], ["y"])
+YES = {"yes": np.array(True)}
 HIDDEN = N("MatMul", ["x", "W"], ["h"])
 
 
@@ -46,6 +47,12 @@ def inner(name: str, body: Sequence[str | onnx.NodeProto], outputs: Sequence[str
     graph = helper.make_graph(parsed(*body), name, list(rest.pop("inputs", ())), rest.pop("declared", declared))
     graph.initializer.extend(tensor(a, n) for n, a in rest.pop("weights", {}).items())
     return graph
+
+
+def either(then: str, other: str, condition: str = "yes", result: str = "y") -> str:
+    """Write an If whose branches, nodes in text form, each make ``inner``."""
+    first, second = (f"b () => (float[] inner) {{ {text} }}" for text in (then, other))
+    return f"{result} = If({condition}) <then_branch = {first}, else_branch = {second}>"
 
 
 def made(

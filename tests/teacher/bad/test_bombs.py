@@ -15,7 +15,20 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 from onnx_text import N, parsed, value
-from refusals import HIDDEN, SCORES, Bad, answers_as_its_file, bad, inner, made, refused, saved, table, tensor
+from refusals import (
+    HIDDEN,
+    SCORES,
+    YES,
+    Bad,
+    answers_as_its_file,
+    bad,
+    either,
+    made,
+    refused,
+    saved,
+    table,
+    tensor,
+)
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
 from onnxcake.teacher import sandbox
@@ -288,7 +301,6 @@ def branching(then: bytes, otherwise: bytes, result: bytes) -> bytes:
 
 OUT_OF_BRANCH = field(2, b"branch") + field(12, field(1, b"inner"))
 DEEPEST = field(1, field(1, b"h") + field(2, b"inner") + field(4, b"Tanh")) + OUT_OF_BRANCH
-YES = {"yes": np.array(True)}
 
 
 def ifs(depth: int) -> bytes:
@@ -335,12 +347,13 @@ def long_call_chain(levels: int) -> onnx.ModelProto:
     return of_functions(*functions, entry=f"f{levels - 1}")
 
 
+BOTH = either("inner = own.f(a)", "inner = own.f(a)", result="b")
 NUMBERS: dict[str, Callable[[], Bad]] = {
-    "10⁶ nodes": lambda: Bad(
-        with_more(made(HIDDEN), node("h", "y") * 1_000_000), UnsupportedTeacher, ("more than 200,000 operators",)
+    "210,000 nodes": lambda: Bad(
+        with_more(made(HIDDEN), node("h", "y") * 210_000), UnsupportedTeacher, ("more than 200,000 operators",)
     ),
     "Ifs 200 deep": lambda: Bad(deep(200), BadTeacherFile, ("deeper in one another",)),
-    "Ifs that double": lambda: Bad(ifs(18), UnsupportedTeacher, ("more than 200,000 operators",)),
+    "Ifs that double": lambda: Bad(ifs(16), UnsupportedTeacher, ("more than 200,000 operators",)),
     "functions that double": lambda: Bad(exponential(40, 2), UnsupportedTeacher, ("written out",)),
     "functions times ten": lambda: Bad(exponential(12, 10), UnsupportedTeacher, ("written out", "operators")),
     "a function that calls itself": lambda: Bad(
@@ -352,20 +365,7 @@ NUMBERS: dict[str, Callable[[], Bad]] = {
         ("own::g -> own::f -> own::g",),
     ),
     "a function that calls itself in a branch": lambda: Bad(
-        of_functions(
-            function(
-                "f",
-                N("Constant", [], ["yes"], value=tensor(np.array(True))),
-                N(
-                    "If",
-                    ["yes"],
-                    ["b"],
-                    then_branch=inner("t", [call("f", "a", "inner")]),
-                    else_branch=inner("e", [call("f", "a", "inner")]),
-                ),
-            ),
-            entry="f",
-        ),
+        of_functions(function("f", N("Constant", [], ["yes"], value=tensor(np.array(True))), *parsed(BOTH)), entry="f"),
         BadTeacherFile,
         ("own::f -> own::f",),
     ),

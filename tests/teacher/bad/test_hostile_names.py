@@ -142,28 +142,8 @@ WORDS = [
     *("__class__", "__init__", "__del__", "__dict__", "__import__", "__builtins__", "__reduce__", "__getattr__"),
     *("self", "forward", "training", "_parameters", "_buffers", "_modules", "state_dict", "c0", "m0", "steps"),
     *("torch", "math", "nan", "inf", "None", "True", "0", "-1", "1e5", "NaN", "lambda", "class", "eval", "exec"),
-    *(
-        "X",
-        "é",
-        "e\u0301",
-        " ",
-        ".",
-        "..",
-        "/",
-        "\\",
-        '"',
-        "'",
-        "%",
-        "{}",
-        "%s",
-        "\n",
-        "\0",
-        "-",
-        "--",
-        "#",
-        "*",
-        "[/]",
-    ),
+    *("X", "é", "e\u0301", " ", ".", "..", "/", "\\", '"', "'", "%", "{}", "%s"),
+    *("\n", "\0", "-", "--", "#", "*", "[/]"),
 ]
 
 
@@ -171,26 +151,14 @@ def test_there_are_enough_of_them() -> None:
     assert len(TEMPLATES) + len(WORDS) + len(MEGABYTES) >= 200
 
 
-def flow() -> list[onnx.NodeProto]:
-    """An If, and a Loop that reads what is around it."""
-    branch = helper.make_graph(
-        [N("Mul", ["h", "two"], ["b1"], name="times"), N("Tanh", ["b1"], ["b2"], name="tanh")],
-        "branch",
-        [],
-        [value("b2", "batch", 3)],
-        [tensor(2, "two", np.float32)],
-    )
-    other = helper.make_graph([N("Neg", ["h"], ["b3"])], "other", [], [value("b3", "batch", 3)])
-    body = helper.make_graph(
-        [N("Identity", ["go"], ["still"]), N("Add", ["state", "after"], ["next"], name="plus")],
-        "body",
-        [value("turn", kind=TensorProto.INT64), value("go", kind=TensorProto.BOOL), value("state", "rows", 3)],
-        [value("still", kind=TensorProto.BOOL), value("next", "rows", 3)],
-    )
-    return [
-        N("If", ["yes"], ["after"], name="which", then_branch=branch, else_branch=other),
-        N("Loop", ["turns", "", "after"], ["looped"], name="again", body=body),
-    ]
+# An If, and a Loop that reads what is around it.
+FLOW = """[which] after = If(yes) <
+    then_branch = branch () => (float[batch,3] b2) <float two = {2.0}>
+        { [times] b1 = Mul(h, two) [tanh] b2 = Tanh(b1) },
+    else_branch = other () => (float[batch,3] b3) { b3 = Neg(h) }>
+[again] looped = Loop(turns, , after) <
+    body = body (int64 turn, bool go, float[rows,3] state) => (bool still, float[rows,3] next)
+        { still = Identity(go) [plus] next = Add(state, after) }>"""
 
 
 def clean_model() -> onnx.ModelProto:
@@ -211,7 +179,7 @@ def clean_model() -> onnx.ModelProto:
         N("Add", ["x", "offset"], ["shifted"], name="first"),
         N("MatMul", ["shifted", "W"], ["m"], name="dense"),
         N("act", ["m"], ["h"], name="call", domain="own"),
-        *flow(),
+        FLOW,
         N("MatMul", ["looped", "few"], ["mixed"], name="few places"),
         N("Dropout", ["mixed"], ["dropped", ""], name="drop"),
         N("Softmax", ["dropped"], ["y"], name="last", axis=1),
