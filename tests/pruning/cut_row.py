@@ -57,3 +57,10 @@ IMAGE = "g (float[N,3,6,6] x) => (float[N,M] y)"
 VECTOR = "g (float[N,6] x) => (float[N,M] y)"
 TOKENS = "g (float[N,5,6] x) => (float[N,M] y)"
 HEAD = "e = GlobalAveragePool(z) f = Flatten(e) y = Gemm(f, w9, b9)"  # z [n, 8, …] → y
+
+
+def row(name: str, head: str, body: str, weights: Mapping[str, Any], free: Free, **more: Any) -> Row:
+    """Make a row whose text is ``head { body }``; where the body ends in ``z``, ``HEAD`` and its bias follow."""
+    if "y = " in body:
+        return Row(name, f"{head} {{ {body} }}", weights, free, **more)
+    return Row(name, f"{head} {{ {body} {HEAD} }}", {**weights, "b9": (4,)}, free, **more)
