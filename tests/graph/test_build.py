@@ -9,9 +9,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from harness import built, opened
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from onnxcake.graph.build import BATCHES, Builder
+from onnxcake.graph.build import BATCHES
 from onnxcake.graph.build_log import Limits
 from onnxcake.graph.module import Graph
 
@@ -25,21 +26,6 @@ def model_of(text: str, weights: dict[str, Any] | None = None) -> onnx.ModelProt
     return model
 
 
-def begun(model: onnx.ModelProto, **said: Any) -> tuple[Builder, Any, list[Any]]:
-    """A builder with the model built in it, its input, its outputs."""
-    builder = Builder({(f.domain, f.name): f for f in model.functions}, **said)
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
-    x = builder.input(tuple((batch, *shape) for batch in builder.batches), torch.float32)  # type: ignore[arg-type]
-    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
-    return builder, x, builder.graph(model.graph, opsets, {"x": x})
-
-
-def finished(model: onnx.ModelProto, **said: Any) -> Graph:
-    builder, x, outputs = begun(model, **said)
-    assert not builder.blocked, builder.blocked
-    return builder.finish([x], outputs)
-
-
 def answer(model: onnx.ModelProto, x: torch.Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {"x": x.numpy()})[0])
@@ -47,7 +33,7 @@ def answer(model: onnx.ModelProto, x: torch.Tensor) -> np.ndarray:
 
 def same(model: onnx.ModelProto, *batches: int, **said: Any) -> Graph:
     """The graph, once it has answered as onnxruntime does to batches of these sizes."""
-    graph = finished(model, **said)
+    graph = built(model, **said)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
     for batch in batches:
         x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
@@ -88,10 +74,10 @@ def test_a_size_that_does_not_follow_the_batch_in_a_line_is_refused() -> None:
         "g (float[N,4] x) => (float[M] y) { s = Shape<start=0, end=1>(x) q = Mul(s, s) y = Expand(w, q) }",
         {"w": np.ones(1, "f")},
     )
-    builder, _, _ = begun(model)
+    _, builder = opened(model)
     # 3² and 7² lie on a line of whole numbers; 3² and 8² do not.
     assert not builder.blocked
-    builder, _, _ = begun(model, batches=(3, 8))
+    _, builder = opened(model, batches=(3, 8))
     assert builder.blocked or builder.values["y"].seen[0].shape == (9,)
 
 
@@ -109,7 +95,7 @@ def test_every_obstacle_is_told_at_once_and_what_follows_it_is_not() -> None:
     graph = helper.make_graph(
         nodes, "g", [value("x", TensorProto.FLOAT, ["N", 4])], [value("c", 1, None), value("f", 1, None)]
     )
-    builder, _, _ = begun(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    _, builder = opened(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
     assert [(b.node, b.missing) for b in builder.blocked] == [("first", True), ("second", True), ("third", False)]
     assert "depends on the data" in builder.blocked[2].why and builder.blocked[2].remedy
 
@@ -123,7 +109,7 @@ def test_every_obstacle_is_told_at_once_and_what_follows_it_is_not() -> None:
     ],
 )
 def test_a_bomb_is_refused_before_it_takes_memory(body: str, weights: dict[str, Any]) -> None:
-    builder, _, _ = begun(model_of(f"g (float[N,4] x) => (float[N,4] y) {{ {body} }}", weights), limits=Limits(1 << 20))
+    _, builder = opened(model_of(f"g (float[N,4] x) => (float[N,4] y) {{ {body} }}", weights), limits=Limits(1 << 20))
     assert len(builder.blocked) == 1 and "GiB" in builder.blocked[0].why
 
 
@@ -151,7 +137,7 @@ def test_a_batch_written_into_a_reshape_is_set_free(baked: int) -> None:
     model = model_of(
         "g (float[N,2,6] x) => (float[N,12] y) { a = Relu(x) y = Reshape(a, s) }", {"s": np.array([baked, 12])}
     )
-    graph = finished(model, fixed_batch=baked)
+    graph = built(model, fixed_batch=baked)
     for batch in (1, 3, 7):
         x = torch.randn(batch, 2, 6)
         assert torch.equal(graph(x), x.relu().reshape(batch, 12))
@@ -159,7 +145,7 @@ def test_a_batch_written_into_a_reshape_is_set_free(baked: int) -> None:
 
 def test_a_fixed_batch_is_kept_where_it_is_asked_for() -> None:
     model = model_of("g (float[N,2,6] x) => (float[N,12] y) { y = Reshape(x, s) }", {"s": np.array([7, 12])})
-    graph = finished(model, batches=(7, 7))
+    graph = built(model, batches=(7, 7))
     assert graph(torch.zeros(7, 2, 6)).shape == (7, 12)
 
 
@@ -185,13 +171,13 @@ def test_torch_compile_sees_one_graph() -> None:
 
 
 def test_constants_move_with_the_module() -> None:
-    graph = finished(model_of("g (float[N,4] x) => (float[N,4] y) { y = Add(x, w) }", {"w": np.ones(4, "f")}))
+    graph = built(model_of("g (float[N,4] x) => (float[N,4] y) { y = Add(x, w) }", {"w": np.ones(4, "f")}))
     assert graph.double()(torch.zeros(2, 4, dtype=torch.float64)).dtype == torch.float64
     assert not any(p.requires_grad for p in graph.parameters())
 
 
 def test_each_step_can_be_watched() -> None:
-    graph = finished(model_of("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) b = Neg(a) y = Exp(b) }"))
+    graph = built(model_of("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) b = Neg(a) y = Exp(b) }"))
     seen: list[tuple[str, torch.Tensor]] = []
     x = torch.randn(3, 4)
     (y,) = graph.run(3, x, watch=lambda step, given, out: seen.append((step.op, out)))
@@ -199,7 +185,7 @@ def test_each_step_can_be_watched() -> None:
 
 
 def test_values_are_let_go_when_nobody_reads_them_any_longer() -> None:
-    graph = finished(model_of("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) b = Neg(a) y = Exp(b) }"))
+    graph = built(model_of("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) b = Neg(a) y = Exp(b) }"))
     assert [call[-1] for call in graph._calls] == [(graph.inputs[0],), (1,), (2,)] or all(c[-1] for c in graph._calls)
 
 

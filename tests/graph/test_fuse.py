@@ -8,10 +8,8 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from harness import built
 from onnx import numpy_helper, parser
-
-from onnxcake.graph.build import BATCHES, Builder
-from onnxcake.graph.module import Graph
 
 RNG = np.random.default_rng(0)
 HEAD = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,{shape}] x) => (float[N,{out}] y) {{ {body} }}'
@@ -23,17 +21,6 @@ def written(body: str, shape: str, out: str, weights: dict[str, np.ndarray], ops
     for name, array in weights.items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
     return model
-
-
-def built(model: onnx.ModelProto, precision: torch.dtype | None = torch.float32) -> Graph:
-    """The finished graph."""
-    builder = Builder(precision=precision)
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]
-    x = builder.input(((BATCHES[0], *shape), (BATCHES[1], *shape)), precision or torch.float32)
-    opsets = {o.domain: o.version for o in model.opset_import}
-    outputs = builder.graph(model.graph, opsets, {"x": x})
-    assert not builder.blocked
-    return builder.finish([x], outputs)
 
 
 def f(value: float | list[float]) -> np.ndarray:
@@ -203,7 +190,7 @@ def test_a_pattern_becomes_one_step_and_stays_equal(name: str) -> None:
     x = RNG.normal(size=(5, *(int(d) for d in row[1].split(",")))).astype("f")
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(graph(torch.from_numpy(x)).numpy(), session.run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
-    again = built(model, torch.float64)
+    again = built(model, precision=torch.float64)
     leaf = torch.randn(
         2, *x.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     ).requires_grad_()

@@ -9,8 +9,6 @@ import onnx
 import onnxruntime
 from harness import Row
 
-from onnxcake.graph.build import Builder
-
 MS = "com.microsoft"
 
 
@@ -35,13 +33,3 @@ def session_of(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
-
-
-def built(proto: onnx.ModelProto, shapes: dict[str, Any], fixed_batch: int | None = None) -> Any:
-    builder = Builder(fixed_batch=fixed_batch)
-    kinds = {i.name: builder.dtype_of(i.type.tensor_type.elem_type) for i in proto.graph.input}
-    first, second = builder.batches
-    given = {name: builder.input((shape(first), shape(second)), kinds[name]) for name, shape in shapes.items()}
-    outputs = builder.graph(proto.graph, {o.domain: o.version for o in proto.opset_import}, dict(given))
-    assert not builder.blocked, builder.blocked
-    return builder.finish(list(given.values()), outputs)

@@ -224,19 +224,48 @@ def values(row: Row, batch: int) -> dict[str, np.ndarray[Any, Any]]:
     return {f"x{i}": g.values(batch, seed + i) for i, g in enumerate(row.inputs) if isinstance(g, Data)}
 
 
+def opened(
+    proto: onnx.ModelProto,
+    shapes: Mapping[str, Callable[[int], tuple[int, ...]]] | None = None,
+    precision: torch.dtype | None = torch.float32,
+    relaxed: bool = False,
+    **said: Any,
+) -> tuple[Graph, Builder]:
+    """Build a model at the builder's own trial batches, as a module of its inputs.
+
+    Args:
+        proto: the model; sizes of its inputs that are no numbers are the batch.
+        shapes: of inputs by name, their shapes for a batch, where that is not so.
+        relaxed: integers are given as floats.
+        said: `Builder`'s other arguments.
+    """
+    builder = Builder({(f.domain, f.name): f for f in proto.functions}, precision, **said)
+    known: dict[str, Value] = {}
+    for info in proto.graph.input:
+        dims = info.type.tensor_type.shape.dim
+        at = (shapes or {}).get(info.name) or (
+            lambda n, dims=dims: tuple(d.dim_value if d.HasField("dim_value") else n for d in dims)
+        )
+        dtype = builder.dtype_of(info.type.tensor_type.elem_type)
+        if relaxed and precision is not None and dtype != torch.bool:
+            dtype = precision
+        first, second = builder.batches
+        known[info.name] = builder.input((at(first), at(second)), dtype)
+    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
+    outputs = builder.graph(proto.graph, opsets, dict(known))
+    return builder.finish(list(known.values()), outputs), builder
+
+
+def built(proto: onnx.ModelProto, *given: Any, **said: Any) -> Graph:
+    """Build a model, as `opened` does, of which nothing may be refused."""
+    graph, builder = opened(proto, *given, **said)
+    assert not builder.blocked, "; ".join(f"{blocked.op}: {blocked.why}" for blocked in builder.blocked)
+    return graph
+
+
 def build(row: Row, opset: int, precision: torch.dtype | None = torch.float32) -> tuple[Graph, Builder]:
-    """The row's model built at the builder's own trial batches, as a module of its data inputs."""
-    proto = model(row, opset)
-    builder = Builder(precision=precision)
-    data_inputs: dict[str, Value] = {}
-    for place, given in enumerate(row.inputs):
-        if isinstance(given, Data):
-            first, second = (given.at(batch) for batch in builder.batches)
-            dtype = builder.dtype_of(helper.np_dtype_to_tensor_dtype(given.dtype))
-            data_inputs[f"x{place}"] = builder.input((first, second), dtype)
-    opsets = {o.domain: o.version for o in proto.opset_import}
-    outputs = builder.graph(proto.graph, opsets, dict(data_inputs))
-    return builder.finish(list(data_inputs.values()), outputs), builder
+    """Build the row's model, whatever is refused."""
+    return opened(model(row, opset), precision=precision)
 
 
 def forward_matches_onnxruntime(row: Row, opset: int) -> None:
@@ -261,20 +290,22 @@ def forward_matches_onnxruntime(row: Row, opset: int) -> None:
 
 
 def gradient_matches_differences(row: Row, opset: int) -> None:
-    """Asserts that the gradient in the row's floating-point data is that of central differences, in float64."""
-    graph, builder = build(row, opset, torch.float64)
-    assert not builder.blocked, "; ".join(blocked.why for blocked in builder.blocked)
-    batch = BATCHES[-1]
-    tensors = [torch.from_numpy(array) for array in values(row, batch).values()]
+    """Assert that the gradient in the row's floating-point data is that of central differences, in float64."""
+    check_gradient(built(model(row, opset), precision=torch.float64), BATCHES[-1], values(row, BATCHES[-1]))
+
+
+def check_gradient(graph: Graph, batch: int, given: Mapping[str, np.ndarray[Any, Any]], most: int = 100) -> None:
+    """Assert that a graph's gradient is that of central differences; of more than ``most`` numbers in a projection."""
+    tensors = [torch.from_numpy(array) for array in given.values()]
     tensors = [t.double().requires_grad_() if t.is_floating_point() else t for t in tensors]
 
     def outputs(*given: Tensor) -> tuple[Tensor, ...]:
         flat = _tensors(graph.run(batch, *given))
         return tuple(t for t in flat if t.is_floating_point() and t.requires_grad)
 
-    assert outputs(*tensors), f"no output of {row} has a gradient"
+    assert outputs(*tensors), "no output has a gradient"
     # Fast: a random projection of the Jacobian is compared, which costs two runs instead of two per number.
-    assert torch.autograd.gradcheck(outputs, tensors, fast_mode=sum(t.numel() for t in tensors) > 100)
+    assert torch.autograd.gradcheck(outputs, tensors, fast_mode=sum(t.numel() for t in tensors) > most)
 
 
 def compiles(row: Row, opset: int) -> None:

@@ -6,34 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import BATCHES, Data, Row, model, values
+from harness import BATCHES, Data, Row, built, model, values
 from harness import _answerer as answerer
-from onnx import helper
 from torch import Tensor
-
-from onnxcake.graph.build import Builder
-from onnxcake.graph.module import Graph
 
 
 def integers(*shape: int | str, dtype: str = "uint8") -> Data:
     """An input of all the numbers that its type has."""
     info = np.iinfo(dtype)
     return Data(shape, np.dtype(dtype), info.min, info.max + 1)
-
-
-def built(row: Row, opset: int, precision: torch.dtype | None, relaxed: bool) -> Graph:
-    """The row as a module; ``relaxed``: its integer data are given as floats."""
-    proto, builder = model(row, opset), Builder(precision=precision)
-    known = {}
-    for place, given in enumerate(row.inputs):
-        if isinstance(given, Data):
-            dtype = builder.dtype_of(helper.np_dtype_to_tensor_dtype(given.dtype))
-            if relaxed and precision is not None and dtype != torch.bool:
-                dtype = precision
-            known[f"x{place}"] = builder.input((given.at(builder.batches[0]), given.at(builder.batches[1])), dtype)
-    outputs = builder.graph(proto.graph, {o.domain: o.version for o in proto.opset_import}, dict(known))
-    assert not builder.blocked, "; ".join(blocked.why for blocked in builder.blocked)
-    return builder.finish(list(known.values()), outputs)
 
 
 def numbers(value: Any) -> np.ndarray[Any, Any]:
@@ -45,7 +26,7 @@ def forward(row: Row, opset: int, steps: int = 0) -> None:
     """Asserts that the row gives what onnxruntime gives, each number to within ``steps``, 99 % of them exactly."""
     answer = answerer(row, opset)
     ways = ((None, False), (torch.float32, False), (torch.float32, True))
-    graphs = [built(row, opset, precision, relaxed) for precision, relaxed in ways]
+    graphs = [built(model(row, opset), None, precision, relaxed) for precision, relaxed in ways]
     for batch in BATCHES:
         given = values(row, batch)
         want = answer(given)

@@ -12,8 +12,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from contrib_models import MS, built, ms, proto_of, session_of
-from harness import Data, data, forward_and_gradient, normal
+from contrib_models import MS, ms, proto_of, session_of
+from harness import Data, built, data, forward_and_gradient, normal
 from torch import nn
 
 from onnxcake.graph.build import Builder
@@ -138,9 +138,9 @@ def test_simplified_layer_normalization(axis: int) -> None:
     proto = proto_of([node], {"x": ["N", TOKENS, WIDE]}, {"scale": scale})
     x = np.random.default_rng(0).normal(size=(5, TOKENS, WIDE)).astype(np.float32)
     want = session_of(proto).run(None, {"x": x})
-    both = built(proto, {"x": lambda n: (n, TOKENS, WIDE)})(torch.from_numpy(x))
+    both = built(proto)(torch.from_numpy(x))
     del node.output[1], proto.graph.node[0].output[1], proto.graph.output[1]
-    alone = built(proto, {"x": lambda n: (n, TOKENS, WIDE)})(torch.from_numpy(x))
+    alone = built(proto)(torch.from_numpy(x))
     for got, wanted in zip((*both, alone), (*want, want[0]), strict=True):
         np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-4, atol=1e-5)
 
@@ -187,7 +187,7 @@ def test_a_model_that_onnxruntime_saved(free: bool, tmp_path: Path) -> None:
     proto = onnx.load(tmp_path / "saved.onnx")
     kinds = {node.op_type for node in proto.graph.node if node.domain == MS}
     assert {"FusedConv", "FusedMatMul"} < kinds
-    graph = built(proto, {"x": lambda n: (n, 3, 16, 16)}, None if free else 1)
+    graph = built(proto, {"x": lambda n: (n, 3, 16, 16)}, fixed_batch=None if free else 1)
     got, want = graph(given), net(given)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     ours, theirs = (torch.autograd.grad(y.square().sum(), given)[0] for y in (got, want))

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import Row, compile_test, data, forward_and_gradient, normal
+from harness import Row, compile_test, data, forward_and_gradient, normal, opened
 from onnx import TensorProto, helper, numpy_helper
+from onnx_text import N, model_of, parsed
 
 from onnxcake.graph.build import Builder
 from onnxcake.graph.module import Graph
@@ -154,32 +155,17 @@ test_compiles = compile_test([GATHER[5], GATHER[9], GATHER[13], SCATTER[8], CUT[
 # What is computed from shapes and constants
 
 
-def known(
-    nodes: list[Any], constants: dict[str, Any], batch_of: tuple[int, ...] = (4, 6), opset: int = 18
-) -> tuple[Graph, Builder]:
-    """The graph of `nodes` from "x" (a batch of `batch_of`) to "y"."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *batch_of])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    builder = Builder()
-    value = builder.input(((3, *batch_of), (7, *batch_of)), torch.float32)
-    outputs = builder.graph(helper.make_graph(nodes, "g", [x], [y], weights), {"": opset}, {"x": value})
-    return builder.finish([value], outputs), builder
-
-
-node = helper.make_node
+def known(nodes: list[Any], constants: dict[str, Any]) -> tuple[Graph, Builder]:
+    """Build the graph of `nodes` from "x" (a batch of [4, 6]) to "y"."""
+    return opened(model_of(*nodes, weights=constants, inputs="float[N,4,6] x", outputs="float[] y", opset=18))
 
 
 def test_shape_arithmetic_is_done_while_building() -> None:
     graph, builder = known(
-        [
-            node("Shape", ["x"], ["shape"]),
-            node("Slice", ["shape", "zero", "one"], ["batch"]),
-            node("Gather", ["shape", "two"], ["last"], axis=0),
-            node("Split", ["shape"], ["s0", "s1", "s2"], num_outputs=3),
-            node("Concat", ["batch", "last", "s1"], ["to"], axis=0),
-            node("Reshape", ["x", "to"], ["y"]),
-        ],
+        parsed(
+            "shape = Shape(x) batch = Slice(shape, zero, one) last = Gather<axis=0>(shape, two)",
+            "s0, s1, s2 = Split<num_outputs=3>(shape) to = Concat<axis=0>(batch, last, s1) y = Reshape(x, to)",
+        ),
         {"zero": i64(0), "one": i64(1), "two": i64(2)},
     )
     assert not builder.blocked
@@ -190,19 +176,14 @@ def test_shape_arithmetic_is_done_while_building() -> None:
 def test_sizes_follow_the_batch() -> None:
     graph, builder = known(
         [
-            node("Shape", ["x"], ["shape"]),
-            node("Slice", ["shape", "zero", "one"], ["batch"]),
-            node("Concat", ["batch", "one"], ["sizes"], axis=0),
-            node("ConstantOfShape", ["sizes"], ["ones"], value=numpy_helper.from_array(np.float32([1]))),
-            node("Concat", ["batch", "one", "one"], ["times"], axis=0),
-            node("Tile", ["token", "times"], ["tokens"]),
-            node("Concat", ["tokens", "x"], ["both"], axis=1),
-            node("Squeeze", ["batch"], ["count"]),
-            node("Range", ["nought", "count", "step"], ["numbers"]),
-            node("Unsqueeze", ["numbers", "one"], ["column"]),
-            node("Gather", ["table", "column"], ["picked"]),
-            node("Pad", ["both", "pads"], ["padded"]),
-            node("Concat", ["padded", "picked"], ["y"], axis=1),
+            *parsed("shape = Shape(x) batch = Slice(shape, zero, one) sizes = Concat<axis=0>(batch, one)"),
+            N("ConstantOfShape", ["sizes"], ["ones"], value=numpy_helper.from_array(np.float32([1]))),
+            *parsed(
+                "times = Concat<axis=0>(batch, one, one) tokens = Tile(token, times)",
+                "both = Concat<axis=1>(tokens, x) count = Squeeze(batch) numbers = Range(nought, count, step)",
+                "column = Unsqueeze(numbers, one) picked = Gather(table, column) padded = Pad(both, pads)",
+                "y = Concat<axis=1>(padded, picked)",
+            ),
         ],
         {
             "zero": i64(0),
@@ -225,12 +206,10 @@ def test_sizes_follow_the_batch() -> None:
 
 def test_slice_up_to_half_the_batch() -> None:
     graph, builder = known(
-        [
-            node("Concat", ["x", "x"], ["twice"], axis=0),
-            node("Shape", ["x"], ["shape"]),
-            node("Slice", ["shape", "zero", "one"], ["batch"]),
-            node("Slice", ["twice", "batch", "end", "zero", "one"], ["y"]),
-        ],
+        parsed(
+            "twice = Concat<axis=0>(x, x) shape = Shape(x) batch = Slice(shape, zero, one)",
+            "y = Slice(twice, batch, end, zero, one)",
+        ),
         {"zero": i64(0), "one": i64(1), "end": i64(END)},
     )
     assert not builder.blocked
@@ -243,7 +222,7 @@ def test_a_batch_written_into_a_slice_follows() -> None:
     value = builder.input(((3, 4), (7, 4)), torch.float32)
     shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
     weights = [numpy_helper.from_array(array, name) for name, array in (("zero", i64(0)), ("one", i64(1)))]
-    proto = helper.make_graph([node("Slice", ["x", "zero", "one", "zero"], ["y"])], "g", [shape], [shape], weights)
+    proto = helper.make_graph(parsed("y = Slice(x, zero, one, zero)"), "g", [shape], [shape], weights)
     (y,) = builder.graph(proto, {"": 18}, {"x": value})
     assert y is value
 
@@ -264,7 +243,7 @@ def test_a_batch_written_into_a_slice_follows() -> None:
 )
 def test_constants_are_folded(op: str, given: list[Any], attrs: dict[str, Any], want: list[Any]) -> None:
     names = [f"c{i}" for i in range(len(given))]
-    graph, builder = known([node(op, names, ["y"], **attrs)], dict(zip(names, given, strict=True)))
+    graph, builder = known([N(op, names, ["y"], **attrs)], dict(zip(names, given, strict=True)))
     assert not builder.blocked
     assert not graph.steps
     assert graph(torch.zeros(2, 4, 6)).tolist() == want
@@ -272,10 +251,7 @@ def test_constants_are_folded(op: str, given: list[Any], attrs: dict[str, Any], 
 
 def test_unique_tells_all_it_knows() -> None:
     graph, _ = known(
-        [
-            node("Unique", ["c"], ["found", "first", "inverse", "counts"], sorted=0),
-            node("Concat", ["first", "inverse", "counts"], ["y"], axis=0),
-        ],
+        parsed("found, first, inverse, counts = Unique<sorted=0>(c) y = Concat<axis=0>(first, inverse, counts)"),
         {"c": np.float32([2, 1, 1, 3, 4, 3])},
     )
     assert graph(torch.zeros(2, 4, 6)).tolist() == [0, 1, 3, 4, 0, 1, 1, 2, 3, 2, 1, 2, 2, 1]

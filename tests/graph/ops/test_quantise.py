@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from harness import Row, cases, data
+from harness import Row, built, cases, data
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from quantised_rows import forward, integers, numbers
@@ -78,11 +78,7 @@ def there_and_back(x: Any, scale: Any, zero: onnx.TensorProto | None, between: s
 
 
 def graph_of(proto: onnx.ModelProto, shape: tuple[int, ...], precision: torch.dtype | None = torch.float32) -> Graph:
-    builder = Builder(precision=precision)
-    x = builder.input((shape, shape), precision or torch.float32)
-    outputs = builder.graph(proto.graph, {o.domain: o.version for o in proto.opset_import}, {"x": x})
-    assert not builder.blocked, builder.blocked
-    return builder.finish([x], outputs)
+    return built(proto, {"x": lambda _: shape}, precision)
 
 
 def zeros_of(kind: int, *shape: int) -> onnx.TensorProto:

@@ -6,17 +6,25 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from harness import Data, Row, cases, data, forward_matches_onnxruntime, gradient_matches_differences, model, values
-from onnx import TensorProto, helper, numpy_helper
+from harness import (
+    Row,
+    built,
+    cases,
+    data,
+    forward_matches_onnxruntime,
+    gradient_matches_differences,
+    model,
+    opened,
+    values,
+)
+from onnx import TensorProto
+from onnx_text import model_of
 from plain_session import plain_session
 from quantised_rows import forward, integers
 
-from onnxcake.graph.build import Builder
 from onnxcake.graph.dequantise import float_twin, is_quantised
-from onnxcake.graph.module import Graph
 
 MS = "com.microsoft"
 NEWEST = 21  # of what onnxruntime is given
@@ -112,11 +120,8 @@ def test_forward_contrib(row: Row, opset: int) -> None:
 
 
 def test_without_any_zero_point_the_type_is_unknown() -> None:
-    builder = Builder()
-    x = builder.input(((3, 4), (7, 4)), torch.float32)
-    node = helper.make_node("QLinearMul", ["x", "s", "", "x", "s", "", "s"], ["y"], domain=MS)
-    graph = onnx.GraphProto(node=[node], initializer=[numpy_helper.from_array(np.float32(0.1), "s")])
-    builder.graph(graph, {"": 17, MS: 1}, {"x": x})
+    proto = model_of(f'y = {MS}.QLinearMul(x, s, "", x, s, "", s)', weights={"s": np.float32(0.1)}, domains={MS: 1})
+    _, builder = opened(proto)
     assert [blocked.why for blocked in builder.blocked] == ["it has no zero point that tells its type"]
 
 
@@ -188,7 +193,7 @@ def test_the_gradient_is_that_of_the_float_twin(row: Row, opset: int) -> None:
     floats = {name: x if x.dtype == bool else x.astype(np.float32) for name, x in given.items()}
     results, slopes = [], []
     for each in (proto, twin):
-        graph = relaxed(each, row)
+        graph = built(each, relaxed=True)
         inputs = [torch.from_numpy(x.copy()) for x in floats.values()]
         inputs = [x.requires_grad_() if x.is_floating_point() else x for x in inputs]
         out = graph.run(2, *inputs)[0]
@@ -203,14 +208,3 @@ def test_the_gradient_is_that_of_the_float_twin(row: Row, opset: int) -> None:
     np.testing.assert_allclose(results[1], want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
     step = 0.02 * np.abs(want).max() if row.types == [1] else 0.501  # dynamic quantisation, or rounding of y alone
     np.testing.assert_allclose(results[0], results[1], rtol=0, atol=step)
-
-
-def relaxed(proto: onnx.ModelProto, row: Row) -> Graph:
-    builder, known = Builder(), {}
-    for place, given in enumerate(row.inputs):
-        if isinstance(given, Data):
-            dtype = torch.bool if given.dtype == bool else torch.float32
-            known[f"x{place}"] = builder.input((given.at(3), given.at(7)), dtype)
-    outputs = builder.graph(proto.graph, {o.domain: o.version for o in proto.opset_import}, dict(known))
-    assert not builder.blocked, builder.blocked
-    return builder.finish(list(known.values()), outputs)

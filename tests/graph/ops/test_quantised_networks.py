@@ -8,26 +8,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from harness import built
 from onnx import TensorProto, helper, numpy_helper
 from onnx_text import N, parsed
 from quantised_models import WAYS, answer, exported, inputs, network, quantised
 from torch import Tensor
 
-from onnxcake.graph.build import Builder
 from onnxcake.graph.dequantise import float_twin, is_quantised
-from onnxcake.graph.module import Graph
 from onnxcake.graph.values import Obstacle
 
 EACH = [(name, way, opset) for name in ("cnn", "mlp") for way in WAYS for opset in (13, 17)]
 IDS = [f"{name}-{way}-{opset}".replace(" ", "-") for name, way, opset in EACH]
-
-
-def built(proto: onnx.ModelProto, shape: tuple[int, ...]) -> Graph:
-    builder = Builder()
-    x = builder.input(((3, *shape), (7, *shape)), torch.float32)
-    outputs = builder.graph(proto.graph, {o.domain: o.version for o in proto.opset_import}, {"x": x})
-    assert not builder.blocked, builder.blocked
-    return builder.finish([x], outputs)
 
 
 def gradient(module: Any, x: Tensor) -> Tensor:
@@ -47,7 +38,7 @@ def cosine(a: Any, b: Any) -> float:
 def test_the_answers_are_those_of_onnxruntime(name: str, way: str, opset: int) -> None:
     proto, x = quantised(name, way, opset), inputs(name, 64)
     want = answer(proto, x)
-    got = built(proto, x.shape[1:])(torch.from_numpy(x)).numpy()
+    got = built(proto)(torch.from_numpy(x)).numpy()
     away = np.abs(got - want) / np.abs(want).max()
     assert (away < 1e-3).mean() >= 0.98, "of 320 outputs, a few may be one step off: a tie that the last bit decides"
     assert away.max() < 0.02
@@ -56,7 +47,7 @@ def test_the_answers_are_those_of_onnxruntime(name: str, way: str, opset: int) -
 @pytest.mark.parametrize(("name", "way", "opset"), EACH, ids=IDS)
 def test_the_gradient_is_close_to_the_float_network_s(name: str, way: str, opset: int) -> None:
     x = torch.from_numpy(inputs(name, 64))
-    ours = gradient(built(quantised(name, way, opset), tuple(x.shape[1:])), x)
+    ours = gradient(built(quantised(name, way, opset)), x)
     theirs = gradient(network(name), x)
     assert np.median([cosine(a, b) for a, b in zip(ours, theirs, strict=True)]) > 0.98
     assert cosine(ours, theirs) > 0.95
@@ -71,7 +62,7 @@ def test_the_float_twin(name: str, way: str, opset: int) -> None:
     assert is_quantised(proto) and not is_quantised(twin)
     want = answer(proto, x)
     np.testing.assert_allclose(answer(twin, x), want, rtol=0, atol=0.01 * np.abs(want).max())
-    graph = built(proto, x.shape[1:])
+    graph = built(proto)
     grad = gradient(graph, torch.from_numpy(x)).numpy()
     rng = np.random.default_rng(0)
     ways = rng.normal(size=(20, *x.shape)).astype(np.float32)
@@ -85,12 +76,12 @@ def test_the_float_twin(name: str, way: str, opset: int) -> None:
 def test_the_twin_s_own_gradient_is_that_of_its_graph() -> None:
     x = inputs("cnn", 8)
     twin = float_twin(quantised("cnn", "qoperator"))
-    graph = built(twin, x.shape[1:])
+    graph = built(twin)
     np.testing.assert_allclose(graph(torch.from_numpy(x)), answer(twin, x), rtol=1e-4, atol=1e-4)
 
 
 def test_one_function_for_there_and_back() -> None:
-    graph = built(quantised("cnn", "qdq"), (3, 16, 16))
+    graph = built(quantised("cnn", "qdq"))
     assert [step.op for step in graph.steps].count("DequantizeLinear") == 8
     assert all(step.op != "QuantizeLinear" for step in graph.steps)
 

@@ -8,9 +8,8 @@ import warnings
 import onnx
 import pytest
 import torch
+from harness import built
 from torch import Tensor, nn
-
-from onnxcake.graph.build import Builder
 
 
 class Cell(nn.Module):
@@ -91,11 +90,7 @@ def test_values_and_gradient(kind: type[Cell], opset: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (torch.zeros(2, 4),), file, opset_version=opset, dynamo=False, **names)
-    proto, builder = onnx.load_from_string(file.getvalue()), Builder()
-    given = builder.input(((3, 4), (7, 4)), torch.float32)
-    outputs = builder.graph(proto.graph, {o.domain: o.version for o in proto.opset_import}, {"x": given})
-    assert not builder.blocked, builder.blocked
-    graph = builder.finish([given], outputs)
+    graph = built(onnx.load_from_string(file.getvalue()))
     for sign in (1, -1):
         x = (sign * torch.linspace(-0.5, 1.5, 20).reshape(5, 4)).requires_grad_()
         ours, theirs = graph(x), module(x)

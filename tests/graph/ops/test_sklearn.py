@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from harness import built, opened
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
 from sklearn.decomposition import PCA
@@ -23,9 +24,6 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, PolynomialFeatures, StandardScaler
 from sklearn.svm import SVC, LinearSVC
-
-from onnxcake.graph.build import Builder
-from onnxcake.graph.module import Graph
 
 skl2onnx = pytest.importorskip("skl2onnx")
 
@@ -95,14 +93,6 @@ def _ending_in(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
     return model
 
 
-def built(model: onnx.ModelProto, precision: torch.dtype = torch.float32) -> tuple[Graph, Builder]:
-    builder = Builder(precision=precision)
-    x = builder.input(((3, FEATURES), (7, FEATURES)), precision)
-    opsets = {o.domain: o.version for o in model.opset_import}
-    outputs = builder.graph(model.graph, opsets, {model.graph.input[0].name: x})
-    return builder.finish([x], outputs), builder
-
-
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -111,7 +101,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 def check_values(model: onnx.ModelProto, x: np.ndarray[Any, Any]) -> None:
-    graph, builder = built(model)
+    graph, builder = opened(model)
     assert not builder.blocked, builder.blocked
     (want,) = session(model).run(None, {model.graph.input[0].name: x})
     np.testing.assert_allclose(graph(torch.from_numpy(x)).numpy(), want, rtol=1e-4, atol=1e-5)
@@ -125,7 +115,7 @@ def each(estimators: list[tuple[str, Any, int]], *more: Any) -> list[Any]:
 def test_scores_and_gradient(estimator: Any, classes: int, smooth: bool) -> None:
     model, x = converted(estimator, classes)
     check_values(model, x)
-    graph, _ = built(model, torch.float64)
+    graph = built(model, precision=torch.float64)
     assert torch.autograd.gradcheck(graph, torch.from_numpy(x[:2]).double().requires_grad_())
     if smooth:
         _check_differences(model, x)
@@ -133,7 +123,7 @@ def test_scores_and_gradient(estimator: Any, classes: int, smooth: bool) -> None
 
 def _check_differences(model: onnx.ModelProto, x: np.ndarray[Any, Any], step: float = 1e-2) -> None:
     """The gradient of a mixture of the scores, against differences through onnxruntime."""
-    graph, runtime = built(model)[0], session(model)
+    graph, runtime = built(model), session(model)
     given = torch.from_numpy(x).requires_grad_()
     scores = graph(given)
     mixture = np.random.default_rng(0).normal(size=scores.shape[1]).astype(np.float32)
@@ -163,7 +153,7 @@ def test_labels_that_are_words() -> None:
 @pytest.mark.parametrize(("estimator", "classes"), each(TREES))
 def test_trees_are_refused_by_name(estimator: Any, classes: int) -> None:
     model, _ = converted(estimator, classes)
-    _, builder = built(model)
+    _, builder = opened(model)
     (blocked,) = builder.blocked
     assert "TreeEnsembleClassifier" in blocked.op
     assert "a tree ensemble is piecewise constant" in blocked.why

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import Row, compile_test, data, forward_and_gradient, forward_matches_onnxruntime, normal, positive
+from harness import Row, built, compile_test, data, forward_and_gradient, forward_matches_onnxruntime, normal, positive
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
+from onnx_text import N, model_of
 
-from onnxcake.graph.build import Builder
 from onnxcake.graph.ops.sampling import grid_sample
 
 
@@ -191,11 +191,7 @@ def test_sampling_in_any_number_of_axes(axes: int, mode: str, corners: int, padd
 
 
 def test_space_to_depth_column_first() -> None:
-    builder = Builder()
-    x = builder.input(((3, 2, 4, 6), (7, 2, 4, 6)), torch.float32)
-    kinds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
-    node = helper.make_node("SpaceToDepth", ["x"], ["y"], blocksize=2, mode="CRD")
-    y = builder.graph(helper.make_graph([node], "g", kinds[:1], kinds[1:]), {"": 28}, {"x": x})
+    crd = N("SpaceToDepth", ["x"], ["y"], blocksize=2, mode="CRD")
     given = torch.randn(5, 2, 4, 6)
-    got = builder.finish([x], y)(given)
+    got = built(model_of(crd, inputs="float[N,2,4,6] x", outputs="float[] y", opset=28))(given)
     assert torch.equal(F.pixel_shuffle(got, 2), given)

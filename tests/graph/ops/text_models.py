@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from harness import BATCHES, Data, versions
+from harness import BATCHES, Data, built, check_gradient, opened, versions
 from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as refusals
 
@@ -69,16 +69,9 @@ def proto_of(model: Written, opset: int) -> onnx.ModelProto:
     return proto
 
 
-def build_text(model: Written, opset: int, precision: torch.dtype = torch.float32) -> tuple[Graph, Builder]:
-    """The model built at the builder's own trial batches."""
-    proto, builder = proto_of(model, opset), Builder(precision=precision)
-    inputs = {}
-    for name, given in model.inputs.items():
-        first, second = (given.at(batch) for batch in builder.batches)
-        dtype = builder.dtype_of(helper.np_dtype_to_tensor_dtype(given.dtype))
-        inputs[name] = builder.input((first, second), dtype)
-    outputs = builder.graph(proto.graph, {o.domain: o.version for o in proto.opset_import}, inputs)
-    return builder.finish(list(inputs.values()), outputs), builder
+def build_text(model: Written, opset: int) -> tuple[Graph, Builder]:
+    """Build the model, whatever is refused."""
+    return opened(proto_of(model, opset))
 
 
 def values_of(model: Written, batch: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -88,8 +81,7 @@ def values_of(model: Written, batch: int) -> dict[str, np.ndarray[Any, Any]]:
 
 def matches_onnxruntime(model: Written, opset: int) -> None:
     """Asserts that the module gives what onnxruntime gives, and is decided at run time where it should be alone."""
-    graph, builder = build_text(model, opset)
-    assert not builder.blocked, "; ".join(f"{b.op}: {b.why}" for b in builder.blocked)
+    graph = built(proto_of(model, opset))
     modules = sum(isinstance(step.function, torch.nn.Module) for step in graph.steps)
     assert modules == model.modules, f"{modules} modules"
     answer = _onnxruntime(model, opset)
@@ -101,19 +93,9 @@ def matches_onnxruntime(model: Written, opset: int) -> None:
 
 
 def gradient_matches(model: Written, opset: int) -> None:
-    """Asserts that the gradient is that of central differences, in float64."""
-    graph, builder = build_text(model, opset, torch.float64)
-    assert not builder.blocked
-    batch = model.batches[-1]
-    tensors = [torch.from_numpy(array) for array in values_of(model, batch).values()]
-    tensors = [t.double().requires_grad_() if t.is_floating_point() else t for t in tensors]
-
-    def outputs(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        flat = [t for out in graph.run(batch, *given) for t in (out if isinstance(out, list) else [out])]
-        return tuple(t for t in flat if t.is_floating_point() and t.requires_grad)
-
-    assert outputs(*tensors)
-    assert torch.autograd.gradcheck(outputs, tensors)
+    """Assert that the gradient is that of central differences, in float64."""
+    graph, batch = built(proto_of(model, opset), precision=torch.float64), model.batches[-1]
+    check_gradient(graph, batch, values_of(model, batch), most=10_000)
 
 
 def is_refused(model: Written, opset: int) -> None:
