@@ -59,3 +59,10 @@ def model_of(
     )
     imports = [helper.make_opsetid(domain, version) for domain, version in {"": opset, **(domains or {})}.items()]
     return helper.make_model(graph, opset_imports=imports, **rest)
+
+
+def whole(text: str, weights: Mapping[str, Any] | None = None, opset: int = 17, domains: str = "") -> onnx.ModelProto:
+    """Read a graph, as in ``(float[N,4] x) => (float[N,3] y) { y = MatMul(x, W) }``, and give it its weights."""
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}{domains}]> g {text}')
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), n) for n, a in (weights or {}).items())
+    return model

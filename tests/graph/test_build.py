@@ -10,20 +10,12 @@ import onnxruntime
 import pytest
 import torch
 from harness import built, opened
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import parser
+from onnx_text import model_of, whole
 
 from onnxcake.graph.build import BATCHES
 from onnxcake.graph.build_log import Limits
 from onnxcake.graph.module import Graph
-
-HEAD = '<ir_version: 8, opset_import: ["" : 17]>'
-
-
-def model_of(text: str, weights: dict[str, Any] | None = None) -> onnx.ModelProto:
-    model = parser.parse_model(HEAD + text)
-    for name, array in (weights or {}).items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    return model
 
 
 def answer(model: onnx.ModelProto, x: torch.Tensor) -> np.ndarray:
@@ -42,16 +34,12 @@ def same(model: onnx.ModelProto, *batches: int, **said: Any) -> Graph:
 
 
 def test_constants_are_folded_and_shapes_become_numbers() -> None:
-    model = model_of(
-        """g (float[N,2,6] x) => (float[N,M] y) {
-            s = Shape(x) b = Gather(s, zero) c = Unsqueeze(b, zero) d = Concat<axis=0>(c, minus)
+    model = whole(
+        """(float[N,2,6] x) => (float[N,M] y) {
+            s = Shape(x) b = Gather(s, zero) c = Reshape(b, one) d = Concat<axis=0>(c, minus)
             e = Mul(w, w) f = Mul(x, e) y = Reshape(f, d) }""",
-        {"zero": np.array([0]), "minus": np.array([[-1]]).reshape(1, 1), "w": np.arange(6, dtype="f")},
+        {"zero": np.array([0]), "minus": np.array([-1]), "w": np.arange(6, dtype="f"), "one": np.array([1])},
     )
-    model.graph.node[2].op_type = "Reshape"
-    model.graph.node[2].input[1] = "one"
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
-    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array([-1]), "minus"))
     graph = same(model, 1, 4, 9)
     assert [step.op for step in graph.steps] == ["Mul", "Reshape"]
     assert len(list(graph.buffers())) == 1
@@ -60,8 +48,8 @@ def test_constants_are_folded_and_shapes_become_numbers() -> None:
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_a_tensor_that_depends_on_the_batch_alone_follows_it(batch: int) -> None:
     """Tokens repeated for each input: ConstantOfShape and Expand read the batch, not the data."""
-    model = model_of(
-        """g (float[N,3,4] x) => (float[N,4,4] y) {
+    model = whole(
+        """(float[N,3,4] x) => (float[N,4,4] y) {
             s = Shape<start=0, end=1>(x) t = Concat<axis=0>(s, rest) z = ConstantOfShape(t)
             u = Add(z, w) y = Concat<axis=1>(u, x) }""",
         {"rest": np.array([1, 4]), "w": np.arange(4, dtype="f")},
@@ -70,8 +58,8 @@ def test_a_tensor_that_depends_on_the_batch_alone_follows_it(batch: int) -> None
 
 
 def test_a_size_that_does_not_follow_the_batch_in_a_line_is_refused() -> None:
-    model = model_of(
-        "g (float[N,4] x) => (float[M] y) { s = Shape<start=0, end=1>(x) q = Mul(s, s) y = Expand(w, q) }",
+    model = whole(
+        "(float[N,4] x) => (float[M] y) { s = Shape<start=0, end=1>(x) q = Mul(s, s) y = Expand(w, q) }",
         {"w": np.ones(1, "f")},
     )
     _, builder = opened(model)
@@ -82,20 +70,9 @@ def test_a_size_that_does_not_follow_the_batch_in_a_line_is_refused() -> None:
 
 
 def test_every_obstacle_is_told_at_once_and_what_follows_it_is_not() -> None:
-    nodes = [
-        helper.make_node("NoSuch", ["x"], ["a"], name="first"),
-        helper.make_node("Relu", ["a"], ["b"], name="after"),
-        helper.make_node("NeitherThis", ["b"], ["c"], name="second"),
-        helper.make_node("Relu", ["x"], ["d"], name="fine"),
-        helper.make_node("Reshape", ["d", "e"], ["f"], name="third"),
-        helper.make_node("Cast", ["d"], ["e"], name="sizes", to=TensorProto.INT64),
-    ]
-    nodes = [*nodes[:4], nodes[5], nodes[4]]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes, "g", [value("x", TensorProto.FLOAT, ["N", 4])], [value("c", 1, None), value("f", 1, None)]
-    )
-    _, builder = opened(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    body = """[first] a = NoSuch(x) [after] b = Relu(a) [second] c = NeitherThis(b) [fine] d = Relu(x)
+        [sizes] e = Cast<to=7>(d) [third] f = Reshape(d, e)"""
+    _, builder = opened(model_of(body, inputs="float[N,4] x", outputs="float[] c, float[] f"))
     assert [(b.node, b.missing) for b in builder.blocked] == [("first", True), ("second", True), ("third", False)]
     assert "depends on the data" in builder.blocked[2].why and builder.blocked[2].remedy
 
@@ -109,7 +86,7 @@ def test_every_obstacle_is_told_at_once_and_what_follows_it_is_not() -> None:
     ],
 )
 def test_a_bomb_is_refused_before_it_takes_memory(body: str, weights: dict[str, Any]) -> None:
-    _, builder = opened(model_of(f"g (float[N,4] x) => (float[N,4] y) {{ {body} }}", weights), limits=Limits(1 << 20))
+    _, builder = opened(whole(f"(float[N,4] x) => (float[N,4] y) {{ {body} }}", weights), limits=Limits(1 << 20))
     assert len(builder.blocked) == 1 and "GiB" in builder.blocked[0].why
 
 
@@ -128,15 +105,13 @@ def test_a_standard_operator_without_a_converter_is_built_from_its_own_body(monk
 
     registry.find("", "Relu")
     monkeypatch.delitem(registry.CONVERTERS, ("", "HardSwish"))
-    graph = same(model_of("g (float[N,4] x) => (float[N,4] y) { y = HardSwish(x) }"), 3)
+    graph = same(whole("(float[N,4] x) => (float[N,4] y) { y = HardSwish(x) }"), 3)
     assert all(step.op != "HardSwish" for step in graph.steps)
 
 
 @pytest.mark.parametrize("baked", [1, 7])
 def test_a_batch_written_into_a_reshape_is_set_free(baked: int) -> None:
-    model = model_of(
-        "g (float[N,2,6] x) => (float[N,12] y) { a = Relu(x) y = Reshape(a, s) }", {"s": np.array([baked, 12])}
-    )
+    model = whole("(float[N,2,6] x) => (float[N,12] y) { a = Relu(x) y = Reshape(a, s) }", {"s": np.array([baked, 12])})
     graph = built(model, fixed_batch=baked)
     for batch in (1, 3, 7):
         x = torch.randn(batch, 2, 6)
@@ -144,14 +119,14 @@ def test_a_batch_written_into_a_reshape_is_set_free(baked: int) -> None:
 
 
 def test_a_fixed_batch_is_kept_where_it_is_asked_for() -> None:
-    model = model_of("g (float[N,2,6] x) => (float[N,12] y) { y = Reshape(x, s) }", {"s": np.array([7, 12])})
+    model = whole("(float[N,2,6] x) => (float[N,12] y) { y = Reshape(x, s) }", {"s": np.array([7, 12])})
     graph = built(model, batches=(7, 7))
     assert graph(torch.zeros(7, 2, 6)).shape == (7, 12)
 
 
 def test_torch_compile_sees_one_graph() -> None:
-    model = model_of(
-        """g (float[N,2,6] x) => (float[N,M] y) {
+    model = whole(
+        """(float[N,2,6] x) => (float[N,M] y) {
             s = Shape<start=0, end=1>(x) d = Concat<axis=0>(s, minus) a = Slice(x, one, two, one)
             b = Concat<axis=1>(a, x) c = Reshape(b, d) e = MatMul(c, w) y = Softmax(e) }""",
         {
@@ -171,13 +146,13 @@ def test_torch_compile_sees_one_graph() -> None:
 
 
 def test_constants_move_with_the_module() -> None:
-    graph = built(model_of("g (float[N,4] x) => (float[N,4] y) { y = Add(x, w) }", {"w": np.ones(4, "f")}))
+    graph = built(whole("(float[N,4] x) => (float[N,4] y) { y = Add(x, w) }", {"w": np.ones(4, "f")}))
     assert graph.double()(torch.zeros(2, 4, dtype=torch.float64)).dtype == torch.float64
     assert not any(p.requires_grad for p in graph.parameters())
 
 
 def test_each_step_can_be_watched() -> None:
-    graph = built(model_of("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) b = Neg(a) y = Exp(b) }"))
+    graph = built(whole("(float[N,4] x) => (float[N,4] y) { a = Relu(x) b = Neg(a) y = Exp(b) }"))
     seen: list[tuple[str, torch.Tensor]] = []
     x = torch.randn(3, 4)
     (y,) = graph.run(3, x, watch=lambda step, given, out: seen.append((step.op, out)))
@@ -185,14 +160,14 @@ def test_each_step_can_be_watched() -> None:
 
 
 def test_values_are_let_go_when_nobody_reads_them_any_longer() -> None:
-    graph = built(model_of("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) b = Neg(a) y = Exp(b) }"))
+    graph = built(whole("(float[N,4] x) => (float[N,4] y) { a = Relu(x) b = Neg(a) y = Exp(b) }"))
     assert [call[-1] for call in graph._calls] == [(graph.inputs[0],), (1,), (2,)] or all(c[-1] for c in graph._calls)
 
 
 def test_the_trial_batches_are_not_baked_in() -> None:
     assert len(set(BATCHES)) == 2
     same(
-        model_of("g (float[N,3,4] x) => (float[N,4] y) { y = ReduceSum<keepdims=0>(x, a) }", {"a": np.array([1])}),
+        whole("(float[N,3,4] x) => (float[N,4] y) { y = ReduceSum<keepdims=0>(x, a) }", {"a": np.array([1])}),
         *BATCHES,
         1,
     )

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from onnx_text import model_of, value, whole
 from plain_session import plain_session
 from saturation import product, saturating
 
@@ -45,22 +46,15 @@ def test_the_simulation_is_what_a_processor_without_vnni_computes() -> None:
 
 
 def mat_mul(a: Array, b: Array, constant: bool, zeros: tuple[int, int] | None) -> onnx.ModelProto:
-    kinds = [helper.np_dtype_to_tensor_dtype(each.dtype) for each in (a, b)]
-    weights = [numpy_helper.from_array(b, "b")] if constant else []
-    names = ["a", "b"]
-    if zeros is not None:
-        names += ["za", "zb"]
-        weights += [
-            numpy_helper.from_array(np.array(zero, each.dtype), n)
-            for n, zero, each in zip(("za", "zb"), zeros, (a, b), strict=True)
-        ]
     inputs = [
-        helper.make_tensor_value_info(n, kind, each.shape) for n, kind, each in zip("ab", kinds, (a, b), strict=True)
+        value(name, *each.shape, kind=helper.np_dtype_to_tensor_dtype(each.dtype))
+        for name, each in zip("ab", (a, b), strict=True)
     ]
-    node = helper.make_node("MatMulInteger", names, ["y"])
-    outputs = [helper.make_tensor_value_info("y", TensorProto.INT32, None)]
-    graph = helper.make_graph([node], "g", inputs[: 1 if constant else 2], outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    weights = {"b": b} if constant else {}
+    if zeros is not None:
+        weights |= {n: np.array(zero, each.dtype) for n, zero, each in zip(("za", "zb"), zeros, (a, b), strict=True)}
+    product = "y = MatMulInteger(a, b)" if zeros is None else "y = MatMulInteger(a, b, za, zb)"
+    return model_of(product, weights=weights, inputs=inputs[: 1 if constant else 2], outputs="int32[] y", ir_version=8)
 
 
 @pytest.mark.parametrize("level", ["none", "basic", "extended", "all"])
@@ -90,24 +84,18 @@ def test_what_is_no_model_is_left_to_onnxruntime(content: bytes) -> None:
 
 
 def test_a_float_model_is_left_alone(handmade: Any) -> None:
-    content = handmade([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.eye(4, dtype=np.float32)})
+    content = handmade(["y = MatMul(x, w)"], {"w": np.eye(4, dtype=np.float32)})
     assert exact(content.SerializeToString()) == content.SerializeToString()
 
 
 def test_both_branches_of_a_condition_and_a_weight_used_twice() -> None:
     """Sub-graphs see the names around them; what is added must not be called as something outside."""
-    text = """<ir_version: 8, opset_import: ["": 17]>
-    g (uint8[N,64] x, bool c) => (int32[N,8] y) {
+    w = np.full((64, 8), 127, np.int8)
+    text = """(uint8[N,64] x, bool c) => (int32[N,8] y) {
         t = If (c) <then_branch = then () => (int32[N,8] p) { p = MatMulInteger(x, w) },
                     else_branch = other () => (int32[N,8] q) { q = MatMulInteger(x, w) }>
-        s = MatMulInteger(x, w)
-        r = MatMulInteger(x, w)
-        h = Add(s, r)
-        y = Add(t, h)
-    }"""
-    model = onnx.parser.parse_model(text)
-    w = np.full((64, 8), 127, np.int8)
-    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+        s = MatMulInteger(x, w) r = MatMulInteger(x, w) h = Add(s, r) y = Add(t, h) }"""
+    model = whole(text, {"w": w})
     x = np.full((2, 64), 255, np.uint8)
     onnx.checker.check_model(onnx.load_from_string(exact(model.SerializeToString())), full_check=True)
     for way in (True, False):
@@ -118,19 +106,13 @@ def test_both_branches_of_a_condition_and_a_weight_used_twice() -> None:
 @pytest.mark.parametrize("last", [0, 1])
 def test_the_bytes_may_come_from_operators_before(last: int) -> None:
     """The type of a is that of a pooling's input; without zero points nothing at the product tells it."""
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
-        helper.make_node("MaxPool", ["q"], ["p"], kernel_shape=[1, 1]),
-        helper.make_node("ConvInteger", ["p", "w"], ["y"]),
-    ]
     w = np.full((4, 3, 3, 3), [-128, 127][last], np.int8)
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, None)],
-        [numpy_helper.from_array(w, "w")],
+    model = model_of(
+        "q, s, z = DynamicQuantizeLinear(x) p = MaxPool<kernel_shape=[1, 1]>(q) y = ConvInteger(p, w)",
+        weights={"w": w},
+        inputs="float[1,3,6,6] x",
+        outputs="int32[] y",
+        ir_version=8,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (got,) = plain_session(model.SerializeToString()).run(None, {"x": np.full((1, 3, 6, 6), 1, np.float32)})
     assert (got == 255 * int(w.flat[0]) * 27).all()

@@ -9,18 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import built
-from onnx import numpy_helper, parser
+from onnx_text import whole
 
 RNG = np.random.default_rng(0)
-HEAD = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,{shape}] x) => (float[N,{out}] y) {{ {body} }}'
 
 
 def written(body: str, shape: str, out: str, weights: dict[str, np.ndarray], opset: int = 17) -> onnx.ModelProto:
-    """A model of the textual body, its weights added."""
-    model = parser.parse_model(HEAD.format(shape=shape, out=out, body=body).replace(": 17", f": {opset}"))
-    for name, array in weights.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    return model
+    return whole(f"(float[N,{shape}] x) => (float[N,{out}] y) {{ {body} }}", weights, opset)
 
 
 def f(value: float | list[float]) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from onnx_text import N, parsed
+from onnx import helper
+from onnx_text import N, model_of, parsed
 
 from onnxcake.onnxfile.load import load_bytes
 from onnxcake.onnxfile.topological_order import sort_nodes
@@ -19,48 +19,26 @@ COUNT = 30
 def drawn(seed: int) -> onnx.ModelProto:
     """A sorted graph of random wiring: of each value and two earlier ones, some by way of an If or a function."""
     draw = np.random.default_rng(seed)
-    made, listed = ["x"], []
+    made, listed = ["x"], list[str]()
     for number in range(COUNT):
         first, second = (made[i] for i in draw.integers(len(made), size=2))
         out = f"v{number}"
         if number % 7 == 3:
-            branches = [
-                helper.make_graph(
-                    [N("Mul", [first, second], [f"{out}/{side}/a"]), N("Tanh", [f"{out}/{side}/a"], [f"{out}/{side}"])],
-                    side,
-                    [],
-                    [helper.make_tensor_value_info(f"{out}/{side}", TensorProto.FLOAT, None)],
-                )
-                for side in ("then", "else")
-            ]
-            listed.append(N("If", ["yes"], [out], then_branch=branches[0], else_branch=branches[1]))
+            then, other = (
+                f"b () => (float[] {out}_{i}) {{ {out}_{i}_a = Mul({first}, {second}) {out}_{i} = Tanh({out}_{i}_a) }}"
+                for i in range(2)
+            )
+            listed.append(f"{out} = If(yes) <then_branch = {then}, else_branch = {other}>")
         elif number % 7 == 5:
-            listed.append(N("both", [first, second], [out], domain="own"))
+            listed.append(f"{out} = own.both({first}, {second})")
         else:
-            listed.append(N(str(draw.choice(["Add", "Sub", "Max"])), [first, second], [out]))
+            listed.append(f"{out} = {draw.choice(['Add', 'Sub', 'Max'])}({first}, {second})")
         made.append(out)
-    listed.append(N("Sum", made, ["sum"]))
-    listed.append(N("MatMul", ["sum", "W"], ["y"]))
-    function = helper.make_function(
-        "own",
-        "both",
-        ["a", "b"],
-        ["c"],
-        parsed("m = Mul(a, b) s = Sin(m) c = Add(s, a)"),
-        [helper.make_opsetid("", 17)],
-    )
-    graph = helper.make_graph(
-        listed,
-        "drawn",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
-        [
-            numpy_helper.from_array(draw.normal(size=(4, 3)).astype(np.float32), "W"),
-            numpy_helper.from_array(np.array(True), "yes"),
-        ],
-    )
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8, functions=[function])
+    listed.append(f"sum = Sum({', '.join(made)}) y = MatMul(sum, W)")
+    body = parsed("m = Mul(a, b) s = Sin(m) c = Add(s, a)")
+    function = helper.make_function("own", "both", ["a", "b"], ["c"], body, [helper.make_opsetid("", 17)])
+    weights = {"W": draw.normal(size=(4, 3)).astype(np.float32), "yes": np.array(True)}
+    return model_of(*listed, weights=weights, domains={"own": 1}, functions=[function], ir_version=8)
 
 
 def shuffled(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:

@@ -10,7 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import helper
+from onnx_text import model_of
 
 import onnxcake
 from onnxcake.onnxfile.linear_classifiers import write_out_linear
@@ -31,14 +32,8 @@ def model(weights: Any, bias: Any, labels: Any, opset: int = 17, **more: Any) ->
         "LinearClassifier", ["x"], ["label", "y"], domain="ai.onnx.ml", coefficients=weights.reshape(-1).tolist(),
         intercepts=bias.tolist(), **said, **more,
     )  # fmt: skip
-    kind = TensorProto.STRING if words else TensorProto.INT64
-    outputs = [
-        helper.make_tensor_value_info("label", kind, ["N"]),
-        helper.make_tensor_value_info("y", 1, ["N", len(labels)]),
-    ]
-    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", 1, ["N", 4])], outputs)
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    outputs = f"{'string' if words else 'int64'}[N] label, float[N,{len(labels)}] y"
+    return model_of(node, inputs="float[N,4] x", outputs=outputs, opset=opset, domains={"ai.onnx.ml": 1}, ir_version=8)
 
 
 # model, kind of output, whether it is written out
@@ -100,12 +95,8 @@ def test_a_small_teacher_of_which_nothing_can_be_cut_is_its_own_student(tmp_path
     """Naive Bayes: distances to the classes' means have no channel that could be left out."""
     means, variances = RANDOM.normal(size=(1, 3, 4)).astype(np.float32), np.ones((1, 3, 4), np.float32)
     nodes = [
-        helper.make_node("Reshape", ["x", "to"], ["r"]),
-        helper.make_node("Sub", ["r", "theta"], ["d"]),
-        helper.make_node("Pow", ["d", "two"], ["q"]),
-        helper.make_node("Div", ["q", "sigma"], ["s"]),
-        helper.make_node("ReduceSum", ["s", "axis"], ["t"], keepdims=0),
-        helper.make_node("Neg", ["t"], ["y"]),
+        "r = Reshape(x, to) d = Sub(r, theta) q = Pow(d, two) s = Div(q, sigma) t = ReduceSum<keepdims=0>(s, axis)",
+        "y = Neg(t)",
     ]
     weights = {"to": np.array([-1, 1, 4]), "theta": means, "two": np.float32(2), "sigma": variances}
     path = tmp_path / "t.onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ class Exported:
     slow: bool = False
 
     def __str__(self) -> str:
-        return f"{self.make.__name__} {'dynamo' if self.dynamo else 'legacy'}-{self.opset}"
+        name = " ".join(map(str, self.make.args)) if isinstance(self.make, partial) else self.make.__name__
+        return f"{name} {'dynamo' if self.dynamo else 'legacy'}-{self.opset}"
 
 
 class Groups(nn.Module):
@@ -162,7 +164,9 @@ class Windows(nn.Module):
         return self.last(self.merge(x).mean((1, 2)))  # type: ignore[no-any-return]
 
 
-class _Recurrent(nn.Module):
+class Recurrent(nn.Module):
+    """Layers of a kind, in one direction or two."""
+
     def __init__(self, layer: Callable[..., nn.Module], directions: int, layers: int = 1) -> None:
         super().__init__()
         self.core = layer(6, 8, num_layers=layers, bidirectional=directions == 2, batch_first=True)
@@ -173,34 +177,8 @@ class _Recurrent(nn.Module):
         return self.last(torch.relu(self.norm(y[:, -1])))  # type: ignore[no-any-return]
 
 
-def Lstm() -> nn.Module:
-    """One direction, two layers."""
-    return _Recurrent(nn.LSTM, 1, 2)
-
-
-def LstmBothWays() -> nn.Module:
-    """Two directions, two layers."""
-    return _Recurrent(nn.LSTM, 2, 2)
-
-
-def Gru() -> nn.Module:
-    """One direction."""
-    return _Recurrent(nn.GRU, 1)
-
-
-def GruBothWays() -> nn.Module:
-    """Two directions."""
-    return _Recurrent(nn.GRU, 2)
-
-
-def Rnn() -> nn.Module:
-    """One direction."""
-    return _Recurrent(nn.RNN, 1)
-
-
-def RnnBothWays() -> nn.Module:
-    """Two directions."""
-    return _Recurrent(nn.RNN, 2)
+LSTM, LSTM_BOTH_WAYS = partial(Recurrent, nn.LSTM, 1, 2), partial(Recurrent, nn.LSTM, 2, 2)
+RECURRENT = (LSTM, LSTM_BOTH_WAYS, *(partial(Recurrent, kind, ways) for kind in (nn.GRU, nn.RNN) for ways in (1, 2)))
 
 
 class LearnedState(nn.Module):
@@ -227,14 +205,14 @@ MODULES = (
     *(Exported(Attention, _IMAGE, 0.55, masked=False, opset=opset) for opset in (14, 17)),
     *(Exported(Joined, _TOKENS, 0.5, opset=opset) for opset in (14, 17)),
     *(Exported(Windows, _IMAGE, 0.5, opset=opset) for opset in (13, 17)),
-    *(Exported(m, _TOKENS, 0.6) for m in (Lstm, LstmBothWays, Gru, GruBothWays, Rnn, RnnBothWays, LearnedState)),
-    Exported(Lstm, _TOKENS, 0.6, opset=11),
+    *(Exported(m, _TOKENS, 0.6) for m in (*RECURRENT, LearnedState)),
+    Exported(LSTM, _TOKENS, 0.6, opset=11),
     *(
         Exported(m, shape, half, masked, opset=18, dynamo=True, slow=m is not Attention)
         for m, shape, half, masked in (
             (Groups, (3, 8, 8), 0.55, False), (Shuffled, _IMAGE, 0.6, True), (Inverted, _IMAGE, 0.5, True),
             (Upscaled, _IMAGE, 0.6, True), (Attention, _IMAGE, 0.55, False), (Joined, _TOKENS, 0.5, True),
-            (Windows, _IMAGE, 0.5, True), (LstmBothWays, _TOKENS, 0.6, True),
+            (Windows, _IMAGE, 0.5, True), (LSTM_BOTH_WAYS, _TOKENS, 0.6, True),
         )
     ),
     Exported(Groups, (3, 8, 8), 0.55, False, opset=21, dynamo=True, slow=True),

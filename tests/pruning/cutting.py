@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import numpy_helper, parser
+from onnx import numpy_helper
+from onnx_text import whole
 
 from onnxcake.pruning.choices import Families, families
 from onnxcake.pruning.cut import cut
@@ -27,14 +28,12 @@ BATCHES = (1, 2, 5)
 
 def model_of(text: str, opset: int = 17, domains: str = "", **weights: Any) -> onnx.ModelProto:
     """``g (float[N,…] x) => (float[N,M] y) {…}`` with weights: arrays, or the shapes of random ones."""
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}{domains}]> {text}')
     generator = np.random.default_rng(0)
     for name, value in weights.items():
         if isinstance(value, tuple):
             fan = max(1, int(np.prod(value)) // max(value, default=1))
-            value = (generator.standard_normal(value) / np.sqrt(fan)).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    return model
+            weights[name] = (generator.standard_normal(value) / np.sqrt(fan)).astype(np.float32)
+    return whole(text[text.index("(") :], weights, opset, domains)
 
 
 @dataclass(frozen=True)

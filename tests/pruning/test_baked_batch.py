@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx_text import whole
 
 import onnxcake
 
@@ -22,17 +23,15 @@ BAKED = {
 @pytest.mark.parametrize("name", BAKED)
 def test_any_batch(name: str, tmp_path: Path) -> None:
     head = "h = Gemm (v, A) r = Relu (h) y = Gemm (r, B)"
-    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,7,16] x) => (float[N,4] y) {{ {BAKED[name]} {head} }}'
-    model = onnx.parser.parse_model(text)
-    for key, shape in {"T": (1, 1, 16), "A": (16, 32), "B": (32, 4)}.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(R.normal(size=shape).astype(np.float32), key))
-    for key, numbers in {"sizes": [1, 1, 16], "zero": [0], "one": [1]}.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(numbers), key))
+    random = {"T": (1, 1, 16), "A": (16, 32), "B": (32, 4)}
+    weights = {key: R.normal(size=shape).astype(np.float32) for key, shape in random.items()}
+    weights |= {"sizes": np.array([1, 1, 16]), "zero": np.array([0]), "one": np.array([1])}
+    model = whole(f"(float[N,7,16] x) => (float[N,4] y) {{ {BAKED[name]} {head} }}", weights)
     onnx.save(model, tmp_path / "t.onnx")
     onnxcake.shrink(tmp_path / "t.onnx", out=tmp_path / "s.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "s.onnx", providers=["CPUExecutionProvider"])
     x = R.normal(size=(5, 7, 16)).astype(np.float32)
-    (whole,) = session.run(None, {"x": x})
+    (together,) = session.run(None, {"x": x})
     alone = np.concatenate([session.run(None, {"x": one[None]})[0] for one in x])
-    assert whole.shape == (5, 4)
-    np.testing.assert_allclose(whole, alone, atol=1e-5)
+    assert together.shape == (5, 4)
+    np.testing.assert_allclose(together, alone, atol=1e-5)

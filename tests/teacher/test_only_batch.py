@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from in_process import command
+from onnx_text import whole
 from torch import Tensor
 
 from onnxcake.core.errors import TeacherError, UnsupportedTeacher
@@ -40,10 +41,7 @@ class File:
     opset: int = 17
 
     def saved(self, folder: Path) -> Path:
-        header = f'<ir_version: 8, opset_import: ["" : {self.opset}]> g '
-        model = onnx.parser.parse_model(header + self.text)
-        model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(w), n) for n, w in self.weights.items())
-        onnx.save(model, folder / "t.onnx")
+        onnx.save(whole(self.text, self.weights, self.opset), folder / "t.onnx")
         return folder / "t.onnx"
 
     def answers(self, path: Path, inputs: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx_text import whole
 
 from onnxcake.core.errors import UnsupportedTeacher
 from onnxcake.teacher import sandbox
@@ -18,11 +19,11 @@ RANDOM = np.random.default_rng(1)
 
 
 def saved(folder: Path, text: str, **weights: object) -> Path:
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}')
-    for name, weight in weights.items():
-        array = RANDOM.standard_normal(weight).astype(np.float32) * 0.3 if isinstance(weight, tuple) else weight
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
-    onnx.save(model, folder / "t.onnx")
+    arrays = {
+        name: RANDOM.standard_normal(weight).astype(np.float32) * 0.3 if isinstance(weight, tuple) else weight
+        for name, weight in weights.items()
+    }
+    onnx.save(whole(text, arrays), folder / "t.onnx")
     return folder / "t.onnx"
 
 

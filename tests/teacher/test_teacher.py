@@ -249,19 +249,11 @@ def test_a_batch_that_cannot_be_set_free_is_run_in_pieces(count: int, tmp_path: 
 
 
 def test_one_score_matrix_among_several_outputs_is_taken(tmp_path: Path, handmade: Any, normal: Any) -> None:
-    make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     nodes = [
-        make("Relu", ["x"], ["h"]),
-        make("MatMul", ["h", "W"], ["scores"]),
-        make("MatMul", ["h", "unused"], ["features"]),
-        make("Unsqueeze", ["features", "axes"], ["deep"]),
-        make("ArgMax", ["scores"], ["label"], axis=1, keepdims=0),
+        "h = Relu(x) scores = MatMul(h, W) features = MatMul(h, unused) deep = Unsqueeze(features, axes)",
+        "label = ArgMax<axis=1, keepdims=0>(scores)",
     ]
-    outputs = [
-        info("label", onnx.TensorProto.INT64, ["batch"]),
-        info("scores", onnx.TensorProto.FLOAT, ["batch", 3]),
-        info("deep", onnx.TensorProto.FLOAT, ["batch", 1, 70]),
-    ]
+    outputs = "int64[batch] label, float[batch,3] scores, float[batch,1,70] deep"
     weights = {"W": normal(4, 3), "unused": normal(4, 70), "axes": np.array([1])}
     path = tmp_path / "t.onnx"
     onnx.save(handmade(nodes, weights, outputs=outputs), path)

@@ -12,6 +12,7 @@ import torch
 from harness import Row, built, cases, data
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx_text import model_of, value
 from quantised_rows import forward, integers, numbers
 from torch import Tensor
 
@@ -59,22 +60,16 @@ def test_forward(row: Row, opset: int) -> None:
 
 
 def there_and_back(x: Any, scale: Any, zero: onnx.TensorProto | None, between: str = "", **attrs: Any) -> Any:
-    """A model x → QuantizeLinear → (an operator) → DequantizeLinear."""
+    """Make a model x → QuantizeLinear → (an operator) → DequantizeLinear."""
     parts = ["x", "scale"] + ["zero"] * (zero is not None)
     kept = {name: value for name, value in attrs.items() if name in ("axis", "block_size")}
     nodes = [helper.make_node("QuantizeLinear", parts, ["q"], **attrs)]
     if between:
         nodes.append(helper.make_node(between, ["q"], ["r"]))
     nodes.append(helper.make_node("DequantizeLinear", ["r" if between else "q", *parts[1:]], ["y"], **kept))
-    weights = [numpy_helper.from_array(np.asarray(scale, np.float32), "scale")]
-    if zero is not None:
-        zero.name = "zero"
-        weights.append(zero)
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
-    graph = helper.make_graph(nodes, "back", inputs, outputs, weights)
-    opset = [helper.make_opsetid("", 25)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=13)
+    weights = {"scale": np.asarray(scale, np.float32), **({} if zero is None else {"zero": zero})}
+    inputs = [value("x", *x.shape)]
+    return model_of(*nodes, weights=weights, inputs=inputs, outputs="float[] y", opset=25, ir_version=13)
 
 
 def graph_of(proto: onnx.ModelProto, shape: tuple[int, ...], precision: torch.dtype | None = torch.float32) -> Graph:

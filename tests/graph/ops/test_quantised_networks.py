@@ -9,8 +9,8 @@ import onnx
 import pytest
 import torch
 from harness import built
-from onnx import TensorProto, helper, numpy_helper
-from onnx_text import N, parsed
+from onnx import TensorProto
+from onnx_text import model_of
 from quantised_models import WAYS, answer, exported, inputs, network, quantised
 from torch import Tensor
 
@@ -88,71 +88,51 @@ def test_one_function_for_there_and_back() -> None:
 
 def test_only_what_is_rounded_is_quantised() -> None:
     assert not is_quantised(exported("cnn"))
-    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["f"]), helper.make_node("MatMul", ["x", "f"], ["y"])]
-    weights = [numpy_helper.from_array(np.eye(4, dtype=np.int8), "w"), numpy_helper.from_array(np.float32(0.1), "s")]
-    assert not is_quantised(of(nodes, weights))
+    weights = {"w": np.eye(4, dtype=np.int8), "s": np.float32(0.1)}
+    assert not is_quantised(of("f = DequantizeLinear(w, s) y = MatMul(x, f)", weights))
 
 
-def of(nodes: list[Any], weights: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
-    source = [helper.make_tensor_value_info("x", kind, ["N", 4])]
-    graph = helper.make_graph(
-        nodes, "g", source, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], weights
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+def of(body: str, weights: dict[str, Any], kind: str = "float") -> onnx.ModelProto:
+    return model_of(body, weights=weights, inputs=f"{kind}[N,4] x", outputs="float[] y", ir_version=8)
 
 
-CONSTANTS = [
-    numpy_helper.from_array(np.float32(0.5), "s"),
-    numpy_helper.from_array(np.uint8(3), "z"),
-    numpy_helper.from_array(np.full((1, 2), 9, np.uint8), "more"),
-    numpy_helper.from_array(np.int64([0, 1]), "pads"),
-    numpy_helper.from_array(np.float32([0.5, 1, 2, 4]), "each"),
-    numpy_helper.from_array(np.int32([[5]]), "bias"),
-    numpy_helper.from_array(np.arange(8, dtype=np.int8).reshape(4, 2), "w"),
-]
+CONSTANTS = {
+    "s": np.float32(0.5),
+    "z": np.uint8(3),
+    "more": np.full((1, 2), 9, np.uint8),
+    "pads": np.int64([0, 1]),
+    "each": np.float32([0.5, 1, 2, 4]),
+    "bias": np.int32([[5]]),
+    "w": np.arange(8, dtype=np.int8).reshape(4, 2),
+}
 TWINS = {
-    "integer input": (parsed("y = DequantizeLinear(x, s, z)"), TensorProto.UINT8),
+    "integer input": ("y = DequantizeLinear(x, s, z)", "uint8"),
     "integer constants in between": (
-        parsed(
-            "q = QuantizeLinear(x, s, z) g = Gather<axis=1>(q, pads) c = Concat<axis=1>(g, g, q)",
-            "m = Max(c, z) y = DequantizeLinear(m, s, z)",
-        ),
-        TensorProto.FLOAT,
+        "q = QuantizeLinear(x, s, z) g = Gather<axis=1>(q, pads) c = Concat<axis=1>(g, g, q) m = Max(c, z) "
+        "y = DequantizeLinear(m, s, z)",
+        "float",
     ),
     "integer sums": (
-        parsed(
-            "q = QuantizeLinear(x, s, z) m = MatMulInteger(q, w, z) a = Add(m, bias)",
-            f"y = Cast<to={TensorProto.FLOAT}>(a)",
-        ),
-        TensorProto.FLOAT,
+        "q = QuantizeLinear(x, s, z) m = MatMulInteger(q, w, z) a = Add(m, bias) y = Cast<to=1>(a)",
+        "float",
     ),
-    "casts in between": (
-        parsed(
-            f"q = QuantizeLinear(x, s, z) i = Cast<to={TensorProto.INT32}>(q)", f"y = Cast<to={TensorProto.FLOAT}>(i)"
-        ),
-        TensorProto.FLOAT,
-    ),
-    "along an axis": (
-        [N("QuantizeLinear", ["x", "each", ""], ["q"], axis=1), N("DequantizeLinear", ["q", "each"], ["y"], axis=-1)],
-        TensorProto.FLOAT,
-    ),
+    "casts in between": (f"q = QuantizeLinear(x, s, z) i = Cast<to={TensorProto.INT32}>(q) y = Cast<to=1>(i)", "float"),
+    "along an axis": ('q = QuantizeLinear<axis=1>(x, each, "") y = DequantizeLinear<axis=-1>(q, each)', "float"),
     "constants computed": (
-        parsed(
-            "f = DequantizeLinear(w, s) k = QuantizeLinear(f, s) q = QuantizeLinear(x, s, z)",
-            f"m = MatMulInteger(q, k, z) y = Cast<to={TensorProto.FLOAT}>(m)",
-        ),
-        TensorProto.FLOAT,
+        "f = DequantizeLinear(w, s) k = QuantizeLinear(f, s) q = QuantizeLinear(x, s, z) m = MatMulInteger(q, k, z) "
+        "y = Cast<to=1>(m)",
+        "float",
     ),
 }
 
 
 @pytest.mark.parametrize("name", TWINS)
 def test_what_lies_between(name: str) -> None:
-    nodes, kind = TWINS[name]
-    proto = of(nodes, CONSTANTS, kind)
+    body, kind = TWINS[name]
+    proto = of(body, CONSTANTS, kind)
     x = np.linspace(1, 60, 12).reshape(3, 4).astype(np.float32)
-    x = np.round(x) if kind != TensorProto.FLOAT else x
-    want = answer(proto, x.astype(np.uint8) if kind != TensorProto.FLOAT else x)
+    x = np.round(x) if kind != "float" else x
+    want = answer(proto, x.astype(np.uint8) if kind != "float" else x)
     twin = float_twin(proto)
     got = answer(twin, x)
     assert got.dtype == np.float32
@@ -183,15 +163,11 @@ def test_the_twin_of_a_model_without_types_or_weights_at_hand() -> None:
 
 
 def test_the_twin_is_refused_inside_a_sub_graph() -> None:
-    inner = helper.make_graph(
-        parsed("q = QuantizeLinear(x, s, z) r = DequantizeLinear(q, s, z)"),
-        "branch",
-        [],
-        [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
+    branches = (
+        "then_branch = b () => (float[] r) { q = QuantizeLinear(x, s, z) r = DequantizeLinear(q, s, z) }, "
+        "else_branch = o () => (float[] i) { i = Identity(x) }"
     )
-    other = helper.make_graph(parsed("i = Identity(x)"), "other", [], [helper.make_tensor_value_info("i", 1, None)])
-    nodes = parsed("m = ReduceMax<keepdims=0>(x) c = Greater(m, s)")
-    proto = of([*nodes, N("If", ["c"], ["y"], then_branch=inner, else_branch=other)], CONSTANTS)
+    proto = of(f"m = ReduceMax<keepdims=0>(x) c = Greater(m, s) y = If(c) <{branches}>", CONSTANTS)
     assert is_quantised(proto)
     with pytest.raises(Obstacle, match="sub-graph of If"):
         float_twin(proto)
