@@ -35,7 +35,7 @@ def opened(model: onnx.ModelProto, choice: GraphChoice | None = None) -> SafeGra
 
 
 def long(*numbers: int) -> np.ndarray[Any, Any]:
-    return np.array(numbers, np.int64)
+    return np.int64(numbers)
 
 
 class Row(NamedTuple):
@@ -90,8 +90,8 @@ CHOSEN: dict[str, Row] = {
         {
             "E": np.random.default_rng(0).integers(-100, 100, (9, 4)).astype(np.int8),
             "W": normal(4, 3),
-            "scale": np.array(0.02, np.float32),
-            "point": np.array(3, np.int8),
+            "scale": np.float32(0.02),
+            "point": np.int8(3),
             "last": long(3),
         },
         "int64[1,7] ids",
@@ -100,7 +100,7 @@ CHOSEN: dict[str, Row] = {
     ),
     "one-hot": Row(
         ["o = OneHot(ids, depth, ends) h = Flatten(o)", DENSE],
-        {"depth": np.array(5, np.int64), "ends": np.float32([0, 1]), "W": normal(10, 3)},
+        {"depth": np.int64(5), "ends": np.float32([0, 1]), "W": normal(10, 3)},
         "int64[batch,2] ids",
         "o",
         (2, 5),

@@ -68,7 +68,7 @@ def test_the_logits_are_found(name: str, handmade: Any, normal: Any) -> None:
 
 def f(*numbers: float, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Numbers in float32: one as a scalar, several as a row, unless they have a shape."""
-    return np.array(numbers, np.float32).reshape((() if len(numbers) == 1 else -1) if shape is None else shape)
+    return np.float32(numbers).reshape((() if len(numbers) == 1 else -1) if shape is None else shape)
 
 
 IMAGE = (3, 8, 8)
@@ -115,7 +115,7 @@ HEADS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, .
     ),
     "quantised": (
         ["q = QuantizeLinear(x, s, z) h = DequantizeLinear(q, s, z)"],
-        {"s": f(0.5), "z": np.array(3, np.uint8)}, IMAGE, 1, Head((-1.5, 126.0)),
+        {"s": f(0.5), "z": np.uint8(3)}, IMAGE, 1, Head((-1.5, 126.0)),
     ),
     "clipped": (["h = Clip(x, l, u)"], {"l": f(0), "u": f(1)}, IMAGE, 1, Head((0.0, 1.0))),
     "a product with what is no number for a channel": (
@@ -173,7 +173,7 @@ HEADS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], tuple[int, .
     ),
     "scaled bytes, then quantised": (
         ["a = Div(x, d) q = QuantizeLinear(a, s, z) h = DequantizeLinear(q, s, z)"],
-        {"d": f(255), "s": f(1 / 255), "z": np.array(0, np.uint8)}, IMAGE, 1, Head((0.0, 255.0)),
+        {"d": f(255), "s": f(1 / 255), "z": np.uint8(0)}, IMAGE, 1, Head((0.0, 255.0)),
     ),
     "columns taken apart": (
         ["a = Slice(x, zero, two, one) b = Slice(x, two, three, one) c = Sub(a, m)",
@@ -226,7 +226,7 @@ def test_a_scaler_shows_each_features_mean_and_deviation(handmade: Any) -> None:
 @pytest.mark.parametrize("curved", ["Log", "Sqrt"])
 def test_what_keeps_a_logarithm_defined_is_no_mean(curved: str, handmade: Any) -> None:
     nodes = [N("Add", ["x", "one"], ["a"]), N(curved, ["a"], ["l"]), N("Flatten", ["l"], ["y"])]
-    found = head(converted(handmade(nodes, {"one": np.array([1.0], np.float32)}, inputs="float[batch,3] x")))
+    found = head(converted(handmade(nodes, {"one": np.float32([1.0])}, inputs="float[batch,3] x")))
     assert (found.mean, found.deviation, found.range) == (None, None, None)
 
 

@@ -19,7 +19,7 @@ def written(body: str, shape: str, out: str, weights: dict[str, np.ndarray], ops
 
 
 def f(value: float | list[float]) -> np.ndarray:
-    return np.array(value, np.float32)
+    return np.float32(value)
 
 
 SQRT2 = {"r": f(2**0.5), "one": f(1), "half": f(0.5)}
@@ -127,13 +127,7 @@ ROWS = {
 
 # Alike, but not the same: every node stays.
 LEFT = {
-    "batch norm of what others read": (
-        f"a = Conv(x, w, o) n = {BATCH_NORM} y = Sub(n, a)",
-        "2,5,4",
-        "4,3,2",
-        CONV,
-        3,
-    ),
+    "batch norm of what others read": (f"a = Conv(x, w, o) n = {BATCH_NORM} y = Sub(n, a)", "2,5,4", "4,3,2", CONV, 3),
     "batch norm before a convolution": (
         "a = BatchNormalization(x, s, b, m, v) y = Conv(a, w)",
         "2,5,4",

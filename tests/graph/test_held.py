@@ -46,7 +46,7 @@ def held_at(given: Any, name: str = "side", **more: Any) -> GraphChoice:
     return TeacherOptions(input="x", constants={name: given}, **more).choice
 
 
-ROW = np.array([1, 2, 3], np.float32)
+ROW = np.float32([1, 2, 3])
 GRID = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
@@ -169,7 +169,7 @@ def test_values_as_text(text: str, wanted: Any) -> None:
 
 
 def test_values_in_files(tmp_path: Path) -> None:
-    numbers = np.array([[1.5, 2, 3]], np.float32)
+    numbers = np.float32([[1.5, 2, 3]])
     np.save(tmp_path / "a.npy", numbers)
     np.savez(tmp_path / "a.npz", only=numbers)
     (tmp_path / "a.json").write_text("[[1.5, 2, 3]]")

@@ -120,7 +120,7 @@ def test_the_domain_may_be_spelled_out(domain: str, imported: str, tmp_path: Pat
 
 def test_left_out_inputs_stay_left_out(handmade: Any, normal: Any) -> None:
     nodes = parsed('c = Clip(x, "", top) y = MatMul(c, W)')
-    safe = normalised(handmade(nodes, {"top": np.array(1, np.float32), "W": normal(4, 3)}))
+    safe = normalised(handmade(nodes, {"top": np.float32(1), "W": normal(4, 3)}))
     assert list(safe.model.graph.node[0].input) == ["input", "", "w0"]
 
 

@@ -164,9 +164,7 @@ MODELS: dict[str, tuple[onnx.ModelProto, int]] = {
         4 + 4 + 12,
     ),
     "single numbers besides": (
-        model(
-            *constants(half=np.array(0.5, np.float32)), "m = Mul(x, half)", LAYERS.replace("(x,", "(m,"), weights=KEPT
-        ),
+        model(*constants(half=np.float32(0.5)), "m = Mul(x, half)", LAYERS.replace("(x,", "(m,"), weights=KEPT),
         ALL,
     ),
 }

@@ -45,7 +45,7 @@ class Row:
 
 def ints(*numbers: int) -> Any:
     """A constant of whole numbers."""
-    return np.array(numbers, np.int64)
+    return np.int64(numbers)
 
 
 def positive(*shape: int) -> Any:

@@ -31,7 +31,7 @@ SPATIAL = (
             IMAGE + f" {{ a = Conv(x, w1) b = {spelt} z = Conv(b, w2) " + HEAD + " }",
             {
                 "w1": (8, 3, 1, 1), "w2": (8, 8, 1, 1), "w9": (8, 4), "b9": (4,),
-                "scales": np.array([1, 1, 2, 2], np.float32), **more,
+                "scales": np.float32([1, 1, 2, 2]), **more,
             },
             {"w1": (0,), "w2": (0, 1), "w9": (0,)},
             opset=opset,

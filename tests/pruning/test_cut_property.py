@@ -116,7 +116,7 @@ def parted(net: Network, size: int, other: int) -> None:
     if net.channels < 2:
         return
     first = 1 + other % (net.channels - 1)
-    lengths = net.constant(np.array([first, net.channels - first], np.int64))
+    lengths = net.constant(np.int64([first, net.channels - first]))
     left = net.node("Split", net.last, lengths, axis=1, outputs=2)
     net.last = net.node("Concat", net.conv(left, first, size), left + "b", axis=1)
     net.channels += size - first
@@ -124,8 +124,8 @@ def parted(net: Network, size: int, other: int) -> None:
 
 def shuffled(net: Network, size: int, other: int) -> None:
     groups = divisor(net.channels, other)
-    split = net.constant(np.array([-1, groups, net.channels // groups, SIDE, SIDE], np.int64))
-    join = net.constant(np.array([-1, net.channels, SIDE, SIDE], np.int64))
+    split = net.constant(np.int64([-1, groups, net.channels // groups, SIDE, SIDE]))
+    join = net.constant(np.int64([-1, net.channels, SIDE, SIDE]))
     turned = net.node("Transpose", net.node("Reshape", net.last, split), perm=[0, 2, 1, 3, 4])
     net.last = net.node("Reshape", turned, join)
 
@@ -137,13 +137,13 @@ def squeezed(net: Network, size: int, other: int) -> None:
 
 def sliced(net: Network, size: int, other: int) -> None:
     start = other % net.channels
-    bounds = (net.constant(np.array([value], np.int64)) for value in (start, start + size, 1))
+    bounds = (net.constant(np.int64([value])) for value in (start, start + size, 1))
     net.last = net.node("Slice", net.last, *bounds)
     net.channels = min(size, net.channels - start)
 
 
 def padded(net: Network, size: int, other: int) -> None:
-    pads = net.constant(np.array([0, other % 3, 0, 0, 0, size % 3, 0, 0], np.int64))
+    pads = net.constant(np.int64([0, other % 3, 0, 0, 0, size % 3, 0, 0]))
     net.last = net.node("Pad", net.last, pads)
     net.channels += other % 3 + size % 3
 
@@ -169,6 +169,6 @@ def test_any_network_cut_anyhow(layers: list[Any], head: bool, share: float, see
         check_cut(teacher, families, within=1e-4)
         check_cut(teacher, teacher.by_chance(share, seed), within=1e-4)
         check_products(teacher, share)
-    whole = np.array([], np.int64)
+    whole = np.int64([])
     assert teacher.families.parameters(whole) == teacher.families.count
-    assert teacher.families.parameters(np.array(families, np.int64)) <= teacher.families.count
+    assert teacher.families.parameters(np.int64(families)) <= teacher.families.count

@@ -38,7 +38,7 @@ def numbers(*shape: int, seed: int = 0) -> Any:
 
 W, B, K = numbers(4, 3), numbers(3, seed=1), numbers(3, 4, 1, 1, seed=2)
 MATMUL, BIAS = N("MatMul", ["h", "W"], ["m"]), N("Add", ["m", "b"], ["y"])
-HALF = np.array(0.5, np.float32)
+HALF = np.float32(0.5)
 ENDS = {
     "Gemm": End(parsed("y = Gemm(h, W, b)"), {"W": W, "b": B}),
     "Gemm, transB": End(parsed("y = Gemm<transB=1>(h, W, b)"), {"W": W.T, "b": B}),

@@ -134,7 +134,7 @@ OUTPUTS = {
     "a binary probability that no Sigmoid makes": kind(
         "binary_probability",
         "h = MatMul(x, one) t = Tanh(h) m = Mul(t, half) y = Add(m, half)",
-        half=np.array(0.5, np.float32),
+        half=np.float32(0.5),
         **ONE_OUT,
     ),
     "labels, each a probability": kind(
@@ -210,7 +210,7 @@ OUTPUTS = {
     "a binary logit beside its label": kind(
         "binary_logit",
         f"y = MatMul(x, one) g = Greater(y, zero) c = Cast<to={I64}>(g) label = Reshape(c, to)",
-        zero=np.array(0, np.float32),
+        zero=np.float32(0),
         to=np.array([-1]),
         outputs="int64[batch] label, float[batch,1] y",
     ),
@@ -263,93 +263,88 @@ class Refusal(NamedTuple):
     remedy: str
 
 
+def refusal(what: str, remedy: str, *body: str | onnx.NodeProto, **rest: Any) -> Refusal:
+    return Refusal(made(*body, **rest), what, remedy)
+
+
 REFUSED = {
-    "logits and features": Refusal(
-        made("y = MatMul(x, W) features = MatMul(x, V)", outputs="float[batch,7] features, float[batch,3] y"),
+    "logits and features": refusal(
         "not plain which output holds the class scores: 'features' [N, 7], 'y' [N, 3]",
         "--output NAME",
+        "y = MatMul(x, W) features = MatMul(x, V)",
+        outputs="float[batch,7] features, float[batch,3] y",
     ),
-    "labels alone": Refusal(
-        made("h = MatMul(x, W) y = ArgMax<axis=1>(h)", outputs="int64[batch,1] y"),
+    "labels alone": refusal(
         "output 'y' (int64 [N, 1]) comes from ArgMax, which has no gradient",
         "--output 'h'",
+        "h = MatMul(x, W) y = ArgMax<axis=1>(h)",
+        outputs="int64[batch,1] y",
     ),
-    "the largest alone": Refusal(
-        made(
-            "h = MatMul(x, W) p = Softmax(h) y, i = TopK(p, two)",
-            two=np.array([2]),
-            outputs="float[batch,2] y, int64[batch,2] i",
-        ),
+    "the largest alone": refusal(
         "output 'y' holds the largest scores in order (TopK), those of other classes for each input",
         "--output 'p'",
+        "h = MatMul(x, W) p = Softmax(h) y, i = TopK(p, two)",
+        two=np.array([2]),
+        outputs="float[batch,2] y, int64[batch,2] i",
     ),
-    "a regression whose results happen to lie between 0 and 1": Refusal(
-        made(
-            "m = MatMul(x, small) share = Add(m, half)",
-            small=0.01 * ONE,
-            half=np.array([0.5], np.float32),
-            outputs="float[batch,1] share",
-        ),
+    "a regression whose results happen to lie between 0 and 1": refusal(
         "output 'share' is one unbounded number for each input",
         "--task binary",
+        "m = MatMul(x, small) share = Add(m, half)",
+        small=0.01 * ONE,
+        half=np.float32([0.5]),
+        outputs="float[batch,1] share",
     ),
-    "a number between -1 and 1 that happens to be positive": Refusal(
-        made("p = Softplus(x) m = MatMul(p, ones) y = Tanh(m)", ones=np.ones((4, 1), np.float32), **ONE_OUT),
+    "a number between -1 and 1 that happens to be positive": refusal(
         "output 'y' is one unbounded number for each input",
         "--task binary",
+        "p = Softplus(x) m = MatMul(p, ones) y = Tanh(m)",
+        ones=np.ones((4, 1), np.float32),
+        **ONE_OUT,
     ),
-    "a regression": Refusal(
-        made("price = MatMul(x, one)", outputs="float[batch,1] price"),
+    "a regression": refusal(
         "output 'price' is one unbounded number for each input: a binary logit, or the result of a regression",
         "--task binary",
+        "price = MatMul(x, one)",
+        outputs="float[batch,1] price",
     ),
-    "an embedding": Refusal(
-        made(
-            "h = MatMul(x, W) n = ReduceL2<axes=[1]>(h) c = Clip(n, least) y = Div(h, c)",
-            least=np.array(1e-12, np.float32),
-        ),
+    "an embedding": refusal(
         "output 'y' is an embedding (its rows have length one)",
         "--output NAME",
+        "h = MatMul(x, W) n = ReduceL2<axes=[1]>(h) c = Clip(n, least) y = Div(h, c)",
+        least=np.float32(1e-12),
     ),
-    "an embedding by its own operator": Refusal(
-        made("h = MatMul(x, W) y = LpNormalization<axis=-1>(h)"), "output 'y' is an embedding", "--output NAME"
+    "an embedding by its own operator": refusal(
+        "output 'y' is an embedding", "--output NAME", "h = MatMul(x, W) y = LpNormalization<axis=-1>(h)"
     ),
-    "labels behind a table": Refusal(
-        made(
-            "h = MatMul(x, W) a = ArgMax<axis=1, keepdims=0>(h) y = Gather(classes, a)",
-            classes=np.array([3, 5, 7]),
-            outputs="int64[batch] y",
-        ),
+    "labels behind a table": refusal(
         "output 'y' (int64 [N]) comes from Gather, which has no gradient",
         "--output 'h'",
+        "h = MatMul(x, W) a = ArgMax<axis=1, keepdims=0>(h) y = Gather(classes, a)",
+        classes=np.array([3, 5, 7]),
+        outputs="int64[batch] y",
     ),
-    "several classifiers in a sequence": Refusal(
-        made(
-            "y = MatMul(x, W) z = MatMul(x, V) all = SequenceConstruct(y, z)",
-            outputs=[helper.make_tensor_sequence_value_info("all", 1, None)],
-        ),
+    "several classifiers in a sequence": refusal(
         "output 'all' is a sequence",
         "--output NAME: 'y', 'z'",
+        "y = MatMul(x, W) z = MatMul(x, V) all = SequenceConstruct(y, z)",
+        outputs=[helper.make_tensor_sequence_value_info("all", 1, None)],
     ),
-    "a detector": Refusal(
-        made(
-            "b = MatMul(x, B) s = MatMul(x, S) boxes = Reshape(b, four) scores = Reshape(s, many)",
-            B=normal(4, 20),
-            S=normal(4, 15),
-            four=np.array([-1, 5, 4]),
-            many=np.array([-1, 5, 3]),
-            outputs="float[batch,5,4] boxes, float[batch,5,3] scores",
-        ),
+    "a detector": refusal(
         "[N, 5, 3] holds one answer for each of many places",
         "--output NAME",
+        "b = MatMul(x, B) s = MatMul(x, S) boxes = Reshape(b, four) scores = Reshape(s, many)",
+        B=normal(4, 20),
+        S=normal(4, 15),
+        four=np.array([-1, 5, 4]),
+        many=np.array([-1, 5, 3]),
+        outputs="float[batch,5,4] boxes, float[batch,5,3] scores",
     ),
-    "unknown sizes": Refusal(
-        made(
-            "c = Conv(x, K) p = GlobalAveragePool(c) f = Flatten(p) y = MatMul(f, Q)",
-            inputs="float[batch,3,height,width] x",
-        ),
+    "unknown sizes": refusal(
         "input 'x' has the shape batch×3×height×width; all but the batch must be known",
         "--shape 1,3,224,224",
+        "c = Conv(x, K) p = GlobalAveragePool(c) f = Flatten(p) y = MatMul(f, Q)",
+        inputs="float[batch,3,height,width] x",
     ),
 }
 
@@ -361,10 +356,14 @@ for ending, last in {"logits": N("Identity", ["s"], ["y"]), "sigmoids": N("Sigmo
         "channels first": parsed("s = Identity(h)"),
         "channels last": parsed("s = Transpose<perm=[0, 2, 1]>(h)"),
     }.items():
-        REFUSED[f"one answer for each place of a signal, {ending}, {form}"] = Refusal(
-            made(ALONG, *nodes, last, outputs="float[batch,?,?] y", **SIGNAL),
+        REFUSED[f"one answer for each place of a signal, {ending}, {form}"] = refusal(
             "40 numbers for each input, as many as the input has places",
             "--task multiclass",
+            ALONG,
+            *nodes,
+            last,
+            outputs="float[batch,?,?] y",
+            **SIGNAL,
         )
 
 
@@ -411,34 +410,41 @@ CLASSES: dict[str, onnx.ModelProto] = {
         "m = MatMul(f, wide) y = Relu(m)", metadata={"labels": str([f"c{i}" for i in range(96)]).replace("'", '"')}
     ),
 }
+
+
+def feature(against: str, *body: str | onnx.NodeProto, **rest: Any) -> tuple[onnx.ModelProto, str]:
+    return head_of(*body, **rest), against
+
+
 FEATURES: dict[str, tuple[onnx.ModelProto, str]] = {
-    "an activation at the end": (
-        head_of("m = MatMul(f, wide) y = LeakyRelu(m)"),
-        "it ends in LeakyRelu, not in a linear layer",
+    "an activation at the end": feature(
+        "it ends in LeakyRelu, not in a linear layer", "m = MatMul(f, wide) y = LeakyRelu(m)"
     ),
-    "a backbone's pooled maps": (
-        head_of("d = Conv(x, deep) r = Relu(d) g = GlobalAveragePool(r) y = Reshape(g, to)", count=1280),
+    "a backbone's pooled maps": feature(
         "1280 is a usual number of features",
+        "d = Conv(x, deep) r = Relu(d) g = GlobalAveragePool(r) y = Reshape(g, to)",
+        count=1280,
     ),
-    "a convolution's maps of a single place": (
-        head_of("y = Conv(x, span)", span=normal(96, 3, 8, 8, seed=7)),
-        "it has the shape of maps",
+    "a convolution's maps of a single place": feature(
+        "it has the shape of maps", "y = Conv(x, span)", span=normal(96, 3, 8, 8, seed=7)
     ),
-    "a convolution by its name": (
-        head_of("m = Conv(x, span) y = Flatten(m)", name="model/conv2d_19",
-                span=normal(96, 3, 8, 8, seed=7)),
+    "a convolution by its name": feature(
         "that of a layer inside",
+        "m = Conv(x, span) y = Flatten(m)",
+        name="model/conv2d_19",
+        span=normal(96, 3, 8, 8, seed=7),
     ),
-    "an embedding by its name": (
-        head_of("y = MatMul(f, wide)", name="image_embeds", count=512),
-        "its name, 'image_embeds'",
+    "an embedding by its name": feature(
+        "its name, 'image_embeds'", "y = MatMul(f, wide)", name="image_embeds", count=512
     ),
-    "normalised by batch": (
-        head_of(LINEAR_M, "y = BatchNormalization(m, b1, bias, bias, b1)",
-                count=128, b1=np.ones(128, np.float32)),
+    "normalised by batch": feature(
         "it ends in BatchNormalization",
+        LINEAR_M,
+        "y = BatchNormalization(m, b1, bias, bias, b1)",
+        count=128,
+        b1=np.ones(128, np.float32),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -478,7 +484,7 @@ def test_a_normalizer_is_known_by_its_norm(tmp_path: Path) -> None:
 
 POOLED = parsed("p = GlobalAveragePool(c) f = Flatten(p) y = MatMul(f, Q)")
 CONV = (N("Conv", ["i", "K"], ["c"], pads=[1, 1, 1, 1]), *POOLED)
-MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 BYTES = (MEAN * 255, STD * 255)
 IMAGE, LAST = "float[batch,3,8,8] x", "float[batch,8,8,3] x"
 
@@ -487,115 +493,107 @@ def by_channel(array: Any) -> Any:
     return array.reshape(1, 3, 1, 1)
 
 
-def said_of(*parts: str) -> Callable[[tuple[str, ...]], bool]:
-    return lambda assumptions: all(any(part in text for text in assumptions) for part in parts)
-
-
 class Shown(NamedTuple):
     """Hold a model, what is read of its beginning, and what is said of that."""
 
     model: onnx.ModelProto
     expected: dict[str, Any]
-    stated: Callable[[tuple[str, ...]], bool]
+    stated: tuple[str, ...]
+
+
+def shown(
+    expected: dict[str, Any], stated: str | tuple[str, ...], *body: Any, inputs: str = IMAGE, **rest: Any
+) -> Shown:
+    """Make a row of a network that begins with ``body``, which makes ``i``."""
+    stated = (stated,) if isinstance(stated, str) else stated
+    return Shown(made(*body, *CONV, inputs=inputs, **rest), expected, stated)
 
 
 INPUTS = {
-    "nothing shown": Shown(
-        made(*CONV[:1], *POOLED, inputs="float[batch,3,8,8] i"),
+    "nothing shown": shown(
         {"range": None, "location": (0.0,), "deviation": (1.0,), "input_name": "i"},
-        said_of("assumed to be normalised"),
+        "assumed to be normalised",
+        inputs="float[batch,3,8,8] i",
     ),
-    "channels last": Shown(
-        made("i = Transpose<perm=[0, 3, 1, 2]>(x)", *CONV, inputs=LAST),
+    "channels last": shown(
         {"channels_last": True, "input_shape": (8, 8, 3), "shape": (3, 8, 8), "range": None},
-        said_of("their 3 channels last"),
+        "their 3 channels last",
+        "i = Transpose<perm=[0, 3, 1, 2]>(x)",
+        inputs=LAST,
     ),
-    "normalised inside, values 0 to 1": Shown(
-        made("s = Sub(x, m) i = Div(s, d)", *CONV, inputs=IMAGE, m=by_channel(MEAN), d=by_channel(STD)),
+    "normalised inside, values 0 to 1": shown(
         {"range": (0.0, 1.0), "location": tuple(map(float, MEAN)), "deviation": tuple(map(float, STD))},
-        said_of("0…1, as the file shows (Sub, Div)", "normalises its inputs itself"),
+        ("0…1, as the file shows (Sub, Div)", "normalises its inputs itself"),
+        "s = Sub(x, m) i = Div(s, d)",
+        m=by_channel(MEAN),
+        d=by_channel(STD),
     ),
-    "normalised inside, values 0 to 255": Shown(
-        made(
-            "u = Mul(x, scale) s = Sub(u, m) i = Div(s, d)",
-            *CONV,
-            inputs=IMAGE,
-            scale=np.array(1 / 255, np.float32),
-            m=by_channel(MEAN),
-            d=by_channel(STD),
-        ),
+    "normalised inside, values 0 to 255": shown(
         {"range": (0.0, 255.0)},
-        said_of("0…255, as the file shows (Mul, Sub, Div)"),
+        "0…255, as the file shows (Mul, Sub, Div)",
+        "u = Mul(x, scale) s = Sub(u, m) i = Div(s, d)",
+        scale=np.float32(1 / 255),
+        m=by_channel(MEAN),
+        d=by_channel(STD),
     ),
-    "scaled inside": Shown(
-        made("i = Div(x, scale)", *CONV, inputs=IMAGE, scale=np.array(255, np.float32)),
+    "scaled inside": shown(
         {"range": (0.0, 255.0), "location": (127.5,), "deviation": (63.75,)},
-        said_of("0…255, as the file shows (Div)"),
+        "0…255, as the file shows (Div)",
+        "i = Div(x, scale)",
+        scale=np.float32(255),
     ),
-    "bytes, with all of it inside": Shown(
-        made(
-            "f0 = Cast<to=1>(x) s = Sub(f0, m) i = Mul(s, d)",
-            *CONV,
-            inputs="uint8[batch,3,8,8] x",
-            m=by_channel(BYTES[0]),
-            d=by_channel(1 / BYTES[1]),
-        ),
+    "bytes, with all of it inside": shown(
         {"input_dtype": "uint8", "range": (0.0, 255.0), "location": tuple(map(float, BYTES[0]))},
-        said_of("0…255, as the file shows (its integer type, Sub, Mul)", "normalises its inputs itself"),
+        ("0…255, as the file shows (its integer type, Sub, Mul)", "normalises its inputs itself"),
+        "f0 = Cast<to=1>(x) s = Sub(f0, m) i = Mul(s, d)",
+        inputs="uint8[batch,3,8,8] x",
+        m=by_channel(BYTES[0]),
+        d=by_channel(1 / BYTES[1]),
     ),
-    "bytes, channels last": Shown(
-        made(
-            "f0 = Cast<to=1>(x) t = Transpose<perm=[0, 3, 1, 2]>(f0) i = Div(t, scale)",
-            *CONV,
-            inputs="uint8[batch,8,8,3] x",
-            scale=np.array(255, np.float32),
-        ),
+    "bytes, channels last": shown(
         {"input_dtype": "uint8", "range": (0.0, 255.0), "channels_last": True, "shape": (3, 8, 8)},
-        said_of("channels last", "its integer type"),
+        ("channels last", "its integer type"),
+        "f0 = Cast<to=1>(x) t = Transpose<perm=[0, 3, 1, 2]>(f0) i = Div(t, scale)",
+        inputs="uint8[batch,8,8,3] x",
+        scale=np.float32(255),
     ),
-    "a BatchNormalization first": Shown(
-        made(
-            "i = BatchNormalization<epsilon=0.0>(x, g, b, m, v)",
-            *CONV,
-            inputs=IMAGE,
-            g=np.ones(3, np.float32),
-            b=np.zeros(3, np.float32),
-            m=MEAN,
-            v=STD**2,
-        ),
+    "a BatchNormalization first": shown(
         {"range": (0.0, 1.0), "location": tuple(map(float, MEAN))},
-        said_of("BatchNormalization"),
+        "BatchNormalization",
+        "i = BatchNormalization<epsilon=0.0>(x, g, b, m, v)",
+        g=np.ones(3, np.float32),
+        b=np.zeros(3, np.float32),
+        m=MEAN,
+        v=STD**2,
     ),
-    "quantised first": Shown(
-        made(
-            "q = QuantizeLinear(x, scale, zero) i = DequantizeLinear(q, scale, zero)",
-            *CONV,
-            inputs=IMAGE,
-            scale=np.array(0.02, np.float32),
-            zero=np.array(0, np.int8),
-        ),
+    "quantised first": shown(
         {"range": (-2.56, 2.54)},
-        said_of("QuantizeLinear"),
+        "QuantizeLinear",
+        "q = QuantizeLinear(x, scale, zero) i = DequantizeLinear(q, scale, zero)",
+        scale=np.float32(0.02),
+        zero=np.int8(0),
     ),
-    "cut first": Shown(
-        made("i = Clip(x, low, high)", *CONV, inputs=IMAGE, low=np.array(-1, np.float32), high=np.array(1, np.float32)),
+    "cut first": shown(
         {"range": (-1.0, 1.0), "location": (0.0,), "deviation": (0.5,)},
-        said_of("Clip"),
+        "Clip",
+        "i = Clip(x, low, high)",
+        low=np.float32(-1),
+        high=np.float32(1),
     ),
-    "said in the metadata": Shown(
-        made("i = Identity(x)", *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "NominalRange_0_255"}),
+    "said in the metadata": shown(
         {"range": (0.0, 255.0), "location": (127.5,)},
-        said_of("metadata Image.NominalPixelRange = NominalRange_0_255"),
+        "metadata Image.NominalPixelRange = NominalRange_0_255",
+        "i = Identity(x)",
+        metadata={"Image.NominalPixelRange": "NominalRange_0_255"},
     ),
-    "nonsense in the metadata": Shown(
-        made("i = Identity(x)", *CONV, inputs=IMAGE, metadata={"Image.NominalPixelRange": "\x1b[31m"}),
-        {"range": None},
-        said_of("assumed to be normalised"),
+    "nonsense in the metadata": shown(
+        {"range": None}, "assumed to be normalised", "i = Identity(x)", metadata={"Image.NominalPixelRange": "\x1b[31m"}
     ),
-    "half precision": Shown(
-        made("i = Cast<to=1>(x)", *CONV, inputs="float16[batch,3,8,8] x"),
+    "half precision": shown(
         {"input_dtype": "float16", "range": None},
-        said_of("assumed to be normalised"),
+        "assumed to be normalised",
+        "i = Cast<to=1>(x)",
+        inputs="float16[batch,3,8,8] x",
     ),
 }
 
@@ -608,7 +606,7 @@ def test_inputs(name: str, tmp_path: Path, runtime: Runtime) -> None:
     for key, wanted in expected.items():
         close = isinstance(wanted, tuple) and any(isinstance(number, float) for number in wanted)
         assert getattr(signature, key) == (pytest.approx(wanted, rel=1e-5) if close else wanted), key
-    assert stated(signature.assumptions), signature.assumptions
+    assert all(any(part in text for text in signature.assumptions) for part in stated), signature.assumptions
     assert_answers_as_the_file(teacher, model, runtime)
 
 

@@ -103,9 +103,7 @@ def test_vectors_have_a_mean_for_each_feature() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    low=st.floats(-1000, 1000, width=32),
-    width=st.floats(0.015625, 1000, width=32),
-    standard=st.floats(-2, 2, width=32),
+    low=st.floats(-1000, 1000, width=32), width=st.floats(0.015625, 1000, width=32), standard=st.floats(-2, 2, width=32)
 )
 def test_to_standard_undoes_to_input_and_bounds_are_the_range(low: float, width: float, standard: float) -> None:
     ranged = signature((1,), range=(low, low + width), location=(low + width / 2,), deviation=(width / 4,))

@@ -94,7 +94,7 @@ def test_ends_and_starts() -> None:
     proto = proto_of([node], {"x": ["N", TOKENS, WIDE], "mask": ["M"]}, {"w": W.astype(np.float32), "b": B})
     graph = built(proto, {"mask": lambda n: (2 * n,)})
     x = np.random.default_rng(0).normal(size=(5, TOKENS, WIDE)).astype(np.float32)
-    mask = np.array([4, 2, 3, 3, 4, 0, 1, 1, 0, 2], np.int32)
+    mask = np.int32([4, 2, 3, 3, 4, 0, 1, 1, 0, 2])
     (want,) = session_of(proto).run(None, {"x": x, "mask": mask})
     got = graph(torch.from_numpy(x), torch.from_numpy(mask))
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-4, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from harness import data
 from text_models import Written, forward_and_gradient, refusal_test
 
@@ -13,41 +15,30 @@ _BRANCHES = """
     >
 """
 _W = "float[1] w = {3.0}"
+of_if = partial(Written, inputs=X, op="If")
 MODELS = [
-    Written("true", f"(float[N,3] x) => (float[N,3] y) <bool c = {{1}}, {_W}> {{ {_BRANCHES} }}", X, "If"),
-    Written("false", f"(float[N,3] x) => (float[N,3] y) <bool c = {{0}}, {_W}> {{ {_BRANCHES} }}", X, "If"),
-    Written(
+    of_if("true", f"(float[N,3] x) => (float[N,3] y) <bool c = {{1}}, {_W}> {{ {_BRANCHES} }}"),
+    of_if("false", f"(float[N,3] x) => (float[N,3] y) <bool c = {{0}}, {_W}> {{ {_BRANCHES} }}"),
+    of_if(
         "of-the-batch",
         f"""(float[N,3] x) => (float[N,3] y) <{_W}, int64 zero = {{0}}, int64 four = {{4}}> {{
-        shape = Shape (x)
-        batch = Gather (shape, zero)
-        c = Less (batch, four)
+        shape = Shape (x) batch = Gather (shape, zero) c = Less (batch, four)
         {_BRANCHES} }}""",
-        X,
-        "If",
         since=9,
         modules=1,
     ),
-    Written(
+    of_if(
         "of-the-shape",
         f"""(float[N,3] x) => (float[N,3] y) <{_W}, int64 one = {{1}}, int64 three = {{3}}> {{
-        shape = Shape (x)
-        columns = Gather (shape, one)
-        c = Equal (columns, three)
+        shape = Shape (x) columns = Gather (shape, one) c = Equal (columns, three)
         {_BRANCHES} }}""",
-        X,
-        "If",
     ),
-    Written(
+    of_if(
         "of-the-data",
         f"""(float[N,3] x) => (float[N,3] y)
         <{_W}, float zero = {{0.0}}, int64[1] minus = {{-1}}, int64[1] at = {{0}}> {{
-        flat = Reshape (x, minus)
-        first = Gather (flat, at)
-        c = Less (first, zero)
+        flat = Reshape (x, minus) first = Gather (flat, at) c = Less (first, zero)
         {_BRANCHES} }}""",
-        X,
-        "If",
         since=9,
         modules=1,
     ),

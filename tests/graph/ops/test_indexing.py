@@ -19,7 +19,7 @@ X = data("N", 4, 6)
 
 
 def i64(*values: Any) -> np.ndarray[Any, Any]:
-    return np.array(values, np.int64)
+    return np.int64(values)
 
 
 def index(*shape: int | str, size: int) -> Any:

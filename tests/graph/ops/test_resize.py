@@ -18,7 +18,7 @@ MODES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
 
 
 def f32(*values: float) -> np.ndarray[Any, Any]:
-    return np.array(values, np.float32)
+    return np.float32(values)
 
 
 def by(*scales: float) -> list[Any]:
@@ -28,7 +28,7 @@ def by(*scales: float) -> list[Any]:
 
 def to(*sizes: int) -> list[Any]:
     """The further inputs of a Resize to sizes."""
-    return [NONE, NONE, np.array(sizes, np.int64)]
+    return [NONE, NONE, np.int64(sizes)]
 
 
 def axes(mode: str, *places: int, **more: Any) -> dict[str, Any]:

@@ -6,10 +6,7 @@ from harness import data
 from text_models import Written, forward_and_gradient
 
 _BODY = """body = b (float[{dims}] s, float[{dims}] e) => (float[{dims}] t, float[{dims}] u) {{
-    v = Mul (s, e)
-    w = Sin (v)
-    t = Add (w, s)
-    u = Tanh (t)
+    v = Mul (s, e) w = Sin (v) t = Add (w, s) u = Tanh (t)
 }}"""
 MODELS = [
     Written(
@@ -28,10 +25,7 @@ MODELS = [
         y, z, o = Scan <num_scan_inputs = 2, scan_input_axes = [1, 2], scan_input_directions = [1, 0],
             scan_output_axes = [2, 1], scan_output_directions = [0, 1],
             body = b (float[N,3] s, float[N,3] e, float[N,3] f) => (float[N,3] t, float[N,3] u, float[N] v) {
-                g = Mul (s, e)
-                t = Add (g, f)
-                u = Tanh (t)
-                v = Gather <axis = 1> (u, one)
+                g = Mul (s, e) t = Add (g, f) u = Tanh (t) v = Gather <axis = 1> (u, one)
             }> (s0, x, k) }""",
         {"x": data("N", 4, 3), "k": data("N", 3, 4), "s0": data("N", 3)},
         "Scan",
@@ -60,10 +54,7 @@ MODELS = [
         "too-long-to-unroll",
         """(float[6000,N] x, float[N] s0) => (float[N] y, float[6000,N] z) {
         y, z = Scan <num_scan_inputs = 1, body = b (float[N] s, float[N] e) => (float[N] t, float[N] u) {
-            v = Sub (e, s)
-            o = Sin (v)
-            t = Tanh (o)
-            u = Mul (t, e)
+            v = Sub (e, s) o = Sin (v) t = Tanh (o) u = Mul (t, e)
         }> (s0, x) }""",
         {"x": data(6000, "N"), "s0": data("N")},
         "Scan",

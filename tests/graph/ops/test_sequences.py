@@ -70,10 +70,7 @@ MODELS = [
     Written(
         "length",
         """(float[N,3] x) => (float[N,3] y, int64 n) {
-        s = SplitToSequence <axis = 1> (x)
-        n = SequenceLength (s)
-        f = Cast <to = 1> (n)
-        y = Mul (x, f)
+        s = SplitToSequence <axis = 1> (x) n = SequenceLength (s) f = Cast <to = 1> (n) y = Mul (x, f)
         }""",
         {"x": data("N", 3)},
         "SequenceLength",
@@ -82,8 +79,7 @@ MODELS = [
     Written(
         "new-axis",
         """(float[N,3] x) => (float[N,M,3] y) {
-        s = SequenceConstruct (x, x)
-        y = ConcatFromSequence <axis = -2, new_axis = 1> (s)
+        s = SequenceConstruct (x, x) y = ConcatFromSequence <axis = -2, new_axis = 1> (s)
         }""",
         {"x": data("N", 3)},
         "ConcatFromSequence",
@@ -99,8 +95,7 @@ MODELS = [
     Written(
         "a-constant-sequence",
         """(float[N,3] x) => (seq(float[3]) y, float[N,3] z) <float[3] w = {1, 2, 3}> {
-        y = SequenceConstruct (w, w)
-        z = Sin (x)
+        y = SequenceConstruct (w, w) z = Sin (x)
         }""",
         {"x": data("N", 3)},
         "SequenceConstruct",
@@ -119,8 +114,7 @@ MODELS = [
     Written(
         "at-a-place-of-the-data",
         """(float[N,3] x, int64 p) => (float[N] y) {
-        s = SplitToSequence <axis = 1, keepdims = 0> (x)
-        y = SequenceAt (s, p)
+        s = SplitToSequence <axis = 1, keepdims = 0> (x) y = SequenceAt (s, p)
         }""",
         {"x": data("N", 3), "p": data(dtype="int64", low=0, high=3)},
         "SequenceAt",
@@ -129,8 +123,7 @@ MODELS = [
     Written(
         "optional",
         """(float[N,3] x) => (float[N,3] y) {
-        o = Optional (x)
-        there = OptionalHasElement (o)
+        o = Optional (x) there = OptionalHasElement (o)
         y = If (there) <
             then_branch = a () => (float[N,3] p) { q = OptionalGetElement (o) p = Sin (q) },
             else_branch = b () => (float[N,3] r) { r = Identity (x) }
@@ -154,9 +147,7 @@ MODELS = [
     Written(
         "at-a-place-of-the-data-of-many-shapes",
         """(float[N,3] x, int64 p) => (float[N,M] y) {
-        z = Concat <axis = 1> (x, x)
-        s = SequenceConstruct (x, z)
-        y = SequenceAt (s, p)
+        z = Concat <axis = 1> (x, x) s = SequenceConstruct (x, z) y = SequenceAt (s, p)
         }""",
         {"x": data("N", 3), "p": data(dtype="int64", low=0, high=2)},
         "SequenceAt",

@@ -17,7 +17,7 @@ from onnxcake.graph.ops.sampling import grid_sample
 
 
 def i64(*numbers: Any) -> np.ndarray[Any, Any]:
-    return np.array(numbers, np.int64)
+    return np.int64(numbers)
 
 
 BLOCKS = [

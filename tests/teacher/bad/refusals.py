@@ -12,6 +12,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from in_process import command
 from onnx import TensorProto, helper, numpy_helper
 from onnx_text import N, model_of, parsed
 
-from onnxcake.core.errors import OnnxcakeError
+from onnxcake.core.errors import (
+    BadTeacherFile,
+    DeadTeacher,
+    OnnxcakeError,
+    TeacherError,
+    UnsupportedTeacher,
+    UsageError,
+)
 from onnxcake.runtime.process import shared
 from onnxcake.teacher import sandbox
 from onnxcake.teacher.scores import logits_to_output
@@ -74,6 +82,12 @@ def with_fields(message: Any, **fields: Any) -> Any:
     return message
 
 
+def own(name: str, *body: str | onnx.NodeProto, attributes: Sequence[str] = (), **rest: Any) -> onnx.FunctionProto:
+    """Make a function of the domain ``own``, from ``a`` to ``b``."""
+    imports = [helper.make_opsetid(domain, version) for domain, version in (("", 17), ("own", 1), ("acme", 3))]
+    return helper.make_function("own", name, ["a"], ["b"], parsed(*body), imports, list(attributes), **rest)
+
+
 def saved(model: onnx.ModelProto | bytes, folder: Path, name: str = "t.onnx") -> Path:
     path = folder / name
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
@@ -98,6 +112,11 @@ def bad(
     **rest: Any,
 ) -> Bad:
     return Bad(made(*body, **rest), kind, (words,) if isinstance(words, str) else words, tuple(arguments.split()))
+
+
+broken, unsupported, dead, misused, erring = (
+    partial(bad, kind) for kind in (BadTeacherFile, UnsupportedTeacher, DeadTeacher, UsageError, TeacherError)
+)
 
 
 def refused(path: Path, kind: type[OnnxcakeError], *words: str, arguments: Sequence[str] = ()) -> dict[str, Any]:

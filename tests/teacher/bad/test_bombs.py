@@ -21,13 +21,14 @@ from refusals import (
     YES,
     Bad,
     answers_as_its_file,
-    bad,
     either,
     made,
+    own,
     refused,
     saved,
     table,
     tensor,
+    unsupported,
 )
 
 from onnxcake.core.errors import BadTeacherFile, TeacherError, UnsupportedTeacher
@@ -42,7 +43,7 @@ def sized(*body: str | onnx.NodeProto, words: str | tuple[str, ...] = ASKS, **we
     """A bomb whose last value ``big`` is summed up and added to honest scores; its node is called "bomb"."""
     ends = parsed("sum = ReduceSum<keepdims=0>(big) y = Add(h, sum)")
     words = (words,) if isinstance(words, str) else words
-    return bad(UnsupportedTeacher, (*words, "'bomb'"), HIDDEN, *body, *ends, weights=weights, opset=17)
+    return unsupported((*words, "'bomb'"), HIDDEN, *body, *ends, weights=weights, opset=17)
 
 
 def bomb(op: str, inputs: list[str], **attributes: Any) -> onnx.NodeProto:
@@ -65,19 +66,13 @@ SIZES = {
     "Tile": sized(bomb("Tile", ["h", "times"]), times=np.array([1, 10**10])),
     "Tile of a constant": sized(bomb("Tile", ["one", "times"]), one=np.ones(1, np.float32), times=np.array([10**12])),
     "Range": sized(
-        bomb("Range", ["zero", "limit", "delta"]),
-        zero=np.array(0, np.float32),
-        limit=np.array(1e9, np.float32),
-        delta=np.array(1e-6, np.float32),
+        bomb("Range", ["zero", "limit", "delta"]), zero=np.float32(0), limit=np.float32(1e9), delta=np.float32(1e-6)
     ),
     "Range of integers": sized(
         bomb("Range", ["zero", "limit", "delta"]), zero=np.array(0), limit=np.array(10**15), delta=np.array(1)
     ),
     "Resize": sized(
-        LIFTED,
-        bomb("Resize", ["image", "", "scales"], mode="nearest"),
-        four=FOUR,
-        scales=np.array([1, 1, 1e5, 1e5], np.float32),
+        LIFTED, bomb("Resize", ["image", "", "scales"], mode="nearest"), four=FOUR, scales=np.float32([1, 1, 1e5, 1e5])
     ),
     "Resize to sizes": sized(
         LIFTED,
@@ -92,7 +87,7 @@ SIZES = {
         "label = ArgMax<axis=1, keepdims=0>(h)",
         bomb("OneHot", ["label", "depth", "values"]),
         depth=np.array(10**9),
-        values=np.array([0, 1], np.float32),
+        values=np.float32([0, 1]),
     ),
     "EyeLike": sized("[bomb] square = ConstantOfShape(many) big = EyeLike(square)", many=np.array([10**6, 10**6])),
     "an outer product": sized(
@@ -180,7 +175,7 @@ def loop(times: Any, nodes: list[onnx.NodeProto], name: str = "bomb", go_on: str
 
 
 GROWS = parsed("go = Identity(c) t = Mul(s, small)")
-SMALL = np.array(1.0001, np.float32)
+SMALL = np.float32(1.0001)
 
 
 def nested(depth: int, times: int) -> onnx.ModelProto:
@@ -201,23 +196,16 @@ def nested(depth: int, times: int) -> onnx.ModelProto:
 
 
 LOOPS = {
-    "a Loop of 10¹² turns": bad(
-        UnsupportedTeacher, "'bomb'", HIDDEN, loop("times", GROWS), weights={"times": np.array(10**12), "small": SMALL}
+    "a Loop of 10¹² turns": unsupported(
+        "'bomb'", HIDDEN, loop("times", GROWS), weights={"times": np.array(10**12), "small": SMALL}
     ),
-    "a Loop of 2⁶³ − 1 turns": bad(
-        UnsupportedTeacher,
-        "'bomb'",
-        HIDDEN,
-        loop("times", GROWS),
-        weights={"times": np.array(2**63 - 1), "small": SMALL},
+    "a Loop of 2⁶³ − 1 turns": unsupported(
+        "'bomb'", HIDDEN, loop("times", GROWS), weights={"times": np.array(2**63 - 1), "small": SMALL}
     ),
-    "a Loop without an end": bad(
-        UnsupportedTeacher, ("'bomb'", "never ends"), HIDDEN, loop("", GROWS), weights={"small": SMALL}
-    ),
+    "a Loop without an end": unsupported(("'bomb'", "never ends"), HIDDEN, loop("", GROWS), weights={"small": SMALL}),
     "Loops in Loops": Bad(nested(3, 10_000), UnsupportedTeacher, ("'loop 1'",)),
     "Loops in Loops in Loops": Bad(nested(6, 100), UnsupportedTeacher, ("Loop-17", "iterations", "(at 'loop ")),
-    "a Loop that doubles its state": bad(
-        UnsupportedTeacher,
+    "a Loop that doubles its state": unsupported(
         (ASKS, "'doubled'"),
         HIDDEN,
         N(
@@ -248,7 +236,7 @@ ENDLESS = parsed("m = ReduceMax<keepdims=0>(s) go = Less(m, huge) t = Identity(s
 
 def endless() -> onnx.ModelProto:
     """A Loop that goes on while the data are below 10³⁰; onnxruntime itself never comes back."""
-    return made(HIDDEN, loop("", ENDLESS), weights={"huge": np.array(1e30, np.float32)})
+    return made(HIDDEN, loop("", ENDLESS), weights={"huge": np.float32(1e30)})
 
 
 def test_a_loop_that_the_data_never_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,11 +307,6 @@ def deep(depth: int) -> bytes:
     return with_more(made(HIDDEN, weights=YES), branching(graph, DEEPEST, b"y"))
 
 
-def function(name: str, *nodes: onnx.NodeProto) -> onnx.FunctionProto:
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    return helper.make_function("own", name, ["a"], ["b"], list(nodes), imports)
-
-
 def call(name: str, source: str = "a", result: str = "b") -> onnx.NodeProto:
     return N(name, [source], [result], domain="own")
 
@@ -333,17 +316,17 @@ def of_functions(*functions: onnx.FunctionProto, entry: str) -> onnx.ModelProto:
 
 
 def exponential(levels: int, fan: int) -> onnx.ModelProto:
-    functions = [function("f0", N("Tanh", ["a"], ["b"]))]
+    functions = [own("f0", N("Tanh", ["a"], ["b"]))]
     for level in range(1, levels):
         names = ["a", *(f"t{i}" for i in range(fan - 1)), "b"]
         calls = [call(f"f{level - 1}", a, b) for a, b in itertools.pairwise(names)]
-        functions.append(function(f"f{level}", *calls))
+        functions.append(own(f"f{level}", *calls))
     return of_functions(*functions, entry=f"f{levels - 1}")
 
 
 def long_call_chain(levels: int) -> onnx.ModelProto:
-    functions = [function("f0", N("Tanh", ["a"], ["b"]))]
-    functions += [function(f"f{level}", call(f"f{level - 1}")) for level in range(1, levels)]
+    functions = [own("f0", N("Tanh", ["a"], ["b"]))]
+    functions += [own(f"f{level}", call(f"f{level - 1}")) for level in range(1, levels)]
     return of_functions(*functions, entry=f"f{levels - 1}")
 
 
@@ -357,15 +340,15 @@ NUMBERS: dict[str, Callable[[], Bad]] = {
     "functions that double": lambda: Bad(exponential(40, 2), UnsupportedTeacher, ("written out",)),
     "functions times ten": lambda: Bad(exponential(12, 10), UnsupportedTeacher, ("written out", "operators")),
     "a function that calls itself": lambda: Bad(
-        of_functions(function("f", call("f")), entry="f"), BadTeacherFile, ("own::f -> own::f",)
+        of_functions(own("f", call("f")), entry="f"), BadTeacherFile, ("own::f -> own::f",)
     ),
     "functions that call each other": lambda: Bad(
-        of_functions(function("f", call("g")), function("g", call("f")), entry="f"),
+        of_functions(own("f", call("g")), own("g", call("f")), entry="f"),
         BadTeacherFile,
         ("own::g -> own::f -> own::g",),
     ),
     "a function that calls itself in a branch": lambda: Bad(
-        of_functions(function("f", N("Constant", [], ["yes"], value=tensor(np.array(True))), *parsed(BOTH)), entry="f"),
+        of_functions(own("f", N("Constant", [], ["yes"], value=tensor(np.array(True))), *parsed(BOTH)), entry="f"),
         BadTeacherFile,
         ("own::f -> own::f",),
     ),
@@ -424,7 +407,7 @@ class Peak:
 
 def many_constants() -> onnx.ModelProto:
     """Each allowed for itself, 4 GB together."""
-    ends = {"zero": np.array(0, np.float32), "limit": np.array(5e7, np.float32), "one": np.array(1, np.float32)}
+    ends = {"zero": np.float32(0), "limit": np.float32(5e7), "one": np.float32(1)}
     ranges = [N("Range", ["zero", "limit", "one"], [f"r{i}"]) for i in range(20)]
     sums = [N("ReduceSum", [f"r{i}"], [f"s{i}"], keepdims=0) for i in range(20)]
     return made(HIDDEN, *ranges, *sums, N("Sum", ["h", *(f"s{i}" for i in range(20))], ["y"]), weights=ends)
@@ -437,7 +420,7 @@ def many_values() -> onnx.ModelProto:
     wide = [N("Expand", [f"m{i}", "columns"], [f"e{i}"]) for i in range(40)]
     ends = [N("Max", [f"e{i}" for i in range(40)], ["most"]), N("ReduceSum", ["most"], ["sum"], keepdims=0)]
     first = parsed("h = MatMul(x, W) h1 = ReduceMax<axes=[1]>(h)")
-    weights = {"columns": columns, **{f"k{i}": np.array(i, np.float32) for i in range(40)}}
+    weights = {"columns": columns, **{f"k{i}": np.float32(i) for i in range(40)}}
     return made(*first, *scaled, *wide, *ends, "y = Add(h, sum)", weights=weights)
 
 

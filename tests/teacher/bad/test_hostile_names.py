@@ -17,7 +17,7 @@ import torch
 from in_process import command
 from onnx import TensorProto, helper
 from onnx_text import N, value
-from refusals import HIDDEN, SCORES, made, refused, saved, tensor
+from refusals import HIDDEN, SCORES, made, own, refused, saved, tensor
 
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher, UsageError
 from onnxcake.teacher import sandbox
@@ -163,14 +163,7 @@ FLOW = """[which] after = If(yes) <
 
 def clean_model() -> onnx.ModelProto:
     """A teacher with names in every place that has one."""
-    act = helper.make_function(
-        "own",
-        "act",
-        ["a"],
-        ["b"],
-        [N("Sigmoid", ["a"], ["s"], name="inside"), N("Mul", ["a", "s"], ["b"])],
-        [helper.make_opsetid("", 17)],
-    )
+    act = own("act", "[inside] s = Sigmoid(a) b = Mul(a, s)")
     sparse = helper.make_sparse_tensor(
         tensor([1, 2, 3], "few", np.float32), tensor([0, 4, 8], "places", np.int64), [3, 3]
     )
@@ -446,11 +439,7 @@ MESSAGES = {
         made(
             N(LOUD, ["x"], ["y"], domain="own"),
             domains={"own": 1},
-            functions=[
-                helper.make_function(
-                    "own", LOUD, ["a"], ["b"], [N(LOUD, ["a"], ["b"], domain="own")], [helper.make_opsetid("own", 1)]
-                )
-            ],
+            functions=[own(LOUD, N(LOUD, ["a"], ["b"], domain="own"))],
         ),
     ),
 }

@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from onnx_text import N, parsed, value
-from refusals import HIDDEN, SCORES, YES, W, answers_as_its_file, either, made, saved, table, tensor
+from refusals import HIDDEN, SCORES, YES, W, answers_as_its_file, either, made, own, saved, table, tensor
 
 from onnxcake.teacher.teacher import Teacher
 
@@ -53,7 +53,7 @@ def changed(change: Callable[[onnx.ModelProto], object], *body: str | onnx.NodeP
 
 def sparse(indices: Any, name: str = "S") -> onnx.SparseTensorProto:
     numbers = np.random.default_rng(4).normal(size=len(indices)).astype(np.float32)
-    return helper.make_sparse_tensor(tensor(numbers, name), tensor(np.array(indices, np.int64), "at"), [4, 3])
+    return helper.make_sparse_tensor(tensor(numbers, name), tensor(np.int64(indices), "at"), [4, 3])
 
 
 FLAT, PAIRS = [0, 4, 7, 11], [[0, 0], [1, 1], [2, 1], [3, 2]]
@@ -84,7 +84,7 @@ GRAPHS = {
     "an input for nothing": good(
         SCORES, inputs="float[batch,4] x, float[batch,9] unused", feed={"unused": np.zeros((6, 9), np.float32)}
     ),
-    "inputs left out": good('h = MatMul(x, W) y = Clip(h, "", top)', weights={"top": np.array(0.5, np.float32)}),
+    "inputs left out": good('h = MatMul(x, W) y = Clip(h, "", top)', weights={"top": np.float32(0.5)}),
     "outputs left out": good(HIDDEN, N("Dropout", ["h"], ["y", ""])),
     "names that are used again in sub-graphs": good(
         HIDDEN,
@@ -120,11 +120,6 @@ def spelled_out(model: onnx.ModelProto) -> None:
     model.opset_import[0].domain = model.graph.node[0].domain = "ai.onnx"
 
 
-def own(name: str, nodes: Sequence[onnx.NodeProto], attributes: Sequence[str] = (), **rest: Any) -> onnx.FunctionProto:
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    return helper.make_function("own", name, ["a"], ["b"], list(nodes), imports, list(attributes), **rest)
-
-
 def referring(op: str, name: str, kind: int) -> onnx.NodeProto:
     """A node of a function whose attribute the call gives."""
     node = N(op, ["a"], ["b"])
@@ -134,18 +129,16 @@ def referring(op: str, name: str, kind: int) -> onnx.NodeProto:
 
 FUNCTIONS = {
     "a function": good(
-        "h = MatMul(x, W) y = own.act(h)",
-        functions=[own("act", parsed("t = Tanh(a) b = Add(a, t)"))],
-        domains={"own": 1},
+        "h = MatMul(x, W) y = own.act(h)", functions=[own("act", "t = Tanh(a) b = Add(a, t)")], domains={"own": 1}
     ),
     "functions in functions": good(
         "h = MatMul(x, W) y = own.twice(h)",
-        functions=[own("act", parsed("b = Tanh(a)")), own("twice", parsed("t = own.act(a) b = own.act(t)"))],
+        functions=[own("act", "b = Tanh(a)"), own("twice", "t = own.act(a) b = own.act(t)")],
         domains={"own": 1},
     ),
     "a function with an attribute": good(
         "h = MatMul(x, W) y = own.leaky<alpha=0.3>(h)",
-        functions=[own("leaky", [referring("LeakyRelu", "alpha", onnx.AttributeProto.FLOAT)], ["alpha"])],
+        functions=[own("leaky", referring("LeakyRelu", "alpha", onnx.AttributeProto.FLOAT), attributes=["alpha"])],
         domains={"own": 1},
     ),
     "a function whose attribute has a default": good(
@@ -153,7 +146,7 @@ FUNCTIONS = {
         functions=[
             own(
                 "leaky",
-                [referring("LeakyRelu", "alpha", onnx.AttributeProto.FLOAT)],
+                referring("LeakyRelu", "alpha", onnx.AttributeProto.FLOAT),
                 attribute_protos=[helper.make_attribute("alpha", 0.2)],
             )
         ],
@@ -163,11 +156,11 @@ FUNCTIONS = {
         HIDDEN,
         either("inner = own.act(h)", "inner = Relu(h)"),
         weights=YES,
-        functions=[own("act", parsed("b = Tanh(a)"))],
+        functions=[own("act", "b = Tanh(a)")],
         domains={"own": 1},
     ),
     "a function under the name of an operator": good(
-        "h = MatMul(x, W) y = own.Relu(h)", functions=[own("Relu", parsed("b = Tanh(a)"))], domains={"own": 1}
+        "h = MatMul(x, W) y = own.Relu(h)", functions=[own("Relu", "b = Tanh(a)")], domains={"own": 1}
     ),
     "a domain spelled out": changed(spelled_out),
     "a domain for nothing": good(SCORES, domains={"nobody.uses.this": 7}),
@@ -215,7 +208,7 @@ def cast_from(kind: int, **rest: Any) -> Good:
 def dequantised(kind: int, numbers: Sequence[int], **rest: Any) -> Good:
     weights = {
         "B": helper.make_tensor("B", kind, [4, 3], list(numbers)),
-        "scale": np.array(0.1, np.float32),
+        "scale": np.float32(0.1),
         "zero": helper.make_tensor("zero", kind, [], [1]),
     }
     return good("w = DequantizeLinear(B, scale, zero) y = MatMul(x, w)", weights=weights, **rest)
@@ -241,7 +234,7 @@ WEIGHTS = {
     "sparse, by place": with_sparse(sparse(PAIRS)),
     "a sparse constant": good(N("Constant", [], ["S"], sparse_value=sparse(FLAT)), "y = MatMul(x, S)"),
     "a large number for what is masked": good(
-        "h = MatMul(x, W) y = Add(h, mask)", weights={"mask": np.array([0, -1e9, 0], np.float32)}
+        "h = MatMul(x, W) y = Add(h, mask)", weights={"mask": np.float32([0, -1e9, 0])}
     ),
     "no elements": good("h = MatMul(x, W) y = Concat<axis=0>(h, none)", weights={"none": np.zeros((0, 3), np.float32)}),
     "typed fields in place of bytes": good(
@@ -344,7 +337,7 @@ FLOW = {
     "Dropout in training mode": Good(
         made(
             "h = MatMul(x, W) d = Dropout(h, ratio, train) y = Relu(d)",
-            weights={"ratio": np.array(0.5, np.float32), "train": np.array(True)},
+            weights={"ratio": np.float32(0.5), "train": np.array(True)},
         ),
         twin=made("h = MatMul(x, W) y = Relu(h)"),
     ),
@@ -370,16 +363,13 @@ FLOW = {
         "long", "shape = Shape(h) size = Gather(shape, one) long = Greater(size, two)", one=np.array(1), two=np.array(2)
     ),
     "If, by the data": branches(
-        "long", "most = ReduceMax<keepdims=0>(h) long = Greater(most, least)", least=np.array(-1e3, np.float32)
+        "long", "most = ReduceMax<keepdims=0>(h) long = Greater(most, least)", least=np.float32(-1e3)
     ),
     "Loop, five times": loop("five, ", f"go = Identity(c) {STEP}", five=np.array(5)),
     "Loop, not at all": loop("none, ", f"go = Identity(c) {STEP}", none=np.array(0)),
     "Loop, until a number is reached": loop(", yes", f"go = Less(i, four) {STEP}", **YES, four=np.array(4)),
     "Loop, while the data say": loop(
-        "many, ",
-        f"{STEP} most = ReduceMax<keepdims=0>(t) go = Less(most, ten)",
-        many=np.array(4),
-        ten=np.array(1e9, np.float32),
+        "many, ", f"{STEP} most = ReduceMax<keepdims=0>(t) go = Less(most, ten)", many=np.array(4), ten=np.float32(1e9)
     ),
     "Scan": good(
         "turned = Transpose<perm=[1, 0]>(x) start = ReduceMin<axes=[0], keepdims=0>(turned)",
