@@ -38,11 +38,9 @@ END = "y = MatMul(h, E)"
 
 
 def model(
-    *body: str | onnx.NodeProto, features: int = 4, outputs: Values = "float[N,3] y", sparse: Any = (), **rest: Any
+    *body: str | onnx.NodeProto, features: int = 4, outputs: Values = "float[N,3] y", **rest: Any
 ) -> onnx.ModelProto:
-    made = model_of(*body, inputs=f"float[N,{features}] x", outputs=outputs, ir_version=8, **rest)
-    made.graph.sparse_initializer.extend(sparse)
-    return made
+    return model_of(*body, inputs=f"float[N,{features}] x", outputs=outputs, ir_version=8, **rest)
 
 
 def constants(**arrays: Any) -> list[onnx.NodeProto]:

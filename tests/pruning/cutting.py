@@ -154,7 +154,7 @@ def check_cut(
 
 
 def stays(teacher: Teacher, name: str, dropped: list[int]) -> list[Array]:
-    """Of each axis of a constant: which indices stay, worked out here from atoms alone."""
+    """Work out from atoms alone which indices of each axis of a constant stay."""
     gone = set(dropped)
     return [
         np.array([not (teacher.followed.indices.atoms(int(element)) & gone) for element in axis], bool)

@@ -45,7 +45,7 @@ class File:
         return folder / "t.onnx"
 
     def answers(self, path: Path, inputs: Tensor) -> Tensor:
-        """What a plain session says, a batch of the file's own at a time."""
+        """Ask a plain session, a batch of the file's own at a time."""
         session = plain_session(path.read_bytes())
         name, missing = session.get_inputs()[0].name, -len(inputs) % self.batch
         filled = torch.cat([inputs, inputs.new_zeros(missing, *inputs.shape[1:])])

@@ -80,7 +80,7 @@ def values_of(model: Written, batch: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def matches_onnxruntime(model: Written, opset: int) -> None:
-    """Asserts that the module gives what onnxruntime gives, and is decided at run time where it should be alone."""
+    """Assert that the module gives what onnxruntime gives, and is decided at run time where it should be alone."""
     graph = built(proto_of(model, opset))
     modules = sum(isinstance(step.function, torch.nn.Module) for step in graph.steps)
     assert modules == model.modules, f"{modules} modules"
@@ -99,7 +99,7 @@ def gradient_matches(model: Written, opset: int) -> None:
 
 
 def is_refused(model: Written, opset: int) -> None:
-    """Asserts that the model is refused, for the reason that it gives."""
+    """Assert that the model is refused, for the reason that it gives."""
     _, builder = build_text(model, opset)
     assert any(model.refused in blocked.why for blocked in builder.blocked), builder.blocked
 
