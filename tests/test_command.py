@@ -38,6 +38,16 @@ def process(*arguments: object, **options: object) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before the command", "by the command"])
+def test_what_others_registered_for_the_end_is_run(before: bool, tmp_path: Path) -> None:
+    lines = ["from onnxcake import __main__ as command", "command.run()"]
+    later = "import onnxcake.core.waiting as w; w.begin = lambda task: atexit.register(print, 'the end')"
+    lines.insert(1, "atexit.register(print, 'the end')" if before else later)
+    script = "import atexit, sys; sys.argv[1:] = ['inspect', 'gone.onnx', '--json']\n" + "\n".join(lines)
+    left = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert left.returncode == 4 and "gone.onnx" in left.stderr and left.stdout.endswith("}\nthe end\n")
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run on the digits teacher."""

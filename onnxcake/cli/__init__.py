@@ -109,7 +109,3 @@ def _passing(error: Exception) -> str | None:
     if "CUDA error" in str(error):  # the process cannot be trusted afterwards
         return "the GPU failed"
     return None
-
-
-if __name__ == "__main__":
-    main()
