@@ -44,6 +44,7 @@ def model_of(
     outputs: Values = "float[batch,3] y",
     opset: int = 17,
     domains: Mapping[str, int] | None = None,
+    sparse: Sequence[onnx.SparseTensorProto] = (),
     **rest: Any,
 ) -> onnx.ModelProto:
     """Make a model of these nodes, with arrays or tensors as weights; the rest is `helper.make_model`'s."""
@@ -56,6 +57,7 @@ def model_of(
             a if isinstance(a, TensorProto) else numpy_helper.from_array(np.asarray(a), n)
             for n, a in (weights or {}).items()
         ],
+        sparse_initializer=list(sparse),
     )
     imports = [helper.make_opsetid(domain, version) for domain, version in {"": opset, **(domains or {})}.items()]
     return helper.make_model(graph, opset_imports=imports, **rest)

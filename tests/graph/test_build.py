@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from harness import built, opened
 from onnx import parser
 from onnx_text import model_of, whole
+from plain_session import plain_session
 
 from onnxcake.graph.build import BATCHES
 from onnxcake.graph.build_log import Limits
@@ -19,7 +19,7 @@ from onnxcake.graph.module import Graph
 
 
 def answer(model: onnx.ModelProto, x: torch.Tensor) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = plain_session(model.SerializeToString())
     return np.asarray(session.run(None, {"x": x.numpy()})[0])
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from harness import built
 from onnx_text import whole
+from plain_session import plain_session
 
 RNG = np.random.default_rng(0)
 
@@ -177,7 +177,7 @@ def test_a_pattern_becomes_one_step_and_stays_equal(name: str) -> None:
     graph = built(model)
     assert len(graph.steps) == steps, [step.op for step in graph.steps]
     x = RNG.normal(size=(5, *(int(d) for d in row[1].split(",")))).astype("f")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = plain_session(model.SerializeToString())
     np.testing.assert_allclose(graph(torch.from_numpy(x)).numpy(), session.run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
     again = built(model, precision=torch.float64)
     leaf = torch.randn(

@@ -27,7 +27,7 @@ X = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
 def answer(
     handmade: Any, held: onnx.ValueInfoProto, choice: GraphChoice, shape: tuple[Any, ...] = ("batch", 3, 4)
 ) -> np.ndarray[Any, Any]:
-    """What an input is held at, as the file's own graph gets it when ``x`` is five rows."""
+    """Return what an input is held at, as the file's own graph gets it when ``x`` is five rows."""
     name = held.name
     nodes = [N("Identity", [name], ["seen"]), N("Identity", ["x"], ["y"])]
     model = handmade(nodes, inputs=[value("x", *shape), held], outputs=[value("seen"), value("y", *shape)])

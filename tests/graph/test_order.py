@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper
 from onnx_text import N, model_of, parsed
+from plain_session import plain_session
 
 from onnxcake.onnxfile.load import load_bytes
 from onnxcake.onnxfile.topological_order import sort_nodes
@@ -53,7 +53,7 @@ def shuffled(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
 
 
 def answers(model: onnx.ModelProto) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = plain_session(model.SerializeToString())
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     result: np.ndarray = session.run(None, {"x": x})[0]
     return result

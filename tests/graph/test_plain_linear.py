@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import helper
 from onnx_text import model_of
+from plain_session import plain_session
 
 import onnxcake
 from onnxcake.onnxfile.linear_classifiers import write_out_linear
@@ -61,7 +61,7 @@ def test_answers_are_the_files(name: str, tmp_path: Path) -> None:
     assert signature.output_kind == kind
     assert ("Gemm" in teacher.facts.operators) == written
     x = RANDOM.normal(size=(64, 4)).astype(np.float32)
-    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = plain_session(made.SerializeToString())
     wanted = torch.from_numpy(session.run(["y"], {"x": x})[0])
     logits = teacher.logits(torch.from_numpy(x))
     assert torch.equal(logits.argmax(1), wanted.argmax(1))
@@ -74,10 +74,7 @@ def test_labels_are_kept() -> None:
     copy = onnx.ModelProto.FromString(made.SerializeToString())
     write_out_linear(copy)
     onnx.checker.check_model(copy, full_check=True)
-    sides = (
-        onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
-        for one in (made, copy)
-    )
+    sides = (plain_session(one.SerializeToString()).run(None, {"x": x}) for one in (made, copy))
     (label, scores), (of_copy, scores_of_copy) = sides
     assert np.array_equal(label, of_copy) and len(set(label)) > 1 and set(label) <= {3, 5, 7}
     np.testing.assert_allclose(scores, scores_of_copy, atol=1e-6)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 from onnx_text import whole
+from plain_session import plain_session
 
 from onnxcake.pruning.choices import Families, families
 from onnxcake.pruning.cut import cut
@@ -104,10 +104,7 @@ def inputs_of(teacher: Teacher, batch: int, seed: int = 1) -> Array:
 
 def running(model: onnx.ModelProto | Path, x: str = "x", y: str = "y") -> Callable[[Array], Array]:
     """A model in onnxruntime: the values of its input → those of its output."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = plain_session(model.SerializeToString() if isinstance(model, onnx.ModelProto) else model.read_bytes())
     return lambda values: np.asarray(session.run([y], {x: values})[0])
 
 
@@ -157,7 +154,7 @@ def check_cut(
 
 
 def stays(teacher: Teacher, name: str, dropped: list[int]) -> list[Array]:
-    """Of each axis of a constant: which indices stay, worked out here from atoms alone."""
+    """Work out from atoms alone which indices of each axis of a constant stay."""
     gone = set(dropped)
     return [
         np.array([not (teacher.followed.indices.atoms(int(element)) & gone) for element in axis], bool)

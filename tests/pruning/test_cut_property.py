@@ -28,7 +28,7 @@ class Network:
     weights: dict[str, Any] = field(default_factory=dict)
 
     def node(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
-        """Adds a node; the name of its first output, the second's ends in b."""
+        """Add a node; the name of its first output, the second's ends in b."""
         name = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [name, name + "b"][:outputs], **attributes))
         return name

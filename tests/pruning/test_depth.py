@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from cutting import BATCHES, answers, close, model_of, teacher_of
+from plain_session import plain_session
 from torch import Tensor, nn
 
 from onnxcake.pruning.choices import families
@@ -117,7 +117,7 @@ def run(graph: FoldedGraph, batch: int = max(BATCHES)) -> Array:
 
 
 def logits_of(x: Array, content: bytes) -> Array:
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = plain_session(content)
     return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
 

@@ -12,7 +12,7 @@ from onnxcake.pruning.indices import KEPT, Indices
 
 
 def mask(indices: Indices, axis: Any, dropped: set[int]) -> list[bool]:
-    """Which indices of an axis stay."""
+    """Say which indices of an axis stay."""
     return [not (indices.atoms(int(element)) & dropped) for element in axis]
 
 

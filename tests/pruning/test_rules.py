@@ -20,7 +20,7 @@ SHARES = (0.25, 0.5, 0.75)
 
 
 def within(row: Row) -> float:
-    """How near to one another answers must be, relative to the largest."""
+    """Say how near to one another answers must be, relative to the largest."""
     return 1e-2 if row.name == "float16" else 1e-5
 
 

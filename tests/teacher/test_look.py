@@ -65,7 +65,7 @@ def inputs_of(*shape: int, count: int = 6, seed: int = 3) -> Tensor:
 
 
 def in_the_file(path: Path, name: str, x: Tensor, runtime: Runtime) -> Tensor:
-    """What onnxruntime makes of a value inside the file."""
+    """Ask onnxruntime for a value inside the file."""
     model = onnx.load(path)
     del model.graph.output[:]
     model.graph.output.add().name = name
@@ -223,7 +223,7 @@ def test_taps_are_laid_out_as_the_answer_is(tmp_path: Path) -> None:
 
 
 class Wandering(nn.Module):
-    """Mixes its inputs with those of the batch that it was traced with, where no rewriting can follow."""
+    """Mix its inputs with those of the batch that it was traced with, where no rewriting can follow."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(int(x.shape[0] * x.shape[1]), int(x.shape[2]))

@@ -56,7 +56,7 @@ def loaded(model: onnx.ModelProto, folder: Path, **said: Any) -> Teacher:
 
 
 def by_runtime(model: onnx.ModelProto, output: str, x: Tensor, runtime: Runtime) -> Tensor:
-    """What onnxruntime makes of the file's own output."""
+    """Ask onnxruntime for the file's own output."""
     only = onnx.ModelProto.FromString(model.SerializeToString())
     del only.graph.output[:]
     only.graph.output.add().name = output

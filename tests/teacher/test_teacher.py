@@ -46,7 +46,7 @@ class LogOfSoftmax(nn.Module):
 
 
 class Shaped(nn.Module):
-    """Flattens with the batch size that it was traced with."""
+    """Flatten with the batch size that it was traced with."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(int(x.shape[0]), -1)
@@ -230,7 +230,7 @@ def test_a_baked_in_batch_is_set_free(tmp_path: Path, export: Any) -> None:
 
 
 class Wandering(nn.Module):
-    """Mixes its inputs with those of the batch that it was traced with, where no rewriting can follow."""
+    """Mix its inputs with those of the batch that it was traced with, where no rewriting can follow."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(int(x.shape[0] * x.shape[1]), int(x.shape[2]))

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from harness import Row
 
 MS = "com.microsoft"
@@ -27,9 +26,3 @@ def proto_of(nodes: list[onnx.NodeProto], inputs: dict[str, Any], weights: dict[
     return onnx.helper.make_model(
         onnx.helper.make_graph(nodes, "g", infos, outputs, held), opset_imports=opsets, ir_version=8
     )
-
-
-def session_of(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])

@@ -187,7 +187,7 @@ def model(row: Row, opset: int) -> onnx.ModelProto:
 
 
 def _check(proto: onnx.ModelProto) -> None:
-    """Checks all but the outputs' shapes, which the checker wants and nobody need know.
+    """Check all but the outputs' shapes, which the checker wants and nobody need know.
 
     An operator deprecated at this version, which files still hold, is not checked.
     """
@@ -206,7 +206,7 @@ def _check(proto: onnx.ModelProto) -> None:
 
 
 def _infer_outputs(proto: onnx.ModelProto) -> None:
-    """Corrects the outputs' types, so far said to be float, to what onnx infers."""
+    """Correct the outputs' types, so far said to be float, to what onnx infers."""
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     for out in bare.graph.output:
@@ -269,7 +269,7 @@ def build(row: Row, opset: int, precision: torch.dtype | None = torch.float32) -
 
 
 def forward_matches_onnxruntime(row: Row, opset: int) -> None:
-    """Asserts that the built module gives at other batches what onnxruntime gives (or the row's expectation).
+    """Assert that the built module gives at other batches what onnxruntime gives (or the row's expectation).
 
     Where onnxruntime has no kernel for the operator at this opset, onnx's own evaluator stands in.
     """
@@ -309,7 +309,7 @@ def check_gradient(graph: Graph, batch: int, given: Mapping[str, np.ndarray[Any,
 
 
 def compiles(row: Row, opset: int) -> None:
-    """Asserts that torch.compile takes the built module in one piece, and that it gives the same."""
+    """Assert that torch.compile takes the built module in one piece, and that it gives the same."""
     graph, _ = build(row, opset)
     torch.compiler.reset()
     given = [torch.from_numpy(array) for array in values(row, BATCHES[0]).values()]
@@ -346,7 +346,7 @@ def compile_test(rows: Iterable[Row], opset: int | None = None) -> Callable[...,
 
 
 def _answerer(row: Row, opset: int) -> Callable[[dict[str, Any]], list[Any]]:
-    """What gives the right answer for given data."""
+    """Find what gives the right answer for given data."""
     if row.expected is not None:
         constants = {f"x{i}": _array(g) for i, g in enumerate(row.inputs) if g is not None and not isinstance(g, Data)}
         names = [f"x{i}" for i in range(len(row.inputs))]

@@ -23,7 +23,7 @@ def numbers(value: Any) -> np.ndarray[Any, Any]:
 
 
 def forward(row: Row, opset: int, steps: int = 0) -> None:
-    """Asserts that the row gives what onnxruntime gives, each number to within ``steps``, 99 % of them exactly."""
+    """Assert that the row gives what onnxruntime gives, each number to within ``steps``, 99 % of them exactly."""
     answer = answerer(row, opset)
     ways = ((None, False), (torch.float32, False), (torch.float32, True))
     graphs = [built(model(row, opset), None, precision, relaxed) for precision, relaxed in ways]
@@ -41,7 +41,7 @@ def forward(row: Row, opset: int, steps: int = 0) -> None:
 
 
 def same(ours: Tensor, theirs: np.ndarray[Any, Any], steps: int, declared: bool) -> None:
-    """Asserts that two outputs agree; ``declared``: in their type too."""
+    """Assert that two outputs agree; ``declared``: in their type too."""
     got, want = numbers(ours), numbers(theirs)
     assert got.shape == want.shape
     if theirs.dtype.kind == "f":

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from harness import (
@@ -22,6 +21,7 @@ from harness import (
     normal,
     values,
 )
+from plain_session import plain_session
 
 STEPS, INPUTS, HIDDEN = 5, 3, 4
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -116,14 +116,8 @@ def test_forward(row: Row, opset: int) -> None:
 
 def _without_lengths(row: Row, opset: int) -> Any:
     bare = replace(row, inputs=[*row.inputs[:4], None, *row.inputs[5:]])
-    session = _session(bare, opset)
+    session = plain_session(model(bare, opset).SerializeToString())
     return lambda x, *_: tuple(session.run(None, {"x0": x}))
-
-
-def _session(row: Row, opset: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model(row, opset).SerializeToString(), options, ["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize(("row", "opset"), cases(ROWS, gradient=True))
@@ -142,7 +136,7 @@ def test_batch_first(kind: str, direction: str, clip: float) -> None:
     inputs = [
         replace(i, shape=(i.shape[1], i.shape[0], i.shape[2])) if isinstance(i, Data) else i for i in time_first.inputs
     ]
-    session = _session(time_first, 14)
+    session = plain_session(model(time_first, 14).SerializeToString())
 
     def expected(*given: Any) -> tuple[Any, ...]:
         feeds = {f"x{i}": g.swapaxes(0, 1).copy() for i, g in enumerate(given) if isinstance(inputs[i], Data)}
@@ -174,7 +168,7 @@ def test_states_stored_for_a_fixed_batch(clip: dict[str, float]) -> None:
     state = np.repeat(normal(1, 1, HIDDEN), 2, 1)
     stored = row("LSTM", **clip)
     stored = replace(stored, inputs=[*stored.inputs[:5], state, 2 * state, None])
-    session = _session(stored, 14)
+    session = plain_session(model(stored, 14).SerializeToString())
 
     def expected(x: Any, *_: Any) -> tuple[Any, ...]:
         parts = [session.run(None, {"x0": x[:, [i, i]]}) for i in range(x.shape[1])]

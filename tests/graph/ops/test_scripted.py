@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Cell(nn.Module):
-    """What all of them have; the weights are always the same."""
+    """Return what all of them have; the weights are always the same."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from harness import built, opened
+from plain_session import plain_session
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
 from sklearn.decomposition import PCA
@@ -93,17 +93,10 @@ def _ending_in(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
     return model
 
 
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-
-
 def check_values(model: onnx.ModelProto, x: np.ndarray[Any, Any]) -> None:
     graph, builder = opened(model)
     assert not builder.blocked, builder.blocked
-    (want,) = session(model).run(None, {model.graph.input[0].name: x})
+    (want,) = plain_session(model.SerializeToString()).run(None, {model.graph.input[0].name: x})
     np.testing.assert_allclose(graph(torch.from_numpy(x)).numpy(), want, rtol=1e-4, atol=1e-5)
 
 
@@ -123,7 +116,7 @@ def test_scores_and_gradient(estimator: Any, classes: int, smooth: bool) -> None
 
 def _check_differences(model: onnx.ModelProto, x: np.ndarray[Any, Any], step: float = 1e-2) -> None:
     """The gradient of a mixture of the scores, against differences through onnxruntime."""
-    graph, runtime = built(model), session(model)
+    graph, runtime = built(model), plain_session(model.SerializeToString())
     given = torch.from_numpy(x).requires_grad_()
     scores = graph(given)
     mixture = np.random.default_rng(0).normal(size=scores.shape[1]).astype(np.float32)

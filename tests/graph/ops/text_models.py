@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from harness import BATCHES, Data, built, check_gradient, opened, versions
 from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as refusals
+from plain_session import plain_session
 
 from onnxcake.graph.build import Builder
 from onnxcake.graph.module import Graph
@@ -80,7 +80,7 @@ def values_of(model: Written, batch: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def matches_onnxruntime(model: Written, opset: int) -> None:
-    """Asserts that the module gives what onnxruntime gives, and is decided at run time where it should be alone."""
+    """Assert that the module gives what onnxruntime gives, and is decided at run time where it should be alone."""
     graph = built(proto_of(model, opset))
     modules = sum(isinstance(step.function, torch.nn.Module) for step in graph.steps)
     assert modules == model.modules, f"{modules} modules"
@@ -99,7 +99,7 @@ def gradient_matches(model: Written, opset: int) -> None:
 
 
 def is_refused(model: Written, opset: int) -> None:
-    """Asserts that the model is refused, for the reason that it gives."""
+    """Assert that the model is refused, for the reason that it gives."""
     _, builder = build_text(model, opset)
     assert any(model.refused in blocked.why for blocked in builder.blocked), builder.blocked
 
@@ -130,11 +130,8 @@ def refusal_test(models: Iterable[Written]) -> Callable[..., None]:
 
 
 def _onnxruntime(model: Written, opset: int) -> Callable[..., Any]:
-    proto, options = proto_of(model, opset), onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+        session = plain_session(proto_of(model, opset).SerializeToString())
     except refusals.Fail:  # a version newer than onnxruntime, which only allows more element types
         if opset == KNOWN:
             raise

@@ -1,4 +1,4 @@
-"""What the tests of bad teachers share: models by hand, and what every refusal must hold to.
+"""Make models by hand, and hold every refusal of a bad teacher to the same.
 
 Files are examined by the command itself, run inside the test's process, so that its exit code, both its streams
 and its JSON are judged with each of them. The airlock's child is the one that all tests share.
@@ -120,7 +120,7 @@ broken, unsupported, dead, misused, erring = (
 
 
 def refused(path: Path, kind: type[OnnxcakeError], *words: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
-    """Examines ``path`` by the command, and checks all that every refusal must hold to; returns the error told."""
+    """Examine ``path`` by the command, check all that every refusal must hold to, and return the error told."""
     before = sorted(path.parent.iterdir())
     with spent() as cost:
         code, out, err = command("inspect", path, *arguments, "--json")
@@ -168,7 +168,7 @@ def _processor_seconds() -> tuple[int, float]:
 def answers_as_its_file(
     path: Path, *, feed: Mapping[str, Any] | None = None, count: int = 6, tolerance: float = 2e-3, **said: Any
 ) -> Teacher:
-    """Loads a teacher, and compares its logits, brought back, with what onnxruntime makes of the user's own file."""
+    """Load a teacher, and compares its logits, brought back, with what onnxruntime makes of the user's own file."""
     import onnxruntime
 
     teacher = Teacher.load(path, **said)
@@ -198,5 +198,5 @@ def answers_as_its_file(
 
 
 def table(rows: Mapping[str, Any]) -> Any:
-    """Parametrises a test by the rows of a table: name and row."""
+    """Parametrise a test by the rows of a table: name and row."""
     return pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in rows.items()])

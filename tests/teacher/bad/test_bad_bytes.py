@@ -31,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, export: Any) -> bytes:
 
 
 def is_still_a_teacher(content: bytes, path: Path) -> bool:
-    """Whether it is; anything else than that or an `OnnxcakeError` fails the test."""
+    """Say whether it is; anything else than that or an `OnnxcakeError` fails the test."""
     path.write_bytes(content)
     exam = sandbox.examine(path, TeacherOptions())
     if exam.error is None:

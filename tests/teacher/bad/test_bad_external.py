@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx_text import N, parsed, value
-from refusals import SCORES, W, answers_as_its_file, inner, made, refused, saved, tensor
+from refusals import SCORES, W, answers_as_its_file, inner, made, own, refused, saved, tensor
 
 from onnxcake.core.errors import BadTeacherFile, UnsupportedTeacher
 from onnxcake.onnxfile import external
@@ -35,6 +35,7 @@ def outside(location: str | None, *entries: tuple[str, str], array: Any = W, nam
 
 
 def sparse_of(values: TensorProto, indices: TensorProto | None = None) -> onnx.SparseTensorProto:
+    values.dims[:] = [12]
     return helper.make_sparse_tensor(values, indices or tensor(np.arange(12, dtype=np.int64), "places"), [4, 3])
 
 
@@ -55,57 +56,31 @@ def as_initialiser(kept: TensorProto) -> onnx.ModelProto:
     return made(N("MatMul", ["x", FAR], ["y"]), weights={FAR: kept})
 
 
-def as_attribute(kept: TensorProto) -> onnx.ModelProto:
-    return made(constant(value=kept), BY_C)
-
-
-def as_sparse_initialiser(kept: TensorProto) -> onnx.ModelProto:
-    kept.dims[:] = [12]
-    model = made(N("MatMul", ["x", FAR], ["y"]))
-    model.graph.sparse_initializer.append(sparse_of(kept))
-    return model
-
-
-def as_sparse_attribute(kept: TensorProto) -> onnx.ModelProto:
-    kept.dims[:] = [12]
-    return made(constant(sparse_value=sparse_of(kept)), BY_C)
-
-
-def as_one_of_several_tensors(kept: TensorProto) -> onnx.ModelProto:
-    node = N("Secret", ["x"], ["y"], domain="acme", parts=[tensor(W, "first"), kept])
-    return made(node, domains={"acme": 1})
-
-
-def in_a_sub_graph(kept: TensorProto) -> onnx.ModelProto:
-    return in_a_branch(N("MatMul", ["x", FAR], ["inner"]), initializer=kept)
-
-
-def in_a_node_of_a_sub_graph(kept: TensorProto) -> onnx.ModelProto:
-    return in_a_branch(constant(value=kept), N("MatMul", ["x", "C"], ["inner"]))
-
-
-def in_a_sparse_node_of_a_sub_graph(kept: TensorProto) -> onnx.ModelProto:
-    kept.dims[:] = [12]
-    return in_a_branch(constant(sparse_value=sparse_of(kept)), N("MatMul", ["x", "C"], ["inner"]))
-
-
 def in_a_function(kept: TensorProto) -> onnx.ModelProto:
-    nodes = [constant(value=kept), N("MatMul", ["a", "C"], ["b"])]
-    function = helper.make_function("own", "dense", ["a"], ["b"], nodes, [helper.make_opsetid("", 17)])
-    return made("y = own.dense(x)", domains={"own": 1}, functions=[function])
+    dense = own("dense", constant(value=kept), "b = MatMul(a, C)")
+    return made("y = own.dense(x)", domains={"own": 1}, functions=[dense])
 
 
-PLACES = [
+def in_a_list_of_tensors(kept: TensorProto) -> onnx.ModelProto:
+    return made(N("Secret", ["x"], ["y"], domain="acme", parts=[tensor(W, "first"), kept]), domains={"acme": 1})
+
+
+INNER = N("MatMul", ["x", "C"], ["inner"])
+PLACES: list[Callable[[TensorProto], onnx.ModelProto]] = [
     as_initialiser,
-    as_attribute,
-    as_sparse_initialiser,
-    as_sparse_attribute,
-    as_one_of_several_tensors,
-    in_a_sub_graph,
-    in_a_node_of_a_sub_graph,
-    in_a_sparse_node_of_a_sub_graph,
+    lambda kept: made(constant(value=kept), BY_C),
+    lambda kept: made(N("MatMul", ["x", FAR], ["y"]), sparse=[sparse_of(kept)]),
+    lambda kept: made(constant(sparse_value=sparse_of(kept)), BY_C),
+    in_a_list_of_tensors,
+    lambda kept: in_a_branch(N("MatMul", ["x", FAR], ["inner"]), initializer=kept),
+    lambda kept: in_a_branch(constant(value=kept), INNER),
+    lambda kept: in_a_branch(constant(sparse_value=sparse_of(kept)), INNER),
     in_a_function,
 ]
+IDS = (
+    *("an initialiser", "an attribute", "a sparse initialiser", "a sparse attribute", "a list of tensors"),
+    *("a sub-graph", "a node of a sub-graph", "a sparse node of a sub-graph", "a function"),
+)
 
 OUT = "outside the model's folder"
 LINK = "missing or a link"
@@ -184,7 +159,7 @@ def opened() -> Iterator[list[str]]:
 _hooked: list[Any] = []
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLACES, ids=IDS)
 def test_no_location_outside_is_read(place: Callable[[TensorProto], onnx.ModelProto], folder: Path) -> None:
     step = 1 if place is as_initialiser else 4  # what is opened for any of them, the next test sees
     for location, words in [*LOCATIONS.items()][PLACES.index(place) % step :: step]:
@@ -192,7 +167,7 @@ def test_no_location_outside_is_read(place: Callable[[TensorProto], onnx.ModelPr
         refused(path, BadTeacherFile, words, "'far\\naway'" if "name" not in words else "external data")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLACES, ids=IDS)
 def test_nothing_outside_is_even_opened(
     place: Callable[[TensorProto], onnx.ModelProto], folder: Path, opened: list[str]
 ) -> None:
@@ -286,7 +261,7 @@ def test_a_name_that_is_no_text(folder: Path) -> None:
 
 # --- what is as it should be --------------------------------------------------------------------------------
 
-GOOD = [place for place in PLACES if place is not as_one_of_several_tensors]
+GOOD = [place for place in PLACES if place is not in_a_list_of_tensors]
 
 
 @pytest.mark.parametrize("place", GOOD)

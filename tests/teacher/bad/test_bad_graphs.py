@@ -49,19 +49,7 @@ F16, I64, U8 = TensorProto.FLOAT16, TensorProto.INT64, TensorProto.UINT8
 # --- M07: the graph itself ----------------------------------------------------------------------------------
 
 
-def twice_the_weight() -> onnx.ModelProto:
-    model = made(SCORES)
-    model.graph.initializer.append(tensor(W * 2, "W"))
-    return model
-
-
-def dense_and_sparse() -> onnx.ModelProto:
-    model = made(SCORES)
-    few = helper.make_sparse_tensor(tensor([1.0], "W", np.float32), tensor([0], "at", np.int64), [4, 3])
-    model.graph.sparse_initializer.append(few)
-    return model
-
-
+FEW = helper.make_sparse_tensor(tensor([1.0], "W", np.float32), tensor([0], "at", np.int64), [4, 3])
 GRAPHS = {
     "a cycle": broken(("'a'", "'b'", "in a circle"), "[first] a = Add(x, b) [second] b = Relu(a) y = MatMul(a, W)"),
     "a value that nothing makes": broken(
@@ -107,10 +95,10 @@ GRAPHS = {
     "no such attribute": broken("axis", "y = MatMul<axis=1>(x, W)"),
     "a missing attribute": broken("to", "c = Cast(x) y = MatMul(c, W)"),
     "an attribute of another type": broken("axis", "h = MatMul(x, W) y = Softmax<axis=1.5>(h)"),
-    "two weights of one name": Bad(twice_the_weight(), BadTeacherFile, ("W initializer name is not unique",)),
-    "a dense and a sparse weight of one name": Bad(
-        dense_and_sparse(), BadTeacherFile, ("W sparse initializer name is not unique",)
+    "two weights of one name": broken(
+        "W initializer name is not unique", SCORES, weights={"twice": tensor(W * 2, "W")}
     ),
+    "a dense and a sparse weight of one name": broken("W sparse initializer name is not unique", SCORES, sparse=[FEW]),
     "shapes that do not fit": unsupported("'MatMul #0'", SCORES, weights={"W": W[:3]}),
     "an axis that is not there": erring(
         ("onnxruntime", "('last') Op (Softmax)"), "h = MatMul(x, W) [last] y = Softmax<axis=7>(h)"

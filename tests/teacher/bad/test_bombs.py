@@ -109,21 +109,14 @@ SIZES = {
 }
 
 
-@table(SIZES)
-def test_sizes(row: Bad, tmp_path: Path) -> None:
-    refused(saved(row.model, tmp_path), row.kind, *row.words)
-
-
 def of_huge_dims(dims: list[int], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
     huge = TensorProto(name="H", data_type=kind, dims=dims)
     return made("y = MatMul(x, H)", weights={"H": huge})
 
 
 def sparse(dims: list[int]) -> onnx.ModelProto:
-    model = made("y = MatMul(x, S)")
     few = helper.make_sparse_tensor(tensor(np.ones(1, np.float32), "S"), tensor(np.zeros(1, I64), "at"), dims)
-    model.graph.sparse_initializer.append(few)
-    return model
+    return made("y = MatMul(x, S)", sparse=[few])
 
 
 def sparse_constant(dims: list[int]) -> onnx.ModelProto:
@@ -226,8 +219,8 @@ LOOPS = {
 }
 
 
-@table(LOOPS)
-def test_loops(row: Bad, tmp_path: Path) -> None:
+@table({**SIZES, **LOOPS})
+def test_sizes_and_loops(row: Bad, tmp_path: Path) -> None:
     refused(saved(row.model, tmp_path), row.kind, *row.words)
 
 

@@ -34,7 +34,7 @@ def own() -> Iterator[Sandbox]:
 
 
 def busy(process: psutil.Process, seconds: float = 0.3) -> None:
-    """Waits until a process has worked for a while."""
+    """Wait until a process has worked for a while."""
     start = sum(process.cpu_times()[:2])
     while sum(process.cpu_times()[:2]) < start + seconds:
         time.sleep(0.01)
@@ -57,7 +57,7 @@ def runtime_of(examiner: Sandbox) -> psutil.Process:
 
 
 def examined_while(examiner: Sandbox, path: Path, happens: Callable[[], None]) -> Examination:
-    """Examines a file while something happens on another thread."""
+    """Examine a file while something happens on another thread."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -78,7 +78,7 @@ def examined_while(examiner: Sandbox, path: Path, happens: Callable[[], None]) -
 
 
 def all_end(processes: list[psutil.Process]) -> bool:
-    """Whether they end by themselves; a zombie has, and only waits for somebody to ask how."""
+    """Say whether they end by themselves; a zombie has, and only waits for somebody to ask how."""
     end = time.monotonic() + 30
     alive = processes
     while alive and time.monotonic() < end:

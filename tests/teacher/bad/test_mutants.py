@@ -66,24 +66,9 @@ class Mutant:
             del listed[self.rng.randrange(len(listed))]
 
 
-def operator(m: Mutant, node: onnx.NodeProto) -> None:
-    node.op_type = m.rng.choice(OPERATORS)
-
-
-def another_input(m: Mutant, node: onnx.NodeProto) -> None:
-    m.set_one(node.input, m.rng.choice(m.names))
-
-
-def another_output(m: Mutant, node: onnx.NodeProto) -> None:
-    m.set_one(node.output, m.rng.choice(m.names))
-
-
-def one_more(m: Mutant, node: onnx.NodeProto) -> None:
-    m.rng.choice([node.input, node.output]).append(m.rng.choice(m.names))
-
-
-def one_less(m: Mutant, node: onnx.NodeProto) -> None:
-    m.delete_one(m.rng.choice([node.input, node.output, node.attribute]))
+def put(message: Any, name: str, content: Any) -> None:
+    if message is not None:
+        setattr(message, name, content)
 
 
 def attribute_value(m: Mutant, node: onnx.NodeProto) -> None:
@@ -100,24 +85,6 @@ def attribute_value(m: Mutant, node: onnx.NodeProto) -> None:
         attribute.t.dims.append(m.rng.choice(WHOLE))
 
 
-def attribute_type(m: Mutant, node: onnx.NodeProto) -> None:
-    attribute = m.one_of(node.attribute)
-    if attribute is not None:
-        attribute.type = m.rng.randrange(15)
-
-
-def weight_type(m: Mutant, node: onnx.NodeProto) -> None:
-    weight = m.one_of(m.graph.initializer)
-    if weight is not None:
-        weight.data_type = m.rng.randrange(26)
-
-
-def weight_shape(m: Mutant, node: onnx.NodeProto) -> None:
-    weight = m.one_of(m.graph.initializer)
-    if weight is not None:
-        m.set_one(weight.dims, m.rng.choice(WHOLE))
-
-
 def weight_number(m: Mutant, node: onnx.NodeProto) -> None:
     weight = m.one_of(m.graph.initializer)
     numbers = {TensorProto.INT64: WHOLE, TensorProto.FLOAT: NUMBERS}.get(0 if weight is None else weight.data_type)
@@ -127,18 +94,6 @@ def weight_number(m: Mutant, node: onnx.NodeProto) -> None:
         array = numpy_helper.to_array(weight).copy().reshape(-1)
         m.set_one(array, m.rng.choice(numbers))
         weight.raw_data = array.tobytes()
-
-
-def no_weight(m: Mutant, node: onnx.NodeProto) -> None:
-    m.delete_one(m.graph.initializer)
-
-
-def no_node(m: Mutant, node: onnx.NodeProto) -> None:
-    m.delete_one(m.graph.node)
-
-
-def node_again(m: Mutant, node: onnx.NodeProto) -> None:
-    m.graph.node.append(onnx.NodeProto.FromString(node.SerializeToString()))
 
 
 def node_more(m: Mutant, node: onnx.NodeProto) -> None:
@@ -167,41 +122,38 @@ def sizes(m: Mutant, node: onnx.NodeProto) -> None:
         dims.add().dim_value = m.rng.choice(WHOLE)
 
 
-def kind(m: Mutant, node: onnx.NodeProto) -> None:
-    described = m.rng.choice([*m.model.graph.input, *m.model.graph.output])
-    described.type.tensor_type.elem_type = m.rng.randrange(26)
-
-
 def another_result(m: Mutant, node: onnx.NodeProto) -> None:
     if m.graph.output:
         m.graph.output[0].name = m.rng.choice(m.names)
 
 
 CHANGES: list[Callable[[Mutant, onnx.NodeProto], None]] = [
-    operator,
-    another_input,
-    another_output,
-    one_more,
-    one_less,
+    lambda m, node: put(node, "op_type", m.rng.choice(OPERATORS)),
+    lambda m, node: m.set_one(node.input, m.rng.choice(m.names)),
+    lambda m, node: m.set_one(node.output, m.rng.choice(m.names)),
+    lambda m, node: m.rng.choice([node.input, node.output]).append(m.rng.choice(m.names)),
+    lambda m, node: m.delete_one(m.rng.choice([node.input, node.output, node.attribute])),
     attribute_value,
-    attribute_type,
-    weight_type,
-    weight_shape,
+    lambda m, node: put(m.one_of(node.attribute), "type", m.rng.randrange(15)),
+    lambda m, node: put(m.one_of(m.graph.initializer), "data_type", m.rng.randrange(26)),
+    lambda m, node: m.set_one(getattr(m.one_of(m.graph.initializer), "dims", ()), m.rng.choice(WHOLE)),
     weight_number,
-    no_weight,
-    no_node,
-    node_again,
+    lambda m, node: m.delete_one(m.graph.initializer),
+    lambda m, node: m.delete_one(m.graph.node),
+    lambda m, node: m.graph.node.append(onnx.NodeProto.FromString(node.SerializeToString())),
     node_more,
     order,
     versions,
     sizes,
-    kind,
+    lambda m, node: put(
+        m.rng.choice([*m.model.graph.input, *m.model.graph.output]).type.tensor_type, "elem_type", m.rng.randrange(26)
+    ),
     another_result,
 ]
 
 
 def outcome(number: int, folder: Path) -> str:
-    """What becomes of a mutant; fails the test unless that is a teacher, or an error in words."""
+    """Examine a mutant and say what becomes of it; fail the test unless that is a teacher, or an error in words."""
     rng = random.Random(number)
     model, options = rng.choice(SEEDS)
     mutant = Mutant(model, rng)

@@ -194,12 +194,6 @@ FUNCTIONS = {
 # --- M09: weights -------------------------------------------------------------------------------------------
 
 
-def with_sparse(one: onnx.SparseTensorProto) -> Good:
-    row = good("y = MatMul(x, S)")
-    row.model.graph.sparse_initializer.append(one)
-    return row
-
-
 def cast_from(kind: int, **rest: Any) -> Good:
     numbers = helper.make_tensor("B", kind, [4, 3], W.reshape(-1).tolist())
     return good("w = Cast<to=1>(B) y = MatMul(x, w)", weights={"B": numbers}, **rest)
@@ -230,8 +224,8 @@ WEIGHTS = {
     "double precision throughout": good(
         "y = MatMul(x, D)", weights={"D": W.astype(np.float64)}, inputs="double[batch,4] x", outputs="double[batch,3] y"
     ),
-    "sparse, by number": with_sparse(sparse(FLAT)),
-    "sparse, by place": with_sparse(sparse(PAIRS)),
+    "sparse, by number": good("y = MatMul(x, S)", sparse=[sparse(FLAT)]),
+    "sparse, by place": good("y = MatMul(x, S)", sparse=[sparse(PAIRS)]),
     "a sparse constant": good(N("Constant", [], ["S"], sparse_value=sparse(FLAT)), "y = MatMul(x, S)"),
     "a large number for what is masked": good(
         "h = MatMul(x, W) y = Add(h, mask)", weights={"mask": np.float32([0, -1e9, 0])}
