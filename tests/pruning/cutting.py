@@ -16,7 +16,7 @@ from plain_session import plain_session
 from onnxcake.pruning.choices import Families, families
 from onnxcake.pruning.cut import cut
 from onnxcake.pruning.dependencies import Followed, follow
-from onnxcake.pruning.folded_graph import fold
+from onnxcake.pruning.folded_graph import FoldedGraph, fold
 from onnxcake.pruning.goal import Goal, Measurements
 from onnxcake.pruning.pruner import Pruner
 from onnxcake.teacher.open_graph import OpenGraph, open_graph
@@ -93,6 +93,23 @@ def teacher_of(model: onnx.ModelProto | Path, folder: Path) -> Teacher:
     opened = open_graph(path, TeacherOptions(input=given))
     followed = follow(fold(opened.converted, opened.output))
     return Teacher(path, opened, followed, families(followed))
+
+
+def graph_of(text: str, folder: Path, opset: int = 17, **weights: Any) -> FoldedGraph:
+    """Open a model in text form, as the pruning sees it."""
+    return teacher_of(model_of(text, opset, **weights), folder).followed.graph
+
+
+def written(graph: FoldedGraph) -> onnx.ModelProto:
+    """Write a graph as a checked model."""
+    model = cut(follow(graph), [], "x", "y")
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def inputs(graph: FoldedGraph, batch: int = max(BATCHES)) -> Array:
+    """Draw inputs of a graph, always the same."""
+    return np.random.default_rng(1).standard_normal((batch, *graph.input_shape)).astype(np.float32)
 
 
 def inputs_of(teacher: Teacher, batch: int, seed: int = 1) -> Array:

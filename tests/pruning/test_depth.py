@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from cutting import BATCHES, answers, close, model_of, teacher_of
+from cutting import BATCHES, answers, close, graph_of, inputs, teacher_of, written
 from plain_session import plain_session
 from torch import Tensor, nn
 
@@ -98,22 +98,8 @@ def exported(module: nn.Module, shape: tuple[int, ...], folder: Path, export: An
     return teacher_of(export(module, shape, folder / "teacher.onnx"), folder).followed.graph
 
 
-def graph_of(text: str, folder: Path, opset: int = 17, **weights: Any) -> FoldedGraph:
-    return teacher_of(model_of(text, opset, **weights), folder).followed.graph
-
-
-def model(graph: FoldedGraph) -> onnx.ModelProto:
-    written = cut(follow(graph), [], "x", "y")
-    onnx.checker.check_model(written, full_check=True)
-    return written
-
-
-def inputs(graph: FoldedGraph, batch: int = max(BATCHES)) -> Array:
-    return np.random.default_rng(1).standard_normal((batch, *graph.input_shape)).astype(np.float32)
-
-
 def run(graph: FoldedGraph, batch: int = max(BATCHES)) -> Array:
-    return answers(model(graph), inputs(graph, batch))
+    return answers(written(graph), inputs(graph, batch))
 
 
 def logits_of(x: Array, content: bytes) -> Array:
@@ -139,7 +125,7 @@ def test_each_block_left_out_is_the_network_without_it(name: str, tmp_path: Path
         for batch in BATCHES:
             x = inputs(graph, batch)
             with torch.no_grad():
-                close(answers(model(rest), x), module(torch.from_numpy(x)).numpy())
+                close(answers(written(rest), x), module(torch.from_numpy(x)).numpy())
         for residual, body in zip(residuals, bodies, strict=True):
             residual.body = body
         assert parameters(graph) - parameters(rest) == sum(found[i].parameters for i in gone)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cutting import BATCHES, answers, close, model_of, running, teacher_of
+from cutting import BATCHES, answers, close, graph_of, inputs, running, written
 
 from onnxcake.pruning.choices import families
 from onnxcake.pruning.cut import cut
 from onnxcake.pruning.dependencies import follow
 from onnxcake.pruning.factor import Factor, energy, rank_for
-from onnxcake.pruning.folded_graph import Array, FoldedGraph
+from onnxcake.pruning.folded_graph import FoldedGraph
 from onnxcake.pruning.rank import factorised, factors, ranks_at
 
 FLAT = "g (float[N,12] x) => (float[N,10] y)"
@@ -70,25 +70,11 @@ ROWS: dict[str, tuple[str, dict[str, Any], int]] = {
 }
 
 
-def graph_of(text: str, folder: Path, opset: int = 17, **weights: Any) -> FoldedGraph:
-    return teacher_of(model_of(text, opset, **weights), folder).followed.graph
-
-
-def model(graph: FoldedGraph) -> onnx.ModelProto:
-    written = cut(follow(graph), [], "x", "y")
-    onnx.checker.check_model(written, full_check=True)
-    return written
-
-
-def inputs(graph: FoldedGraph, batch: int = max(BATCHES)) -> Array:
-    return np.random.default_rng(1).standard_normal((batch, *graph.input_shape)).astype(np.float32)
-
-
 def same(one: FoldedGraph, other: FoldedGraph) -> None:
     """The same answers, at several batches."""
     for batch in BATCHES:
         x = inputs(one, batch)
-        close(answers(model(one), x), answers(model(other), x))
+        close(answers(written(one), x), answers(written(other), x))
 
 
 def only(graph: FoldedGraph) -> Factor:
@@ -125,7 +111,7 @@ def test_the_rank_is_a_family_of_its_own(row: str, tmp_path: Path) -> None:
     (family,) = [set(members.tolist()) for members in families(followed).members if atoms & set(members.tolist())]
     assert len(family) == 3
     smaller = cut(followed, sorted(family)[1:], "x", "y")  # the largest singular value's stays
-    close(answers(smaller, inputs(graph)), answers(model(factorised(graph, {factor.name: 1})), inputs(graph)))
+    close(answers(smaller, inputs(graph)), answers(written(factorised(graph, {factor.name: 1})), inputs(graph)))
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -134,7 +120,7 @@ def test_shapes_between_are_right(row: str, tmp_path: Path) -> None:
     graph = graph_of(text, tmp_path, opset, **weights)
     two = factorised(graph, {only(graph).name: 2})
     (between,) = two.shapes.keys() - graph.shapes.keys()
-    shown = model(two)
+    shown = written(two)
     shown.graph.output.append(onnx.ValueInfoProto(name=between))
     for batch, shape in zip(two.batches, two.shapes[between], strict=True):
         assert running(shown, "x", between)(inputs(graph, batch)).shape == shape

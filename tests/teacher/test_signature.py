@@ -41,13 +41,10 @@ def test_without_a_range_the_units_are_one() -> None:
     assert plain.bounds() is None and (plain.location, plain.deviation) == ((0.0,), (1.0,))
 
 
-def of_values(**values: Any) -> Signature:
-    """The signature of a plain graph, with what a user says of its values."""
-    model = onnx.ModelProto()
-    info = onnx.helper.make_tensor_value_info("input", 1, ["batch", 3, 4, 4])
-    model.graph.input.append(info)
-    safe = SafeGraph(model, {}, "x", 1, (3, 4, 4), None, {}, None, {}, {}, {})
-    return values_of(safe, "y", Head(), TeacherOptions(**values))
+def of_values(shape: tuple[int, ...] = (3, 4, 4), **values: Any) -> Signature:
+    """Make the signature of a plain graph, with what a user says of its values."""
+    safe = SafeGraph(onnx.ModelProto(), {}, "x", 1, shape, None, {}, None, {}, {}, {})
+    return values_of(safe, "y", Head(), TeacherOptions.of(**values))
 
 
 def test_what_is_assumed_is_said() -> None:
@@ -247,15 +244,11 @@ def test_a_normalisation_that_leaves_another_scale() -> None:
 
 
 def of_features(size: int = 3, **values: Any) -> Signature:
-    model = onnx.ModelProto()
-    safe = SafeGraph(model, {}, "x", 1, (size,), None, {}, None, {}, {}, {})
-    return values_of(safe, "y", Head(), TeacherOptions.of(**values))
+    return of_values((size,), **values)
 
 
 def test_steps_share_what_is_said_of_features() -> None:
-    model = onnx.ModelProto()
-    safe = SafeGraph(model, {}, "x", 1, (5, 2), None, {}, None, {}, {}, {})
-    told = values_of(safe, "y", Head(), TeacherOptions.of(mean=[1, 2], std=[3, 4]))
+    told = of_values((5, 2), mean=[1, 2], std=[3, 4])
     assert told.mean == (1.0, 2.0) * 5 and told.std == (3.0, 4.0) * 5
     torch.testing.assert_close(told.to_raw(torch.zeros(1, 5, 2)), torch.tensor([1.0, 2.0]).expand(1, 5, 2))
 
