@@ -38,6 +38,12 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def able(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines can be written over, whatever terminal the tests run in."""
+    monkeypatch.setenv("TERM", "xterm")
+
+
 def start(stream: int, script: str = SCRIPT, *arguments: str) -> subprocess.Popen[bytes]:
     def heed() -> None:  # under nohup it is ignored, which what is started inherits
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -82,6 +88,18 @@ def test_a_terminal_does_not_stand_still_while_the_interpreter_is_held_up() -> N
     text = "".join(part for _, part in seen)
     assert "timing it, 2 s" in text and "timing it, 4 s" in text
     assert on_screen(text) == ["working on a.onnx", "timing it took 5.0 s", "done", ""]
+
+
+def test_a_terminal_where_no_line_can_be_written_over_is_told_by_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    ours, theirs = pty.openpty()
+    process = start(theirs)
+    os.close(theirs)
+    seen = written(ours, process)
+    lines = "".join(part for _, part in seen).split("\r\n")
+    assert process.wait() == 0 and longest(seen) < 3.0
+    assert lines[0] == "working on a.onnx" and lines[-3:] == ["timing it took 5.0 s", "done", ""]
+    assert all(line.startswith("timing it, ") and line.isprintable() for line in lines[1:-3]) and len(lines) >= 5
 
 
 def test_a_pipe_is_told_by_plain_lines_and_with_json_not_at_all() -> None:

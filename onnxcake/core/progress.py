@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from . import waiting
+from . import ticker, waiting
 from .units import duration
 
 _REFRESH_S = 0.2  # between two changes of the line, at least
@@ -39,8 +39,8 @@ class Progress:
         if self._quiet:
             yield Stage(name, total, done, unit, lambda detail: None)
             return
-        with waiting.shown(), waiting.stage(waiting.Stage(name, waiting.LINE_S)) as line:
-            stage = Stage(name, total, done, unit, line.tell, bar=sys.stderr is not None and sys.stderr.isatty())
+        with waiting.shown(), waiting.stage(waiting.Stage(name, waiting.line_s())) as line:
+            stage = Stage(name, total, done, unit, line.tell, bar=ticker.writes_over(sys.stderr))
             yield stage
         if stage.done > done:
             self.say(f"{name}: {stage.done:,} {unit} done in {duration(stage.passed_s)}")

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TextIO
 
 from .units import duration
 
@@ -110,6 +110,11 @@ def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
+def writes_over(stream: TextIO | None) -> bool:
+    """Tell whether a stream is a terminal on which a line can be written over, which one called dumb can not."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def width_of(descriptor: int) -> int:
     """Return the columns of a terminal."""
     try:
@@ -127,7 +132,7 @@ def main() -> None:
         with suppress(OSError):  # a full disk, a terminal that is gone
             os.write(_STDERR, text.encode(sys.stderr.encoding, "backslashreplace"))
 
-    draw(0, 1, write, (lambda: width_of(_STDERR)) if os.isatty(_STDERR) else None)
+    draw(0, 1, write, (lambda: width_of(_STDERR)) if writes_over(sys.stderr) else None)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from .text import printable
 from .units import fine_duration
 
 LINE_S = 5.0  # between two plain lines, where there is no terminal
+_DUMB_S = 2.0  # the same on a terminal where no line can be written over
 _NAMED_S = 1.0  # a stage that took so long is named with its time at its end
 _ANSWER_S = 1.0  # for the ticker to take its line away; it has died, or its terminal takes nothing
 _FRESH_S = 0.3  # after the line was hidden it need not be again: the ticker waits for longer, see `ticker.AFTER_S`
@@ -33,7 +34,7 @@ class Stage:
     Attributes:
         name: says what is done.
         detail: stands behind its time in the line.
-        every_s: seconds between two plain lines where there is no terminal; 0 for none.
+        every_s: seconds between two plain lines where no line is written over; 0 for none.
     """
 
     def __init__(self, name: str, every_s: float) -> None:
@@ -66,8 +67,8 @@ class _Display:
     """
 
     def __init__(self, *, quiet: bool) -> None:
-        self.terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.quiet = quiet and not self.terminal
+        self.terminal = ticker.writes_over(sys.stderr)
+        self.quiet = quiet and not _on_terminal()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
         self._to = self._from = -1
@@ -235,8 +236,17 @@ def hide() -> None:
         display.hide()
 
 
+def line_s() -> float:
+    """Return the seconds between two plain lines."""
+    return _DUMB_S if _on_terminal() else LINE_S
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def _stage(name: str) -> Stage:
-    return Stage(name, LINE_S if _displays and not _displays[-1].quiet else 0.0)
+    return Stage(name, line_s() if _displays and not _displays[-1].quiet else 0.0)
 
 
 def _show() -> None:
