@@ -1,4 +1,4 @@
-"""``python -m onnxcake``, and the ``onnxcake`` command."""
+"""Run the command, as ``python -m onnxcake`` or as ``onnxcake``."""
 
 from __future__ import annotations
 

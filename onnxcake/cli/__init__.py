@@ -1,4 +1,4 @@
-"""The command: arguments → one call → exit code. No logic lives here."""
+"""Turn the command's arguments into one call, and how that ends into an exit code and a message."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _options(
 
 
 def main() -> NoReturn:
-    """The ``onnxcake`` command."""
+    """Run the ``onnxcake`` command, and exit with its code."""
     # OpenMP threads that wait by spinning take the cores from whoever else computes on this machine, and a
     # second such process makes both many times slower. Read when torch is loaded, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -58,7 +58,7 @@ def _exit_code(command: Callable[[], Any]) -> int:
     code = 0
     try:
         with streams.guarded():
-            code = _outcome(command)
+            code = _run(command)
     except OutputError as error:
         with streams.guarded():
             print(f"onnxcake: {error}", file=sys.stderr)
@@ -66,7 +66,7 @@ def _exit_code(command: Callable[[], Any]) -> int:
     return code
 
 
-def _outcome(command: Callable[[], Any]) -> int:
+def _run(command: Callable[[], Any]) -> int:
     """Run the command; tell what went wrong on stderr, and on stdout too if ``--json`` asks for an object."""
     try:
         with interrupt.handled(), waiting.shown(quiet="--json" in sys.argv):
@@ -77,14 +77,14 @@ def _outcome(command: Callable[[], Any]) -> int:
         print("onnxcake: interrupted; run the same command again to go on", file=sys.stderr)
         return stop.exit_code
     except OnnxcakeError as error:
-        return _told(error)
+        return _tell_error(error)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug, told in full
-        if (condition := _passing(error)) is not None:
+        if (condition := _passing_condition(error)) is not None:
             print(f"onnxcake: {condition}; run the same command again to go on", file=sys.stderr)
             return 75
         if isinstance(error, OSError) and error.errno is not None:  # the system refused what nobody expected it to
             remedy = "Mend the cause and run the same command again; finished work is kept."
-            return _told(
+            return _tell_error(
                 OutputError(f"the system refused ({error.strerror})", where=error.filename or "", remedy=remedy)
             )
         import traceback
@@ -95,15 +95,15 @@ def _outcome(command: Callable[[], Any]) -> int:
     return 0
 
 
-def _told(error: OnnxcakeError) -> int:
+def _tell_error(error: OnnxcakeError) -> int:
     print(f"onnxcake: {error}", file=sys.stderr)
     if "--json" in sys.argv:
         print_json(error.as_dict())
     return error.exit_code
 
 
-def _passing(error: Exception) -> str | None:
-    """What a passing condition is called: memory that ran out (each library has its own error), a GPU lost."""
+def _passing_condition(error: Exception) -> str | None:
+    """Name a condition that passes: memory that ran out (each library has its own error), a GPU lost; else None."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAll" in str(error):
         return "out of memory; lower -o synthesis.chunk or free some"
     if "CUDA error" in str(error):  # the process cannot be trusted afterwards

@@ -1,4 +1,4 @@
-"""Standard streams that fail: a full disk, a reader that left, a terminal that is gone, a stream that was closed.
+"""Keep a command going whose standard streams fail: a full disk, a reader or a terminal that is gone, a closed stream.
 
 No write to one of them raises an error, wherever in the program or its libraries it is made. What cannot be shown on
 stderr is dropped, and the work goes on. So is the rest of stdout once its reader has left, as ``| head`` does. Any
@@ -24,7 +24,7 @@ _REMEDY = "Send it to a file or a reader that takes it, and run the same command
 
 
 class _Guard(io.RawIOBase):
-    """Passes bytes on to a raw stream, and keeps the first error instead of raising it.
+    """Pass bytes on to a raw stream, and keep the first error instead of raising it.
 
     Args:
         raw: the stream below; None for one that was closed before the start.
@@ -84,7 +84,6 @@ def guarded() -> Iterator[None]:
     _occupy_descriptors()
     streams = sys.stdout, sys.stderr
     out, err = (_guard_of(stream, waits=waits) for stream, waits in zip(streams, (True, False), strict=True))
-    # A stream that a caller has put in place, such as a test's buffer, is left alone.
     if out is not None:
         sys.stdout = _text(out, streams[0])
     if err is not None:
@@ -102,6 +101,7 @@ def guarded() -> Iterator[None]:
 
 
 def _guard_of(stream: TextIO | None, *, waits: bool) -> _Guard | None:
+    """Put a guard over a standard stream; None for one that a caller has put in its place, such as a test's buffer."""
     if stream is None:
         return _Guard(None, waits=waits)
     if stream not in (sys.__stdout__, sys.__stderr__):
@@ -111,7 +111,7 @@ def _guard_of(stream: TextIO | None, *, waits: bool) -> _Guard | None:
 
 
 def _text(guard: _Guard, before: TextIO | None) -> TextIO:
-    """A text stream over a guard, as the one before; a character that its encoding lacks is escaped."""
+    """Make a text stream over a guard, set as the one before; escape each character that its encoding lacks."""
     return io.TextIOWrapper(
         io.BufferedWriter(guard),
         encoding=getattr(before, "encoding", None) or "utf-8",
