@@ -1,4 +1,4 @@
-"""The table that `onnxcake bench` makes: cells, means and deviations over seeds, the picture."""
+"""Compare methods, as `onnxcake bench` does: cells, means and deviations over seeds, the picture."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What a method came to with one seed: its figures, or the reason why there are none.
+    """Hold the figures of a method with one seed, or the reason why there are none.
 
     Attributes:
         agreement: of the last iterate, on the probe if there was one, else on held-out batches; None if not done.
@@ -95,7 +95,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class _Kept:
-    """The content of ``bench.json``."""
+    """Declare the content of ``bench.json``."""
 
     __pydantic_config__ = json_files.EXACT
     format: Literal[1]
@@ -106,27 +106,27 @@ class _Kept:
 
 @dataclass(frozen=True)
 class Table:
-    """All cells, by method in the order asked for. ``asked`` is what they have in common."""
+    """Hold all cells, by method in the order asked for; ``asked`` holds the settings that they share."""
 
     asked: dict[str, Any]
     cells: tuple[Cell, ...]
 
     @property
     def methods(self) -> list[str]:
-        """The methods' names."""
+        """List the methods' names."""
         return list(dict.fromkeys(cell.method for cell in self.cells))
 
     def of(self, method: str) -> list[Cell]:
-        """A method's cells with figures."""
+        """List a method's cells that have figures."""
         return [cell for cell in self.cells if cell.method == method and cell.agreement is not None]
 
     def cell(self, method: str, seed: int) -> Cell:
-        """One cell."""
+        """Return the cell of a method and a seed."""
         (found,) = (cell for cell in self.cells if (cell.method, cell.seed) == (method, seed))
         return found
 
     def plus(self, new: Cell) -> Table:
-        """The table with a cell in its place: among those of its method, by seed."""
+        """Return the table with a cell added, or replaced, among those of its method by seed."""
         others = [cell for cell in self.cells if (cell.method, cell.seed) != (new.method, new.seed)]
         order = list(dict.fromkeys([*self.methods, new.method]))
         cells = sorted((*others, new), key=lambda cell: (order.index(cell.method), cell.seed))
@@ -134,7 +134,7 @@ class Table:
 
     @classmethod
     def read(cls, folder: Path) -> Table:
-        """The table that `write` left in ``folder``.
+        """Read back the table that `write` left in ``folder``.
 
         Raises:
             StoreError: if there is none, or it cannot be read.
@@ -162,7 +162,7 @@ class Table:
         }
 
     def check(self) -> None:
-        """Makes sure that something came out.
+        """Refuse a table without any figures.
 
         Raises:
             RecipeError: if no method has figures.
@@ -172,12 +172,12 @@ class Table:
             raise RecipeError(f"no method ran to its end\n  {lines}", where=self.asked["teacher"]["name"])
 
     def show(self, console: Console | None = None) -> None:
-        """Prints the table."""
+        """Print the table."""
         # A narrow window breaks the lines; rich would cut the figures.
         (console or Console(width=max(Console().width, _WIDTH))).print(self.table())
 
     def table(self) -> rich.table.Table:
-        """The figures for a reader: mean ± standard deviation over the seeds."""
+        """Lay out the figures: mean ± standard deviation over the seeds."""
         drawn = rich.table.Table(
             title=self._title(), title_justify="left", caption_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False
         )
@@ -197,13 +197,13 @@ class Table:
         return drawn
 
     def picture(self) -> bytes:
-        """A PNG: agreement against the samples that went through the teacher, one curve for each method."""
+        """Draw agreement against the samples that went through the teacher as a PNG, one curve for each method."""
         curves = [_mean_curve(method, cells) for method in self.methods if (cells := self.of(method))]
         across = "samples through the teacher, with and without gradient"
         return curves_png(curves, title=self._title(), x=across, y="agreement")
 
     def write(self, folder: Path) -> None:
-        """Puts table, figures and picture into ``folder``."""
+        """Write table, figures and picture into ``folder``."""
         text = io.StringIO()
         self.show(Console(file=text, width=_WIDTH))
         files.write_json(folder / FILE, self.data)
@@ -220,7 +220,7 @@ class Table:
         }
 
     def _over_budget(self) -> list[str]:
-        """The methods that cost clearly more than they were to: least work, or a forecast that fell short."""
+        """Name the methods that cost clearly more than their budget: least work, or a forecast that fell short."""
         budget = self.asked["budget"]
         passes = "{:,.0f} passes".format
         limits = [("seconds", budget["seconds"], duration), ("teacher_passes", budget["passes"], passes)]
@@ -272,7 +272,7 @@ def _mean_curve(method: str, cells: Sequence[Cell]) -> Curve:
 
 
 def _costs(cell: Cell) -> list[tuple[float, float]]:
-    """Samples through the teacher and the agreement then; of a run that was not watched, the end alone."""
+    """List samples through the teacher and the agreement then; of a run without a curve, the end alone."""
     assert cell.agreement is not None, "a cell with figures"
     end = (cell.teacher_passes + cell.teacher_queries, cell.agreement)
     return [(at["teacher_passes"] + at["teacher_queries"], at["agreement"]) for at in cell.curve] or [end]

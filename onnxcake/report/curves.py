@@ -1,4 +1,4 @@
-"""Pictures of figures: curves over what they cost, and a table in colours."""
+"""Draw figures of runs: curves over their cost, and a table in colours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARKERS = "os^Dv"  # with the twenty colours of the map, a hundred curves can b
 
 @dataclass(frozen=True)
 class Curve:
-    """Points in order, joined; a single one is marked.
+    """Hold points in order, which are joined; a single one is marked.
 
     Attributes:
         title: in the legend.
@@ -32,7 +32,7 @@ class Curve:
 
 
 def curves_png(curves: Sequence[Curve], *, title: str, x: str, y: str) -> bytes:
-    """A PNG of curves, the one that ends highest first in the legend.
+    """Draw curves as a PNG, the one that ends highest first in the legend.
 
     Args:
         x, y: what the axes show. The x axis is logarithmic if the points span more than a factor of 30.
@@ -53,7 +53,7 @@ def curves_png(curves: Sequence[Curve], *, title: str, x: str, y: str) -> bytes:
 def grid_png(
     rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], title: str
 ) -> bytes:
-    """A PNG of a table of shares in 0 … 1, each written on its colour; where there is none, the field is empty.
+    """Draw a table of shares in 0 … 1 as a PNG, each on its colour; a field without one stays empty.
 
     Args:
         rows, columns: their names.

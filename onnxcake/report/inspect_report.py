@@ -18,7 +18,7 @@ _LISTED = 20  # rows of a table on the terminal; --json has them all
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found of a file.
+    """Hold the findings about a file.
 
     Attributes:
         data: plain data by section: file, input, outputs, signature, operators, parity, host, gradient, batch_norm,
@@ -30,7 +30,7 @@ class Inspection:
     error: OnnxcakeError | None
 
     def check(self) -> None:
-        """Raises what is in the way.
+        """Raise the error that keeps the file from being a teacher.
 
         Raises:
             TeacherError, UsageError: if the file cannot be used.
@@ -39,7 +39,7 @@ class Inspection:
             raise self.error
 
     def show(self, console: Console | None = None) -> None:
-        """Prints it."""
+        """Print the findings as tables."""
         console = console or Console()
         table = Table.grid(padding=(0, 2))
         for name, what in _lines(self.data):
@@ -52,7 +52,7 @@ class Inspection:
 
 
 def _lines(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary, a line each: name and text."""
+    """List the lines of the summary: name and text of each."""
     lines = []
     file = data["file"]
     if "bytes" in file:
@@ -94,7 +94,7 @@ def _lines(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _plain(text: str) -> str:
-    """Text out of an untrusted file, as the terminal gets it: no markup, nothing that it obeys, not too long."""
+    """Make a text of an untrusted file safe for the terminal: no markup, no control characters, limited length."""
     return escape(printable(text[:_LONGEST]))
 
 

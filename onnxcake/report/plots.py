@@ -1,4 +1,4 @@
-"""A picture of what was synthesised: a grid of images, lines of signals, or the decision regions in 2-D."""
+"""Draw synthesised samples: a grid of images, lines of signals, or the decision regions in 2-D."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GRID = 200  # points along a side of a decision map
 
 @dataclass(frozen=True)
 class Panel:
-    """One decision map: a title, a classifier [n, 2] → classes [n], and points [n, 2] with their labels [n]."""
+    """Hold a decision map: a title, a classifier [n, 2] → classes [n], and points [n, 2] with their labels [n]."""
 
     title: str
     classify: Classify
@@ -33,7 +33,7 @@ class Panel:
 
 
 def samples_png(signature: Signature, data: StoreDataset, regions: Mapping[str, Classify] | None = None) -> bytes:
-    """A PNG of samples spread evenly over a set, first to last.
+    """Draw samples spread evenly over a set, first to last, as a PNG.
 
     Args:
         regions: for 2-D inputs: a title and a classifier for each decision map to draw.
@@ -48,7 +48,7 @@ def samples_png(signature: Signature, data: StoreDataset, regions: Mapping[str, 
 
 
 def regions_png(panels: Sequence[Panel], extent: tuple[float, float, float, float] | None = None) -> bytes:
-    """A PNG of what classifiers say over the plane, with points on it, coloured by their labels.
+    """Draw the decision regions of classifiers in the plane as a PNG, with points coloured by their labels.
 
     Args:
         extent: left, right, bottom and top; by the points if None.
@@ -67,21 +67,21 @@ def regions_png(panels: Sequence[Panel], extent: tuple[float, float, float, floa
 
 
 def _extent(points: Array) -> tuple[float, float, float, float]:
-    """Around all but the outermost points."""
+    """Find the limits around all but the outermost points."""
     (x0, y0), (x1, y1) = np.percentile(points, 0.5, axis=0), np.percentile(points, 99.5, axis=0)
     margin = 0.1 * max(x1 - x0, y1 - y0, 1e-6)
     return x0 - margin, x1 + margin, y0 - margin, y1 + margin
 
 
 def as_png(figure: Figure) -> bytes:
-    """The figure as a PNG whose bytes depend on nothing else."""
+    """Encode the figure as a PNG whose bytes depend on nothing else."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _images(raw: Array, labels: Array) -> Figure:
-    """Each image stretched over its own values."""
+    """Draw images in a grid, each stretched over its own range of values."""
     height, width = raw.shape[2:]
     shown = _stretched(raw).transpose(0, 2, 3, 1)
     shown = shown if shown.shape[3] == 3 else shown.mean(3, keepdims=True).repeat(3, 3)
@@ -95,7 +95,7 @@ def _images(raw: Array, labels: Array) -> Figure:
 
 
 def _lines(raw: Array, labels: Array) -> Figure:
-    """Each signal, with all its channels on a scale of its own."""
+    """Draw signals in a grid, the channels of each on a common scale of its own."""
     height, width = 60, 100
     figure, axis, corners = _sheet(labels, height, width)
     for values, (left, top) in zip(_stretched(raw), corners, strict=True):
@@ -106,7 +106,7 @@ def _lines(raw: Array, labels: Array) -> Figure:
 
 
 def _stretched(raw: Array) -> Array:
-    """Each sample brought to 0 … 1."""
+    """Scale each sample [n, …] to 0 … 1 by its own least and largest value."""
     places = tuple(range(1, raw.ndim))
     low, high = raw.min(places, keepdims=True), raw.max(places, keepdims=True)
     stretched: Array = (raw - low) / np.maximum(high - low, 1e-12)
@@ -114,7 +114,7 @@ def _stretched(raw: Array) -> Array:
 
 
 def _sheet(labels: Array, height: int, width: int) -> tuple[Figure, Axes, list[tuple[int, int]]]:
-    """One frame for all samples, as one for each is slow to draw, with their labels; and the corner of each."""
+    """Lay out one frame for all samples, since one for each is slow to draw, with labels; return the corners too."""
     down, across = height + -(-height * 2 // 5), width + -(-width // 10)  # with room for the label, and a gap
     rows = -(-len(labels) // _COLUMNS)
     figure = Figure(figsize=(_COLUMNS * 0.7, rows * 0.7 * down / across), dpi=120)
