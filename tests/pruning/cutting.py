@@ -121,7 +121,8 @@ def inputs_of(teacher: Teacher, batch: int, seed: int = 1) -> Array:
 
 def running(model: onnx.ModelProto | Path, x: str = "x", y: str = "y") -> Callable[[Array], Array]:
     """A model in onnxruntime: the values of its input → those of its output."""
-    session = plain_session(model.SerializeToString() if isinstance(model, onnx.ModelProto) else model.read_bytes())
+    model = model if isinstance(model, onnx.ModelProto) else onnx.load(model)  # with its data beside it
+    session = plain_session(model.SerializeToString())
     return lambda values: np.asarray(session.run([y], {x: values})[0])
 
 
