@@ -1,4 +1,4 @@
-"""The losses of the data-free methods: a row each in the table, and where their codes are known to differ."""
+"""Try every loss by its row in one table; then the losses of the data-free methods where their codes differ."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from torch import Tensor, nn
 from onnxcake.core.rng import Key
 from onnxcake.synthesis.losses.activation import Activation
 from onnxcake.synthesis.losses.balance import Balance
+from onnxcake.synthesis.losses.classification import Classification
+from onnxcake.synthesis.losses.contrastive import Contrastive
 from onnxcake.synthesis.losses.disagreement import Disagreement
 from onnxcake.synthesis.losses.instance_contrast import InstanceContrast, _global_view, _local_view, _resampled
 from onnxcake.synthesis.losses.l2 import L2
 from onnxcake.synthesis.losses.sample_entropy import SampleEntropy
 from onnxcake.synthesis.losses.statistics import Statistics, _Moments
+from onnxcake.synthesis.losses.total_variation import TotalVariation
 from onnxcake.synthesis.losses.total_variation_l2 import TotalVariationL2
 from onnxcake.synthesis.step import Context, Loss, Step
 from onnxcake.teacher.capabilities import ActivationStatistics as Known
 from onnxcake.teacher.capabilities import LastLayer, MethodInputs
 from onnxcake.teacher.signature import Signature
 
-SHAPE, CLASSES, SAMPLES = (2, 4, 5), 4, 6
+SHAPE, CLASSES, SAMPLES, GROUPS = (2, 4, 5), 4, 6, 3
 ln = math.log
 
 
@@ -72,6 +75,22 @@ LABELS = by_hand(
     student=torch.tensor([[-ln(3 / 2), -ln(3)]]),
     multilabel=True,
 )
+# Two rows of two samples; three samples miss by one logit, the fourth has equal ones.
+ROWS = Step(
+    x=torch.tensor([[IMAGE, [[0.0, 0], [0, 0]], [[-3.0, -3], [-3, -3]], [[1.0, 1], [1, 1]]]]).transpose(0, 1),
+    labels=torch.tensor([0, 1, 1, 0]),
+    logits=torch.tensor([[0.0, 1], [2, 1], [0, 0], [3, 4]]),
+    groups=2,
+    targets=torch.tensor([1 / 4, 3 / 4]).repeat(4, 1),
+)
+# Of the three labels, set are with shares 1/2, 3/4 and 1/4; asked for is the second alone.
+THREE = Step(
+    torch.zeros(1, 1),
+    torch.tensor([1]),
+    torch.tensor([[0.0, ln(3), -ln(3)]]),
+    multilabel=True,
+    targets=torch.tensor([[1.0, 0.0, 0.5]]),
+)
 UNEQUAL = logs([1 / 2, 1 / 2], [1 / 4, 3 / 4])
 
 
@@ -95,6 +114,26 @@ class Row:
 SAME = torch.ones(3, 2)
 SHARE = 3 / 8  # the first class's, over UNEQUAL
 TABLE = {
+    # Missed by one logit, ln(1 + e), and equal ones, ln 2; summed, over 2 rows.
+    "classification": Row(Classification(), ROWS, (3 * ln(1 + math.e) + ln(2)) / 2),
+    # The three are sure of the class that they see, by one logit: ln(1 + 1/e).
+    "classification, self": Row(Classification("self"), ROWS, (3 * ln(1 + 1 / math.e) + ln(2)) / 2),
+    # ln(e⁰ + e¹) less 3/4; once 2 + 1 of the logits' 5/4 more; and ln 2.
+    "classification, targets": Row(
+        Classification("targets"), ROWS, (3 * ln(1 + math.e) + ln(2) - 3 / 4 - 1 / 4 - 3 / 4) / 2
+    ),
+    "classification, temperature": Row(Classification(temperature=0.5), ROWS, (3 * ln(1 + math.e**2) + ln(2)) / 2),
+    "classification, multilabel": Row(Classification(), THREE, ln(2) + 2 * ln(4 / 3)),
+    "classification, self, multilabel": Row(Classification("self"), THREE, ln(2) + 2 * ln(4 / 3)),
+    "classification, targets, multilabel": Row(
+        Classification("targets"), THREE, ln(2) + ln(4) + (ln(4) + ln(4 / 3)) / 2
+    ),
+    "classification, temperature, multilabel": Row(Classification(temperature=0.5), THREE, ln(2) + 2 * ln(10 / 9)),
+    # Squared distances 2² and 3² + 4², each pair twice; over 2 · 2 rows · 2 classes.
+    "contrastive": Row(Contrastive(), ROWS, 2 * (4 + 25) / (2 * 2 * 2)),
+    # Only the first image varies: |2 − 0| + |5 − 1| downwards and 1 + 3 sideways, out of 4 images · 2 each.
+    "total_variation": Row(TotalVariation(), ROWS, 6 / 8 + 4 / 8),
+    "total_variation, sum": Row(TotalVariation("sum"), ROWS, (6 + 4) / 4),  # 4 images of 1 channel
     # Mean off by (0, 2) and variance by (−3, −4); then 3 and 0; twice the sum of the norms.
     "statistics": Row(Statistics(), by_hand(taps=INSIDE), 2 * (2 + 5 + 3 + 0), TRAINED),
     "statistics, first": Row(Statistics(first=10.0), by_hand(taps=INSIDE), 2 * (10 * 7 + 3), TRAINED),
@@ -163,29 +202,33 @@ class Small(nn.Module):
             LastLayer(self.last.weight.detach(), self.last.bias.detach(), "features"),
         )
 
-    def step(self, x: Tensor, loss: Loss, multilabel: bool = False) -> Step:
+    def step(self, x: Tensor, loss: Loss, multilabel: bool = False, first: int = 0) -> Step:
+        """Evaluate samples, which in a larger batch would stand from ``first`` on."""
         maps = self.conv(x)
         features = torch.tanh(self.hidden(maps.tanh().flatten(1)))
+        labels = (first + torch.arange(len(x))) % CLASSES
         return Step(
             x,
-            torch.arange(len(x)) % CLASSES,
+            labels,
             self.last(features) * 2,
+            GROUPS,
             multilabel=multilabel,
+            targets=0.1 + 0.6 * nn.functional.one_hot(labels, CLASSES).double(),
             taps={"maps": maps, "features": features},
             ask=lambda: self.last(features) + self.student(x),  # alike enough to agree on some samples
             again=lambda view: self.step(view, loss),
             draw=torch.Generator().manual_seed(0),
         )
 
-    def of_samples(self, row: Row) -> Callable[[Tensor], Tensor]:
-        """The loss as a function of the samples; what it takes as constant is computed at the first ones."""
+    def of_samples(self, row: Row) -> Callable[..., Tensor]:
+        """Return the loss as a function of the samples; compute what it takes as constant at the first ones."""
         signature = Signature("x", SHAPE, "y", "logits", CLASSES)
         state = row.loss.init_state(Context(signature, self.view, Key(0), torch.device("cpu"), SAMPLES))
         state = None if state is None else state.double()
         held = self.step(normal(), row.loss).taps
 
-        def value(x: Tensor) -> Tensor:
-            step = self.step(x, row.loss, row.step.multilabel)
+        def value(x: Tensor, first: int = 0) -> Tensor:
+            step = self.step(x, row.loss, row.step.multilabel, first)
             if isinstance(row.loss, InstanceContrast):
                 step = replace(step, taps={name: tap.detach() for name, tap in held.items()})
             return row.loss(step, state)
@@ -212,7 +255,7 @@ def gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def test_value_of_a_step_by_hand(row: Row) -> None:
     value = row.loss(row.step, begin(row.loss, row.view))
     assert value.shape == ()
-    assert value.item() == pytest.approx(row.value, rel=1e-5)
+    assert value.item() == pytest.approx(row.value, rel=1e-5 if row.view.statistics else 1e-6)
 
 
 @every_loss
@@ -242,26 +285,50 @@ def test_five_steps_downhill(row: Row, small: Small) -> None:
     assert values[0] - values[-1] > 5 * way * slope / 2
 
 
+def unit(loss: Loss) -> int:
+    """Count the samples that a loss must see together, if not all."""
+    return GROUPS if loss.scope == "row" else 1
+
+
 @every_loss
-@pytest.mark.parametrize("chunks", [(1, 5), (3, 2, 1)], ids=str)
-def test_chunks_make_the_whole_where_the_scope_says_so(row: Row, chunks: tuple[int, ...], small: Small) -> None:
-    x, value = normal(), small.of_samples(row)
+@pytest.mark.parametrize("units", [(1, 5), (3, 2, 1), (3, 1), (2, 2), (1, 1, 1, 1)], ids=str)
+def test_chunks_make_the_whole_where_the_scope_says_so(row: Row, units: tuple[int, ...], small: Small) -> None:
+    size, value = unit(row.loss), small.of_samples(row)
+    x = normal(size * sum(units), *SHAPE)
     if isinstance(row.loss, InstanceContrast):
         return  # its second views are drawn anew for each chunk
-    total = sum(value(part) * len(part) / len(x) for part in x.split(list(chunks)))
-    assert math.isclose(total.item(), value(x).item(), rel_tol=1e-12) == (row.loss.scope == "sample")
+    total, first = 0.0, 0
+    for part in x.split([size * count for count in units]):
+        total += value(part, first).item() * len(part) / len(x)
+        first += len(part)
+    assert math.isclose(total, value(x).item(), rel_tol=1e-12) == (row.loss.scope != "batch")
+
+
+@every_loss
+def test_only_the_samples_of_its_scope_matter(row: Row, small: Small) -> None:
+    """Change the last samples: the gradient of the others stays unless the scope is the batch."""
+    if isinstance(row.loss, InstanceContrast):
+        return  # its global views are held where they were
+    size, x, value = unit(row.loss), normal(), small.of_samples(row)
+    other = torch.cat([x[:-size], normal(size, *SHAPE, seed=1)])
+    before, after = (gradient(value, samples)[:-size] for samples in (x, other))
+    assert torch.allclose(before, after, rtol=1e-9, atol=1e-12) == (row.loss.scope != "batch")
 
 
 @every_loss
 def test_gradients_are_finite_at_the_edge(row: Row, small: Small) -> None:
     """Where samples are all the same (no variance, no variation), huge, or sure."""
     value = small.of_samples(row)
-    for x in (torch.zeros(SAMPLES, *SHAPE), torch.full((SAMPLES, *SHAPE), 1e6), 1e6 * normal()):
+    flat = [torch.full((SAMPLES, *SHAPE), level) for level in (0.0, 1e6, -1e6)]
+    for x in (*flat, 1e6 * normal()):
         assert value(x.double()).isfinite() and gradient(value, x.double()).isfinite().all()
-    if row.loss.needs == ("student",) or isinstance(row.loss, (Balance, SampleEntropy)):
+    if row.loss.needs in ((), ("student",)):
         logits = torch.tensor([[0.0, 5e3], [5e3, 0.0]], requires_grad=True)
-        step = by_hand(logits=logits, student=logits.flip(1), multilabel=row.step.multilabel)
-        assert torch.autograd.grad(row.loss(step), logits)[0].isfinite().all()
+        more = {"multilabel": row.step.multilabel, "groups": 2, "targets": torch.tensor([[0.5, 0.5], [0.25, 0.75]])}
+        step = by_hand(torch.zeros(2, 1, 2, 2), logits=logits, student=logits.flip(1), **more)
+        step = replace(step, labels=torch.tensor([0, 1]))
+        loss = row.loss(step) + 0 * logits.sum()  # those of pixels alone have no gradient to the logits
+        assert torch.autograd.grad(loss, logits)[0].isfinite().all()
 
 
 @every_loss
@@ -272,13 +339,16 @@ def test_a_frozen_dataclass_of_recipe_keys(row: Row) -> None:
     assert not {"scope", "needs"} & {field.name for field in fields(row.loss)}  # type: ignore[arg-type]
 
 
+NO_IMAGES = [(20,), (2,), (3, 64), (1, 1, 8), (1, 8, 1), (2, 3, 4, 5)]
+
+
 @every_loss
 def test_what_they_fit(row: Row) -> None:
-    reasons = [row.loss.unfit(Signature("x", shape, "y", "logits", 2)) for shape in ((3, 8, 8), (20,), (3, 64))]
-    if isinstance(row.loss, TotalVariationL2):
-        assert reasons[0] is None and "[20]" in str(reasons[1]) and "[3, 64]" in str(reasons[2])
-    else:
-        assert reasons == [None] * 3
+    for shape in [(1, 2, 2), (3, 8, 8), (3, 32, 32), *NO_IMAGES]:
+        why = None
+        if isinstance(row.loss, TotalVariation | TotalVariationL2) and shape in NO_IMAGES:
+            why = f"it compares neighbouring pixels, and inputs of shape {list(shape)} are no images"
+        assert row.loss.unfit(Signature("x", shape, "y", "logits", 2)) == why
 
 
 # --- Statistics --------------------------------------------------------------------------------------------
