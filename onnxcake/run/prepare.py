@@ -153,6 +153,7 @@ def teacher_options(request: Request) -> TeacherOptions:
     return request.options.before(request.load_recipe().teacher_options)
 
 
+@waited("fitting the recipe to the teacher")
 def resolve(request: Request, teacher: Teacher) -> Resolved:
     """Resolve what the user asked for; nothing is timed, cut or written.
 
