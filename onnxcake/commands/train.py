@@ -50,7 +50,7 @@ def train(
     plan = Plan.read(folder / plans.FILE)
     if plan is None:
         raise StoreError("plan.json is missing", where=folder, remedy="Give the folder of a run.")
-    chosen = Recipe.load(recipe if recipe is not None else made.recipe.as_dict(), overrides)
+    chosen = Recipe.load(recipe if recipe is not None else made.recipe.as_dict(), overrides, kept=recipe is None)
     samples = Store.open(folder / runs.STORE, progress.say)
     if not samples.layout.batches:
         raise StoreError(

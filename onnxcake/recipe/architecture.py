@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from ..core.errors import RecipeError
@@ -90,11 +89,14 @@ class Architecture(Choice):
 
     def keys(self, **registries: schema.Registry) -> dict[str, Any]:
         """Return the keys as Python values."""
-        return super().keys(like={name: partial(_keyed, name) for name in ARCHITECTURES}, **registries)
+        return super().keys(like=_Keyed(), **registries)
 
 
-def _keyed(name: str, **keys: Any) -> Named:
-    return {name: keys}
+class _Keyed(dict[str, Callable[..., Named]]):
+    """Map any name to a function that returns the name with its keys."""
+
+    def __missing__(self, name: str) -> Callable[..., Named]:
+        return lambda **keys: {name: keys}
 
 
 _named = {Named | None: schema.choice(ARCHITECTURES) | None}

@@ -59,11 +59,12 @@ class Recipe(Section):
         return self
 
     @classmethod
-    def load(cls, source: str | Path | dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    def load(cls, source: str | Path | dict[str, Any], overrides: Sequence[str] = (), *, kept: bool = False) -> Recipe:
         """Load the recipe of a name (see `names`), of a file, or of a plain dict.
 
         Args:
             overrides: ``key=value`` pairs that go before the source, as ``-o`` on the command line.
+            kept: the recipe is that of a finished run: let parts stand that are not installed.
 
         Raises:
             RecipeError: with every mistake, each with its place.
@@ -74,7 +75,7 @@ class Recipe(Section):
             mistakes += [mistake] if mistake else []
         recipe = None
         if tree.data is not None:
-            recipe, more = schema.check(cls, tree)
+            recipe, more = schema.check(cls, tree, kept)
             named = {mistake.where for mistake in mistakes}
             mistakes += [mistake for mistake in more if mistake.where not in named]
         if mistakes or recipe is None:
@@ -104,7 +105,7 @@ class Recipe(Section):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe with all defaults filled in, as plain data that `load` takes."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, serialize_as_any=True)
 
 
 def names() -> list[str]:

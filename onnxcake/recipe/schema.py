@@ -9,12 +9,23 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Optional, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
+from ..core import extensions
+from ..core.errors import RecipeError
 from ..core.text import did_you_mean, shown
 from .yaml_reader import Mistake, Path, Tree
 
@@ -34,7 +45,72 @@ class Section(BaseModel):
         return value
 
 
-class Choice(Section):
+class Absent(BaseModel):
+    """Hold the keys of a part that is not installed, in a recipe that is read back."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Open(Section):
+    """Name parts of a registry that other distributions add to.
+
+    Attributes:
+        registry: where names are looked up that the model has no field for; None if there are none.
+        beside: fields of each part beside its own keys, as for `pydantic.create_model`.
+    """
+
+    registry: ClassVar[extensions.Registry[Any] | None] = None
+    beside: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def widened(cls, names: Iterable[str], kept: bool = False) -> type[Open]:
+        """Return the model with a field for each part from outside among ``names``.
+
+        Args:
+            kept: let parts stand that are not installed or cannot be used.
+
+        Raises:
+            RecipeError: if one cannot be used.
+        """
+        known, fields = keys_of(cls), {}
+        for name in names if cls.registry is not None else ():
+            model = cls._part_from_outside(name, name in known, kept)
+            if model is not None:  # an attribute of any other name might be one of pydantic's
+                fields[f"part_{name}"] = (Optional[model], Field(default=None, alias=name))  # noqa: UP045
+        return create_model(cls.__name__, __base__=cls, **fields) if fields else cls  # type: ignore[call-overload]
+
+    @classmethod
+    def _part_from_outside(cls, name: str, known: bool, kept: bool) -> type[BaseModel] | None:
+        assert cls.registry is not None
+        try:
+            cls.registry.check(name)
+            if known or name not in cls.registry.names:
+                return Absent if kept and not known else None
+            return _part_of(cls.registry, name, cls.beside)
+        except RecipeError:
+            if kept:
+                return None if known else Absent
+            raise
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _from_outside(cls, value: Any, handler: ModelWrapValidatorHandler[Open], info: ValidationInfo) -> Open:
+        names = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
+        wide = cls.widened(names, bool(info.context))
+        if wide is cls:
+            return handler(value)
+        return wide.model_validate_json(json.dumps(value, default=str), context=info.context)
+
+
+def _part_of(registry: extensions.Registry[Any], name: str, beside: Mapping[str, Any]) -> type[BaseModel]:
+    made = registry[name]
+    try:
+        return part(made, **beside)
+    except Exception as error:  # code from outside may have any annotation and default
+        raise registry.broken(name, f"has keys that a recipe cannot hold: {error}") from error
+
+
+class Choice(Open):
     """Choose exactly one part: ``name: {keys}``, or ``name`` alone for its defaults.
 
     Attributes:
@@ -103,13 +179,14 @@ def part(made: Callable[..., Any], *, inner: Mapping[Any, type[BaseModel]] = {},
 
 def choice(registry: Registry, *, inner: Mapping[Any, type[BaseModel]] = {}) -> Any:
     """Build the model of one part out of ``registry``."""
-    fields = {key: part(made, inner=inner) for key, made in registry.items()}
-    return create_model("Choice", __base__=Choice, **optional(fields))
+    model = create_model("Choice", __base__=Choice, **optional(parts(registry, inner=inner)))
+    model.registry = registry if isinstance(registry, extensions.Registry) else None
+    return model
 
 
-def parts(registry: Registry) -> dict[str, type[BaseModel]]:
+def parts(registry: Registry, *, inner: Mapping[Any, type[BaseModel]] = {}) -> dict[str, type[BaseModel]]:
     """Build the model of each part in ``registry``."""
-    return {key: part(made) for key, made in registry.items()}
+    return {key: part(made, inner=inner) for key, made in registry.items()}
 
 
 def values_of(model: BaseModel) -> dict[str, Any]:
@@ -130,11 +207,15 @@ def keys_of(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def check(model: type[BaseModel], tree: Tree) -> tuple[Any, list[Mistake]]:
-    """Validate a recipe's data; return the model's instance, or everything that is wrong with the data."""
+def check(model: type[BaseModel], tree: Tree, kept: bool = False) -> tuple[Any, list[Mistake]]:
+    """Validate a recipe's data; return the model's instance, or everything that is wrong with the data.
+
+    Args:
+        kept: let parts stand that are not installed.
+    """
     try:
         # Through JSON: pydantic then speaks of objects and arrays, not of Python's types.
-        return model.model_validate_json(json.dumps(tree.data, default=str)), []
+        return model.model_validate_json(json.dumps(tree.data, default=str), context=kept or None), []
     except ValidationError as error:
         return None, _mistakes(error.errors(), model, tree)
 
@@ -151,7 +232,7 @@ def _word_mistake(path: Path, errors: list[ErrorDetails], model: type[BaseModel]
     name = ".".join(str(step) for step in path)
     kind, value = errors[0]["type"], errors[0].get("input")
     if kind == "extra_forbidden":
-        known = keys_of(_innermost(model, path)[0])
+        known = _known(_innermost(model, path)[0])
         hint = did_you_mean(str(path[-1]), known) or f" (known: {', '.join(known)})"
         return f"unknown key {shown(path[-1])}{hint}"
     if kind == "missing":
@@ -162,9 +243,17 @@ def _word_mistake(path: Path, errors: list[ErrorDetails], model: type[BaseModel]
     return f"{name or 'the recipe'}: {reason}"
 
 
+def _known(model: type[BaseModel]) -> list[str]:
+    """List the keys that may stand in a section, parts from outside included."""
+    names = model.registry.names if issubclass(model, Open) and model.registry is not None else []
+    return [*keys_of(model), *(name for name in names if name not in keys_of(model))]
+
+
 def _innermost(model: type[BaseModel], path: Path) -> tuple[type[BaseModel], Path]:
     """Find the innermost model on a path, and the path without the name of a type, which pydantic may add."""
     for depth, step in enumerate(path):
+        if issubclass(model, Open) and isinstance(step, str):
+            model = model.widened([step])
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         if step not in fields:
             break

@@ -8,6 +8,7 @@ from pydantic import Field, StrictBool, create_model, model_validator
 
 from ..core.quantities import Count, CountOrNone, NonNegative, Number, Part, Positive, Share
 from ..pruning.goal import Goal
+from ..student.architectures import ARCHITECTURES
 from ..student.feature_match import MATCHES
 from ..student.loss import Distillation
 from ..student.optimisers import LEARNING_RATES, OPTIMISERS, Optimiser
@@ -24,7 +25,7 @@ from .architecture import NETWORKS, Architecture
 from .schema import Choice, Section
 
 
-class Losses(Section):
+class Losses(schema.Open):
     """Name loss terms: ``name: weight``, or ``name: {weight: …, keys}``."""
 
     @model_validator(mode="before")
@@ -37,8 +38,9 @@ class Losses(Section):
     def build(self) -> tuple[Weighted, ...]:
         """Build the terms that were named, sorted by name."""
         terms = []
-        for name in sorted(self.model_fields_set):
-            term = getattr(self, name)
+        named = {type(self).model_fields[field].alias or field: field for field in self.model_fields_set}
+        for name, field in sorted(named.items()):
+            term = getattr(self, field)
             keys = {key: getattr(term, key) for key in type(term).model_fields if key not in ("weight", "after")}
             terms.append(Weighted(name, term.weight, LOSSES[name](**keys), term.after))
         return tuple(terms)
@@ -91,6 +93,7 @@ else:
     SourceChoice, LabelsChoice = schema.choice(SOURCES), schema.choice(LABELS)
     UpdateChoice = schema.choice(UPDATES, inner={Schedule: schema.choice(SCHEDULES)})
     StudentChoice = create_model("Choice", __base__=Architecture, **schema.optional(NETWORKS))
+    StudentChoice.registry = ARCHITECTURES
     _optimisers, RateChoice = schema.optional(schema.parts(OPTIMISERS)), schema.choice(LEARNING_RATES)
     _inherited = create_model("Choice", __base__=Choice, **_optimisers)
     OptimiserChoice = create_model("Optimiser", __base__=Stepped, **_optimisers, inherited=(_inherited | None, None))
@@ -98,8 +101,10 @@ else:
     MemoryChoice = schema.choice(MEMORIES)
     Augments = create_model("Augments", __base__=Several, **schema.optional(schema.parts(AUGMENTS)))
     Matches = create_model("Matches", __base__=Several, **schema.optional(schema.parts(MATCHES)))
-    _weighted = {key: schema.part(loss, weight=(NonNegative, ...), after=(Part, 0.0)) for key, loss in LOSSES.items()}
+    _beside = {"weight": (NonNegative, ...), "after": (Part, 0.0)}
+    _weighted = {key: schema.part(loss, **_beside) for key, loss in LOSSES.items()}
     LossTerms = create_model("Losses", __base__=Losses, **schema.optional(_weighted))
+    LossTerms.registry, LossTerms.beside = LOSSES, _beside
 
 
 class InputSection(Section):

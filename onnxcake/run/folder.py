@@ -65,7 +65,7 @@ class Run:
             raise StoreError("no run here (run.json is missing)", where=folder, remedy=remedy)
         kept = json_files.read(path, _Kept, remedy)
         try:
-            return cls(kept.teacher, Recipe.load(kept.recipe), kept.seed, kept.scaling)
+            return cls(kept.teacher, Recipe.load(kept.recipe, kept=True), kept.seed, kept.scaling)
         except RecipeError as error:
             what = f"the recipe in it cannot be read back: {error.what}"
             raise StoreError(what, where=path, remedy=remedy) from error

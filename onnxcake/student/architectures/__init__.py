@@ -11,13 +11,19 @@ from collections.abc import Callable
 
 from torch import nn
 
+from ...core.extensions import Registry
 from .cnn import cnn_small
 from .lenet import lenet5, lenet5_half
 from .mlp import mlp
 from .resnet import resnet8, resnet18, resnet20, resnet34, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 from .vit import vit_small
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+
+def _misfit(made: object) -> str | None:
+    return None if callable(made) else "a function (signature, **keys) that returns a torch module"
+
+
+_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "lenet5-half": lenet5_half,
     "mlp": mlp,
@@ -32,3 +38,4 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "wrn-40-2": wrn_40_2,
     "vit-small": vit_small,
 }
+ARCHITECTURES = Registry("onnxcake.architectures", _misfit, _BUILT_IN)

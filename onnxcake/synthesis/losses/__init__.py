@@ -1,6 +1,9 @@
 """List the losses on samples by their recipe keys: one file, one equation each."""
 
-from ..step import Parts
+import dataclasses
+
+from ...core.extensions import Registry
+from ..step import Loss
 from .activation import Activation
 from .balance import Balance
 from .classification import Classification
@@ -13,7 +16,13 @@ from .statistics import Statistics
 from .total_variation import TotalVariation
 from .total_variation_l2 import TotalVariationL2
 
-LOSSES: Parts = {
+
+def _misfit(made: object) -> str | None:
+    fits = isinstance(made, type) and issubclass(made, Loss) and dataclasses.is_dataclass(made)
+    return None if fits else "a dataclass that inherits onnxcake.synthesis.step.Loss"
+
+
+_BUILT_IN: dict[str, type] = {
     "activation": Activation,
     "balance": Balance,
     "classification": Classification,
@@ -26,3 +35,4 @@ LOSSES: Parts = {
     "total_variation": TotalVariation,
     "total_variation_l2": TotalVariationL2,
 }
+LOSSES = Registry("onnxcake.losses", _misfit, _BUILT_IN)
