@@ -21,16 +21,22 @@ __all__ = [
     "Teacher",
     "TeacherOptions",
     "__version__",
+    "bench",
     "extract",
     "inspect",
+    "record",
     "shrink",
+    "train",
     "verify",
 ]
 
 if TYPE_CHECKING:
+    from .commands.bench import bench
     from .commands.extract import extract
     from .commands.inspect import inspect
+    from .commands.record import record
     from .commands.shrink import shrink
+    from .commands.train import train
     from .commands.verify import verify
     from .core.errors import OnnxcakeError
     from .core.progress import Progress
@@ -50,9 +56,12 @@ _HOME = {
     "StoreDataset": "store.dataset",
     "Teacher": "teacher.teacher",
     "TeacherOptions": "teacher.options",
+    "bench": "commands.bench",
     "extract": "commands.extract",
     "inspect": "commands.inspect",
+    "record": "commands.record",
     "shrink": "commands.shrink",
+    "train": "commands.train",
     "verify": "commands.verify",
 }
 

@@ -111,7 +111,7 @@ def test_a_set_trains_the_student_that_its_run_has_cut(tmp_path: Path) -> None:
     run(tmp_path / "run")
 
     def trained(name: str, *overrides: str, seed: int = 0) -> None:
-        train(tmp_path / "run", None, tmp_path / name, overrides, seed, "cpu", Progress(quiet=True))
+        train(tmp_path / "run", out=tmp_path / name, overrides=overrides, seed=seed)
 
     trained("again", seed=1)
     assert (tmp_path / "again" / "start.onnx").read_bytes() == (tmp_path / "run" / "start.onnx").read_bytes()

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from onnxcake.commands import bench as benches
-from onnxcake.commands.bench import bench, parse_only
+from onnxcake.commands.bench import parse_only
+from onnxcake.commands.bench import run as bench
 from onnxcake.core.errors import Diverged, Interrupted, RecipeError, StoreError, UnsupportedTeacher, UsageError
 from onnxcake.core.progress import Progress
 from onnxcake.recipe.limits import Budget

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from onnxcake.commands.extract import run
-from onnxcake.commands.record import record_files
+from onnxcake.commands.record import record
 from onnxcake.core.errors import RecipeError
 from onnxcake.core.progress import Progress
 from onnxcake.recipe.recipe import Recipe, names
@@ -96,7 +96,7 @@ def given(teachers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         draw = np.random.default_rng(0)
         data = folder / f"{name}.npz"
         np.savez(data, x=draw.random((100, *shape), np.float32), y=draw.integers(0, classes, 100))
-        record_files(path, data, folder / f"{name}.safetensors")
+        record(path, data, folder / f"{name}.safetensors")
         files[name] = {"data": data, "stats": folder / f"{name}.safetensors"}
     return files
 

@@ -16,7 +16,6 @@ from in_process import Ended, command
 from onnxcake.commands.train import train
 from onnxcake.core import files, tensorfile
 from onnxcake.core.errors import StoreError
-from onnxcake.core.progress import Progress
 from onnxcake.report.bench_table import Cell, Table
 from onnxcake.run import finish, initial_model
 from onnxcake.run.cost import RunCost
@@ -147,7 +146,7 @@ def test_a_set_that_was_made_for_other_inputs_is_not_trained_on(run: Path, tmp_p
     for way, text in ((("classes",), "11"), (("output_kind",), '"binary_logit"'), (("input_shape",), "[64]")):
         (tmp_path / "run" / "run.json").write_text(edited(value, ("teacher", "signature", *way), text))
         with pytest.raises(StoreError, match="other inputs or classes"):
-            train(tmp_path / "run", None, None, (), 0, "cpu", Progress(quiet=True))
+            train(tmp_path / "run")
 
 
 def forged(out: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> Path:

@@ -17,7 +17,6 @@ import onnxcake
 from onnxcake.cli import app
 from onnxcake.commands.train import train as train_file
 from onnxcake.core.errors import RecipeError, UsageError
-from onnxcake.core.progress import Progress
 from onnxcake.onnxfile.export import export as write
 from onnxcake.run.rounds import Rounds
 
@@ -132,7 +131,7 @@ def test_train_takes_the_file_of_the_run_or_another(small: Path, tmp_path: Path)
     extracted(tmp_path / "run", small)
 
     def train(*overrides: str, student: Path | None = None) -> Any:
-        done = train_file(tmp_path / "run", None, None, overrides, 1, "cpu", Progress(quiet=True), student)
+        done = train_file(tmp_path / "run", overrides=overrides, seed=1, student=student)
         return done.data["student"]
 
     assert train()["parameters"] == 1490

@@ -1,4 +1,4 @@
-"""The command that makes a teacher's own graph smaller: shrink."""
+"""Parse the command that makes a teacher's own graph smaller: shrink."""
 
 from __future__ import annotations
 

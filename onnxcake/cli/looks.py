@@ -1,4 +1,4 @@
-"""The commands that look at something: inspect, verify, record."""
+"""Parse the commands that examine files: inspect, verify, record."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def record(
     """Record what a teacher's layers see on real data, to hand over instead of the data (--stats)."""
     begin(f"recording statistics of {teacher.name}")
     with waited("loading libraries"):
-        from ..commands.record import record_files
+        from ..commands.record import record as run_record
 
-    names = record_files(teacher, data, out, options(), device, lambda note: typer.echo(note, err=True))
+    names = run_record(
+        teacher, data, out, options=options(), device=device, say=lambda note: typer.echo(note, err=True)
+    )
     typer.echo(f"{out}: means and variances of {len(names)} values")

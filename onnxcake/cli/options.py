@@ -1,4 +1,4 @@
-"""What several commands take, and how it is read."""
+"""Declare the options that several commands share, and parse them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ StatsOption = Annotated[
 
 
 def tell(report: Any, as_json: bool, check: Callable[[], None] = lambda: None) -> None:
-    """Prints a report. What ``check`` misses in it goes to stderr alone: one object is on stdout already."""
+    """Print a report; write the error that ``check`` raises to stderr alone: one object is on stdout already."""
     if as_json:
         print_json(report.data)
     else:

@@ -1,4 +1,4 @@
-"""The commands about recipes."""
+"""Parse the commands about recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that make something: extract, train, bench."""
+"""Parse the commands that make something: extract, train, bench."""
 
 from __future__ import annotations
 
@@ -97,7 +97,16 @@ def train(
     with waited("loading libraries"):
         from ..commands.train import train as run_train
 
-    report = run_train(store, recipe, out, overrides or (), seed, device, Progress(), student)
+    report = run_train(
+        store,
+        recipe=recipe,
+        out=out,
+        overrides=overrides or (),
+        student=student,
+        device=device,
+        seed=seed,
+        progress=Progress(),
+    )
     tell(report, as_json, report.check_floor)
 
 
@@ -125,8 +134,7 @@ def bench(
     """Compare methods on one teacher: the same student, budget and evaluation for all."""
     begin(f"comparing methods on {teacher.name}")
     with waited("loading libraries"):
-        from ..commands.bench import bench as run_bench
-        from ..commands.bench import parse_only
+        from ..commands.bench import parse_only, run
         from ..recipe.limits import Budget
         from ..run.prepare import Request
 
@@ -140,7 +148,7 @@ def bench(
         stats=stats,
         device=device,
     )
-    table = run_bench(
+    table = run(
         request,
         [name.strip() for name in methods.split(",") if name.strip()],
         student=student,

@@ -44,6 +44,54 @@ _ELSEWHERE = "Choose another --out."
 
 
 def bench(
+    teacher: str | Path,
+    methods: Sequence[str],
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    options: TeacherOptions | None = None,
+    probe: str | Path | None = None,
+    data: str | Path | None = None,
+    stats: str | Path | None = None,
+    student: str | None = None,
+    budget: str | None = None,
+    passes: float | None = None,
+    seeds: Sequence[int] = (0,),
+    only: Mapping[str, Sequence[str]] = {},
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Table:
+    """Run every method with every seed on one teacher. Run again, it goes on where it stopped.
+
+    Args:
+        teacher: the ``.onnx`` file.
+        methods: names of recipes, or files.
+        out: the folder of the table; TEACHER-bench if None.
+        overrides: ``key=value`` pairs that go before every recipe; ``only``: those of single methods, after them.
+        options: what the user says of the teacher's file.
+        probe, data, stats, device, progress: as for `onnxcake.extract`.
+        student: the architecture that learns; by each recipe if None.
+        budget, passes: of each run, as for `onnxcake.extract`.
+        seeds: those of each method.
+
+    Raises:
+        OnnxcakeError: as `onnxcake.extract`, of what concerns all methods.
+    """
+    request = Request(
+        teacher=Path(teacher),
+        out=Path(f"{Path(teacher).stem}-bench") if out is None else Path(out),
+        overrides=overrides,
+        options=options or TeacherOptions(),
+        probe=None if probe is None else Path(probe),
+        data=None if data is None else Path(data),
+        stats=None if stats is None else Path(stats),
+        device=device,
+    )
+    scaled = Budget.of(budget, None if passes is None else str(passes))
+    return run(request, methods, student=student, budget=scaled, seeds=seeds, only=only, progress=progress)
+
+
+def run(
     request: Request,
     methods: Sequence[str],
     *,
@@ -53,7 +101,7 @@ def bench(
     only: Mapping[str, Sequence[str]] = {},
     progress: Progress | None = None,
 ) -> Table:
-    """Runs every method with every seed, one after the other. Run again, it goes on where it stopped.
+    """Run every method with every seed, one after the other, as the command asks for it; see `bench`.
 
     Methods and seeds may be added later, to the same table. A method that this teacher gives too little for, or
     that diverges on it, has a row with the reason.
@@ -106,7 +154,7 @@ def parse_only(pairs: Iterable[str]) -> dict[str, list[str]]:
 def _requests(
     request: Request, methods: Sequence[str], student: str | None, only: Mapping[str, Sequence[str]]
 ) -> dict[str, Request]:
-    """What is asked for each method, by the name of its folder; mistakes in recipes and overrides are found here."""
+    """Build each method's request, by the name of its folder, and check its recipe and overrides."""
     names = [Path(method).stem for method in methods]
     if not methods or len(set(names)) < len(names):
         raise UsageError("name at least one method, and none twice", remedy="Write --methods cake,dafl.")
@@ -138,13 +186,13 @@ def _asked(request: Request, student: str | None, budget: Budget, requests: Mapp
 
 
 def _digest(request: Request) -> str:
-    """A digest over what is asked of one method alone."""
+    """Digest the part of a request that concerns one method alone."""
     given = [None if path is None else path.name for path in (request.data, request.stats)]
     return files.sha256(files.canonical([Recipe.load(request.recipe or "", request.overrides).digest, *given]))
 
 
 def _merged(out: Path, asked: dict[str, Any]) -> Table:
-    """The table of earlier starts, made ready for what is asked now."""
+    """Read the table of earlier starts and extend it by the methods asked for now."""
     if not (out / FILE).exists():
         return Table(asked, ())
     earlier = Table.read(out)

@@ -1,4 +1,4 @@
-"""The straight line: teacher.onnx → samples → student → student.onnx → report. Read it top to bottom."""
+"""Go the straight line: teacher.onnx → samples → student → student.onnx → report. Read it top to bottom."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def extract(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Makes a smaller student of an ONNX classifier, without data. Run again, it goes on where it stopped.
+    """Make a smaller student of an ONNX classifier, without data. Run again, it goes on where it stopped.
 
     Args:
         teacher: the ``.onnx`` file.
@@ -168,7 +168,7 @@ def run(request: Request, progress: Progress, teacher: Teacher | None = None) ->
 
 
 def look_ahead(request: Request, progress: Progress) -> Forecast:
-    """What `run` would do; nothing is written."""
+    """Forecast what `run` would do; write nothing."""
     job = prepare(request)
     with Runtime() as runtime:
         ahead = forecast(job, runtime)

@@ -10,7 +10,7 @@ from ..teacher.options import TeacherOptions
 
 
 def inspect(teacher: str | Path, options: TeacherOptions | None = None) -> Inspection:
-    """Looks at a file in a process of its own; whatever is wrong with it is in the result.
+    """Examine a file in a process of its own; whatever is wrong with it is in the result.
 
     Args:
         teacher: the ``.onnx`` file.

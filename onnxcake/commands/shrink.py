@@ -1,4 +1,4 @@
-"""`onnxcake shrink`: the teacher's own graph made smaller."""
+"""Make the teacher's own graph smaller: `onnxcake shrink`."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ def shrink(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Shrinkage:
-    """Cuts a smaller model out of an ONNX classifier's own graph, untrained. What stays of its weights is the
-    classifier's; products of two are fitted to what its layers give.
+    """Cut a smaller model out of an ONNX classifier's own graph, untrained.
+
+    The weights that stay are the classifier's; low-rank factors are fitted to what its layers give.
 
     The largest that reaches the goal; if none does, the smallest there is. At most one goal; without one, half the
     parameters are kept.
@@ -125,7 +126,7 @@ def run(
     low_rank: LowRank = "auto",
     like: str | None = None,
 ) -> Shrinkage:
-    """`shrink`, as the command asks for it.
+    """Cut as the command asks for it; see `shrink`.
 
     Raises:
         OnnxcakeError: as `shrink`.
@@ -171,7 +172,7 @@ def run(
 
 
 def goal_of(asked: Mapping[str, float | str | None]) -> Goal:
-    """The goal among what may be asked for, by the names of its fields; ``like`` stands for one.
+    """Pick the goal among the possible ones, by the names of its fields; ``like`` stands for one.
 
     Raises:
         UsageError: if there are several, or it is no goal.
@@ -190,7 +191,7 @@ def goal_of(asked: Mapping[str, float | str | None]) -> Goal:
 
 
 def _named(like: str, drop_blocks: int) -> Auto:
-    """What names the architecture, checked as a recipe is."""
+    """Read the architecture's name, checked as a recipe is."""
     said = f"student.architecture={{auto: {{like: {like}, drop_blocks: {drop_blocks}}}}}"
     return Auto(**Recipe.load("layercake", [said]).student.architecture.keys())
 
@@ -200,7 +201,7 @@ def _option(name: str) -> str:
 
 
 def _guard(path: Path, teacher: Path, named: bool) -> None:
-    """Makes sure that neither the teacher nor, unless the user named it, somebody's file is overwritten.
+    """Refuse to overwrite the teacher or, unless the user named it, a file that onnxcake has not written.
 
     Raises:
         UsageError, OutputError: otherwise.
@@ -223,7 +224,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _sides(teacher: Teacher, pruned: Pruned, path: Path, content: bytes) -> dict[str, dict[str, Any]]:
-    """What the two files are, and what they hold."""
+    """Describe the two files: name, digest, bytes, parameters and multiply-adds."""
     file = {"file": teacher.name, "sha256": teacher.facts.digest, "bytes": teacher.facts.size_bytes}
     written = {"file": str(path), "sha256": files.sha256(content), "bytes": len(content)}
     return {
@@ -233,7 +234,7 @@ def _sides(teacher: Teacher, pruned: Pruned, path: Path, content: bytes) -> dict
 
 
 def _reached(goal: Goal, student: Mapping[str, Any], latency: float, pruned: Pruned) -> dict[str, Any]:
-    """What was asked for, and whether it was reached; what held the layers that have the most left."""
+    """Report the goal, the figure reached, and the constraints of the layers that have the most left."""
     asked, limit = next((name, value) for name, value in asdict(goal).items() if value is not None)
     reached = {
         "keep": student["parameters"] / pruned.parameters[0],
@@ -254,13 +255,13 @@ def _reached(goal: Goal, student: Mapping[str, Any], latency: float, pruned: Pru
 
 
 def _alike(like: str, sides: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a student like another network, which is reached or refused."""
+    """Report the goal of a student like a named network, which is reached or refused."""
     reached = sides["student"]["parameters"]
     return {"asked": "like", "limit": like, "reached": reached, "missed": False, "short": False, "held": []}
 
 
 def _held(pruned: Pruned) -> Iterator[dict[str, Any]]:
-    """The layers of which something had to stay, the largest first."""
+    """List the layers of which something had to stay, the largest first."""
     for layer in sorted(pruned.layers, key=lambda layer: -layer.parameters[1]):
         if layer.held:
             yield {"name": layer.name, "op": layer.op, "parameters": layer.parameters[1], "held": layer.held}

@@ -28,23 +28,33 @@ from ..teacher import autotune
 
 
 def train(
-    store: Path,
-    recipe: str | Path | dict[str, Any] | None,
-    out: Path | None,
-    overrides: Sequence[str],
-    seed: int,
-    device: str,
-    progress: Progress,
-    student: Path | None = None,
+    store: str | Path,
+    *,
+    recipe: str | Path | dict[str, Any] | None = None,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    student: str | Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Report:
-    """Trains another student on a set that exists; the answers in the set stand for the teacher.
+    """Train another student on a set that exists; the answers in the set stand for the teacher.
 
     Args:
         store: the folder of the run that made the set, or its ``store``.
         recipe: its student section is used; that of the run if None.
         out: the new student's folder; one in ``students`` of the run if None.
+        overrides: ``key=value`` pairs that go before the recipe.
         student: the model that the student begins as, if the recipe asks for one; that of the run if None.
+        device: "cpu" or "cuda".
+        seed: all randomness depends on it.
+        progress: told what goes on; silent if None.
+
+    Raises:
+        StoreError: if the folder is not a run that keeps samples to learn from.
+        OnnxcakeError: as `onnxcake.extract`, of the recipe and the student.
     """
+    store, progress = Path(store), progress or Progress(quiet=True)
     folder = store.parent if files.is_there(store / "store.json") and store.name == runs.STORE else store
     made = Run.read(folder)
     plan = Plan.read(folder / plans.FILE)
@@ -64,7 +74,7 @@ def train(
             where=folder,
             remedy="Give the folder of a run as `onnxcake extract` left it.",
         )
-    begins = initial_of(chosen, made.teacher, student, folder, made.seed)
+    begins = initial_of(chosen, made.teacher, None if student is None else Path(student), folder, made.seed)
     size = samples.layout.batches * samples.layout.batch
     student_spec = StudentSpec.of(chosen, made.teacher, size, seed, begins.start, plans.weight_bits(chosen)).of_a_set()
     if student_spec.regime.query_teacher or student_spec.regime.match is not None:
@@ -74,7 +84,7 @@ def train(
             remedy="Run `onnxcake extract` with the recipe, or set -o student.answers=stored.",
         )
     key = student_spec.key(samples.layout)
-    out = out or folder / "students" / f"{student_spec.architecture}-{key[:8]}"
+    out = Path(out) if out is not None else folder / "students" / f"{student_spec.architecture}-{key[:8]}"
     runs.guard(out)
     files.make_folder(out)
     with files.sole_writer(out), Runtime() as runtime:

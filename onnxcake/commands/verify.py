@@ -44,7 +44,7 @@ def verify(
     store: str | Path | None = None,
     options: TeacherOptions | None = None,
 ) -> Report:
-    """Runs both files in onnxruntime on the same inputs and says how often they agree.
+    """Run both files in onnxruntime on the same inputs and count how often they agree.
 
     Args:
         teacher, student: ``.onnx`` files.
@@ -136,7 +136,7 @@ def _of_student(path: Path, said: TeacherOptions, teacher: _Side) -> TeacherOpti
 
 
 class _Side:
-    """One of the two, in onnxruntime."""
+    """Hold one of the two files, in onnxruntime."""
 
     def __init__(self, runtime: Runtime, path: Path, options: TeacherOptions) -> None:
         self.path, self.name = path, path.name
@@ -164,7 +164,7 @@ class _Side:
         self._alone = open_session(runtime, model, self.name, _RUNS, threads=_LATENCY_THREADS, arithmetic="host")
 
     def answers(self, inputs: Inputs) -> tuple[Array, OutputKind]:
-        """What it says to ``inputs``, and what kind of numbers that is."""
+        """Answer ``inputs``; return the answers and what kind of numbers they are."""
         if isinstance(inputs, Mapping):
             answers = self.session.run_named(inputs, self.axes)
         else:
@@ -172,7 +172,7 @@ class _Side:
         return answers, self.signature.output_kind
 
     def latency_ms(self, one: Inputs) -> float:
-        """Milliseconds for a batch of one."""
+        """Measure the latency of a batch of one, in milliseconds."""
         taken = self._alone.latency_of(one) if isinstance(one, Mapping) else self._alone.latency_ms(one)
         return round(taken, 4)
 
