@@ -195,7 +195,7 @@ def cell(data: Path, name: str, recipe: str, student: str, seed: int, said: argp
         mean=MEAN,
         std=STD,
         progress=Progress(),
-    ).data
+    ).as_dict()
     shutil.rmtree(out)
     probe, spent, share = report["agreement"]["probe"], report["spent"], "{:.4f}".format
     return {

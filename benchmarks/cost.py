@@ -26,7 +26,7 @@ import onnxcake
 teacher, out, recipe, batches = sys.argv[1:]
 amount, learnt = ("rounds", "student.steps=2") if recipe == "layercake" else ("batches", "student.epochs=1")
 overrides = [f"synthesis.{amount}={batches}", "synthesis.steps=5", "synthesis.held_out=1", learnt]
-report = onnxcake.extract(teacher, recipe=recipe, out=out, overrides=overrides, range=(0, 1)).data
+report = onnxcake.extract(teacher, recipe=recipe, out=out, overrides=overrides, range=(0, 1)).as_dict()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 batch = report["recipe"]["synthesis"]["batch"]
 print(json.dumps({"peak": peak, "spent": report["spent"], "batch": batch}))

@@ -160,9 +160,9 @@ def cell(name: str, files: Files, seed: int, recipe: str | None, student: str | 
             seed=seed,
             progress=Progress(),
             **files.said,
-        ).data
+        ).as_dict()
         start = out / "start.onnx"
-        before = onnxcake.verify(files.teacher, start, probe=files.probe).data if start.exists() else None
+        before = onnxcake.verify(files.teacher, start, probe=files.probe).as_dict() if start.exists() else None
         shutil.rmtree(out)
     probe, spent = report["agreement"]["probe"], report["spent"]
     share = "{:.4f}".format

@@ -45,7 +45,7 @@ def main() -> None:
     )
     report = run(request, Progress())
     report.show()
-    probe, spent = report.data["agreement"]["probe"], report.data["spent"]
+    probe, spent = report.as_dict()["agreement"]["probe"], report.as_dict()["spent"]
     append(
         "MNIST LeNet-5 → LeNet-5-Half",
         {

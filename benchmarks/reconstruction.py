@@ -58,7 +58,7 @@ def row(name: str, keep: float, there: fidelity.Files) -> dict[str, object] | No
     for content in (before, after):
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
             Path(file.name).write_bytes(content)
-            report = onnxcake.verify(there.teacher, file.name, probe=there.probe).data
+            report = onnxcake.verify(there.teacher, file.name, probe=there.probe).as_dict()
         agreement.append(report["agreement"]["probe"]["agreement"]["value"])
     return {
         "teacher": name,

@@ -158,12 +158,12 @@ def _tried(name: str, wrapping: str, data: str, passes: float) -> dict[str, Any]
             return {"end": "a crash", "why": f"{type(error).__name__}: {error}"[:300], **said}
     student = folder / "run" / "student.onnx"
     alike = float((_classes(teacher, feeds, report) == _classes(student, feeds, report, teacher)).mean())
-    estimate = report.data["without_data"]["expected"]
+    estimate = report.as_dict()["without_data"]["expected"]
     return {
         "end": "extracted",
         "agreement": round(alike, 4),
         "expected": round(estimate, 4),
-        "parameters": [report.data[side]["parameters"] for side in ("teacher", "student")],
+        "parameters": [report.as_dict()[side]["parameters"] for side in ("teacher", "student")],
         **said,
     }
 
@@ -200,7 +200,7 @@ def _export(name: str, wrapping: str, data: tuple[Any, Any, Any], path: Path) ->
 def _classes(path: Path, feeds: dict[str, Any], report: Any, before: Path | None = None) -> Any:
     """The classes that a file names, by the output that was compared."""
     model = onnx.load(path)
-    side = report.data["teacher"]
+    side = report.as_dict()["teacher"]
     wanted = side["output_name"]
     if wanted not in {output.name for output in model.graph.output}:
         model.graph.output.add().name = wanted

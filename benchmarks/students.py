@@ -112,7 +112,7 @@ def _cell(teachers: Path, data: Path, budget: str, seed: int, name: str, student
     )
     cell, folder = table.cell(hard.recipe, seed), request.folder / hard.recipe / f"seed-{seed}"
     start, report = folder / START, _report(folder / REPORT)
-    before = verify(file, start, probe=probe).data["agreement"]["probe"] if start.exists() else None
+    before = verify(file, start, probe=probe).as_dict()["agreement"]["probe"] if start.exists() else None
     share = "{:.4f}".format
     return {
         "teacher": name,

@@ -62,12 +62,12 @@ def main() -> None:
             report = onnxcake.extract(
                 file, recipe="cake-vector", out=out, probe=folder / "fresh.npz", overrides=overrides
             )
-            probe, spent = report.data["agreement"]["probe"], report.data["spent"]
+            probe, spent = report.as_dict()["agreement"]["probe"], report.as_dict()["spent"]
             append(
                 "Two moons, 2×20 MLP → MLP of half its size",
                 {
                     "method": method,
-                    "seed": report.data["seed"],
+                    "seed": report.as_dict()["seed"],
                     "agreement on fresh moons": f"{probe['agreement']['value']:.4f}",
                     "teacher passes": f"{spent['teacher_passes']:,}",
                     "seconds": f"{sum(spent['seconds'].values()):.0f}",

@@ -30,7 +30,7 @@ def held_out(samples: int = 300) -> Array:
     return np.random.default_rng(1).normal(size=(samples, 1, 8, 8)).astype(np.float32)
 
 
-def assessed(student: Answers, teacher: Answers | None = None, made: Array | None = None) -> dict[str, Any]:
+def assessed(student: Answers, teacher: Answers | None = None, made: Array | None = None) -> without_data.WithoutData:
     made = held_out() if made is None else made
     return without_data.assess(teacher or linear(WEIGHTS), student, signature(), made, KEY)
 
@@ -49,13 +49,13 @@ def test_families_are_as_the_file_takes_them_and_differ() -> None:
 
 def test_the_teacher_agrees_with_itself_and_nothing_alarms() -> None:
     found = assessed(linear(WEIGHTS))
-    assert found["expected"] == 1 and found["alarms"] == []
-    assert set(found["agreement"]) == {"fields", "noise", "mixtures"}
+    assert found.expected == 1 and not found.alarms
+    assert set(found.agreement) == {"fields", "noise", "mixtures"}
 
 
 def test_a_worse_student_is_expected_to_agree_less() -> None:
     noise = np.random.default_rng(2).normal(size=WEIGHTS.shape).astype(np.float32)
-    near, far = (assessed(linear(WEIGHTS + share * noise))["expected"] for share in (0.1, 0.5))
+    near, far = (assessed(linear(WEIGHTS + share * noise)).expected for share in (0.1, 0.5))
     assert 0.5 < far < near < 1
 
 
@@ -79,7 +79,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_is_alarming_is_told(what: dict[str, Any], told: str) -> None:
     teacher = what.get("teacher", linear(WEIGHTS))
     found = assessed(what.get("student", teacher), teacher, what.get("made"))
-    assert found["alarms"] and all(told in alarm for alarm in found["alarms"])
+    assert found.alarms and all(told in alarm for alarm in found.alarms)
 
 
 def test_families_of_large_inputs_are_smaller() -> None:

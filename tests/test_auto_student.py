@@ -53,10 +53,12 @@ def test_the_student_begins_as_what_shrink_cuts_and_ends_as_the_same_graph(tmp_p
         assert [v.name for v in getattr(after.graph, end)] == [v.name for v in getattr(teacher.graph, end)]
     old, new = weights(start), weights(student)
     assert old.keys() == new.keys() and any(not np.array_equal(old[name], new[name]) for name in old)
-    facts = report.data["student"]
+    facts = report.as_dict()["student"]
     assert facts["architecture"] == "auto"
     assert (
-        0.45 * report.data["teacher"]["parameters"] < facts["parameters"] <= 0.5 * report.data["teacher"]["parameters"]
+        0.45 * report.as_dict()["teacher"]["parameters"]
+        < facts["parameters"]
+        <= 0.5 * report.as_dict()["teacher"]["parameters"]
     )
 
 
@@ -153,12 +155,12 @@ def test_trained_weights_are_stepped_as_the_recipe_says_for_them(
 def test_what_cannot_be_cut_gets_a_student_of_its_family(tmp_path: Path, export: Any) -> None:
     teacher = export(Scaled(), (5,), tmp_path / "scaled.onnx")
     report = run(tmp_path / "run", teacher=teacher, recipe="cake-vector")
-    assert report.data["student"]["architecture"] == "mlp"
-    assert any("nothing in its graph can be left out" in note for note in report.data["substitutes"])
+    assert report.as_dict()["student"]["architecture"] == "mlp"
+    assert any("nothing in its graph can be left out" in note for note in report.as_dict()["substitutes"])
 
 
 def test_an_int8_student_is_of_the_family(tmp_path: Path) -> None:
-    assert run(tmp_path, "student.quantise=int8").data["student"]["architecture"] == "cnn-small"
+    assert run(tmp_path, "student.quantise=int8").as_dict()["student"]["architecture"] == "cnn-small"
 
 
 def test_two_goals_are_one_too_many() -> None:

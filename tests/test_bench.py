@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reports
 from PIL import Image
+from reports import figure
 
 from onnxcake.commands import bench as benches
 from onnxcake.commands.bench import parse_only
@@ -27,13 +29,9 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 AGREEMENTS = {("cake", 0): [0.5, 0.7, 0.9], ("cake", 1): [0.3, 0.5, 0.8], ("naive", 0): [0.2], ("naive", 1): [0.4]}
 
 
-def figure(value: float) -> dict[str, float]:
-    return {"value": value, "low": value, "high": value}
-
-
 def report(agreements: list[float], labels: bool = True) -> Report:
     """A report as a run leaves it, as far as the table looks at it."""
-    compared: dict[str, Any] = {"samples": 100, "agreement": figure(agreements[-1])}
+    compared: dict[str, Any] = {"samples": 100, "agreement": figure(agreements[-1]), "kl": figure(0.0)}
     if labels:
         compared |= {"teacher_accuracy": figure(0.99), "student_accuracy": figure(agreements[-1] - 0.01)}
     curve = [
@@ -41,8 +39,8 @@ def report(agreements: list[float], labels: bool = True) -> Report:
         for n, a in enumerate(agreements, 1)
     ]
     spent = {"seconds": {"synthesis": 2.5, "training": 1.5}, "teacher_passes": 1000 * len(curve), "teacher_queries": 7}
-    agreement = {"held_out": figure(0.0), "probe": compared}
-    return Report({"agreement": agreement, "student": {"steps": 5 * len(curve)}, "curve": curve, "spent": spent})
+    agreement = {"held_out": {**compared, "agreement": figure(0.0)}, "probe": compared}
+    return reports.report(agreement=agreement, student={"steps": 5 * len(curve)}, curve=curve, spent=spent)
 
 
 class Runs:
@@ -96,7 +94,7 @@ def test_the_spread_over_training_is_that_of_all_points_of_the_curve() -> None:
 
 
 def test_mean_and_deviation_over_seeds(runs: Runs, request_: Request) -> None:
-    figures = bench(request_, ["cake", "naive"], seeds=(0, 1)).data["methods"]
+    figures = bench(request_, ["cake", "naive"], seeds=(0, 1)).as_dict()["methods"]
     assert figures["cake"]["seeds"] == [0, 1]
     assert figures["cake"]["agreement"] == {"mean": pytest.approx(0.85), "std": pytest.approx(0.05 * 2**0.5)}
     assert figures["cake"]["teacher_passes"] == {"mean": 3000, "std": 0}
@@ -121,7 +119,7 @@ def test_what_cost_more_than_it_was_to_is_told(budget: Budget, told: str, runs: 
 
 
 def test_a_single_seed_has_no_deviation(runs: Runs, request_: Request) -> None:
-    figures = bench(request_, ["cake"]).data["methods"]["cake"]
+    figures = bench(request_, ["cake"]).as_dict()["methods"]["cake"]
     assert figures["agreement"] == {"mean": pytest.approx(0.9), "std": None}
     assert "90.00 " in (request_.folder / "bench.txt").read_text()
 
@@ -129,10 +127,10 @@ def test_a_single_seed_has_no_deviation(runs: Runs, request_: Request) -> None:
 def test_the_files(runs: Runs, request_: Request) -> None:
     table = bench(request_, ["cake", "naive"], student="cnn-small", budget=Budget(None, None), seeds=(0, 1))
     kept = json.loads((request_.folder / "bench.json").read_text())
-    assert kept == json.loads(json.dumps(table.data))
+    assert kept == json.loads(json.dumps(table.as_dict()))
     assert [(cell["method"], cell["seed"]) for cell in kept["cells"]] == list(AGREEMENTS)
     assert kept["cells"][1]["curve"][2]["agreement"] == 0.8
-    assert Table.read(request_.folder).data == table.data
+    assert Table.read(request_.folder).as_dict() == table.as_dict()
     lines = (request_.folder / "bench.txt").read_text().splitlines()
     assert lines[0].startswith("digits.onnx (99.0%) → cnn-small, no limit each")
     (cake,) = (line.split() for line in lines if line.strip().startswith("cake"))
@@ -173,7 +171,7 @@ def test_a_method_that_does_not_work_here_has_a_row_with_the_reason(
     table = bench(request_, ["cake", "naive"], seeds=(0, 1))
     assert runs.cells == list(AGREEMENTS)  # the others go on
     assert table.cell("cake", 1).reason == ". ".join(line.strip(" .") for line in str(error).splitlines())
-    figures = table.data["methods"]["cake"]
+    figures = table.as_dict()["methods"]["cake"]
     assert (figures["seeds"], figures["agreement"]["mean"]) == ([0], pytest.approx(0.9))
     assert list(figures["reasons"]) == ["1"]
     assert f"cake, seed 1: {error.args[0]}" in (request_.folder / "bench.txt").read_text()
@@ -385,5 +383,5 @@ def test_methods_on_the_digits(tmp_path: Path) -> None:
         assert 2_500 < cell.teacher_passes == kept["spent"]["teacher_passes"] <= 5_200
         assert cell.agreement == kept["agreement"]["probe"]["agreement"]["value"]
         assert cell.student_steps > 0 and cell.curve[-1]["agreement"] == pytest.approx(cell.agreement)
-    assert run(None).data == table.data
+    assert run(None).as_dict() == table.as_dict()
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")

@@ -60,7 +60,7 @@ def test_a_support_vector_machine_is_its_own_student(name: str, tmp_path: Path) 
     node, scores = MACHINES[name]
     outputs = [value("label", "N", kind=TensorProto.INT64), value("y", "N", scores)]
     path = saved(tmp_path, [node], [value("x", "N", 4)], outputs)
-    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).data
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).as_dict()
     assert any("the teacher's own graph, whole" in note for note in report["substitutes"])
     assert report["student"]["parameters"] == report["teacher"]["parameters"]
     x = (RANDOM.normal(size=(200, 4)) * 30).astype(np.float32)
@@ -90,7 +90,7 @@ def test_columns_of_words_are_counted_and_their_case_is_changed_without_the_file
     path = saved(
         tmp_path, nodes, inputs, [value("y", None, 3)], flat=np.array([-1]), W=RANDOM.normal(size=(5, 3)).astype("f")
     )
-    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).data
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).as_dict()
     assert report["teacher"]["input_name"] == "h" and report["teacher"]["input_shape"] == [5]
     normaliser = helper.make_model(
         helper.make_graph(
@@ -234,8 +234,8 @@ def test_a_small_network_of_a_table_stays_whole_where_its_cut_is_not_the_same(
     path = saved(tmp_path, MLP, [value("x", "N", 6)], [value("y", "N", 4)], **weights)
     report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3, overrides=said)
     kept = not said
-    assert (report.data["student"]["parameters"] == 200) == kept
-    assert any("nothing is gained" in one for one in report.data["substitutes"]) == kept
+    assert (report.as_dict()["student"]["parameters"] == 200) == kept
+    assert any("nothing is gained" in one for one in report.as_dict()["substitutes"]) == kept
     if kept:
         x = draw.normal(size=(50, 6)).astype("f") * 100
         sides = [onnxruntime.InferenceSession(one) for one in (path, tmp_path / "run" / "student.onnx")]
@@ -248,7 +248,7 @@ def test_a_network_of_a_table_of_which_half_is_idle_is_cut(tmp_path: Path) -> No
     first[:, 8:], second[8:] = 0, 0
     path = saved(tmp_path, MLP, [value("x", "N", 6)], [value("y", "N", 4)], V=first, W=second)
     report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3)
-    assert report.data["student"]["parameters"] <= 100 and report.data["without_data"]["expected"] > 0.999
+    assert report.as_dict()["student"]["parameters"] <= 100 and report.as_dict()["without_data"]["expected"] > 0.999
 
 
 def test_a_file_that_answers_0_by_0_at_most_random_inputs_is_taken_and_that_is_said(tmp_path: Path) -> None:
@@ -266,5 +266,5 @@ def test_a_file_that_answers_0_by_0_at_most_random_inputs_is_taken_and_that_is_s
     x = (centres.repeat(20, 0) + np.random.default_rng(0).normal(size=(60, 8)) / 4).astype("f")
     np.savez(tmp_path / "probe.npz", x=x)
     report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3, probe=tmp_path / "probe.npz")
-    assert report.data["agreement"]["probe"]["agreement"]["value"] == 1
-    assert any("no answer (0 / 0)" in one for one in report.data["without_data"]["alarms"])
+    assert report.as_dict()["agreement"]["probe"]["agreement"]["value"] == 1
+    assert any("no answer (0 / 0)" in one for one in report.as_dict()["without_data"]["alarms"])

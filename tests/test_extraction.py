@@ -74,9 +74,9 @@ TEACHERS = {
 def test_teachers_of_other_kinds(make: object, shape: tuple[int, ...], overrides: list[str], tmp_path: Path) -> None:
     file = _teacher(tmp_path, make(), shape, "uint8" if shape == (16, 16, 3) else "float32")
     report = onnxcake.extract(file, out=tmp_path / "run", overrides=[*SMALL, CUT, *overrides], seed=3)
-    assert report.data == json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report.data["student"]["parameters"] <= report.data["teacher"]["parameters"] / 2
-    assert report.data["seed"] == 3
+    assert report.as_dict() == json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report.as_dict()["student"]["parameters"] <= report.as_dict()["teacher"]["parameters"] / 2
+    assert report.as_dict()["seed"] == 3
     image = Image.open(tmp_path / "run" / "samples.png")
     assert len(np.unique(np.asarray(image.convert("L")))) > 20  # something is drawn
     x = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
@@ -87,17 +87,17 @@ def test_teachers_of_other_kinds(make: object, shape: tuple[int, ...], overrides
         theirs, ours = teacher.run(x), student.run(x)
     assert theirs.shape == ours.shape and theirs.dtype == ours.dtype
     assert student.inputs[0][2] == teacher.inputs[0][2]
-    if report.data["teacher"]["output_kind"] in ("binary_probability", "multilabel_probabilities"):
+    if report.as_dict()["teacher"]["output_kind"] in ("binary_probability", "multilabel_probabilities"):
         assert (ours > 0).all() and (ours < 1).all()
-    if report.data["teacher"]["output_kind"] == "probabilities":
+    if report.as_dict()["teacher"]["output_kind"] == "probabilities":
         assert np.allclose(ours.sum(1), 1, atol=1e-5)
-    if report.data["teacher"]["output_kind"] == "log_probabilities":
+    if report.as_dict()["teacher"]["output_kind"] == "log_probabilities":
         assert np.allclose(np.exp(ours).sum(1), 1, atol=1e-5)
     store = onnxcake.StoreDataset(onnxcake.Store.open(tmp_path / "run" / "store"), held_out=True)
     inputs, logits, labels = store[0]
     assert inputs.shape == shape
-    assert logits.shape == (report.data["teacher"]["classes"],)
-    assert 0 <= labels < report.data["teacher"]["classes"]
+    assert logits.shape == (report.as_dict()["teacher"]["classes"],)
+    assert 0 <= labels < report.as_dict()["teacher"]["classes"]
 
 
 def test_two_moons_a_student_learns_the_boundary(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_two_moons_a_student_learns_the_boundary(tmp_path: Path) -> None:
         probe=tmp_path / "moons.npz",
         overrides=["synthesis.rounds=150"],
     )
-    assert report.agreement > 0.97
+    assert report.comparison.agreement.value > 0.97
 
 
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path: Path) -> None:
@@ -148,7 +148,10 @@ def test_what_is_held_out_of_real_inputs_is_not_learnt_from(rows: int, batch: in
     sets = (onnxcake.StoreDataset(store, held_out=held_out) for held_out in (False, True))
     learnt, held_out = ({sample[0].numpy().tobytes() for sample in samples} for samples in sets)
     assert learnt.isdisjoint(held_out) and learnt | held_out <= {row.tobytes() for row in given}
-    assert (len(learnt), len(held_out)) == (report.data["set"]["samples"], report.data["set"]["held_out_samples"])
+    assert (len(learnt), len(held_out)) == (
+        report.as_dict()["set"]["samples"],
+        report.as_dict()["set"]["held_out_samples"],
+    )
     assert len(learnt) > 0.85 * rows or rows == 2
 
 

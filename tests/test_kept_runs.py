@@ -38,13 +38,13 @@ def test_a_run_begun_by_an_earlier_version_goes_on(name: str, tmp_path: Path) ->
     shutil.copytree(kept, out)
     report = onnxcake.extract(KEPT / "teacher.onnx", out=out, **ASKED[name])
     store = json.loads((kept / "store" / "store.json").read_text(encoding="utf-8"))
-    assert report.data["set"]["store_key"] == store["key"]
+    assert report.as_dict()["set"]["store_key"] == store["key"]
     for state in ("plan.json", "store/store.json", "start.onnx", "start.json"):
         assert (out / state).read_bytes() == (kept / state).read_bytes()
     made = files(kept, "store/*.safetensors")
     assert {path: content for path, content in files(out, "store/*.safetensors").items() if path in made} == made
     passes = json.loads((kept / "spent.json").read_text(encoding="utf-8"))["teacher_passes"]
-    assert report.data["spent"]["teacher_passes"] >= passes > 0
+    assert report.as_dict()["spent"]["teacher_passes"] >= passes > 0
 
 
 def unbroken(name: str, folder: Path) -> Path:

@@ -115,7 +115,7 @@ def test_the_command_cuts_the_same(tmp_path: Path, export: Any) -> None:
     named = file_of(("resnet8", {"width": 3}), IMAGES, tmp_path / "named.onnx", export).read_bytes()
     assert [w.shape for w in matrices((tmp_path / "small.onnx").read_bytes())] == [w.shape for w in matrices(named)]
     done.check_goal()
-    assert done.data["goal"]["limit"] == "{resnet8: {width: 3}}"
+    assert done.as_dict()["goal"]["limit"] == "{resnet8: {width: 3}}"
     console = Console(file=io.StringIO(), width=160)
     done.show(console)
     assert "parameters" in console.file.getvalue()  # type: ignore[attr-defined]
@@ -128,7 +128,7 @@ SMALL = ["synthesis.batch=50", "synthesis.batches=2", "synthesis.steps=3", "stud
 def test_a_run(like: str, cut: bool, tmp_path: Path, export: Any) -> None:
     path = file_of(("resnet20", {"width": 8}), IMAGES, tmp_path / "net.onnx", export)
     overrides = [*SMALL, f"student.architecture={{auto: {{like: {like}}}}}"]
-    report = extract(path, recipe="cake-image", out=tmp_path / "run", overrides=overrides).data
+    report = extract(path, recipe="cake-image", out=tmp_path / "run", overrides=overrides).as_dict()
     named = ("resnet8", {"width": 4}) if cut else ("lenet5-half", {})
     want = [w.shape for w in matrices(file_of(named, IMAGES, tmp_path / "named.onnx", export).read_bytes())]
     assert [w.shape for w in matrices((tmp_path / "run" / "student.onnx").read_bytes())] == want

@@ -125,15 +125,15 @@ def test_every_recipe_runs_or_says_why_not(
         assert "The nearest that runs on" in caught.value.remedy
         return
     report = extracted(name, teacher, teachers[teacher], given[teacher], tmp_path / "out")
-    assert (tmp_path / "out" / "student.onnx").stat().st_size == report.data["student"]["bytes"]
-    assert report.data["student"]["torch_vs_onnxruntime"] <= 1e-3
-    recipe = report.data["recipe"]["synthesis"]
-    spent, steps = report.data["spent"], recipe.get("steps", 0)
+    assert (tmp_path / "out" / "student.onnx").stat().st_size == report.as_dict()["student"]["bytes"]
+    assert report.as_dict()["student"]["torch_vs_onnxruntime"] <= 1e-3
+    recipe = report.as_dict()["recipe"]["synthesis"]
+    spent, steps = report.as_dict()["spent"], recipe.get("steps", 0)
     batches = recipe["rounds"] * (recipe["batches"] if recipe["batches"] != "auto" else 4) + 1
     if name == "zsdb3kd":
         assert spent["teacher_passes"] == 0 < spent["teacher_queries"]
     elif name not in ("cmi", "pre-dfkd", "retain-acquire-replay"):  # second views and the memory's own
-        assert spent["teacher_passes"] == batches * report.data["set"]["held_out_samples"] * steps
+        assert spent["teacher_passes"] == batches * report.as_dict()["set"]["held_out_samples"] * steps
 
 
 @pytest.mark.parametrize("name", ["deepinversion", "cmi", "fast-dfkd", "dfq"])
@@ -144,16 +144,16 @@ def test_a_refusal_names_the_nearest_that_runs(
         extracted(name, "transformer", teachers["transformer"], given["transformer"], tmp_path / "out")
     nearest = next(word for word in caught.value.remedy.replace(". ", " ").split() if word in names())
     report = extracted(nearest, "transformer", teachers["transformer"], given["transformer"], tmp_path / "out")
-    assert report.data["student"]["torch_vs_onnxruntime"] <= 1e-3
+    assert report.as_dict()["student"]["torch_vs_onnxruntime"] <= 1e-3
 
 
 def test_a_substitute_is_told_and_kept(
     teachers: dict[str, Path], given: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
     report = extracted("deepinversion", "digits", teachers["digits"], given["digits"], tmp_path / "whitened")
-    assert "pulled to mean 0 and deviation 1" in report.data["substitutes"][0]
+    assert "pulled to mean 0 and deviation 1" in report.as_dict()["substitutes"][0]
     again = extracted("deepdream", "digits", teachers["digits"], given["digits"], tmp_path / "none")
-    assert again.data["substitutes"] == []
+    assert again.as_dict()["substitutes"] == []
 
 
 def test_optional_statistics_are_matched_where_there_are_any(
@@ -162,9 +162,9 @@ def test_optional_statistics_are_matched_where_there_are_any(
     path, options = teachers["digits"], TeacherOptions.of(range=(0, 1))
     request = Request(path, "layercake", tmp_path / "none", miniature("layercake", "digits"), options)
     without = run(request, Progress(quiet=True))
-    assert without.data["substitutes"][0].startswith(f"statistics: left out, as {path.name} has none")
+    assert without.as_dict()["substitutes"][0].startswith(f"statistics: left out, as {path.name} has none")
     recorded = replace(request, out=tmp_path / "given", stats=given["digits"]["stats"])
-    assert run(recorded, Progress(quiet=True)).data["substitutes"] == []
+    assert run(recorded, Progress(quiet=True)).as_dict()["substitutes"] == []
     held = [Store.open(folder / "store").batch(0) for folder in (tmp_path / "none", tmp_path / "given")]
     assert held[0] is not None and held[1] is not None and not torch.equal(held[0].inputs, held[1].inputs)
 
@@ -182,5 +182,5 @@ def test_an_int8_student(teachers: dict[str, Path], given: dict[str, dict[str, P
         kind: extracted("dfq", "digits", teachers["digits"], given["digits"], tmp_path / kind, wide, *more)
         for kind, more in {"float": (), "int8": ("student.quantise=int8",)}.items()
     }
-    sizes = {kind: report.data["student"]["bytes"] for kind, report in reports.items()}
+    sizes = {kind: report.as_dict()["student"]["bytes"] for kind, report in reports.items()}
     assert sizes["int8"] < 0.5 * sizes["float"]

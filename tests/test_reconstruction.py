@@ -169,7 +169,7 @@ def test_products_of_a_trained_teacher_agree_with_it_before_they_learn(
         pruned = cut_of(teacher, Goal(keep=0.25), "weights", Key(0), runtime)
         file = tmp_path / f"{fitted}.onnx"
         file.write_bytes(pruned.content)
-        report = onnxcake.verify(digits, file, probe=EXAMPLES / "digits-test.npz").data
+        report = onnxcake.verify(digits, file, probe=EXAMPLES / "digits-test.npz").as_dict()
         agreement.append(report["agreement"]["probe"]["agreement"]["value"])
     assert agreement[0] > 0.95 > agreement[1]
 

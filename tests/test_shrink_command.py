@@ -6,6 +6,7 @@ import io
 import json
 import stat
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def test_a_share_of_the_parameters(
     name: str, keep: float, files: dict[str, Path], tmp_path: Path, runtime: Runtime
 ) -> None:
     out = tmp_path / "out.onnx"
-    data = shrink(files[name], keep=keep, out=out).data
+    data = shrink(files[name], keep=keep, out=out).as_dict()
     onnx.checker.check_model(onnx.load(out), full_check=True)
     assert ends(out) == ends(files[name])
     for batch in (1, 3):
@@ -143,7 +144,7 @@ def test_a_share_of_the_parameters(
 @pytest.mark.parametrize("name", ["digits", "residual", "sklearn"])
 def test_all_of_it_is_the_teacher(name: str, files: dict[str, Path], tmp_path: Path, runtime: Runtime) -> None:
     out = tmp_path / "out.onnx"
-    data = shrink(files[name], keep=1.0, out=out).data
+    data = shrink(files[name], keep=1.0, out=out).as_dict()
     assert data["student"]["parameters"] == data["teacher"]["parameters"]
     inputs = inputs_for(files[name], 20)
     wanted = answers(runtime, files[name], inputs)
@@ -158,26 +159,26 @@ def test_all_of_it_is_the_teacher(name: str, files: dict[str, Path], tmp_path: P
 def test_the_largest_that_fits(
     name: str, goal: str, of: str, share: float, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    whole = shrink(files[name], keep=1.0, out=tmp_path / "whole.onnx").data["student"][of]
+    whole = shrink(files[name], keep=1.0, out=tmp_path / "whole.onnx").as_dict()["student"][of]
     limit = int(share * whole)
-    data = shrink(files[name], **{goal: limit}, out=tmp_path / "out.onnx").data  # type: ignore[arg-type]
+    data = shrink(files[name], **{goal: limit}, out=tmp_path / "out.onnx").as_dict()  # type: ignore[arg-type]
     assert 0.85 * limit <= data["student"][of] <= limit
     assert data["goal"]["reached"] == data["student"][of] and not data["goal"]["missed"]
 
 
 def test_by_latency(tmp_path: Path) -> None:
-    data = shrink(DIGITS, max_latency_ms=1000.0, out=tmp_path / "out.onnx").data
+    data = shrink(DIGITS, max_latency_ms=1000.0, out=tmp_path / "out.onnx").as_dict()
     assert data["student"]["parameters"] == data["teacher"]["parameters"]
     assert data["latency_ms"]["threads"] == 1 and 0 < data["latency_ms"]["student"] < 1000
     hopeless = shrink(DIGITS, max_latency_ms=1e-6, out=tmp_path / "out.onnx")
-    assert hopeless.data["student"]["parameters"] < 0.01 * hopeless.data["teacher"]["parameters"]
+    assert hopeless.as_dict()["student"]["parameters"] < 0.01 * hopeless.as_dict()["teacher"]["parameters"]
     with pytest.raises(BelowFloor, match=r"ms, not 0\.000 ms"):
         hopeless.check_goal()
 
 
 def test_a_goal_out_of_reach_is_told_with_what_held_it(files: dict[str, Path], tmp_path: Path) -> None:
     done = shrink(files["residual"], max_params=1, out=tmp_path / "out.onnx")
-    assert done.data["goal"]["missed"] and done.data["goal"]["held"]
+    assert done.as_dict()["goal"]["missed"] and done.as_dict()["goal"]["held"]
     with pytest.raises(BelowFloor, match=r"parameters, not 1 parameters; held are '.*Gemm' .* by the output") as caught:
         done.check_goal()
     assert caught.value.exit_code == 5
@@ -186,7 +187,7 @@ def test_a_goal_out_of_reach_is_told_with_what_held_it(files: dict[str, Path], t
 def test_the_seed_and_the_score_decide(tmp_path: Path) -> None:
     def digest(**options: Any) -> str:
         done = shrink(DIGITS, out=tmp_path / "out.onnx", low_rank="tied", **options)
-        return str(done.data["student"]["sha256"])
+        return str(done.as_dict()["student"]["sha256"])
 
     assert digest() == digest(score="weights", seed=1) == digest(keep=0.5)
     assert digest(score="responses") == digest(score="responses", seed=0)
@@ -257,7 +258,8 @@ def onnx_by(producer: str, content: bytes) -> bytes:
 @pytest.mark.parametrize(("low_rank", "told"), [("auto", "64×512 → 25×512 · 64×25"), ("tied", "64×512 → 46×352")])
 def test_the_table(low_rank: Any, told: str, tmp_path: Path) -> None:
     done = shrink(DIGITS, out=tmp_path / "out.onnx", low_rank=low_rank)
-    done.data["layers"][0]["name"] = "[red]\x1b[31mfirst"
+    first, *others = done.layers
+    done = replace(done, layers=(replace(first, name="[red]\x1b[31mfirst"), *others))
     text = io.StringIO()
     done.show(Console(file=text, width=160))
     lines = text.getvalue().splitlines()
@@ -269,7 +271,7 @@ def test_the_table(low_rank: Any, told: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("low_rank", ["auto", "tied"])
 def test_the_rows_of_the_table_add_up(low_rank: Any, tmp_path: Path) -> None:
-    data = shrink(DIGITS, out=tmp_path / "out.onnx", low_rank=low_rank).data
+    data = shrink(DIGITS, out=tmp_path / "out.onnx", low_rank=low_rank).as_dict()
     for key in ("parameters", "multiply_adds"):
         for place, side in enumerate(("teacher", "student")):
             assert sum(layer[key][place] for layer in data["layers"]) == data[side][key]

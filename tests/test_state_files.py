@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.code == 0, done.err
     point = {"agreement": 0.5, "teacher_passes": 1, "teacher_queries": 0, "seconds": 0.5, "student_steps": 1}
     cell = Cell("cake", 0, 0.5, None, None, 1, 0, 2, 3.0, (point,))
-    files.write_json(out / "bench.json", Table({**ASKED, "methods": {"cake": "0" * 64}}, (cell,)).data)
+    files.write_json(out / "bench.json", Table({**ASKED, "methods": {"cake": "0" * 64}}, (cell,)).as_dict())
     files.write_json(out / "start.json", {"key": "k", "sha256": None, "note": "too small"})
     return out
 
@@ -58,7 +58,7 @@ def finished(out: Path) -> None:
 READERS: dict[str, Callable[[Path], object]] = {
     "run.json": Run.read,
     "plan.json": lambda out: Plan.read(out / "plan.json"),
-    "spent.json": lambda out: RunCost(out).as_dict(),
+    "spent.json": lambda out: RunCost(out).so_far(),
     "store/store.json": lambda out: Store.open(out / "store"),
     "start.json": lambda out: initial_model._kept(out, "k", Run.read(out).teacher),
     "bench.json": lambda out: replace(Table.read(out), asked=ASKED).table(),

@@ -58,7 +58,7 @@ def result(out: Path) -> tuple[bytes, Any]:
 
 def test_a_run(small: Path, tmp_path: Path) -> None:
     report = extracted(tmp_path / "run", small)
-    student = report.data["student"]
+    student = report.as_dict()["student"]
     assert student["parameters"] == 4 * 9 + 4 + 1440 + 10
     assert student["architecture"] == "onnx" and student["torch_vs_onnxruntime"] < 1e-5
     teacher, model = onnx.load(DIGITS), onnx.load(tmp_path / "run" / "student.onnx")
@@ -72,17 +72,17 @@ def test_a_run(small: Path, tmp_path: Path) -> None:
 def test_the_teacher_itself_as_student_begins_where_it_is(tmp_path: Path) -> None:
     rate = "student.optimiser.adamw.lr=1e-6"
     report = extracted(tmp_path / "run", DIGITS, [*ONNX, rate, "student.epochs=1"])
-    assert report.agreement is not None and report.agreement > 0.99
+    assert report.comparison.agreement.value > 0.99
 
 
 def test_fresh_weights_forget_it(tmp_path: Path) -> None:
     fresh = ["student.architecture={onnx: {init: fresh}}", "student.optimiser.adamw.lr=1e-6", "student.epochs=1"]
     report = extracted(tmp_path / "run", DIGITS, [*SMALL, *fresh])
-    assert report.agreement is not None and report.agreement < 0.5
+    assert report.comparison.agreement.value < 0.5
 
 
 def test_it_goes_on_to_the_bit_without_the_file(small: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    in_all = extracted(tmp_path / "unbroken", small).data["student"]["steps"]
+    in_all = extracted(tmp_path / "unbroken", small).as_dict()["student"]["steps"]
     own = tmp_path / "own.onnx"
     shutil.copy(small, own)
     steps = 0
@@ -105,8 +105,8 @@ def test_it_goes_on_to_the_bit_without_the_file(small: Path, tmp_path: Path, mon
 
 
 def test_another_file_is_another_student(small: Path, tmp_path: Path) -> None:
-    first = extracted(tmp_path / "run", small).data
-    second = extracted(tmp_path / "run", DIGITS).data
+    first = extracted(tmp_path / "run", small).as_dict()
+    second = extracted(tmp_path / "run", DIGITS).as_dict()
     assert first["student"]["start"] != second["student"]["start"]
     assert second["student"]["parameters"] == 38_282
     assert first["set"]["store_key"] == second["set"]["store_key"]  # which depends on the student in no way
@@ -122,8 +122,8 @@ def test_where_the_set_depends_on_the_student_it_depends_on_the_file(small: Path
     keys = []
     for name, student in (("one", small), ("other", DIGITS)):
         report = extracted(tmp_path / name, student, rounds, recipe="retain-acquire")
-        keys.append(report.data["set"]["store_key"])
-        assert report.data["student"]["torch_vs_onnxruntime"] < 1e-4
+        keys.append(report.as_dict()["set"]["store_key"])
+        assert report.as_dict()["student"]["torch_vs_onnxruntime"] < 1e-4
     assert keys[0] != keys[1]
 
 
@@ -132,7 +132,7 @@ def test_train_takes_the_file_of_the_run_or_another(small: Path, tmp_path: Path)
 
     def train(*overrides: str, student: Path | None = None) -> Any:
         done = train_file(tmp_path / "run", overrides=overrides, seed=1, student=student)
-        return done.data["student"]
+        return done.as_dict()["student"]
 
     assert train()["parameters"] == 1490
     assert train(student=DIGITS)["parameters"] == 38_282
@@ -162,7 +162,7 @@ def test_match_names_values_of_both_files(small: Path, tmp_path: Path) -> None:
     theirs = onnx.load(DIGITS).graph.node[1].output[0]
     pairs = json.dumps({theirs: inner})
     report = extracted(tmp_path / "run", small, [*ONNX, f"student.match.attention={{pairs: {pairs}, weight: 1.0}}"])
-    assert report.data["student"]["torch_vs_onnxruntime"] < 1e-4
+    assert report.as_dict()["student"]["torch_vs_onnxruntime"] < 1e-4
     with pytest.raises(UsageError, match="no value called 'nowhere'"):
         extracted(tmp_path / "other", small, [*ONNX, f"student.match.attention={{pairs: {{{theirs}: nowhere}}}}"])
 

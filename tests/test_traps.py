@@ -68,7 +68,7 @@ def test_true_logits_are_compared_as_they_are() -> None:
 def test_the_exported_student_normalises_by_what_it_learnt(runtime: Runtime, tmp_path: Path) -> None:
     """Not by the batch at hand: an answer is the same whatever the neighbours (the trap of Gaussian distillation)."""
     report = run(Request(DIGITS, "zskt", tmp_path, SHORT, TeacherOptions.of(range=(0, 1))), Progress(quiet=True))
-    assert report.data["student"]["architecture"] == "cnn-small", "it has BatchNormalization"
+    assert report.as_dict()["student"]["architecture"] == "cnn-small", "it has BatchNormalization"
     session = runtime.load((tmp_path / "student.onnx").read_bytes())
     inputs = np.load(PROBE)["images"][:16].astype(np.float32)
     together = session.run(inputs)
@@ -85,7 +85,7 @@ def test_the_last_student_is_reported_and_not_the_best(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         out, options = tmp_path / str(seed), TeacherOptions.of(range=(0, 1))
         report = run(Request(DIGITS, "dfad", out, jumping, options, probe=PROBE, seed=seed), Progress(quiet=True))
-        points = [point["agreement"] for point in report.data["curve"]]
-        assert report.data["agreement"]["probe"]["agreement"]["value"] == pytest.approx(points[-1], abs=1e-9)
+        points = [point["agreement"] for point in report.as_dict()["curve"]]
+        assert report.as_dict()["agreement"]["probe"]["agreement"]["value"] == pytest.approx(points[-1], abs=1e-9)
         missed.append(max(points) - points[-1])
     assert max(missed) > 0, "the best is another"

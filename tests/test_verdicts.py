@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from in_process import command
 from onnx import helper
+from reports import figure, report
 from rich.console import Console
 
 import onnxcake
 from onnxcake.core.arrays import Array
 from onnxcake.evaluate.agreement import one_sided
-from onnxcake.report.report import Report, costlier
+from onnxcake.report.report import Latency, ModelFile, costlier
 from onnxcake.teacher.signature import OutputKind
 
 N = helper.make_node
@@ -47,22 +48,24 @@ def test_answers_of_one_class(name: str) -> None:
     assert all(part in alarm for part, alarm in zip(wanted, told, strict=True))
 
 
-COSTS: dict[str, tuple[dict[str, int], dict[str, int], dict[str, float], list[str]]] = {
-    "less of all": ({"bytes": 9, "parameters": 9}, {"bytes": 8, "parameters": 8}, {"teacher": 2, "student": 1}, []),
-    "as much of all": ({"bytes": 9}, {"bytes": 9}, {"teacher": 1, "student": 1}, []),
-    "more bytes": ({"bytes": 9000}, {"bytes": 10000}, {}, ["larger than its teacher: 10,000 bytes, the teacher 9,000"]),
-    "more parameters, unknown bytes": ({"parameters": 1}, {"bytes": 5, "parameters": 2}, {}, ["2 parameters"]),
-    "slower": ({}, {}, {"teacher": 1.0, "student": 1.2}, ["slower than its teacher: 1.200 ms for one input"]),
-    "slower by less than is measured": ({}, {}, {"teacher": 1.0, "student": 1.05}, []),
-    "slower by a call's jitter": ({}, {}, {"teacher": 0.004, "student": 0.006}, []),
-    "no teacher to time": ({}, {}, {"student": 1.0}, []),
+# Bytes, parameters and milliseconds of teacher and student; what is said of them.
+COSTS: dict[str, tuple[tuple[int, int, float | None], tuple[int, int, float], list[str]]] = {
+    "less of all": ((9, 9, 2), (8, 8, 1), []),
+    "as much of all": ((9, 9, 1), (9, 9, 1), []),
+    "more bytes": ((9000, 9, 1), (10000, 9, 1), ["larger than its teacher: 10,000 bytes, the teacher 9,000"]),
+    "more parameters": ((9, 1, 1), (9, 2, 1), ["2 parameters"]),
+    "slower": ((9, 9, 1.0), (9, 9, 1.2), ["slower than its teacher: 1.200 ms for one input"]),
+    "slower by less than is measured": ((9, 9, 1.0), (9, 9, 1.05), []),
+    "slower by a call's jitter": ((9, 9, 0.004), (9, 9, 0.006), []),
+    "no teacher to time": ((9, 9, None), (9, 9, 1.0), []),
 }
 
 
 @pytest.mark.parametrize("name", COSTS)
 def test_a_student_that_costs_more(name: str) -> None:
-    teacher, student, latency, wanted = COSTS[name]
-    told = costlier(teacher, student, latency)
+    (*teacher, before), (*student, after), wanted = COSTS[name]
+    sides = (ModelFile(file="", sha256="", bytes=size, parameters=count) for size, count in (teacher, student))
+    told = costlier(*sides, Latency(1, after, before))
     assert len(told) == len(wanted) and all(part in alarm for part, alarm in zip(wanted, told, strict=True))
 
 
@@ -81,11 +84,11 @@ def files(tmp_path_factory: pytest.TempPathFactory, handmade: Any) -> Path:
 
 
 def test_verify_notices_a_constant_and_larger_student(files: Path) -> None:
-    data = onnxcake.verify(files / "tells.onnx", files / "constant.onnx", probe=files / "probe.npy").data
+    data = onnxcake.verify(files / "tells.onnx", files / "constant.onnx", probe=files / "probe.npy").as_dict()
     words = ("student names one class for every one of the probe inputs", "bytes, the teacher", "parameters, the")
     for part in words:
         assert any(part in alarm for alarm in data["alarms"]), part
-    swapped = onnxcake.verify(files / "constant.onnx", files / "tells.onnx", probe=files / "probe.npy").data
+    swapped = onnxcake.verify(files / "constant.onnx", files / "tells.onnx", probe=files / "probe.npy").as_dict()
     assert any("teacher names class 2 for 100% of the probe inputs" in alarm for alarm in swapped["alarms"])
     assert not any("larger" in alarm or "student names" in alarm for alarm in swapped["alarms"])
 
@@ -99,21 +102,13 @@ def test_alarms_come_first_in_the_report(files: Path) -> None:
 def test_a_long_alarm_leaves_the_figures_their_room() -> None:
     """A narrow terminal, and alarms of the families of inputs, which are sentences."""
     told = "the student names one class for 95% of the family held_out, the teacher for 30%: it may have collapsed"
-    data = {
-        "teacher": {"file": "net[/b][v2].onnx", "parameters": 5733, "bytes": 24_167},
-        "student": {"file": "student.onnx", "parameters": 2732, "bytes": 12_700},
-        "latency_ms": {"threads": 1, "teacher": 0.01, "student": 0.013},
-        "agreement": {
-            "held_out": {
-                "samples": 128,
-                "agreement": {"value": 0.5, "low": 0.4, "high": 0.6},
-                "kl": {"value": 0.0, "low": -1e-9, "high": 0.1},
-            }
-        },
-        "without_data": {"expected": 0.93, "agreement": {"fields": 0.9}, "alarms": [told]},
-    }
+    made = report(
+        teacher={"file": "net[/b][v2].onnx"},
+        agreement={"held_out": {"samples": 128, "agreement": figure(0.5), "kl": {**figure(0.0), "low": -1e-9}}},
+        without_data={"expected": 0.93, "agreement": {"fields": 0.9}, "alarms": [told]},
+    )
     text = io.StringIO()
-    Report.of(data).show(Console(file=text, width=80))
+    made.show(Console(file=text, width=80))
     shown = text.getvalue()
     assert all(part in shown for part in ("5,733", "2,732", "0.013 ms", "93.00%", "net[/b][v2].onnx"))
     assert told in " ".join(shown.split()) and "-0.0000" not in shown
@@ -123,5 +118,5 @@ def test_extract_notices_what_its_probe_shows(files: Path) -> None:
     """A teacher that names one class on these inputs, as far from its decision as they are."""
     far = np.float32([50, 0, 0, 0]) + RANDOM.normal(size=(100, 4)).astype(np.float32)
     np.save(files / "far.npy", far)
-    report = onnxcake.extract(files / "tells.onnx", probe=files / "far.npy", out=files / "run", passes=3e3)
-    assert any("the teacher names class" in alarm and "100% of the probe" in alarm for alarm in report.data["alarms"])
+    made = onnxcake.extract(files / "tells.onnx", probe=files / "far.npy", out=files / "run", passes=3e3)
+    assert any("the teacher names class" in alarm and "100% of the probe" in alarm for alarm in made.alarms)

@@ -93,7 +93,7 @@ StatsOption = Annotated[
 def tell(report: Any, as_json: bool, check: Callable[[], None] = lambda: None) -> None:
     """Print a report; write the error that ``check`` raises to stderr alone: one object is on stdout already."""
     if as_json:
-        print_json(report.data)
+        print_json(report.as_dict())
     else:
         report.show()
     try:

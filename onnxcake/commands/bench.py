@@ -124,14 +124,14 @@ def run(
     with files.sole_writer(out):
         files.sweep(out)
         table = _merged(out, asked)
-        files.write_json(out / FILE, table.data)
+        files.write_json(out / FILE, table.as_dict())
         for method, template in requests.items():
             for seed in seeds:
                 siblings = sorted((out / method).glob("seed-*"))  # all seeds of a method have the same recipe
                 one = replace(template, out=out / method / f"seed-{seed}", seed=seed, budget=budget, siblings=siblings)
                 cell = _run(one, method, teachers, progress)
                 table = table.plus(cell)
-                files.write_json(out / FILE, table.data)
+                files.write_json(out / FILE, table.as_dict())
         table.write(out)
     return table
 

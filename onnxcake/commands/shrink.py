@@ -17,8 +17,8 @@ from ..pruning.cut_student import cut_of
 from ..pruning.goal import HALF, Goal, LowRank, Pruned, Score
 from ..recipe.architecture import Auto
 from ..recipe.recipe import Recipe
-from ..report.report import Report, versions
-from ..report.shrink_report import Shrinkage
+from ..report.report import Latency, versions
+from ..report.shrink_report import CutFile, HeldLayer, ReachedGoal, Shrinkage
 from ..run.joining import behind
 from ..runtime.latency import THREADS, latency_ms
 from ..runtime.ort import Runtime
@@ -147,27 +147,27 @@ def run(
             content = behind(opened.front.content(), content, runtime.load(content), runtime, opened.front)
         files.write_atomic(path, content)
         shape = opened.signature.input_shape
-        sessions = {
-            "teacher": runtime.load(opened.model, THREADS, opened.weights, arithmetic="host"),
-            "student": runtime.load(pruned.content, THREADS, arithmetic="host"),
-        }
-        latency = {name: round(latency_ms(session, shape), 4) for name, session in sessions.items()}
-    sides = _sides(opened, pruned, path, content)
-    reached = _reached(goal, sides["student"], latency["student"], pruned) if like is None else _alike(like, sides)
+        sessions = (
+            runtime.load(opened.model, THREADS, opened.weights, arithmetic="host"),
+            runtime.load(pruned.content, THREADS, arithmetic="host"),
+        )
+        before, after = (round(latency_ms(session, shape), 4) for session in sessions)
+    of_teacher, of_student = _sides(opened, pruned, path, content)
+    if like is None:
+        reached = _reached(goal, of_student, after, pruned)
+    else:  # which is reached or refused
+        reached = ReachedGoal("like", like, of_student.parameters, missed=False, short=False)
     return Shrinkage(
-        Report.of(
-            {
-                **sides,
-                "goal": reached,
-                "latency_ms": {"threads": THREADS, **latency},
-                "layers": [asdict(layer) for layer in pruned.layers],
-                "score": score,
-                "drop_blocks": drop_blocks,
-                "low_rank": low_rank,
-                "seed": seed,
-                "versions": versions(),
-            }
-        ).data
+        teacher=of_teacher,
+        student=of_student,
+        goal=reached,
+        latency_ms=Latency(THREADS, after, before),
+        layers=pruned.layers,
+        score=score,
+        drop_blocks=drop_blocks,
+        low_rank=low_rank,
+        seed=seed,
+        versions=versions(),
     )
 
 
@@ -223,45 +223,45 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _sides(teacher: Teacher, pruned: Pruned, path: Path, content: bytes) -> dict[str, dict[str, Any]]:
-    """Describe the two files: name, digest, bytes, parameters and multiply-adds."""
-    file = {"file": teacher.name, "sha256": teacher.facts.digest, "bytes": teacher.facts.size_bytes}
-    written = {"file": str(path), "sha256": files.sha256(content), "bytes": len(content)}
-    return {
-        side: {**about, "parameters": pruned.parameters[place], "multiply_adds": pruned.multiply_adds[place]}
-        for place, (side, about) in enumerate((("teacher", file), ("student", written)))
-    }
+def _sides(teacher: Teacher, pruned: Pruned, path: Path, content: bytes) -> tuple[CutFile, CutFile]:
+    """Describe the two files."""
+    before, after = zip(pruned.parameters, pruned.multiply_adds, strict=True)
+    facts = teacher.facts
+    return (
+        CutFile(
+            file=teacher.name,
+            sha256=facts.digest,
+            bytes=facts.size_bytes,
+            parameters=before[0],
+            multiply_adds=before[1],
+        ),
+        CutFile(
+            file=str(path),
+            sha256=files.sha256(content),
+            bytes=len(content),
+            parameters=after[0],
+            multiply_adds=after[1],
+        ),
+    )
 
 
-def _reached(goal: Goal, student: Mapping[str, Any], latency: float, pruned: Pruned) -> dict[str, Any]:
-    """Report the goal, the figure reached, and the constraints of the layers that have the most left."""
+def _reached(goal: Goal, student: CutFile, latency: float, pruned: Pruned) -> ReachedGoal:
+    """Compare the student with what was asked for; list what held the layers that have the most left."""
     asked, limit = next((name, value) for name, value in asdict(goal).items() if value is not None)
     reached = {
-        "keep": student["parameters"] / pruned.parameters[0],
-        "max_params": student["parameters"],
-        "max_bytes": student["bytes"],
-        "max_macs": student["multiply_adds"],
+        "keep": student.parameters / pruned.parameters[0],
+        "max_params": student.parameters,
+        "max_bytes": student.bytes,
+        "max_macs": student.multiply_adds,
         "max_latency_ms": latency,
     }[asked]
     missed = reached > limit * (1 + _LEEWAY if asked in _LENIENT else 1)
-    return {
-        "asked": asked,
-        "limit": limit,
-        "reached": reached,
-        "missed": missed,
-        "short": reached < limit * (1 - _LEEWAY) and pruned.parameters[1] < pruned.parameters[0],
-        "held": list(_held(pruned)) if missed else [],
-    }
+    short = reached < limit * (1 - _LEEWAY) and pruned.parameters[1] < pruned.parameters[0]
+    return ReachedGoal(asked, limit, reached, missed, short, tuple(_held(pruned)) if missed else ())
 
 
-def _alike(like: str, sides: Mapping[str, Any]) -> dict[str, Any]:
-    """Report the goal of a student like a named network, which is reached or refused."""
-    reached = sides["student"]["parameters"]
-    return {"asked": "like", "limit": like, "reached": reached, "missed": False, "short": False, "held": []}
-
-
-def _held(pruned: Pruned) -> Iterator[dict[str, Any]]:
-    """List the layers of which something had to stay, the largest first."""
+def _held(pruned: Pruned) -> Iterator[HeldLayer]:
+    """Iterate over the layers of which something had to stay, the largest first."""
     for layer in sorted(pruned.layers, key=lambda layer: -layer.parameters[1]):
         if layer.held:
-            yield {"name": layer.name, "op": layer.op, "parameters": layer.parameters[1], "held": layer.held}
+            yield HeldLayer(layer.name, layer.op, layer.parameters[1], layer.held)

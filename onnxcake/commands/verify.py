@@ -6,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..core.arrays import Array
 from ..core.errors import UsageError
 from ..core.rng import Key
-from ..evaluate.agreement import Answers
+from ..evaluate.agreement import Answers, Comparison
 from ..evaluate.integer_kernels import arithmetic_here, saturated
 from ..evaluate.probes.parts import Probe
 from ..onnxfile.front import Front
 from ..onnxfile.load import load
 from ..onnxfile.self_contained import ending_in, whole
-from ..report.report import Report, costlier, versions
+from ..report.report import Latency, ModelFile, Verification, costlier, versions
 from ..run.joining import check_pair, given
 from ..runtime.ort import Runtime
 from ..store.dataset import StoreDataset
@@ -43,8 +42,8 @@ def verify(
     probe: str | Path | None = None,
     store: str | Path | None = None,
     options: TeacherOptions | None = None,
-) -> Report:
-    """Run both files in onnxruntime on the same inputs and count how often they agree.
+) -> Verification:
+    """Run both files in onnxruntime on the same inputs and say how often they agree.
 
     Args:
         teacher, student: ``.onnx`` files.
@@ -74,31 +73,29 @@ def verify(
             feeds = None if front is None else front.rows(1, Key(0).at("latency"), held=True)
         names = first.found["file"]["class_names"]
         asked = None if probe is None else given(Path(probe), first.signature, names, front, runtime, free=True)
-        agreement: dict[str, Any] = {}
+        agreement: dict[str, Comparison] = {}
         alarming: list[str] = []
         for source, (inputs, labels) in _inputs(first, asked, store).items():
             found = _compared(sides, inputs, labels)
-            agreement[source] = found.comparison().as_dict()
+            agreement[source] = found.comparison()
             alarming += found.doubts(source)
         one = feeds or np.zeros((1, *first.signature.input_shape), np.float32)
         like = _rows_like(first.signature) if isinstance(inputs, Mapping) else inputs
-        told = [side.as_dict(like) for side in sides]
-        latency = {name: side.latency_ms(one) for name, side in zip(("teacher", "student"), sides, strict=True)}
-    return Report.of(
-        {
-            "teacher": told[0],
-            "student": told[1],
-            "alarms": [
-                *alarming,
-                *costlier(told[0], told[1], latency),
-                *saturated("teacher", told[0]),
-                *saturated("student", told[1]),
-            ],
-            "agreement": agreement,
-            "probe": None if asked is None else asked.as_dict(),
-            "latency_ms": {"threads": _LATENCY_THREADS, **latency},
-            "versions": versions(),
-        }
+        of_teacher, of_student = (side.described(like) for side in sides)
+        latency = Latency(_LATENCY_THREADS, teacher=sides[0].latency_ms(one), student=sides[1].latency_ms(one))
+    return Verification(
+        teacher=of_teacher,
+        student=of_student,
+        alarms=(
+            *alarming,
+            *costlier(of_teacher, of_student, latency),
+            *saturated("teacher", of_teacher.host),
+            *saturated("student", of_student.host),
+        ),
+        compared=agreement,
+        probe=None if asked is None else asked.source,
+        latency_ms=latency,
+        versions=versions(),
     )
 
 
@@ -176,12 +173,16 @@ class _Side:
         taken = self._alone.latency_of(one) if isinstance(one, Mapping) else self._alone.latency_ms(one)
         return round(taken, 4)
 
-    def as_dict(self, inputs: Array) -> dict[str, Any]:
-        """Give the report's entry; ``inputs`` are those that a quantised file's arithmetic here is compared on."""
+    def described(self, inputs: Array) -> ModelFile:
+        """Describe the file; ``inputs`` are those that a quantised file's arithmetic here is compared on."""
         file = self.found["file"]
-        parameters = self.found["cost"]["parameters"]
-        here = self._here(inputs=inputs, kind=self.signature.output_kind)
-        return {"file": self.name, "sha256": file["sha256"], "bytes": file["bytes"], "parameters": parameters, **here}
+        return ModelFile(
+            file=self.name,
+            sha256=file["sha256"],
+            bytes=file["bytes"],
+            parameters=self.found["cost"]["parameters"],
+            host=self._here(inputs=inputs, kind=self.signature.output_kind),
+        )
 
 
 def _compared(sides: list[_Side], inputs: Inputs, labels: Array | None) -> Answers:

@@ -6,6 +6,7 @@ many or too few, a number that is not finite, or too deep a nesting.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -21,7 +22,23 @@ EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 LIMIT_BYTES = 1 << 28  # 256 MiB, far above what a run writes
 AGAIN = "Choose another --out, or remove the file: what it holds is made again."
 
+OPTIONAL = {"left out": "while None"}  # metadata of a dataclass's field that `plain` leaves out while it is None
+
 Kind = TypeVar("Kind")
+
+
+def plain(value: Any) -> Any:
+    """Convert dataclasses, and what holds them, to dicts and lists, without the `OPTIONAL` fields that are None.
+
+    A field whose metadata have a "key" goes by that.
+    """
+    if dataclasses.is_dataclass(value):
+        named = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        kept = {field: one for field, one in named.items() if one is not None or field.metadata != OPTIONAL}
+        return {field.metadata.get("key", field.name): plain(one) for field, one in kept.items()}
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def read(path: Path, kind: type[Kind], remedy: str) -> Kind:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..core.arrays import Array
+from ..core.json_files import OPTIONAL
 from ..teacher.signature import OutputKind
 
 CONFIDENCE = 1.96  # standard normal quantile of a two-sided 95 % interval
@@ -40,12 +40,8 @@ class Comparison:
     samples: int
     agreement: Figure
     kl: Figure
-    teacher_accuracy: Figure | None = None
-    student_accuracy: Figure | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Convert to plain data without the figures that are not known."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+    teacher_accuracy: Figure | None = field(default=None, metadata=OPTIONAL)
+    student_accuracy: Figure | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +18,21 @@ _SAMPLES = 1000
 _DOUBTFUL = 0.99  # of the inputs under one class in both, below which somebody has to know
 
 
+@dataclass(frozen=True)
+class HostArithmetic:
+    """Hold how a quantised model's answers on this processor compare with those of its exact arithmetic.
+
+    Attributes:
+        agreement: share of inputs on which both name the same class.
+        difference: the largest, relative to the largest answer.
+        processor: its name and features.
+    """
+
+    agreement: float
+    difference: float
+    processor: str
+
+
 def arithmetic_here(
     runtime: Runtime,
     model: bytes,
@@ -25,48 +40,41 @@ def arithmetic_here(
     inputs: Array,
     kind: OutputKind,
     weights: Mapping[str, Array] | None = None,
-) -> dict[str, Any]:
-    """Compare a quantised model's answers here with those of exact arithmetic; an empty table for a float model.
+) -> HostArithmetic | None:
+    """Compare a quantised model's answers here with those of exact arithmetic; None for a float model.
 
     Args:
         exact: the model's session in exact arithmetic.
         inputs: to compare on, at most a thousand of them.
         kind: of the answers.
         weights: as for `Runtime.load`.
-
-    Returns:
-        "host": the share of inputs on which both name the same class, the largest difference relative to the largest
-        answer, and the processor's name.
     """
     if not holds_rounding(model):
-        return {}
+        return None
     inputs = inputs[:_SAMPLES]
     session = runtime.load(model, weights=weights, arithmetic="host")
     answers, wanted = session.run_in_batches(inputs), exact.run_in_batches(inputs)
     session.close()
     finite = np.isfinite(wanted)
     scale = max(float(np.abs(wanted[finite]).max(initial=0)), 1e-2)
-    return {
-        "host": {
-            "agreement": compare(wanted, answers, None, (kind, kind)).agreement.value,
-            "difference": float(np.abs(answers - wanted)[finite].max(initial=0)) / scale,
-            "processor": processor.describe(),
-        }
-    }
+    return HostArithmetic(
+        agreement=compare(wanted, answers, None, (kind, kind)).agreement.value,
+        difference=float(np.abs(answers - wanted)[finite].max(initial=0)) / scale,
+        processor=processor.describe(),
+    )
 
 
-def saturated(side: str, told: Mapping[str, Any]) -> list[str]:
+def saturated(side: str, host: HostArithmetic | None) -> list[str]:
     """Word a warning if a file's answers on this processor differ from its exact arithmetic.
 
     Args:
         side: name of the file in the message.
-        told: holds the result of `arithmetic_here`.
+        host: the result of `arithmetic_here`.
     """
-    host = told.get("host")
-    if host is None or host["agreement"] >= _DOUBTFUL:
+    if host is None or host.agreement >= _DOUBTFUL:
         return []
     return [
-        f"on this processor, {host['processor']}, onnxruntime's int8 kernels give the {side} another class than its "
-        f"exact arithmetic, which all figures are of, for {1 - host['agreement']:.1%} of the inputs; a QDQ file keeps "
+        f"on this processor, {host.processor}, onnxruntime's int8 kernels give the {side} another class than its "
+        f"exact arithmetic, which all figures are of, for {1 - host.agreement:.1%} of the inputs; a QDQ file keeps "
         "to the exact one with session.disable_quant_qdq=1 in onnxruntime's session options"
     ]

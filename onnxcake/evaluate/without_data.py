@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -71,7 +71,22 @@ def _scaled(noise: Tensor, key: Key) -> Tensor:
     return scale * torch.where(positive, (noise + _ABOVE).clamp_min(0), noise)
 
 
-def assess(teacher: Answers, student: Answers, signature: Signature, held_out: Array, key: Key) -> dict[str, Any]:
+@dataclass(frozen=True)
+class WithoutData:
+    """Hold what is known of a student without real data.
+
+    Attributes:
+        agreement: of teacher and student by family of inputs.
+        expected: their mean.
+        alarms: what makes the figures doubtful, in words.
+    """
+
+    agreement: dict[str, float]
+    expected: float
+    alarms: tuple[str, ...] = ()
+
+
+def assess(teacher: Answers, student: Answers, signature: Signature, held_out: Array, key: Key) -> WithoutData:
     """Compute the agreement on each family, their mean as the figure to expect at least on real inputs, and alarms.
 
     Args:
@@ -86,11 +101,7 @@ def assess(teacher: Answers, student: Answers, signature: Signature, held_out: A
         seen[name] = answers
         if name != "held_out":
             found[name] = compare(*answers, None, kinds).agreement.value
-    return {
-        "agreement": found,
-        "expected": float(np.mean(list(found.values()))),
-        "alarms": alarms(seen, held_out, signature),
-    }
+    return WithoutData(found, float(np.mean(list(found.values()))), tuple(alarms(seen, held_out, signature)))
 
 
 def alarms(seen: Mapping[str, tuple[Array, Array]], held_out: Array, signature: Signature) -> list[str]:

@@ -67,19 +67,20 @@ class Cell:
     @classmethod
     def of(cls, method: str, seed: int, report: Report) -> Cell:
         """The figures of a finished run."""
-        compared, spent, curve = report.comparison, report.data["spent"], tuple(report.data["curve"])
-        known = {side: compared[f"{side}_accuracy"]["value"] for side in _SIDES if f"{side}_accuracy" in compared}
+        compared, spent = report.comparison, report.spent
+        accuracies = compared.student_accuracy, compared.teacher_accuracy
+        student, teacher = (None if one is None else one.value for one in accuracies)
         return cls(
             method=method,
             seed=seed,
-            agreement=report.agreement,
-            accuracy=known.get("student"),
-            teacher_accuracy=known.get("teacher"),
-            teacher_passes=spent["teacher_passes"],
-            teacher_queries=spent["teacher_queries"],
-            student_steps=report.data["student"]["steps"],
-            seconds=round(sum(spent["seconds"].values()), 2),
-            curve=curve,
+            agreement=compared.agreement.value,
+            accuracy=student,
+            teacher_accuracy=teacher,
+            teacher_passes=spent.teacher_passes,
+            teacher_queries=spent.teacher_queries,
+            student_steps=report.student.steps,
+            seconds=round(sum(spent.seconds.values()), 2),
+            curve=report.curve,
         )
 
     @property
@@ -151,8 +152,7 @@ class Table:
             raise StoreError(f"cannot be read back: {error}", where=folder / FILE, remedy=_ELSEWHERE) from error
         return cls(kept.asked, cells)
 
-    @property
-    def data(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """What ``bench.json`` holds; shares in 0 … 1."""
         return {
             "format": FORMAT,
@@ -206,7 +206,7 @@ class Table:
         """Write table, figures and picture into ``folder``."""
         text = io.StringIO()
         self.show(Console(file=text, width=_WIDTH))
-        files.write_json(folder / FILE, self.data)
+        files.write_json(folder / FILE, self.as_dict())
         files.write_atomic(folder / TABLE, text.getvalue().encode())
         files.write_atomic(folder / PICTURE, self.picture())
 

@@ -6,29 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from annotated_types import Ge, Le
 
 from ..core import json_files
 from ..core.files import write_json
-from ..core.quantities import NonNegative
+from ..report.report import Cost
 
 FILE = "spent.json"
 _FLUSH_S = 10.0
-_MOST = 1 << 62
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """The content of ``spent.json``."""
-
-    __pydantic_config__ = json_files.EXACT
-    seconds: dict[str, NonNegative]
-    teacher_passes: Annotated[int, Ge(0), Le(_MOST)]
-    teacher_queries: Annotated[int, Ge(0), Le(_MOST)]
 
 
 class RunCost:
@@ -47,7 +32,7 @@ class RunCost:
         self._stage, self._since, self._flushed = "", 0.0, 0.0
         self._one_at_a_time = threading.Lock()
         if self._path.exists():
-            kept = json_files.read(self._path, _Kept, "Remove it: the cost is then counted from here.")
+            kept = json_files.read(self._path, Cost, "Remove it: the cost is then counted from here.")
             self.seconds = dict(kept.seconds)
             self.teacher_passes, self.teacher_queries = kept.teacher_passes, kept.teacher_queries
 
@@ -70,13 +55,10 @@ class RunCost:
             if time.monotonic() - self._flushed > _FLUSH_S:
                 self._write()
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain data."""
-        return {
-            "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
-            "teacher_passes": self.teacher_passes,
-            "teacher_queries": self.teacher_queries,
-        }
+    def so_far(self) -> Cost:
+        """Return what was spent so far, seconds to the hundredth."""
+        seconds = {stage: round(passed, 2) for stage, passed in self.seconds.items()}
+        return Cost(seconds, self.teacher_passes, self.teacher_queries)
 
     def point(self) -> dict[str, float]:
         """What was spent so far, for a point of a curve."""
@@ -91,4 +73,4 @@ class RunCost:
         now = time.monotonic()
         self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
         self._since = self._flushed = now
-        write_json(self._path, self.as_dict())
+        write_json(self._path, json_files.plain(self.so_far()))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from ..evaluate import without_data
 from ..evaluate.agreement import Answers, top_classes
 from ..evaluate.integer_kernels import arithmetic_here, saturated
 from ..evaluate.probes.parts import Probe
+from ..evaluate.without_data import WithoutData
 from ..graph.parameters import count_in
-from ..report.report import FORMAT, Report, costlier, versions
+from ..report.report import FORMAT, Latency, Report, StudentFile, SyntheticSet, TeacherFile, costlier, versions
 from ..runtime.ort import Runtime, Session
 from ..store.dataset import StoreDataset
 from ..store.store import Store
@@ -85,86 +86,81 @@ def finish(
     judged = {held_out: _on_store(asked, session, data, signature)}
     if probe is not None and asked is not None:
         judged["probe"] = _compare(asked, session, probe.inputs, probe.labels, signature)
-    without = None if asked is None else _assessed(asked, session, data, signature, Key(run.seed).at("assessment"))
-    latency = _latency(runtime, teacher, core, data)
     seen, kind = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0].numpy(), signature.output_kind
-    here = {"teacher": {}, "student": arithmetic_here(runtime, core, session, seen, kind)}
+    theirs = None
     if teacher is not None and asked is not None:
-        here["teacher"] = arithmetic_here(runtime, teacher.model, asked, seen, kind, teacher.weights)
-    report = Report.of(
-        {
-            "format": FORMAT,
-            "key": key,
-            "alarms": [
-                *(doubt for source, found in judged.items() for doubt in found.doubts(source)),
-                *costlier(
-                    {"bytes": run.teacher.size_bytes, "parameters": run.teacher.parameters},
-                    {"bytes": len(content), "parameters": parameters},
-                    latency,
-                ),
-                *(doubt for side, told in here.items() for doubt in saturated(side, told)),
-            ],
-            "teacher": {
-                "file": run.teacher.name,
-                "sha256": run.teacher.digest,
-                "bytes": run.teacher.size_bytes,
-                "parameters": run.teacher.parameters,
-                "torch_vs_onnxruntime": run.teacher.parity,
-                **here["teacher"],
-                **asdict(signature),
-                "assumptions": list(signature.assumptions),
-            },
-            "student": {
-                "file": runs.STUDENT,
-                "sha256": files.sha256(content),
-                "bytes": len(content),
-                "architecture": student_spec.architecture,
-                "parameters": parameters,
-                "steps": student_spec.regime.steps,
-                "learning_rate": student_spec.regime.optimiser.lr * rate,
-                **student_spec.begins_as,
-                **({} if student_spec.weight_bits is None else {"weight_bits": student_spec.weight_bits}),
-                "torch_vs_onnxruntime": parity,
-                **here["student"],
-            },
-            "agreement": {source: found.comparison().as_dict() for source, found in judged.items()},
-            "without_data": without,
-            "probe": None if probe is None else probe.as_dict(),
-            "set": {
-                "store_key": store.layout.key,
-                "samples": store.layout.batches * store.layout.batch,
-                "held_out_samples": store.layout.held_out * store.layout.batch,
-                "discarded_starts": store.attempts,
-            },
-            "substitutes": list(substitutes),
-            "curve": curve,
-            "latency_ms": latency,
-            "recipe": run.recipe.as_dict(),
-            "seed": run.seed,
-            "budget": None if run.scaling is None else run.scaling.budget.as_dict(),
-            "plan": plan.as_dict(),
-            "versions": versions(),
-            "spent": spent.as_dict(),
-        }
+        theirs = arithmetic_here(runtime, teacher.model, asked, seen, kind, teacher.weights)
+    facts, latency = run.teacher, _latency(runtime, teacher, core, data)
+    of_teacher = TeacherFile(
+        file=facts.name,
+        sha256=facts.digest,
+        bytes=facts.size_bytes,
+        parameters=facts.parameters,
+        host=theirs,
+        torch_vs_onnxruntime=facts.parity,
+        **{one.name: getattr(signature, one.name) for one in fields(signature)},
+    )
+    of_student = StudentFile(
+        file=runs.STUDENT,
+        sha256=files.sha256(content),
+        bytes=len(content),
+        parameters=parameters,
+        host=arithmetic_here(runtime, core, session, seen, kind),
+        architecture=student_spec.architecture,
+        steps=student_spec.regime.steps,
+        learning_rate=student_spec.regime.optimiser.lr * rate,
+        torch_vs_onnxruntime=parity,
+        start=None if student_spec.start is None else student_spec.start.digest,
+        weight_bits=student_spec.weight_bits,
+    )
+    report = Report(
+        format=FORMAT,
+        key=key,
+        alarms=(
+            *(doubt for source, found in judged.items() for doubt in found.doubts(source)),
+            *costlier(of_teacher, of_student, latency),
+            *saturated("teacher", of_teacher.host),
+            *saturated("student", of_student.host),
+        ),
+        teacher=of_teacher,
+        student=of_student,
+        compared={source: found.comparison() for source, found in judged.items()},
+        without_data=None
+        if asked is None
+        else _assessed(asked, session, data, signature, Key(run.seed).at("assessment")),
+        probe=None if probe is None else probe.source,
+        set=SyntheticSet(
+            store_key=store.layout.key,
+            samples=store.layout.batches * store.layout.batch,
+            held_out_samples=store.layout.held_out * store.layout.batch,
+            discarded_starts=store.attempts,
+        ),
+        substitutes=tuple(substitutes),
+        curve=tuple(curve),
+        latency_ms=latency,
+        recipe=run.recipe.as_dict(),
+        seed=run.seed,
+        budget=None if run.scaling is None else run.scaling.budget,
+        plan=plan.as_dict(),
+        versions=versions(),
+        spent=spent.so_far(),
     )
     shown = StoreDataset(store, held_out=not store.layout.batches, resident_bytes=0)  # a few samples out of all
     files.write_atomic(out / runs.PICTURE, _picture(asked, session, shown, signature))
     files.write_atomic(out / runs.TABLE, _as_text(report))
-    files.write_json(out / runs.REPORT, report.data)  # the last one: it says that all is there
+    files.write_json(out / runs.REPORT, report.as_dict())  # the last one: it says that all is there
     return report
 
 
 def finished(out: Path, key: str) -> Report | None:
-    """The report of an earlier start, if it is that of ``key`` and its student is still as it was.
+    """Read the report of an earlier start, if it is that of ``key`` and its student is still as it was.
 
-    One that cannot be shown is none: it is made again.
+    One that cannot be read is none: it is made again.
     """
     try:
-        report = Report(json_files.read(out / runs.REPORT, dict[str, Any], json_files.AGAIN))
-        same = report.data["key"] == key and files.sha256_file(out / runs.STUDENT) == report.data["student"]["sha256"]
-        if same:
-            report.try_out()
-    except (StoreError, OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError):
+        report = json_files.read(out / runs.REPORT, Report, json_files.AGAIN)
+        same = report.key == key and files.sha256_file(out / runs.STUDENT) == report.student.sha256
+    except (StoreError, OSError):
         return None
     return report if same else None
 
@@ -178,7 +174,7 @@ def _on_store(asked: Session | None, session: Session, data: StoreDataset, signa
     return Answers(logits.numpy(), answers, None, (given, signature.output_kind))
 
 
-def _assessed(asked: Session, session: Session, data: StoreDataset, signature: Signature, key: Key) -> dict[str, Any]:
+def _assessed(asked: Session, session: Session, data: StoreDataset, signature: Signature, key: Key) -> WithoutData:
     made = data.take(torch.arange(min(len(data), without_data.SAMPLES)))[0].numpy()
     return without_data.assess(asked.run_in_batches, session.run_in_batches, signature, made, key)
 
@@ -188,14 +184,15 @@ def _compare(asked: Session, session: Session, inputs: Array, labels: Array | No
     return Answers(asked.run_in_batches(inputs), session.run_in_batches(inputs), labels, kinds)
 
 
-def _latency(runtime: Runtime, teacher: Teacher | None, student: bytes, data: StoreDataset) -> dict[str, Any]:
+def _latency(runtime: Runtime, teacher: Teacher | None, student: bytes, data: StoreDataset) -> Latency:
     one = data.take([0])[0].numpy()
-    sessions = {"student": runtime.load(student, _LATENCY_THREADS, arithmetic="host")}
-    if teacher is not None:
-        asked = runtime.load(teacher.model, _LATENCY_THREADS, teacher.weights, arithmetic="host")
-        sessions = {"teacher": asked, **sessions}
-    times = {name: round(session.latency_ms(one), 4) for name, session in sessions.items()}
-    return {"threads": _LATENCY_THREADS, **times}
+
+    def timed(model: bytes, weights: Mapping[str, Array] | None = None) -> float:
+        session = runtime.load(model, _LATENCY_THREADS, weights, arithmetic="host")
+        return round(session.latency_ms(one), 4)
+
+    ours = timed(student)
+    return Latency(_LATENCY_THREADS, ours, None if teacher is None else timed(teacher.model, teacher.weights))
 
 
 def _picture(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> bytes:

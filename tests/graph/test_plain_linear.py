@@ -84,7 +84,7 @@ def test_of_a_binary_one_half_is_kept_and_answers_alike(tmp_path: Path) -> None:
     """The two rows of a logistic regression are of rank one."""
     path = tmp_path / "t.onnx"
     path.write_bytes(CLASSIFIERS["a sigmoid and its counterpart"][0].SerializeToString())
-    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).data
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).as_dict()
     assert report["without_data"]["expected"] > 0.99
 
 
@@ -98,6 +98,6 @@ def test_a_small_teacher_of_which_nothing_can_be_cut_is_its_own_student(tmp_path
     weights = {"to": np.array([-1, 1, 4]), "theta": means, "two": np.float32(2), "sigma": variances}
     path = tmp_path / "t.onnx"
     path.write_bytes(handmade(nodes, {**weights, "axis": np.array([2])}).SerializeToString())
-    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).data
+    report = onnxcake.extract(path, out=tmp_path / "run", passes=2e3).as_dict()
     assert report["without_data"]["expected"] == 1
     assert any("the teacher's own graph, whole" in note for note in report["substitutes"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ...core.arrays import Array
+from ...core.json_files import OPTIONAL
 from ...core.text import printable
 from ...teacher.signature import Signature
 
@@ -57,6 +57,15 @@ class ProbePart:
 
 
 @dataclass(frozen=True)
+class ProbeSource:
+    """Describe a probe in a report; the attributes are those of `Probe`, ``notes`` in printable characters."""
+
+    name: str
+    sha256: str
+    notes: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
 class Probe:
     """Hold real inputs, as the teacher's file takes them.
 
@@ -76,7 +85,7 @@ class Probe:
     feeds: Mapping[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Convert to the entry of a report."""
-        notes = {"notes": [printable(note) for note in self.notes]} if self.notes else {}
-        return {"name": self.name, "sha256": self.digest, **notes}
+    @property
+    def source(self) -> ProbeSource:
+        """Describe where the inputs come from."""
+        return ProbeSource(self.name, self.digest, tuple(map(printable, self.notes)) or None)
