@@ -66,7 +66,7 @@ class Cell:
 
     @classmethod
     def of(cls, method: str, seed: int, report: Report) -> Cell:
-        """The figures of a finished run."""
+        """Take the figures of a finished run."""
         compared, spent = report.comparison, report.spent
         accuracies = compared.student_accuracy, compared.teacher_accuracy
         student, teacher = (None if one is None else one.value for one in accuracies)
@@ -153,7 +153,7 @@ class Table:
         return cls(kept.asked, cells)
 
     def as_dict(self) -> dict[str, Any]:
-        """What ``bench.json`` holds; shares in 0 … 1."""
+        """Convert to what ``bench.json`` holds; shares in 0 … 1."""
         return {
             "format": FORMAT,
             "asked": self.asked,
