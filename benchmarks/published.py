@@ -34,6 +34,7 @@ from onnxcake.synthesis.spec import Synthesis
 from onnxcake.synthesis.synthesizer import Synthesizer
 from onnxcake.teacher import autotune
 from onnxcake.teacher.autotune import PLAIN, ExecutionMode
+from onnxcake.teacher.teacher import load_teacher
 
 SETS, STEPS, TITLE = 2, 32, "The published algorithm, our way against the paper's"
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--pairs", type=int, default=5)
     said = parser.parse_args(arguments)
-    there = Teacher.open(teacher(said.data), OPTIONS)
+    there = load_teacher(teacher(said.data), OPTIONS)
     recipe = Recipe.load(
         "cake-mnist", [f"synthesis.batches={SETS}", f"synthesis.steps={STEPS}", "synthesis.held_out=0"]
     )

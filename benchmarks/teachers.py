@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from results import CACHE
 from torch import Tensor, nn
 
-from onnxcake import Teacher
 from onnxcake.student.architectures import ARCHITECTURES
 from onnxcake.teacher import recorded_statistics
 from onnxcake.teacher.options import TeacherOptions
 from onnxcake.teacher.signature import Signature
+from onnxcake.teacher.teacher import load_teacher
 
 MEAN, STD = 0.1307, 0.3081
 OPTIONS = TeacherOptions(range=(0.0, 1.0), mean=(MEAN,), std=(STD,))
@@ -107,7 +107,7 @@ def statistics_file(data: Path, name: str = "lenet5") -> Path:
     if not path.exists():
         x, _ = images(data, "train")
         some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:RECORDED]
-        recorded_statistics.record(Teacher.open(teacher(data, name), OPTIONS), x[some], path)
+        recorded_statistics.record(load_teacher(teacher(data, name), OPTIONS), x[some], path)
     return path
 
 

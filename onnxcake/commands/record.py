@@ -11,7 +11,7 @@ from ..evaluate import probes
 from ..run import joining
 from ..teacher.options import TeacherOptions
 from ..teacher.recorded_statistics import record as record_values
-from ..teacher.teacher import Teacher
+from ..teacher.teacher import load_teacher
 
 
 def record(
@@ -39,7 +39,7 @@ def record(
     Raises:
         OnnxcakeError: if a file cannot be read or written, or the teacher has nothing to record.
     """
-    opened = Teacher.open(Path(teacher), options or TeacherOptions(), device)
+    opened = load_teacher(Path(teacher), options or TeacherOptions(), device)
     given = joining.given(Path(data), opened.signature, opened.facts.class_names, opened.front)
     for note in probes.told(given):
         say(note)

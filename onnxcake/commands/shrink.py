@@ -24,7 +24,7 @@ from ..runtime.latency import THREADS, latency_ms
 from ..runtime.ort import Runtime
 from ..teacher.options import TeacherOptions
 from ..teacher.signature import Task
-from ..teacher.teacher import Teacher
+from ..teacher.teacher import Teacher, load_teacher
 
 _LEEWAY = 0.1
 _LENIENT = ("keep", "max_latency_ms")  # a share is no limit, and times differ from one taking to the next
@@ -137,7 +137,7 @@ def run(
     named = None if like is None else _named(like, drop_blocks)
     path = Path(f"{teacher.stem}-small.onnx") if out is None else out
     _guard(path, teacher, named=out is not None)
-    opened = Teacher.open(teacher, options or TeacherOptions())
+    opened = load_teacher(teacher, options or TeacherOptions())
     files.make_parent(path)
     with Runtime() as runtime:
         shapes = None if named is None else named.shapes(opened.signature)

@@ -23,7 +23,7 @@ from ..teacher import recorded_statistics
 from ..teacher.autotune import ExecutionMode
 from ..teacher.capabilities import MethodInputs
 from ..teacher.options import TeacherOptions
-from ..teacher.teacher import Teacher
+from ..teacher.teacher import Teacher, load_teacher
 from . import joining, method, requirements, store_key
 from .folder import Run
 from .initial_model import Initial, initial_of
@@ -145,7 +145,7 @@ def open_teacher(request: Request) -> Teacher:
         RecipeError: if the recipe is wrong.
         TeacherError, UsageError: if the teacher cannot be used.
     """
-    return Teacher.open(request.teacher, teacher_options(request), request.device)
+    return load_teacher(request.teacher, teacher_options(request), request.device)
 
 
 def teacher_options(request: Request) -> TeacherOptions:

@@ -115,29 +115,7 @@ class Teacher:
             mean=mean,
             std=std,
         )
-        return cls.open(Path(path), options, device)
-
-    @classmethod
-    def open(cls, path: Path, options: TeacherOptions, device: str = "cpu") -> Teacher:
-        """Read, convert and check a teacher as `load` does, with the user's options in one object.
-
-        Raises:
-            as `load`.
-        """
-        options.check()
-        place = _device(device)
-        exam = sandbox.examine(path, options)
-        if exam.error is not None:
-            raise exam.error
-        assert exam.facts is not None
-        facts = exam.facts
-        fixed = facts.fixed_batch is not None
-        with waited(f"{path.name}: building the graph"):
-            opened = open_graph(path, options, fixed=fixed, digest=facts.digest, batch=facts.baked_batch)
-            graph = opened.logits(facts.signature.output_kind)
-            part = opened.safe.cut(opened.output)
-            model, weights, graph = part.SerializeToString(), opened.safe.beside(part), graph.to(place)
-        return cls(facts, model, weights, graph, place, opened)
+        return load_teacher(Path(path), options, device)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Compute logits [batch, classes] of inputs [batch, …] in input units; differentiable."""
@@ -189,6 +167,28 @@ class Teacher:
     def shape_of(self, tap: str) -> tuple[int, ...]:
         """Return a tap's shape, without the batch."""
         return shape_of(self._opened, tap)
+
+
+def load_teacher(path: Path, options: TeacherOptions, device: str = "cpu") -> Teacher:
+    """Read, convert and check a teacher as `Teacher.load` does, with the user's options in one object.
+
+    Raises:
+        OnnxcakeError: as `Teacher.load`.
+    """
+    options.check()
+    place = _device(device)
+    exam = sandbox.examine(path, options)
+    if exam.error is not None:
+        raise exam.error
+    assert exam.facts is not None
+    facts = exam.facts
+    fixed = facts.fixed_batch is not None
+    with waited(f"{path.name}: building the graph"):
+        opened = open_graph(path, options, fixed=fixed, digest=facts.digest, batch=facts.baked_batch)
+        graph = opened.logits(facts.signature.output_kind)
+        part = opened.safe.cut(opened.output)
+        model, weights, graph = part.SerializeToString(), opened.safe.beside(part), graph.to(place)
+    return Teacher(facts, model, weights, graph, place, opened)
 
 
 def _device(name: str) -> torch.device:
