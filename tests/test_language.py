@@ -1,4 +1,4 @@
-"""First lines of docstrings say what is done, as an act or in a standard term; the rooms that wait can only fall."""
+"""First lines of docstrings say what is done, as an act or in a standard term."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "onnxcake"
-# Rooms, or files in them, whose docstrings are still to be rewritten: a room that is done is taken out and stays out.
-WAITING = {"run"}
 ROOMS = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name.isidentifier())
 
 # A subject or a pronoun in place of an act.
@@ -55,26 +53,15 @@ def faults(line: str, function: bool) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if room not in WAITING])
+@pytest.mark.parametrize("room", ROOMS)
 def test_first_lines_name_an_act(room: str) -> None:
     wrong = [
         f"{place}: {line!r} {'; '.join(told)}"
         for path in files(room)
-        if str(path.relative_to(PACKAGE)) not in WAITING
         for place, function, line in first_lines(path)
         if (told := faults(line, function))
     ]
     assert not wrong, "\n".join(wrong)
-
-
-def test_what_waits_still_has_to() -> None:
-    """A room whose docstrings are all done is no longer excused."""
-    done = [
-        place
-        for place in WAITING
-        if not any(faults(line, function) for path in files(place) for _, function, line in first_lines(path))
-    ]
-    assert not done, f"take {done} out of WAITING"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The parts of a run, put together: the student with its training, what makes the samples, and their turns."""
+"""Put the parts of a run together: the student with its training, the synthesizer, and their turns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WATCHED = 2000  # of the probe's samples, for the curve
 
 
 def training_of(student_spec: StudentSpec, key: Key, plan: Plan, teacher: Teacher | None, count: Counter) -> Training:
-    """A fresh student, ready to learn.
+    """Make a fresh student and its training.
 
     Args:
         teacher: for a regime that asks it; None where a finished set stands for it.
@@ -51,7 +51,7 @@ def training_of(student_spec: StudentSpec, key: Key, plan: Plan, teacher: Teache
 
 
 def _asked_of(teacher: Teacher, dtype: autotune.Dtype, count: Counter) -> Ask:
-    """The teacher, values inside it asked for by the file's own names."""
+    """Wrap the teacher, whose inner values are asked for by the file's own names."""
 
     def ask(inputs: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         taps = tuple(map(teacher.tap, names))
@@ -66,7 +66,7 @@ def _asked_of(teacher: Teacher, dtype: autotune.Dtype, count: Counter) -> Ask:
 def synthesizer_of(
     job: Job, key: Key, training: Training, runtime: Runtime, count: Counter, synthesis: Synthesis | None = None
 ) -> Synthesizer:
-    """What makes a job's samples; ``synthesis`` in place of the job's, to try a little of it."""
+    """Make a job's synthesizer; ``synthesis`` stands in place of the job's, to try a little of it."""
     synthesis = synthesis or job.synthesis
     classify = None if synthesis.has_gradient else _classes(job.teacher, runtime)
     return Synthesizer(
@@ -81,7 +81,7 @@ def synthesizer_of(
 
 
 def watcher(teacher: Teacher, probe: Probe) -> Callable[[nn.Module], float]:
-    """A student's agreement with the teacher on some of the probe's inputs, both in torch."""
+    """Measure a student's agreement with the teacher on some of the probe's inputs, both in torch."""
     rows = np.unique(np.linspace(0, len(probe.inputs) - 1, _WATCHED).astype(np.int64))  # probes may be sorted by class
     inputs = torch.from_numpy(probe.inputs[rows]).to(teacher.device)
 
@@ -95,13 +95,13 @@ def watcher(teacher: Teacher, probe: Probe) -> Callable[[nn.Module], float]:
 
 
 def shortened(synthesis: Synthesis, steps: int) -> Synthesis:
-    """The same with at most so many steps on a batch, every loss term counting."""
+    """Shorten a synthesis to at most so many steps on a batch, every loss term counting."""
     losses = tuple(replace(term, after=0.0) for term in synthesis.losses)
     return replace(synthesis, steps=min(steps, synthesis.steps), losses=losses)
 
 
 def _classes(teacher: Teacher, runtime: Runtime) -> Callable[[Tensor], Tensor]:
-    """The class that onnxruntime names for each input: all that a decision-based method is told."""
+    """Ask onnxruntime for the class of each input: all that a decision-based method is told."""
     session, kind = runtime.load(teacher.model, weights=teacher.weights), teacher.signature.output_kind
 
     def classify(inputs: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def _classes(teacher: Teacher, runtime: Runtime) -> Callable[[Tensor], Tensor]:
 
 
 def work(rounds: Rounds, spent: RunCost, show: ProgressMeter, progress: Progress) -> Student:
-    """Makes the samples and trains the student, turn by turn; what earlier starts have finished is not done again."""
+    """Make the samples and train the student, turn by turn, without what earlier starts have finished."""
     synthesis = None if rounds.synthesizer is None else rounds.synthesizer.synthesis
     if synthesis is not None and synthesis.rounds == 1:
         each = synthesis.steps * synthesis.batch if synthesis.teacher_passes else synthesis.batch
@@ -163,7 +163,7 @@ def rounds_of(
     watch: Callable[[nn.Module], float] | None = None,
     beside: int = 0,
 ) -> Rounds:
-    """The run in ``out``, where its last checkpoint left it; ``beside`` as in its plan."""
+    """Restore the run in ``out`` from its last checkpoint; ``beside`` is as in its plan."""
     key = student_spec.key(store.layout)
     checkpoints = Checkpoints(out / runs.CHECKPOINTS / key[:16], key)
     order = Key(student_spec.seed).at("student", "order")

@@ -1,4 +1,4 @@
-"""The state of a run that goes on from step to step, kept so that it can go on after a stop."""
+"""Keep the state of a run between its steps, so that it can go on after a stop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Checkpoints:
         sweep(folder)
 
     def save(self, number: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Keeps a state, and removes those that are not needed any more.
+        """Keep a state, and remove those that are not needed any more.
 
         Raises:
             OutputError: if it cannot be written.
@@ -42,7 +42,7 @@ class Checkpoints:
             remove(old)
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest whole state; damaged ones and those of another run are removed on the way."""
+        """Read the newest whole state; remove damaged ones and those of another run on the way."""
         for path in self._newest_first():
             found = unpack(path)
             if found is not None and found[1].get("run_key") == self.key:
@@ -51,7 +51,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Removes all of them: what they lead on from is lost."""
+        """Remove all of them: what they lead on from is lost."""
         for path in self._newest_first():
             remove(path)
 

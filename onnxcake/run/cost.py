@@ -1,4 +1,4 @@
-"""What a run has cost so far, over all its starts."""
+"""Count what a run has cost so far, over all its starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLUSH_S = 10.0
 
 
 class RunCost:
-    """Seconds for each stage, teacher passes with gradient and queries without.
+    """Count seconds for each stage, teacher passes with gradient and queries without.
 
     Kept in ``spent.json``, so that a later start adds to them.
 
@@ -38,7 +38,7 @@ class RunCost:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the block's seconds to a stage, whatever way the block ends."""
+        """Add the block's seconds to a stage, whatever way the block ends."""
         self._stage, self._since = name, time.monotonic()
         self._flushed = self._since
         try:
@@ -48,7 +48,7 @@ class RunCost:
             self._stage = ""
 
     def tick(self, teacher_passes: int = 0, teacher_queries: int = 0) -> None:
-        """Counts passes, from whatever thread; writes the file now and then, so that a kill loses little."""
+        """Count passes, from any thread; write the file now and then, so that a kill loses little."""
         with self._one_at_a_time:
             self.teacher_passes += teacher_passes
             self.teacher_queries += teacher_queries
@@ -61,7 +61,7 @@ class RunCost:
         return Cost(seconds, self.teacher_passes, self.teacher_queries)
 
     def point(self) -> dict[str, float]:
-        """What was spent so far, for a point of a curve."""
+        """Return what was spent so far, for a point of a curve."""
         running = time.monotonic() - self._since if self._stage else 0.0
         return {
             "teacher_passes": self.teacher_passes,

@@ -1,4 +1,4 @@
-"""What a run is going to do and how long that takes, said before it starts."""
+"""Forecast what a run is going to do and how long that takes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Forecast:
-    """What lies ahead.
+    """Hold the work that is left and its cost.
 
     Attributes:
         batches: still to be made.
@@ -59,7 +59,7 @@ class Forecast:
 
 
 def forecast(job: Job, runtime: Runtime, finished: int = 0, timed: tuple[float, float] | None = None) -> Forecast:
-    """Times a little of the work and scales up; ``finished`` batches are there already.
+    """Time a little of the work and scale up; ``finished`` batches are there already.
 
     Args:
         timed: what `times` has told before.
@@ -84,7 +84,7 @@ def forecast(job: Job, runtime: Runtime, finished: int = 0, timed: tuple[float, 
 
 
 def describe(job: Job, ahead: Forecast) -> str:
-    """What is going to be done, in a few lines."""
+    """Describe what is going to be done, in a few lines."""
     facts, signature, synthesis = job.teacher.facts, job.teacher.signature, job.synthesis
     shape = "×".join(map(str, signature.input_shape))
     student_spec, sizes = job.student_spec, f"{job.student_spec.parameters:,} parameters"
@@ -120,7 +120,7 @@ def _share(student: int, teacher: int) -> str:
 
 
 def _named(name: str, keys: dict[str, Any]) -> str:
-    """An architecture and its keys, of which one may name another."""
+    """Name an architecture with its keys, of which one may name another."""
     words = {
         key: _named(*next(iter(v.items()))) if isinstance(v, dict) else v for key, v in keys.items() if v is not None
     }
@@ -129,7 +129,7 @@ def _named(name: str, keys: dict[str, Any]) -> str:
 
 
 def _how(plan: Plan) -> list[str]:
-    """How it is computed, in words."""
+    """Word how a run is computed."""
     how = [plan.device, f"{plan.threads} thread{'s' if plan.threads > 1 else ''}"]
     how += ["channels last"] if plan.channels_last else []
     how += [f"{plan.workers} batches side by side"] if plan.workers > 1 else []
@@ -149,7 +149,7 @@ def _set(job: Job, ahead: Forecast) -> str:
 
 @waited("timing a batch and a student step")
 def times(job: Job, runtime: Runtime, moment_s: float = _MOMENT_S) -> tuple[float, float]:
-    """Seconds of one batch, and of one student step with all that it needs; nothing of either is kept.
+    """Time one batch, and one student step with all that it needs, in seconds; keep nothing of either.
 
     Args:
         moment_s: for timing a batch, a draft and a student step each, at least; each is made once at 0.
@@ -188,7 +188,7 @@ def times(job: Job, runtime: Runtime, moment_s: float = _MOMENT_S) -> tuple[floa
 
 
 def _rows(job: Job, synthesizer: Synthesizer, batch: Batch, key: Key) -> Rows:
-    """What a step is about: a fresh draft, the batch, or as much of it as a step sees."""
+    """Choose the rows of a step: a fresh draft, the batch, or as much of it as a step sees."""
     schedule, regime = job.student_spec.schedule, job.student_spec.regime
     if schedule.learn_from == "fresh":
         batch = synthesizer.fresh(key, ask=not regime.query_teacher)
@@ -200,7 +200,7 @@ def _rows(job: Job, synthesizer: Synthesizer, batch: Batch, key: Key) -> Rows:
 
 
 def _timed(act: Callable[[int], Made], moment_s: float) -> tuple[float, Made]:
-    """Seconds, and what came of it: the median of as many as fit into a moment, the first left out if others do."""
+    """Time an act: the median in seconds of as many as fit into a moment, the first left out if others do."""
     times: list[float] = []
     while True:
         start = time.perf_counter()

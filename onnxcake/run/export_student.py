@@ -47,14 +47,14 @@ def same(differences: Array, allowed: float, share: float) -> bool:
 
 
 def _allowed(content: bytes) -> float:
-    """The largest difference between student.onnx and torch, by what the file holds."""
+    """Return the largest difference allowed between student.onnx and torch, by what the file holds."""
     if holds_rounding(content):
         return PARITY_INT8
     return PARITY_LOW if has_low_precision(content) else PARITY
 
 
 def _export(student: Student, run: Run, data: StoreDataset, runtime: Runtime) -> tuple[bytes, Session, float]:
-    """student.onnx, its session, and its largest difference to torch, relative to the largest answer."""
+    """Export student.onnx; return it, its session, and its largest difference to torch over the largest answer."""
     signature = run.teacher.signature
     inputs = data.take(torch.arange(min(len(data), _PARITY_SAMPLES)))[0]
     whole = torch.nn.Sequential(student, logits_to_output(signature)).cpu().eval()

@@ -1,4 +1,4 @@
-"""From a trained student to files: student.onnx, the report that onnxruntime gives it, a picture."""
+"""Finish a run: export student.onnx, compare it in onnxruntime, write the report and a picture."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def finish(
     runtime: Runtime,
     front: bytes | None = None,
 ) -> Report:
-    """Exports the student, checks the file, compares it with the teacher, writes everything into ``out``.
+    """Export the student, check the file, compare it with the teacher, write everything into ``out``.
 
     Args:
         key: a digest over all that the report depends on; kept in it.

@@ -28,7 +28,7 @@ _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 class JoinMismatch(OnnxcakeError):
-    """A student behind the front answers otherwise than by itself: a bug."""
+    """Signal that a student behind the front answers otherwise than by itself: a bug."""
 
 
 def behind(front: bytes, student: bytes, session: Session, runtime: Runtime, known: Front | None) -> bytes:

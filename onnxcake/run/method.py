@@ -24,7 +24,7 @@ HELD_OUT_SAMPLES = 1000  # but where rounds are many, only enough to compare on
 
 
 def fit(recipe: Recipe, teacher: Teacher, data: int | None = None, left_out: Collection[str] = ()) -> Synthesis:
-    """The recipe's synthesis, fitted to a teacher; the chunk is the whole batch until `decide` says otherwise.
+    """Fit the recipe's synthesis to a teacher; the chunk is the whole batch until `decide` says otherwise.
 
     Args:
         data: how many real inputs there are, if some were given.
@@ -76,7 +76,7 @@ def fit(recipe: Recipe, teacher: Teacher, data: int | None = None, left_out: Col
 
 
 def _holding(data: int, groups: int, batch: int, held_out: int | Literal["auto"]) -> tuple[int, int]:
-    """A batch and how many of them hold the data; none of it is both learnt from and held out.
+    """Size a batch, and count those that hold the data; none of it is both learnt from and held out.
 
     Little data go into so many smaller batches that few of them are held out.
     """
@@ -101,7 +101,7 @@ def _misfits(
     labels: Labels,
     losses: tuple[Weighted, ...],
 ) -> list[str]:
-    """Everything in a recipe that this teacher's inputs and classes forbid."""
+    """List everything in a recipe that this teacher's inputs and classes forbid."""
     section, signature, name = recipe.synthesis, teacher.signature, teacher.name
     unfit = source.unfit(signature)
     mistakes = [f"source {section.source.name} does not fit {name}: {unfit}"] if unfit else []

@@ -1,4 +1,4 @@
-"""What a method needs, resolved against what a teacher offers: given, given a substitute that is told, or refused."""
+"""Resolve what a method needs against what a teacher offers: give it, give a stated substitute, or refuse."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _KEEP = "training=TrainingMode.PRESERVE, do_constant_folding=False"
 
 
 def listed(needs: Iterable[Need]) -> str:
-    """Needs in words, such as "BatchNorm statistics, last-layer weights"; "" if there are none."""
+    """Word needs, such as "BatchNorm statistics, last-layer weights"; "" if there are none."""
     asked = set(needs)
     return ", ".join(phrase for need, phrase in PHRASES.items() if need in asked)
 
@@ -49,7 +49,7 @@ def resolve(
     only_recorded: bool = False,
     data: Probe | None = None,
 ) -> tuple[MethodInputs, list[str]]:
-    """What the parts of a method may look at, and why it cannot run; nothing of the latter if it can.
+    """Find what the parts of a method may look at, and why it cannot run; nothing of the latter if it can.
 
     Statistics are those recorded by the data's owner, if there are any; else the running ones of the
     BatchNormalization nodes that are left; else mean 0 and deviation 1 of each convolution's output.
@@ -92,7 +92,7 @@ def resolve(
 def left_out(
     terms: Iterable[Weighted], teacher: Teacher, key: Key, recorded: ActivationStatistics | None = None
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    """The names of the terms of optional statistics, where the teacher neither has nor seems to have had any; and why.
+    """Name the terms of optional statistics where the teacher neither has nor seems to have had any, and say why.
 
     Args:
         key: what noise is drawn from, where a file without BatchNormalization is tried.
@@ -160,15 +160,17 @@ def _no_layer(needs: Collection[Need], file: str) -> str:
 
 
 def cosines(weight: Tensor) -> Tensor:
-    """How alike the rows of the last layer's weights are [classes, classes]: cos(wᵢ, wⱼ) (ZSKD: Nayak et al., Zero-Shot
-    Knowledge Distillation in Deep Networks, ICML 2019)."""
+    """Compare the rows of the last layer's weights by their cosines [classes, classes].
+
+    Source: ZSKD, Nayak et al., Zero-Shot Knowledge Distillation in Deep Networks, ICML 2019.
+    """
     rows = F.normalize(weight.double(), dim=1)
     return _alike(rows @ rows.t())
 
 
 @torch.no_grad()
 def correlations(teacher: Teacher, key: Key) -> Tensor:
-    """How alike the logits of two classes behave [classes, classes]: their correlation over standard normal samples."""
+    """Correlate the logits of each two classes over standard normal samples [classes, classes]."""
     generator = key.at("similarity").generator()
     draws = torch.randn(_SAMPLES, *teacher.signature.shape, generator=generator).split(_AT_ONCE)
     logits = torch.cat([teacher.logits_of_standard(draw.to(teacher.device)).cpu() for draw in draws])

@@ -41,7 +41,7 @@ _COMPARED = 4  # lessons that rates are compared on
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """The facts of a checkpoint: the round and the student's step that come next, and the figures so far.
+    """Hold the facts of a checkpoint: the round and the student's step that come next, and the figures so far.
 
     Attributes:
         run_key: of the run, a digest.
@@ -60,7 +60,7 @@ class CheckpointFacts:
 
 @dataclass
 class Rounds:
-    """A run under way.
+    """Hold a run under way.
 
     Attributes:
         synthesizer: makes samples; None where a finished set is learnt from.
@@ -103,7 +103,7 @@ class Rounds:
         self._resume()
 
     def run(self) -> nn.Module:
-        """All that is left; returns the student in eval mode.
+        """Do all that is left; return the student in eval mode.
 
         Raises:
             Diverged: if samples or student stay non-finite; what was finished is kept.
@@ -120,7 +120,7 @@ class Rounds:
         return self.training.student
 
     def make(self) -> None:
-        """This round's batches, unless an earlier start has made them."""
+        """Make this round's batches, unless an earlier start has made them."""
         if self.synthesizer is None or (self.made and self.schedule.rounds > 1):
             return
         self.training.student.eval()
@@ -139,7 +139,7 @@ class Rounds:
         self.made = True
 
     def _hold_out(self, synthesizer: Synthesizer) -> None:
-        """Makes the batches that the store still misses, each from what the last round has left, in whatever order."""
+        """Make the batches that the store still misses, each from what the last round has left, in any order."""
         missing = [index for index in self.store.missing() if self.store.batch(index) is None]
         ahead = synthesizer.synthesis.total - self.store.layout.batches  # those that were not kept
         left = {name: tensor.clone() for name, tensor in synthesizer.lasting.tensors().items()} if missing else {}
@@ -148,7 +148,7 @@ class Rounds:
             self.store.append(replace(synthesizer.make(ahead + index).cpu(), index=index))
 
     def _learn(self) -> None:
-        """This round's student steps, then the next round; stops between two steps if a signal came."""
+        """Take this round's student steps, and go on to the next round; stop between two steps if a signal came."""
         before = max(self.round - self.schedule.first, 0) * self.schedule.steps
         steps = self.schedule.steps if self.round >= self.schedule.first else 0
         anywhere = self.schedule.learn_from == "kept"  # else a round's samples are nowhere but here
@@ -176,13 +176,13 @@ class Rounds:
             self._save()
 
     def _choose_rate(self) -> None:
-        """Has the student try its learning rates, on samples such as it will see, and compares them on a few others."""
+        """Search the learning rate: try each on samples as the student will see, and compare them on a few others."""
         steps, key = self.training.regime.trial_steps, self.key.at("rates")
         held = list(self._others(key.at("held"), _COMPARED))
         self.training.search_lr_factor(lambda: self._others(key.at("trial"), steps), held, key)
 
     def _others(self, key: Key, count: int) -> Iterator[DistillationBatch]:
-        """Batches that are none of the run's; fewer if a signal comes."""
+        """Make batches that are none of the run's; fewer if a signal comes."""
         kept = self._kept().endless(self.training.regime.batch, key) if self.schedule.learn_from == "kept" else None
         for number in range(count):
             if interrupt.requested():
@@ -198,7 +198,7 @@ class Rounds:
         return batch.inputs, batch.logits, batch.labels
 
     def _lessons(self, before: int, steps: int) -> Iterator[DistillationBatch]:
-        """What this round's steps are about, those that are done left out, as the student sees it.
+        """Iterate over the distillation batches of this round's steps, without those that are done.
 
         Args:
             before: steps of earlier rounds.
@@ -210,7 +210,7 @@ class Rounds:
             yield self.training.prepare(lesson, draw)
 
     def _drawn(self, first: int, step: int) -> Iterator[DistillationBatch]:
-        """Batches from the round's step ``first`` on, which is the run's ``step``."""
+        """Draw batches from the round's step ``first`` on, which is the run's ``step``."""
         schedule, synthesizer = self.schedule, self.synthesizer
         if schedule.learn_from == "kept":
             key = self.key if schedule.rounds == 1 else self.key.at("round", self.round)
@@ -229,7 +229,7 @@ class Rounds:
         return StoreDataset(self.store) if self._pool is None else self._pool
 
     def _look(self) -> None:
-        """Adds a point to the curve, a few times over the run."""
+        """Add a point to the curve, a few times over the run."""
         step, total = self.training.step, self.training.regime.steps
         if self.evaluate is not None and step * POINTS // total > (step - 1) * POINTS // total:
             agreement = self.evaluate(self.training.student.eval())
@@ -239,7 +239,7 @@ class Rounds:
 
     @property
     def _lasting(self) -> State:
-        """What lasts between rounds, besides student and store."""
+        """Collect what lasts between rounds, besides student and store."""
         if self.synthesizer is None:
             return State({}, {})
         own = self.synthesizer.lasting
@@ -272,7 +272,7 @@ class Rounds:
             self.store.forget(made)  # they are made again; on a card not always to the same bits
 
     def _restored(self) -> int:
-        """Puts back the newest state; the number of kept batches that it knows."""
+        """Put back the newest state; return the number of kept batches that it knows."""
         found = self.checkpoints.newest()
         if found is None:
             return 0
@@ -296,7 +296,7 @@ class Rounds:
         return made if self._pool is not None else 0
 
     def _checked(self, facts: dict[str, Any]) -> CheckpointFacts:
-        """A checkpoint's facts, as far as they can be those of this run.
+        """Check that a checkpoint's facts can be those of this run.
 
         Raises:
             StoreError: otherwise.
@@ -323,7 +323,7 @@ class Rounds:
         )
 
     def _refill(self, tensors: dict[str, Tensor], made: int) -> bool:
-        """Puts the first ``made`` batches back into the pool; says whether they are all there."""
+        """Put the first ``made`` batches back into the pool; tell whether they are all there."""
         assert self._pool is not None
         batches = [_waiting(tensors, index) or self.store.batch(index) for index in range(made)]
         whole = [batch for batch in batches if batch is not None]
@@ -337,7 +337,7 @@ class Rounds:
 
 
 def _waiting(tensors: dict[str, Tensor], index: int) -> Batch | None:
-    """A batch out of a checkpoint, or None."""
+    """Read a batch out of a checkpoint; None if there is none."""
     named = [tensors.get(f"{_WAITING}.{index}.{name}") for name in ("inputs", "logits", "labels", "attempts")]
     inputs, logits, labels, attempts = named
     if inputs is None or logits is None or labels is None or attempts is None:

@@ -1,4 +1,4 @@
-"""When a student learns, and from what."""
+"""Schedule when a student learns, and from what."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LearnFrom = Literal["kept", "same", "fresh"]
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """When the student learns, and from what.
+    """Schedule when the student learns, and from what.
 
     Attributes:
         rounds: in all.
@@ -31,7 +31,7 @@ class TrainingSchedule:
 
     @property
     def asks(self) -> bool:
-        """Whether anyone looks at the teacher's answers to a batch as it was made."""
+        """Tell whether anything uses the teacher's answers to a batch as it was made."""
         return self.learn_from != "fresh" or self.memory is not None
 
     @property

@@ -26,7 +26,7 @@ def layout(
     seed: int,
     besides: Mapping[str, Any] | None = None,
 ) -> Layout:
-    """What the store will hold, and the key that says what it was made from.
+    """Lay out what the store will hold, under the key that says what it was made from.
 
     Args:
         besides: what the samples depend on besides: given files, and the student and how it is computed where a loss

@@ -1,4 +1,4 @@
-"""The student to be: which network, and how it learns."""
+"""Specify the student to be: which network, and how it learns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .schedule import TrainingSchedule, steps_per_round
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """A student to be: which network, of how many parameters, and how it learns.
+    """Specify a student to be: which network, of how many parameters, and how it learns.
 
     Attributes:
         start: the model that it begins as; None for a named architecture.
@@ -59,7 +59,7 @@ class StudentSpec:
         start: InitialModel | None = None,
         weight_bits: int | None = None,
     ) -> StudentSpec:
-        """What a recipe asks for, given the teacher and the samples to learn from.
+        """Specify what a recipe asks for, given the teacher and the samples to learn from.
 
         Args:
             start: the model that the student begins as, for a recipe that asks for one.
@@ -112,7 +112,7 @@ class StudentSpec:
         return cls(signature, name, hyper, regime, schedule, bits, seed, recipe.as_dict()["student"], size, start)
 
     def student(self, key: Key) -> Student:
-        """The student, its weights those it begins with or drawn from ``key``."""
+        """Make the student, its weights those it begins with or drawn from ``key``."""
         if self.start is None:
             return make(self.architecture, self.hyper, self.signature, key, weight_bits=self.weight_bits)
         fresh = key if self.hyper.get("init") == "fresh" else None
@@ -120,7 +120,7 @@ class StudentSpec:
         return OnnxStudent(self.start, self.signature, fresh=fresh, taps=taps)
 
     def of_a_set(self) -> StudentSpec:
-        """The same, learning from a finished set: in one round, of all the steps."""
+        """Return the same that learns from a finished set: in one round, of all the steps."""
         if self.schedule.learn_from != "kept":
             raise RecipeError(
                 f"the recipe's student learns from what is made on the way (learn_from: {self.schedule.learn_from})",
@@ -129,7 +129,7 @@ class StudentSpec:
         return replace(self, schedule=TrainingSchedule(rounds=1, steps=self.schedule.total))
 
     def key(self, layout: Layout) -> str:
-        """A digest over all that the trained student depends on."""
+        """Digest all that the trained student depends on."""
         parts = [layout.key, self.seed, self.architecture, self.hyper, self.regime.steps, self.section]
         return files.sha256(files.canonical([*parts, *self.begins_as.values(), *self.narrow.values()]))
 
@@ -145,17 +145,17 @@ class StudentSpec:
 
     @property
     def begins_as(self) -> dict[str, str]:
-        """The digest of the model that it begins as, where there is one."""
+        """Return the digest of the model that it begins as, where there is one."""
         return {} if self.start is None else {"start": self.start.digest}
 
 
 def _loss(keys: dict[str, Any], signature: Signature) -> Distillation:
-    """The student's loss; logits that are known up to a constant in each row are compared without it."""
+    """Make the student's loss; logits that are known up to a constant in each row are compared without it."""
     loss = Distillation(**keys)
     kind = signature.output_kind
     return replace(loss, centred=loss.centred or kind.endswith("probabilities") or kind.startswith("binary"))
 
 
 def _in_input_units(part: Augment, signature: Signature) -> Any:
-    """An augmentation, which works in standard units, of what the teacher's file takes."""
+    """Wrap an augmentation, which works in standard units, for what the teacher's file takes."""
     return lambda inputs, draw: signature.to_input(part(signature.to_standard(inputs), draw))
