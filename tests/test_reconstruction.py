@@ -63,7 +63,7 @@ class Tokens(nn.Module):
 
 
 def halves() -> nn.Module:
-    """Layers that are products of two already."""
+    """Layers that are low-rank factors already."""
     return nn.Sequential(nn.Linear(12, 3, bias=False), nn.Linear(3, 20), nn.Tanh(), nn.Linear(20, 4))
 
 
@@ -91,7 +91,7 @@ def distance(runtime: Runtime, teacher: Teacher, content: bytes, key: int = 9) -
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gemm": (lambda: nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 4)), VECTOR),
-    "products of two": (halves, VECTOR),
+    "low-rank factors": (halves, VECTOR),
     "matmul and add": (Tokens, TOKENS),
     "convolutions, a residual sum": (lambda: Residual(False), IMAGE),
     "convolutions, normalised": (lambda: Residual(True), IMAGE),

@@ -42,7 +42,7 @@ def shrink(
         int, typer.Option(min=0, help="Residual blocks to leave out first, those that matter least.")
     ] = 0,
     low_rank: Annotated[
-        str, typer.Option(help="Products of two matrices: auto, where they keep much more; tied, as a last resort.")
+        str, typer.Option(help="Low-rank factors: auto, where they keep much more; tied, as a last resort.")
     ] = "auto",
     seed: SeedOption = 0,
     *,

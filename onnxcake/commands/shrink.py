@@ -75,7 +75,7 @@ def shrink(
         score: by what is chosen what stays: the size of the teacher's "weights", its "responses" to noise and smooth
             images, or at "random".
         drop_blocks: how many residual blocks are left out first, those that matter least.
-        low_rank: "auto" writes matrices as products of two where that keeps much more of them than leaving channels
+        low_rank: "auto" replaces matrices by low-rank factors where these keep much more of them than leaving channels
             out; "tied" only where nothing else can be left out.
         seed: the noise and the random choice depend on it.
         input: an input of the model, or a value inside it, before which all is cut.

@@ -11,7 +11,7 @@ from ..core.quantities import Count, Positive, Share
 from .folded_graph import Array
 
 Score = Literal["responses", "weights", "random"]
-LowRank = Literal["auto", "tied"]  # products of two matrices: where they keep more, or only where nothing else is left
+LowRank = Literal["auto", "tied"]  # low-rank factors: where they keep more, or only where nothing else is left
 Shape = tuple[int, ...]
 HALF = 0.5  # of the teacher's parameters: where no goal is said
 

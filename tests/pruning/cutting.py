@@ -208,7 +208,7 @@ def _by_name(model: onnx.ModelProto) -> dict[str, Array]:
 
 
 def check_products(teacher: Teacher, share: float) -> None:
-    """A student whose matrices are products of two is valid, of the size that was asked for, and free in its batch."""
+    """A student of low-rank factors is valid, of the size that was asked for, and free in its batch."""
     pruner = Pruner(teacher.opened, "x", "y")
     ranks = pruner.ranks(Goal(keep=share), Measurements())
     if ranks is None:
