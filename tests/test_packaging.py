@@ -52,7 +52,7 @@ def test_the_wheel_works_in_a_folder_of_its_own(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
     assert recipes == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import onnxcake.recipe as r; "
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import onnxcake.recipe.recipe as r; "
         "import onnxcake.cli; print(r.__file__); print(*(r.Recipe.load(name).title for name in r.names()), sep='\\n')"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
