@@ -20,9 +20,9 @@ THIRD_PERSON = re.compile(r"[A-Z][a-z]+(?<!s)s\b")  # "Returns", "Makes"; not "P
 PLURAL_VERBS = {"Focus", "Bias", "Canvas", "Alias"}
 
 
-def files(place: str) -> list[Path]:
-    """List the files of a room, or the one file that is named."""
-    return [PACKAGE / place] if place.endswith(".py") else sorted((PACKAGE / place).rglob("*.py"))
+def files(room: str) -> list[Path]:
+    """List the files of a room."""
+    return sorted((PACKAGE / room).rglob("*.py"))
 
 
 def first_lines(path: Path) -> Iterator[tuple[str, bool, str]]:

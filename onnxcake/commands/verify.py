@@ -20,6 +20,7 @@ from ..onnxfile.load import load
 from ..onnxfile.self_contained import ending_in, whole
 from ..report.report import Latency, ModelFile, Verification, costlier, versions
 from ..run.joining import check_pair, given
+from ..runtime.latency import THREADS
 from ..runtime.ort import Runtime
 from ..store.dataset import StoreDataset
 from ..store.store import Store
@@ -32,7 +33,6 @@ from ..teacher.signature import OutputKind, Signature
 _NOISE_SAMPLES = 1000
 _RUNS = "Give a classifier that onnxruntime runs."
 Inputs = Array | Mapping[str, Array]
-_LATENCY_THREADS = 1
 
 
 def verify(
@@ -82,7 +82,7 @@ def verify(
         one = feeds or np.zeros((1, *first.signature.input_shape), np.float32)
         like = _rows_like(first.signature) if isinstance(inputs, Mapping) else inputs
         of_teacher, of_student = (side.described(like) for side in sides)
-        latency = Latency(_LATENCY_THREADS, teacher=sides[0].latency_ms(one), student=sides[1].latency_ms(one))
+        latency = Latency(THREADS, teacher=sides[0].latency_ms(one), student=sides[1].latency_ms(one))
     return Verification(
         teacher=of_teacher,
         student=of_student,
@@ -149,7 +149,7 @@ class _Side:
         part = opened.safe.cut(opened.output)
         model, weights = part.SerializeToString(), opened.safe.beside(part)
         load = partial(open_session, runtime, model, path.name, _RUNS, weights=weights)
-        self._inner, self._alone = load(), load(threads=_LATENCY_THREADS, arithmetic="host")
+        self._inner, self._alone = load(), load(threads=THREADS, arithmetic="host")
         self.session, self.axes = self._inner, {} if opened.safe.front is None else opened.safe.front.axes
         self._here = partial(arithmetic_here, runtime, model, self._inner, weights=weights)
 
@@ -158,7 +158,7 @@ class _Side:
         output = self.opened.safe.value_names.get(self.opened.output, "")
         model = ending_in(whole(load(self.path)), output)
         self.session = open_session(runtime, model, self.name, _RUNS)
-        self._alone = open_session(runtime, model, self.name, _RUNS, threads=_LATENCY_THREADS, arithmetic="host")
+        self._alone = open_session(runtime, model, self.name, _RUNS, threads=THREADS, arithmetic="host")
 
     def answers(self, inputs: Inputs) -> tuple[Array, OutputKind]:
         """Answer ``inputs``; return the answers and what kind of numbers they are."""

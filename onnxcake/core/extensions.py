@@ -48,7 +48,7 @@ class Registry(dict[str, Made]):
             RecipeError: if none offers it, or it cannot be used.
         """
         self.check(name)
-        offers = _offers(self.group, tuple(sys.path)).get(name, ())
+        offers = self._offers.get(name, [])
         if not offers:
             raise RecipeError(
                 f"nothing that is installed offers {shown(name)}",
@@ -65,7 +65,7 @@ class Registry(dict[str, Made]):
     @property
     def names(self) -> list[str]:
         """List the names of all parts, those from outside included, which are not imported."""
-        return [*self, *sorted(_offers(self.group, tuple(sys.path)).keys() - self.keys())]
+        return [*self, *sorted(self._offers.keys() - self.keys())]
 
     def check(self, name: str) -> None:
         """Make sure that a name stands for one part.
@@ -73,7 +73,7 @@ class Registry(dict[str, Made]):
         Raises:
             RecipeError: naming the distributions, if a built-in one has the same name, or two distributions offer it.
         """
-        offers = _offers(self.group, tuple(sys.path)).get(name, ())
+        offers = self._offers.get(name, [])
         if offers and name in self._built_in:
             raise self.broken(name, "has the name of a part that comes with onnxcake")
         if len(offers) > 1 and name not in self:
@@ -81,9 +81,14 @@ class Registry(dict[str, Made]):
 
     def broken(self, name: str, why: str) -> RecipeError:
         """Return the error about a part from outside that cannot be used, with the distributions that offer it."""
-        offers = _offers(self.group, tuple(sys.path)).get(name, ())
+        offers = self._offers.get(name, [])
         origin = " and ".join(_distribution(one) for one in offers) or "in Python"
         return self._error(name, origin, why)
+
+    @property
+    def _offers(self) -> dict[str, list[EntryPoint]]:
+        """Find what is offered by name, on ``sys.path`` as it is now."""
+        return _offers(self.group, tuple(sys.path))
 
     def _add(self, name: str, made: Made, origin: str) -> None:
         if name in self._built_in:

@@ -21,7 +21,6 @@ from .report import Report
 
 FILE, TABLE, PICTURE = "bench.json", "bench.txt", "bench.png"
 FORMAT = 1
-_SIDES = ("student", "teacher")
 _ELSEWHERE = "Choose another --out."
 _POINT = {"agreement", "teacher_passes", "teacher_queries"}
 _TOLERANCE = 1.2  # times the budget

@@ -24,6 +24,7 @@ from ..evaluate.probes.parts import Probe
 from ..evaluate.without_data import WithoutData
 from ..graph.parameters import count_in
 from ..report.report import FORMAT, Latency, Report, StudentFile, SyntheticSet, TeacherFile, costlier, versions
+from ..runtime.latency import THREADS
 from ..runtime.ort import Runtime, Session
 from ..store.dataset import StoreDataset
 from ..store.store import Store
@@ -37,8 +38,6 @@ from .folder import Run
 from .joining import behind
 from .plan import Plan
 from .student_spec import StudentSpec
-
-_LATENCY_THREADS = 1
 
 
 @waited("comparing the student with its teacher")
@@ -188,11 +187,11 @@ def _latency(runtime: Runtime, teacher: Teacher | None, student: bytes, data: St
     one = data.take([0])[0].numpy()
 
     def timed(model: bytes, weights: Mapping[str, Array] | None = None) -> float:
-        session = runtime.load(model, _LATENCY_THREADS, weights, arithmetic="host")
+        session = runtime.load(model, THREADS, weights, arithmetic="host")
         return round(session.latency_ms(one), 4)
 
     ours = timed(student)
-    return Latency(_LATENCY_THREADS, ours, None if teacher is None else timed(teacher.model, teacher.weights))
+    return Latency(THREADS, ours, None if teacher is None else timed(teacher.model, teacher.weights))
 
 
 def _picture(asked: Session | None, session: Session, data: StoreDataset, signature: Signature) -> bytes:
